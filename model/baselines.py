@@ -1,0 +1,186 @@
+"""Rankers to compare NoteLLM with: each scores a fixed pool of notes for a target.
+
+Shapes: N notes in the pool, T targets, U users, D embedding size, B texts of L tokens with H hidden values
+    each.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from model.data import EventTable
+from model.metrics import words
+from model.minilm import PACKAGE, minilm_folder
+from model.note import Note
+
+_MINILM_TOKENS = 128
+_MINILM_BATCH = 64
+
+
+class Ranker(Protocol):
+    """Scores every note of its pool as related to a note of the same pool."""
+
+    name: str
+
+    def scores(self, targets: Sequence[int]) -> NDArray[np.float32]:
+        """Higher is more related; finite, shape (len(targets), N). The target's own score means nothing."""
+        ...
+
+
+class Popularity:
+    """By the number of users who clicked a note, among those who never met the target.
+
+    Related pairs are made of the clicks of users who met the target: counting those would be scoring the
+    truth by itself. What is left is what the log knew about popularity without them.
+    """
+
+    name = "popularity"
+
+    def __init__(self, pool: Sequence[Note], events: EventTable) -> None:
+        met_UN = _user_by_note(pool, events, np.ones(len(events), dtype=np.bool_))
+        self._clicked_UN = _user_by_note(pool, events, events.clicked)
+        self._met_NU = met_UN.T.tocsr()
+        self._clicks_N = np.asarray(self._clicked_UN.sum(axis=0), dtype=np.float32).reshape(-1)
+
+    def scores(self, targets: Sequence[int]) -> NDArray[np.float32]:
+        """Clicks of the other users, shape (len(targets), N)."""
+        shared_TN = (self._met_NU[list(targets)] @ self._clicked_UN).toarray()
+        others_TN: NDArray[np.float32] = self._clicks_N - shared_TN.astype(np.float32)
+        return others_TN
+
+
+class SameCategory:
+    """Notes of the target's category first, by popularity within and behind; else by popularity alone."""
+
+    name = "same category, by popularity"
+
+    def __init__(self, pool: Sequence[Note], popularity: Popularity) -> None:
+        codes = {name: code for code, name in enumerate(sorted({note.category or "" for note in pool}))}
+        self._category_N = np.array([codes[note.category or ""] for note in pool])
+        self._has_category_N = np.array([note.category is not None for note in pool])
+        self._popularity = popularity
+
+    def scores(self, targets: Sequence[int]) -> NDArray[np.float32]:
+        """Popularity, raised above every other note within the category, shape (len(targets), N)."""
+        popularity_TN = self._popularity.scores(targets)
+        rows = list(targets)
+        same_TN = self._category_N[rows, None] == self._category_N[None, :]
+        same_TN &= self._has_category_N[rows, None]
+        raised_TN: NDArray[np.float32] = popularity_TN + same_TN * (popularity_TN.max() + 1)
+        return raised_TN
+
+
+class TfIdf:
+    """Cosine of TF-IDF vectors of words and pairs of words; the document frequencies are the pool's."""
+
+    name = "TF-IDF"
+
+    def __init__(self, pool: Sequence[Note]) -> None:
+        from sklearn.feature_extraction.text import TfidfVectorizer
+
+        vectorizer = TfidfVectorizer(
+            tokenizer=words,
+            token_pattern=None,
+            lowercase=False,
+            ngram_range=(1, 2),
+            sublinear_tf=True,
+            dtype=np.float32,
+        )
+        self._unit_NV: Any = vectorizer.fit_transform([text_of(note) for note in pool])
+
+    def scores(self, targets: Sequence[int]) -> NDArray[np.float32]:
+        """Cosines, shape (len(targets), N)."""
+        cosine_TN: NDArray[np.float32] = (self._unit_NV[list(targets)] @ self._unit_NV.T).toarray()
+        return cosine_TN
+
+
+class Embeddings:
+    """Cosine of given embeddings.
+
+    Args:
+        emb_ND: one row a note of the pool, any norm; a row of zeros is equally far from all.
+
+    Raises:
+        ValueError: if ``emb_ND`` is no matrix or holds NaN or infinity.
+    """
+
+    def __init__(self, name: str, emb_ND: NDArray[np.number]) -> None:
+        if emb_ND.ndim != 2:
+            raise ValueError(f"{name}: embeddings must form a matrix, got shape {emb_ND.shape}")
+        if not np.isfinite(emb_ND).all():
+            raise ValueError(f"{name}: embeddings must be finite")
+        emb_ND = emb_ND.astype(np.float32)
+        norms_N1 = np.linalg.norm(emb_ND, axis=1, keepdims=True)
+        self.name = name
+        self._unit_ND = np.divide(emb_ND, norms_N1, out=np.zeros_like(emb_ND), where=norms_N1 > 0)
+
+    def scores(self, targets: Sequence[int]) -> NDArray[np.float32]:
+        """Cosines, shape (len(targets), N)."""
+        cosine_TN: NDArray[np.float32] = self._unit_ND[list(targets)] @ self._unit_ND.T
+        return cosine_TN
+
+
+class MiniLM:
+    """all-MiniLM-L6-v2 as it comes (384 dimensions): what a sentence encoder knows without any behaviour.
+
+    Raises:
+        ModuleNotFoundError: if the package with its weights is not installed; see `minilm_folder`.
+    """
+
+    name = "MiniLM zero-shot"
+
+    def __init__(self) -> None:
+        from transformers import AutoModel, AutoTokenizer
+        from transformers.utils.logging import disable_progress_bar
+
+        disable_progress_bar()  # the weights load in a blink
+        folder = minilm_folder()
+        if folder is None:
+            raise ModuleNotFoundError(f"the weights of MiniLM come with the package {PACKAGE}")
+        self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        self._model: Any = AutoModel.from_pretrained(folder, local_files_only=True).eval()
+
+    def embed(self, notes: Sequence[Note]) -> NDArray[np.float32]:
+        """Mean last hidden states of title, content and hashtags, shape (len(notes), 384), any norm."""
+        texts = [text_of(note) for note in notes]
+        by_length = sorted(range(len(texts)), key=lambda row: len(texts[row]))
+        emb_ND = np.empty((len(texts), self._model.config.hidden_size), dtype=np.float32)
+        with tqdm(total=len(texts), desc=self.name, unit="note", delay=1, disable=None) as progress:
+            for start in range(0, len(texts), _MINILM_BATCH):
+                rows = by_length[start : start + _MINILM_BATCH]
+                emb_ND[rows] = self._pooled([texts[row] for row in rows])
+                progress.update(len(rows))
+        return emb_ND
+
+    def _pooled(self, texts: list[str]) -> NDArray[np.float32]:
+        import torch
+
+        inputs = self._tokenizer(texts, padding=True, truncation=True, max_length=_MINILM_TOKENS, return_tensors="pt")
+        with torch.inference_mode():
+            hidden_BLH = self._model(**inputs).last_hidden_state
+            mask_BL1 = inputs["attention_mask"].unsqueeze(-1).to(hidden_BLH.dtype)
+            mean_BH = (hidden_BLH * mask_BL1).sum(dim=1) / mask_BL1.sum(dim=1)
+        pooled: NDArray[np.float32] = mean_BH.numpy()
+        return pooled
+
+
+def text_of(note: Note) -> str:
+    """Title, content and hashtags in one text: what every baseline reads."""
+    return " ".join(part for part in (note.title, note.content, *note.hashtags) if part)
+
+
+def _user_by_note(pool: Sequence[Note], events: EventTable, chosen: NDArray[np.bool_]) -> Any:
+    """Sparse 0/1 matrix, shape (users, N): who has a chosen event with which note of the pool."""
+    from scipy.sparse import csr_matrix
+
+    place = {note.id: row for row, note in enumerate(pool)}
+    place_of_code = np.array([place.get(note_id, -1) for note_id in events.note_ids])
+    rows, columns = events.users[chosen], place_of_code[events.notes[chosen]]
+    rows, columns = rows[columns >= 0], columns[columns >= 0]
+    ones = np.ones(len(rows), dtype=np.int32)
+    matrix = csr_matrix((ones, (rows, columns)), shape=(events.num_users, len(pool)))
+    matrix.data[:] = 1  # the constructor has added up repeated events
+    return matrix

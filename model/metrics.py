@@ -1,0 +1,151 @@
+"""Figures of merit (section 5), all as shares in 0..1.
+
+Every one raises ValueError when there is nothing to score, and when prediction and truth differ in number.
+"""
+
+import re
+from collections.abc import Collection, Sequence, Sized
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+# One CJK character is a word: those scripts put no spaces between words.
+_CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
+_WORD = re.compile(rf"[{_CJK}]|[^\W_{_CJK}]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A mean with the bounds that a bootstrap puts around it."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def words(text: str) -> list[str]:
+    """Words of a text, case folded: runs of letters and digits, and single CJK characters."""
+    return _WORD.findall(text.casefold())
+
+
+def recall_at(ranks: Sequence[int] | NDArray[np.int64], ks: Sequence[int]) -> dict[int, float]:
+    """Recall@k for each k: the share of truths among the first k.
+
+    ``ranks`` are 0-based places of the truth in the pool without the target (section 5), shape (P,).
+    """
+    places = np.asarray(ranks)
+    _refuse_none(places)
+    return {k: float(np.mean(places < k)) for k in ks}
+
+
+def accuracy(predicted: Sequence[str | None], truth: Sequence[str]) -> float:
+    """Share of categories that are right, but for case and outer white space; None is always wrong."""
+    _refuse_none(truth)
+    return float(np.mean([_folded(said) == _folded(true) for said, true in zip(predicted, truth, strict=True)]))
+
+
+def illegal_share(predicted: Sequence[str | None], categories: Collection[str]) -> float:
+    """Ill.: share of categories outside the closed set, but for case and white space; None is outside."""
+    _refuse_none(predicted)
+    legal = {_folded(name) for name in categories}
+    return float(np.mean([_folded(said) not in legal for said in predicted]))
+
+
+def bleu4(predicted: Sequence[str], truth: Sequence[str]) -> float:
+    """Corpus BLEU with up to 4-grams of `words`, one reference a text.
+
+    Orders that no predicted text is long enough for are left out: a perfect prediction of short texts scores
+    1.
+    """
+    from sacrebleu.metrics import BLEU
+
+    _refuse_none(truth)
+    scorer = BLEU(tokenize="none", effective_order=True, force=True)
+    pairs = [(" ".join(words(said)), " ".join(words(true))) for said, true in zip(predicted, truth, strict=True)]
+    result = scorer.corpus_score([said for said, _ in pairs], [[true for _, true in pairs]])
+    return min(1.0, float(result.score) / 100)
+
+
+def rouge(predicted: Sequence[str], truth: Sequence[str]) -> dict[str, float]:
+    """Mean F1 of ``rouge1``, ``rouge2`` and ``rougeL`` over the texts, counted in `words`."""
+    from rouge_score.rouge_scorer import RougeScorer
+
+    _refuse_none(truth)
+    kinds = ("rouge1", "rouge2", "rougeL")
+    scorer = RougeScorer(kinds, tokenizer=_Words())
+    scores = [scorer.score(true, said) for said, true in zip(predicted, truth, strict=True)]
+    return {kind: float(np.mean([score[kind].fmeasure for score in scores])) for kind in kinds}
+
+
+def f1_at(predicted: Sequence[Sequence[str]], truth: Sequence[Collection[str]], k: int) -> float:
+    """Mean F1 of the first k distinct hashtags against all true ones, but for case and white space.
+
+    Hashtags match as a whole or not at all. A note scores 0 when none matches, so also when it has no true
+    hashtags.
+    """
+    _refuse_none(truth)
+    return float(np.mean([_f1(said, true, k) for said, true in zip(predicted, truth, strict=True)]))
+
+
+def bootstrap(
+    values: NDArray[np.float64],
+    groups: NDArray[np.int64] | None = None,
+    *,
+    samples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """Mean of values, shape (P,), with a percentile bootstrap interval.
+
+    Whole groups are drawn: the related notes of one target are not independent of each other.
+
+    Args:
+        values: one figure a pair.
+        groups: the group of each value, any integers, shape (P,); by default each value is its own.
+    """
+    _refuse_none(values)
+    codes = np.arange(len(values)) if groups is None else np.unique(groups, return_inverse=True)[1]
+    sums, counts = np.bincount(codes, weights=values), np.bincount(codes)
+    rng = np.random.default_rng(seed)
+    means = np.empty(samples)
+    for sample in range(samples):
+        drawn = rng.integers(len(sums), size=len(sums))
+        means[sample] = sums[drawn].sum() / counts[drawn].sum()
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(np.mean(values)), float(low), float(high))
+
+
+def paired_bootstrap(
+    first: NDArray[np.float64],
+    second: NDArray[np.float64],
+    groups: NDArray[np.int64] | None = None,
+    *,
+    samples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """How much higher ``first`` is than ``second`` on the same pairs; see `bootstrap`."""
+    return bootstrap(first - second, groups, samples=samples, level=level, seed=seed)
+
+
+class _Words:
+    """`words` as rouge_score wants it."""
+
+    def tokenize(self, text: str) -> list[str]:
+        return words(text)
+
+
+def _refuse_none(values: Sized) -> None:
+    if not len(values):
+        raise ValueError("there is nothing to score: a mean over no values does not exist")
+
+
+def _folded(name: str | None) -> str | None:
+    return None if name is None else name.strip().casefold()
+
+
+def _f1(predicted: Sequence[str], truth: Collection[str], k: int) -> float:
+    said = set(list(dict.fromkeys(map(_folded, predicted)))[:k])
+    true = set(map(_folded, truth))
+    return 2 * len(said & true) / max(1, len(said) + len(true))

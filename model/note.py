@@ -1,0 +1,18 @@
+"""The note: the one type that everyone in `model` imports, and that imports nothing of ours."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """One post of the community, as the paper defines it: title, hashtags, category, content (section 3).
+
+    ``exposure`` counts how often the note was shown; it is not part of any prompt.
+    """
+
+    id: str
+    title: str = ""
+    content: str = ""
+    hashtags: tuple[str, ...] = ()
+    category: str | None = None
+    exposure: int = 0

@@ -1,0 +1,37 @@
+"""A backend over many notes at once: batches by token budget, a progress bar, answers in the caller's order."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from model.backends.base import Backend, Reading
+from model.batching import batches
+from model.note import Note
+
+MAX_BATCH_TOKENS = 8192
+HASHTAGS = 5
+
+
+def embed_all(backend: Backend, notes: Sequence[Note]) -> NDArray[np.float32]:
+    """Unit vectors of any number of notes, shape (len(notes), dim), in order."""
+    prompts = backend.tokenize(notes)
+    vectors_ND = np.zeros((len(notes), backend.dim), dtype=np.float32)
+    with tqdm(total=len(notes), desc="embed", unit="note", delay=1) as progress:
+        for positions in batches([len(prompt.token_ids) for prompt in prompts], MAX_BATCH_TOKENS):
+            vectors_ND[positions] = backend.embed([prompts[position] for position in positions])
+            progress.update(len(positions))
+    return vectors_ND
+
+
+def read_all(backend: Backend, notes: Sequence[Note]) -> list[Reading]:
+    """Readings of any number of notes, with five hashtags at most, in order."""
+    prompts = backend.tokenize(notes)
+    readings: dict[int, Reading] = {}
+    with tqdm(total=len(notes), desc="read", unit="note", delay=1) as progress:
+        for positions in batches([len(prompt.token_ids) for prompt in prompts], MAX_BATCH_TOKENS):
+            found = backend.read([prompts[position] for position in positions], HASHTAGS)
+            readings.update(zip(positions, found, strict=True))
+            progress.update(len(positions))
+    return [readings[position] for position in range(len(notes))]

@@ -1,0 +1,122 @@
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from support.tiny import NOTES, tiny_base
+
+import model.train
+from model.checkpoint import CheckpointError, load, read_manifest
+from model.recipes import Recipe, mini, paper, small
+from model.train import TrainingError, train
+
+PAIRS = [("n1", "n3"), ("n2", "n4"), ("n5", "n6"), ("n1", "n6"), ("n2", "n6"), ("n3", "n6")]
+
+
+@pytest.fixture
+def recipe(monkeypatch) -> Recipe:
+    """A few steps on a tiny model with random weights."""
+    monkeypatch.setattr(model.train, "open_base", lambda name, notes, dtype: tiny_base("llama"))
+    return replace(small(), base_model="tiny", steps=6, pairs_per_batch=3, dim=16, learning_rate=3e-3)
+
+
+def test_the_same_seed_gives_the_same_losses_to_the_last_bit(recipe, tmp_path):
+    _, first = train(recipe, NOTES, PAIRS, tmp_path / "a")
+    _, second = train(recipe, NOTES, PAIRS, tmp_path / "b")
+    _, other = train(replace(recipe, seed=1), NOTES, PAIRS, tmp_path / "c")
+    assert first == second
+    assert first != other
+
+
+def test_both_losses_fall(recipe, tmp_path):
+    _, history = train(replace(recipe, steps=60, alpha=1.0), NOTES, PAIRS, tmp_path)
+
+    def mean(name: str, part: list) -> float:
+        return sum(getattr(losses, name) for losses in part) / len(part)
+
+    for name in ("contrastive", "generation"):
+        assert mean(name, history[-15:]) < 0.6 * mean(name, history[:15])
+
+
+def test_one_pass_over_the_pairs_when_no_steps_are_given(recipe, tmp_path):
+    _, history = train(replace(recipe, steps=0), NOTES, PAIRS, tmp_path)
+    assert len(history) == len(PAIRS) // 3
+
+
+def test_a_checkpoint_gives_back_what_was_trained(recipe, tmp_path):
+    manifest, _ = train(recipe, NOTES, PAIRS, tmp_path)
+    network, builder, read = load(tmp_path)
+    assert read == manifest
+    assert manifest.categories == ("Baking", "Home Decor", "Travel")
+    assert network.dim == 16
+    assert builder.template.name == "shared"
+    assert manifest.trained_on["steps"] == 6
+    assert read_manifest(tmp_path).fingerprint == manifest.fingerprint
+
+
+def test_another_seed_another_fingerprint(recipe, tmp_path):
+    first, _ = train(recipe, NOTES, PAIRS, tmp_path / "a")
+    again, _ = train(recipe, NOTES, PAIRS, tmp_path / "b")
+    other, _ = train(replace(recipe, seed=1), NOTES, PAIRS, tmp_path / "c")
+    assert first.fingerprint == again.fingerprint
+    assert first.fingerprint != other.fingerprint
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_step(recipe, tmp_path, monkeypatch):
+    nan = torch.tensor(float("nan"))
+    monkeypatch.setattr(model.train, "losses_of", lambda network, batch: (nan, nan))
+    with pytest.raises(TrainingError, match="step 0 is not finite"):
+        train(recipe, NOTES, PAIRS, tmp_path)
+    assert not (tmp_path / "notellm.json").exists()
+
+
+def test_tau_and_biases_stay_out_of_weight_decay():
+    network = model.train.NoteLLM(tiny_base("bert").backbone, 16)
+    decayed, free = model.train._parameter_groups(network, 0.001)
+    assert decayed["weight_decay"] == 0.001
+    assert free["weight_decay"] == 0.0
+    assert any(weight is network.log_scale for weight in free["params"])
+    assert any(weight is network.head.bias for weight in free["params"])
+    count = sum(1 for _ in network.parameters())
+    assert len(decayed["params"]) + len(free["params"]) == count
+
+
+@pytest.mark.parametrize("name", ["head.safetensors", "model.safetensors", "tokenizer.json", "notellm.json"])
+def test_a_missing_file_is_an_error_that_names_it(recipe, tmp_path, name):
+    train(recipe, NOTES, PAIRS, tmp_path)
+    (tmp_path / name).unlink()
+    with pytest.raises(CheckpointError, match=name):
+        load(tmp_path)
+
+
+def test_an_altered_file_is_an_error_that_names_it(recipe, tmp_path):
+    train(recipe, NOTES, PAIRS, tmp_path)
+    weights = bytearray((tmp_path / "head.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (tmp_path / "head.safetensors").write_bytes(weights)
+    with pytest.raises(CheckpointError, match=r"head\.safetensors is not the file that was saved"):
+        load(tmp_path)
+
+
+def test_a_manifest_without_a_head_is_never_filled_in(recipe, tmp_path):
+    train(recipe, NOTES, PAIRS, tmp_path)
+    manifest = json.loads((tmp_path / "notellm.json").read_text())
+    del manifest["files"]["head.safetensors"]
+    (tmp_path / "notellm.json").write_text(json.dumps(manifest))
+    with pytest.raises(CheckpointError, match="names no head"):
+        load(tmp_path)
+
+
+def test_an_unknown_format_is_refused(tmp_path):
+    (tmp_path / "notellm.json").write_text('{"format": 99}')
+    with pytest.raises(CheckpointError, match="format 99"):
+        read_manifest(tmp_path)
+
+
+def test_the_papers_recipe_has_the_papers_settings():
+    """Section 5.1.2: LLaMA 2 7B, 64 pairs, title 20 and content 80 tokens, tau 3, alpha 0.01, r 40%, 128 dimensions."""
+    recipe = paper()
+    assert (recipe.pairs_per_batch, recipe.title_tokens, recipe.content_tokens) == (64, 20, 80)
+    assert (recipe.tau, recipe.alpha, recipe.hashtag_share, recipe.dim) == (3.0, 0.01, 0.4, 128)
+    assert recipe.template == "paper"
+    assert mini().template == small().template == "shared"
