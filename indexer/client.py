@@ -1,0 +1,96 @@
+"""The index as the gateway sees it: every shard asked at once, answers merged."""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from indexer.rpc import RpcClient, RpcError
+from indexer.shards import shard_of
+from indexer.types import Found, Held, Neighbor, ShardStatus, ShardUnavailable
+
+log = logging.getLogger(__name__)
+
+
+class ShardedSearcher:
+    """`Searcher` over shard servers, given in the order of their numbers.
+
+    With a ``fingerprint``, shards that hold another model's vectors refuse, and count as not answering.
+    """
+
+    def __init__(self, addresses: Sequence[str], fingerprint: str | None = None) -> None:
+        self._shards = [RpcClient(address) for address in addresses]
+        self._fingerprint = fingerprint
+        self._lost: set[int] = set()
+
+    async def search(
+        self, vector: NDArray[np.float32], k: int, exclude: Sequence[str] = (), *, timeout_s: float
+    ) -> Found:
+        """The k nearest over all shards that answer. ``generation`` is the lowest among them."""
+        params = {
+            "vector": vector.astype("<f4").tobytes(),
+            "k": k,
+            "exclude": list(exclude),
+            "fingerprint": self._fingerprint,
+        }
+        answers = await self._ask_all("search", params, timeout_s)
+        return Found(
+            neighbors=merge([answer["ids"] for answer in answers], [answer["scores"] for answer in answers], k),
+            generation=min((answer["generation"] for answer in answers), default=0),
+            shards_ok=len(answers),
+            shards_total=len(self._shards),
+        )
+
+    async def lookup(self, id: str, *, timeout_s: float) -> Held | None:  # noqa: A002
+        """What the id's own shard holds. Raises ShardUnavailable when that shard does not answer."""
+        shard = shard_of(id, len(self._shards))
+        answer = await self._ask(shard, "lookup", {"id": id, "fingerprint": self._fingerprint}, timeout_s)
+        if answer is None:
+            raise ShardUnavailable(f"shard {shard} does not answer")
+        if not answer:
+            return None
+        return Held(answer["version"], np.frombuffer(answer["vector"], dtype="<f4"))
+
+    async def status(self, *, timeout_s: float) -> list[ShardStatus]:
+        """State of the shards that answer, by shard number."""
+        return [ShardStatus(**answer) for answer in await self._ask_all("status", {}, timeout_s)]
+
+    async def close(self) -> None:
+        """Break the connections."""
+        await asyncio.gather(*(shard.close() for shard in self._shards))
+
+    async def _ask_all(self, method: str, params: dict[str, Any], timeout_s: float) -> list[dict[str, Any]]:
+        shards = range(len(self._shards))
+        answers = await asyncio.gather(*(self._ask(shard, method, params, timeout_s) for shard in shards))
+        return [answer for answer in answers if answer is not None]
+
+    async def _ask(self, shard: int, method: str, params: dict[str, Any], timeout_s: float) -> dict[str, Any] | None:
+        """The shard's answer, or None; logged when that changes, not at every call."""
+        try:
+            answer = await self._shards[shard].call(method, params, timeout_s=timeout_s)
+        except RpcError as error:
+            if shard not in self._lost:
+                self._lost.add(shard)
+                log.warning("shard_lost", extra={"shard": shard, "reason": f"{type(error).__name__}: {error}"})
+            return None
+        if shard in self._lost:
+            self._lost.discard(shard)
+            log.info("shard_back", extra={"shard": shard})
+        return answer
+
+
+def merge(ids: Sequence[Sequence[str]], scores: Sequence[Sequence[float]], k: int) -> list[Neighbor]:
+    """The k best of several answers, closest first, ties by id.
+
+    An id that two shards answer, as they do while their number changes, is taken once, with its best score.
+    """
+    hits = [
+        Neighbor(id_, score)
+        for ids_K, scores_K in zip(ids, scores, strict=True)
+        for id_, score in zip(ids_K, scores_K, strict=True)
+    ]
+    hits.sort(key=lambda hit: (-hit.score, hit.id))
+    return list({hit.id: hit for hit in reversed(hits)}.values())[::-1][:k]

@@ -1,0 +1,92 @@
+"""The index side's vocabulary: ids, vectors, changes, neighbors. It knows no notes and no text."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One entry of the embeddings stream: upsert when ``vector`` is given, delete when it is None.
+
+    ``cursor`` is the entry's place in the stream; a follower resumes behind the last one it applied.
+    ``version`` orders the changes of one id: only a newer one has an effect.
+    """
+
+    cursor: str
+    id: str
+    version: int
+    fingerprint: str
+    vector: NDArray[np.float32] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbor:
+    """A search hit: ``score`` is the cosine between the query and the stored vector."""
+
+    id: str
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What the index holds for an id: the version, and its exact unit vector, shape (dim,)."""
+
+    version: int
+    vector: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The answer to one search over all shards; ``shards_ok < shards_total`` means it is partial."""
+
+    neighbors: list[Neighbor]
+    generation: int
+    shards_ok: int
+    shards_total: int
+
+
+@dataclass(frozen=True, slots=True)
+class ShardStatus:
+    """One shard's state, for `/status` and metrics."""
+
+    shard: int
+    notes: int
+    generation: int
+    recipe: str
+    fingerprint: str
+    cursor: str
+
+
+class Searcher(Protocol):
+    """What the gateway sees of the index. Every call ends within ``timeout_s``; a dead shard is left out."""
+
+    async def search(
+        self, vector: NDArray[np.float32], k: int, exclude: Sequence[str] = (), *, timeout_s: float
+    ) -> Found:
+        """The k nearest ids by cosine, closest first, without those in ``exclude``."""
+        ...
+
+    async def lookup(self, id: str, *, timeout_s: float) -> Held | None:  # noqa: A002
+        """What the id's own shard holds. Raises ShardUnavailable when that shard does not answer."""
+        ...
+
+    async def status(self, *, timeout_s: float) -> list[ShardStatus]:
+        """State of the shards that answer, by shard number."""
+        ...
+
+
+class ShardUnavailable(Exception):
+    """A shard did not answer in time, or its connection broke."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """What a follower did with a batch of changes, for metrics."""
+
+    applied: int = 0
+    stale: int = 0
+    refused: dict[str, int] = field(default_factory=dict)

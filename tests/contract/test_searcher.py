@@ -1,0 +1,275 @@
+"""What every `Searcher` promises, and what `ShardedSearcher` promises when shards fail."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from indexer.client import ShardedSearcher, merge
+from indexer.index import VectorIndex
+from indexer.server import ShardServer, serve_shard
+from indexer.shards import shard_of
+from indexer.types import Change, Held, Neighbor, Searcher, ShardUnavailable
+from tests.unit.service.memory import MemorySearcher
+
+SHARDS = 3
+DIM = 16
+ROWS = 300
+VECTORS = np.random.default_rng(0).normal(size=(ROWS, DIM)).astype(np.float32)
+VECTORS /= np.linalg.norm(VECTORS, axis=1, keepdims=True)
+QUERIES = VECTORS[:20] + 0.3 * VECTORS[20:40]
+QUERIES /= np.linalg.norm(QUERIES, axis=1, keepdims=True)
+
+
+@dataclass
+class Subject:
+    """A searcher, and what its shards would do when the stream brings a change."""
+
+    searcher: Searcher
+    hold: Callable[[str, int, np.ndarray], None]
+    forget: Callable[[str], None]
+    lose: Callable[[str], Awaitable[None]]
+
+
+class Cluster:
+    """Real shard servers on free ports."""
+
+    def __init__(self) -> None:
+        self.indexes = [VectorIndex(DIM, "m") for _ in range(SHARDS)]
+        self.servers: list[ShardServer] = []
+
+    async def start(self) -> None:
+        for number, index in enumerate(self.indexes):
+            server = await serve_shard(index, "127.0.0.1:0", shard=number, cursor=lambda: "0-1")
+            self.servers.append(server)
+
+    async def stop(self) -> None:
+        for server in self.servers:
+            await server.close()
+
+    @property
+    def addresses(self) -> list[str]:
+        return [server.address for server in self.servers]
+
+    def apply(self, change: Change) -> None:
+        self.indexes[shard_of(change.id, SHARDS)].apply([change])
+
+    def hold(self, id_: str, version: int, vector: np.ndarray) -> None:
+        self.apply(Change("0-1", id_, version, "m", vector))
+
+    def forget(self, id_: str) -> None:
+        self.apply(Change("0-2", id_, 1000, "m", None))
+
+    async def lose(self, id_: str) -> None:
+        await self.servers[shard_of(id_, SHARDS)].close()
+
+
+@pytest.fixture
+async def cluster() -> AsyncIterator[Cluster]:
+    cluster = Cluster()
+    await cluster.start()
+    yield cluster
+    await cluster.stop()
+
+
+@pytest.fixture
+async def sharded(cluster: Cluster) -> AsyncIterator[ShardedSearcher]:
+    searcher = ShardedSearcher(cluster.addresses, "m")
+    yield searcher
+    await searcher.close()
+
+
+@pytest.fixture(params=["memory", "sharded"])
+async def subject(request: pytest.FixtureRequest, cluster: Cluster, sharded: ShardedSearcher) -> Subject:
+    if request.param == "sharded":
+        return Subject(sharded, cluster.hold, cluster.forget, cluster.lose)
+    memory = MemorySearcher(SHARDS)
+
+    async def lose(id_: str) -> None:
+        memory.down.add(memory.shard_of(id_))
+
+    return Subject(memory, memory.hold, memory.forget, lose)
+
+
+def filled(subject: Subject) -> Searcher:
+    for row, vector in enumerate(VECTORS):
+        subject.hold(f"n{row}", 1, vector)
+    return subject.searcher
+
+
+def nearest(query: np.ndarray, rows: Sequence[int], k: int) -> list[str]:
+    """By the definition, in double precision."""
+    cosines = VECTORS[rows].astype(np.float64) @ query.astype(np.float64)
+    return [f"n{rows[place]}" for place in np.argsort(-cosines)[:k]]
+
+
+async def test_an_empty_index_answers_with_nothing(subject):
+    found = await subject.searcher.search(VECTORS[0], 5, timeout_s=5)
+
+    assert found.neighbors == []
+    assert found.shards_ok == found.shards_total == SHARDS
+
+
+async def test_the_k_nearest_of_all_shards_stand_closest_first(subject):
+    searcher = filled(subject)
+
+    for query in QUERIES:
+        found = await searcher.search(query, 10, timeout_s=5)
+
+        assert [neighbor.id for neighbor in found.neighbors] == nearest(query, range(ROWS), 10)
+        assert [neighbor.score for neighbor in found.neighbors] == pytest.approx(
+            [float(query @ VECTORS[int(neighbor.id[1:])]) for neighbor in found.neighbors], abs=1e-5
+        )
+
+
+async def test_excluded_ids_make_room_for_the_next(subject):
+    searcher = filled(subject)
+    first = nearest(QUERIES[0], range(ROWS), 10)
+
+    found = await searcher.search(QUERIES[0], 5, first[:5], timeout_s=5)
+
+    assert [neighbor.id for neighbor in found.neighbors] == first[5:]
+
+
+async def test_more_than_there_is_gives_all_there_is(subject):
+    subject.hold("a", 1, VECTORS[0])
+    subject.hold("b", 1, VECTORS[1])
+
+    found = await subject.searcher.search(VECTORS[0], 50, timeout_s=5)
+
+    assert [neighbor.id for neighbor in found.neighbors] == ["a", "b"]
+
+
+async def test_lookup_gives_version_and_vector_of_a_held_id_only(subject):
+    searcher = filled(subject)
+    subject.forget("n8")
+
+    held = await searcher.lookup("n7", timeout_s=5)
+
+    assert isinstance(held, Held)
+    assert held.version == 1
+    assert held.vector == pytest.approx(VECTORS[7], abs=1e-6)
+    assert await searcher.lookup("n8", timeout_s=5) is None
+    assert await searcher.lookup("never seen", timeout_s=5) is None
+
+
+async def test_what_was_deleted_is_not_found(subject):
+    searcher = filled(subject)
+    subject.forget("n7")
+
+    found = await searcher.search(VECTORS[7], ROWS, timeout_s=5)
+
+    assert len(found.neighbors) == ROWS - 1
+    assert "n7" not in {neighbor.id for neighbor in found.neighbors}
+
+
+async def test_status_names_every_shard_in_order(subject):
+    searcher = filled(subject)
+
+    status = await searcher.status(timeout_s=5)
+
+    assert [shard.shard for shard in status] == list(range(SHARDS))
+    assert sum(shard.notes for shard in status) == ROWS
+
+
+async def test_a_lost_shard_makes_answers_partial_and_its_own_ids_unavailable(subject):
+    searcher = filled(subject)
+    await searcher.search(VECTORS[0], 5, timeout_s=5)
+    await subject.lose("n0")
+
+    found = await searcher.search(VECTORS[0], 100, timeout_s=5)
+
+    assert (found.shards_ok, found.shards_total) == (SHARDS - 1, SHARDS)
+    assert len(found.neighbors) == 100
+    assert "n0" not in {neighbor.id for neighbor in found.neighbors}
+    assert len(await searcher.status(timeout_s=5)) == SHARDS - 1
+    with pytest.raises(ShardUnavailable):
+        await searcher.lookup("n0", timeout_s=5)
+
+
+async def test_three_shards_answer_as_one_big_index_does(cluster, sharded):
+    big = VectorIndex(DIM, "m")
+    for row, vector in enumerate(VECTORS):
+        cluster.hold(f"n{row}", 1, vector)
+        big.apply([Change("0-1", f"n{row}", 1, "m", vector)])
+    cluster.indexes[1].compact()
+
+    for query, expected in zip(QUERIES, big.search(QUERIES, 20), strict=True):
+        found = await sharded.search(query, 20, timeout_s=5)
+        assert [neighbor.id for neighbor in found.neighbors] == [neighbor.id for neighbor in expected]
+
+
+async def test_the_lost_shard_is_left_out_and_the_rest_is_exact(cluster, sharded):
+    for row, vector in enumerate(VECTORS):
+        cluster.hold(f"n{row}", 1, vector)
+    await cluster.servers[1].close()
+    left = [row for row in range(ROWS) if shard_of(f"n{row}", SHARDS) != 1]
+
+    found = await sharded.search(QUERIES[0], 10, timeout_s=5)
+
+    assert [neighbor.id for neighbor in found.neighbors] == nearest(QUERIES[0], left, 10)
+
+
+async def test_without_any_shard_the_answer_is_empty_and_says_so(cluster, sharded):
+    await cluster.stop()
+
+    found = await sharded.search(VECTORS[0], 5, timeout_s=5)
+
+    assert (found.neighbors, found.shards_ok, found.shards_total) == ([], 0, SHARDS)
+
+
+async def test_a_shard_that_hangs_is_left_out_at_the_deadline(cluster):
+    transports: list[asyncio.BaseTransport] = []
+
+    class Silent(asyncio.Protocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            transports.append(transport)
+
+    silent = await asyncio.get_running_loop().create_server(Silent, "127.0.0.1", 0)
+    hanging = f"127.0.0.1:{silent.sockets[0].getsockname()[1]}"
+    searcher = ShardedSearcher([cluster.addresses[0], hanging], "m")
+
+    found = await searcher.search(VECTORS[0], 5, timeout_s=0.2)
+
+    assert (found.shards_ok, found.shards_total) == (1, 2)
+    await searcher.close()
+    silent.close()
+    for transport in transports:
+        transport.abort()
+
+
+async def test_a_shard_that_comes_back_is_asked_again(cluster, sharded, caplog):
+    address = cluster.addresses[1]
+    await cluster.servers[1].close()
+    for _ in range(3):
+        assert (await sharded.search(VECTORS[0], 5, timeout_s=5)).shards_ok == SHARDS - 1
+    cluster.servers[1] = await serve_shard(cluster.indexes[1], address, shard=1, cursor=lambda: "0-1")
+
+    assert (await sharded.search(VECTORS[0], 5, timeout_s=5)).shards_ok == SHARDS
+    assert [record.message for record in caplog.records].count("shard_lost") == 1
+
+
+async def test_shards_of_another_model_do_not_answer(cluster):
+    searcher = ShardedSearcher(cluster.addresses, "another")
+
+    assert (await searcher.search(VECTORS[0], 5, timeout_s=5)).shards_ok == 0
+    with pytest.raises(ShardUnavailable):
+        await searcher.lookup("n0", timeout_s=5)
+    await searcher.close()
+
+
+async def test_the_generation_is_the_lowest_of_the_shards_that_answer(cluster, sharded):
+    cluster.indexes[0].compact()
+    cluster.indexes[1].compact()
+    assert (await sharded.search(VECTORS[0], 5, timeout_s=5)).generation == 0
+
+    cluster.indexes[2].compact()
+    assert (await sharded.search(VECTORS[0], 5, timeout_s=5)).generation == 1
+
+
+def test_merging_takes_an_id_once_with_its_best_score_and_breaks_ties_by_id():
+    merged = merge([["a", "b", "c"], ["b", "d"]], [[0.9, 0.5, 0.4], [0.7, 0.4]], 4)
+
+    assert merged == [Neighbor("a", 0.9), Neighbor("b", 0.7), Neighbor("c", 0.4), Neighbor("d", 0.4)]

@@ -1,0 +1,204 @@
+"""The follower between a stream, an index and a folder of snapshots."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from indexer.follow import Follower, wait_s
+from indexer.index import VectorIndex
+from indexer.shards import shard_of
+from indexer.snapshot import Snapshots
+from indexer.types import Change, Tally
+
+DIM = 8
+VECTORS = np.random.default_rng(0).normal(size=(64, DIM)).astype(np.float32)
+VECTORS /= np.linalg.norm(VECTORS, axis=1, keepdims=True)
+
+
+class ListStream:
+    """A `ChangeStream` over a list: the cursor is the number of changes before it."""
+
+    def __init__(self) -> None:
+        self.entries: list[Change] = []
+        self.failures: list[Exception] = []
+        self.reads = 0
+        self._news = threading.Condition()
+
+    def add(self, id_: str, version: int, vector: np.ndarray | None) -> None:
+        with self._news:
+            self.entries.append(Change(str(len(self.entries) + 1), id_, version, "m", vector))
+            self._news.notify_all()
+
+    def read(self, after: str, limit: int, block_s: float) -> list[Change]:
+        self.reads += 1
+        if self.failures:
+            raise self.failures.pop()
+        with self._news:
+            self._news.wait_for(lambda: len(self.entries) > int(after), timeout=min(block_s, 0.05))
+            return self.entries[int(after) : int(after) + limit]
+
+
+def eventually(condition: Callable[[], bool]) -> None:
+    """Wait for what another thread does; far longer than it can take."""
+    end_s = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end_s, "it never came"
+        time.sleep(0.005)
+
+
+@pytest.fixture
+def stream() -> ListStream:
+    return ListStream()
+
+
+class Shard:
+    """An index that follows the stream; `restart` is what a process does when it starts again."""
+
+    def __init__(self, stream: ListStream, folder: Path, shard: int = 0, shards: int = 1, every_s: float = 60.0):
+        self.snapshots = Snapshots(folder / str(shard), "m", shard, shards)
+        self.index, cursor = self.snapshots.load() or (VectorIndex(DIM, "m"), "0")
+        self.tallies: list[Tally] = []
+        self.follower = Follower(
+            self.index, stream, self.snapshots, cursor, snapshot_every_s=every_s, on_batch=self.tallies.append
+        )
+        self.follower.start()
+
+    def __enter__(self) -> "Shard":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.follower.stop()
+
+    def reaches(self, stream: ListStream) -> None:
+        eventually(lambda: self.follower.cursor == str(len(stream.entries)))
+
+
+def test_changes_are_applied_and_counted_and_the_cursor_moves(stream, tmp_path):
+    stream.add("a", 1, VECTORS[0])
+    stream.add("a", 1, VECTORS[1])
+    stream.add("b", 1, np.zeros(DIM, dtype=np.float32))
+
+    with Shard(stream, tmp_path) as shard:
+        shard.reaches(stream)
+        stream.add("c", 1, VECTORS[2])
+        shard.reaches(stream)
+
+        assert shard.index.lookup("a").vector == pytest.approx(VECTORS[0], abs=1e-6)
+        assert shard.index.lookup("c") is not None
+        eventually(lambda: sum(tally.applied for tally in shard.tallies) == 2)
+    assert sum(tally.stale for tally in shard.tallies) == 1
+    assert sum(tally.refused.get("norm", 0) for tally in shard.tallies) == 1
+
+
+def test_each_shard_takes_its_own_ids_and_together_they_take_all(stream, tmp_path):
+    for row, vector in enumerate(VECTORS):
+        stream.add(f"n{row}", 1, vector)
+
+    with (
+        Shard(stream, tmp_path, 0, 3) as first,
+        Shard(stream, tmp_path, 1, 3) as second,
+        Shard(stream, tmp_path, 2, 3) as third,
+    ):
+        shards = [first, second, third]
+        for shard in shards:
+            shard.reaches(stream)
+
+        for row in range(len(VECTORS)):
+            holders = [number for number, shard in enumerate(shards) if shard.index.lookup(f"n{row}")]
+            assert holders == [shard_of(f"n{row}", 3)]
+
+
+def test_stop_takes_a_last_snapshot_and_a_restart_goes_on_behind_it(stream, tmp_path):
+    stream.add("a", 1, VECTORS[0])
+    stream.add("b", 1, VECTORS[1])
+    with Shard(stream, tmp_path) as shard:
+        shard.reaches(stream)
+    stream.add("b", 2, None)
+    stream.entries[0] = Change("1", "never-read-again", 1, "m", VECTORS[0])
+
+    with Shard(stream, tmp_path) as shard:
+        shard.reaches(stream)
+        assert shard.index.lookup("a") is not None
+        assert shard.index.lookup("b") is None
+        assert shard.index.lookup("never-read-again") is None
+
+
+def test_no_snapshot_is_written_when_nothing_changed(stream, tmp_path):
+    with Shard(stream, tmp_path):
+        eventually(lambda: stream.reads > 1)
+
+    assert list(tmp_path.rglob("CURRENT")) == []
+
+
+def test_snapshots_are_taken_while_changes_come(stream, tmp_path):
+    with Shard(stream, tmp_path, every_s=0.01) as shard:
+        stream.add("a", 1, VECTORS[0])
+        eventually(lambda: shard.snapshots.load() is not None)
+
+
+def test_a_process_killed_without_a_last_snapshot_replays_from_the_older_one(stream, tmp_path):
+    stream.add("a", 1, VECTORS[0])
+    with Shard(stream, tmp_path) as shard:
+        shard.reaches(stream)
+    stream.add("a", 2, VECTORS[1])
+    stream.add("c", 1, VECTORS[2])
+    killed = VectorIndex.restore(shard.snapshots.load()[0].contents())
+    killed.apply(stream.entries[1:2])
+
+    with Shard(stream, tmp_path) as shard:
+        shard.reaches(stream)
+        assert shard.index.lookup("a").version == 2
+        assert len(shard.index) == 2
+
+
+def test_the_end_of_the_stream_is_reported_once_it_was_read(stream, tmp_path):
+    for row in range(1200):
+        stream.add(f"n{row}", 1, VECTORS[row % 64])
+
+    with Shard(stream, tmp_path) as shard:
+        assert shard.follower.caught_up.wait(30)
+        assert len(shard.index) == 1200
+
+
+def test_the_index_is_compacted_in_the_background_when_due(stream, tmp_path):
+    for row in range(1100):
+        stream.add(f"n{row}", 1, VECTORS[row % 64])
+
+    with Shard(stream, tmp_path) as shard:
+        shard.reaches(stream)
+        eventually(lambda: shard.index.generation == 1)
+        assert len(shard.index) == 1100
+
+
+def test_a_failing_stream_is_survived_and_nothing_is_skipped(stream, tmp_path, caplog):
+    stream.failures = [ConnectionError("gone"), ValueError("strange")]
+    stream.add("a", 1, VECTORS[0])
+
+    with caplog.at_level(logging.WARNING), Shard(stream, tmp_path) as shard:
+        shard.reaches(stream)
+        assert shard.index.lookup("a") is not None
+    assert [record.message for record in caplog.records] == ["follow_failed", "follow_failed"]
+
+
+def test_a_folder_that_cannot_be_written_stops_neither_changes_nor_the_end(stream, tmp_path, caplog):
+    (tmp_path / "0").write_text("a file where the folder should be")
+    with caplog.at_level(logging.ERROR), Shard(stream, tmp_path, every_s=0.01) as shard:
+        stream.add("a", 1, VECTORS[0])
+        eventually(lambda: any(record.message == "chore_failed" for record in caplog.records))
+        stream.add("b", 1, VECTORS[1])
+        shard.reaches(stream)
+        assert shard.index.lookup("b") is not None
+    assert caplog.records[-1].message == "last_snapshot_failed"
+
+
+def test_waiting_doubles_from_a_tenth_of_a_second_up_to_five():
+    waits = [wait_s(failures) for failures in range(1, 2000)]
+
+    assert waits[:3] == pytest.approx([0.1, 0.2, 0.4])
+    assert waits == sorted(waits)
+    assert max(waits) == 5.0

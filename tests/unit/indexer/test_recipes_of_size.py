@@ -1,0 +1,132 @@
+"""The table of recipes, and how well the IVF recipe does against an exhaustive search."""
+
+import numpy as np
+import pytest
+
+from indexer.factory import FLAT_BELOW, TRAINING_POINTS_PER_LIST, build_base, recipe_for
+from indexer.index import VectorIndex
+from indexer.types import Change
+
+DIM = 64
+ROWS = 20_000
+
+
+def clustered(rows: int, seed: int) -> np.ndarray:
+    """Unit vectors around 200 centers, which are the same for every seed."""
+    centers = np.random.default_rng(0).normal(size=(200, DIM))
+    centers /= np.linalg.norm(centers, axis=1, keepdims=True)
+    rng = np.random.default_rng(seed)
+    vectors = centers[rng.integers(200, size=rows)] + 0.6 * rng.normal(size=(rows, DIM)) / np.sqrt(DIM)
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def vectors() -> np.ndarray:
+    return clustered(ROWS, seed=1)
+
+
+@pytest.fixture(scope="module")
+def queries() -> np.ndarray:
+    return clustered(100, seed=2)
+
+
+@pytest.fixture(scope="module")
+def big(vectors) -> VectorIndex:
+    """An index of 20,000 notes on an IVF base. Tests must not change it."""
+    index = VectorIndex(DIM, "m")
+    index.apply([Change("0-0", str(row), 1, "m", vector) for row, vector in enumerate(vectors)])
+    index.compact()
+    return index
+
+
+def exact_rows(queries: np.ndarray, vectors: np.ndarray, k: int) -> np.ndarray:
+    return np.argsort(-(queries.astype(np.float64) @ vectors.T.astype(np.float64)), axis=1)[:, :k]
+
+
+@pytest.mark.parametrize(
+    ("notes", "name"),
+    [
+        (0, "flat"),
+        (FLAT_BELOW - 1, "flat"),
+        (FLAT_BELOW, "IVF256,PQ64x4fsr"),
+        (100_000, "IVF1024,PQ64x4fsr"),
+        (1_000_000, "IVF2048,PQ64x4fsr"),
+    ],
+)
+def test_the_size_decides_the_recipe(notes, name):
+    assert recipe_for(notes, 128).name == name
+
+
+@pytest.mark.parametrize("notes", [FLAT_BELOW, 12_345, 50_000, 777_777, 20_000_000])
+def test_every_list_gets_enough_points_to_train_on(notes):
+    assert recipe_for(notes, 128).nlist * TRAINING_POINTS_PER_LIST <= notes
+
+
+def test_the_same_vectors_build_the_same_base(vectors, queries):
+    recipe = recipe_for(ROWS, DIM)
+    first, second = build_base(recipe, vectors), build_base(recipe, vectors)
+    alive = np.full(ROWS // 8, 0xFF, dtype=np.uint8)
+
+    np.testing.assert_array_equal(first.search(queries, 10, alive)[1], second.search(queries, 10, alive)[1])
+
+
+@pytest.mark.parametrize("k", [10, 100])
+def test_recall_of_the_ivf_recipe_is_at_least_95_percent(big, vectors, queries, k):
+    exact = exact_rows(queries, vectors, k)
+
+    found = big.search(queries, k)
+
+    assert big.recipe.name.startswith("IVF")
+    hits = sum(len({int(n.id) for n in answer} & set(rows)) for answer, rows in zip(found, exact.tolist(), strict=True))
+    assert hits / exact.size >= 0.95
+
+
+def test_scores_of_the_ivf_recipe_are_cosines_in_order(big, vectors, queries):
+    for query, found in zip(queries, big.search(queries, 20), strict=True):
+        scores = [neighbor.score for neighbor in found]
+
+        assert scores == sorted(scores, reverse=True)
+        assert scores == pytest.approx([float(query @ vectors[int(n.id)]) for n in found], abs=1e-3)
+
+
+def test_a_query_finds_all_k_though_its_whole_neighborhood_is_deleted(vectors, queries):
+    index = VectorIndex(DIM, "m")
+    index.apply([Change("0-0", str(row), 1, "m", vector) for row, vector in enumerate(vectors)])
+    index.compact()
+    by_closeness = exact_rows(queries[:1], vectors, ROWS)[0]
+    index.apply([Change("0-1", str(row), 2, "m", None) for row in by_closeness[:-50]])
+
+    [found] = index.search(queries[:1], 40)
+    [all_that_is_left] = index.search(queries[:1], 100)
+
+    left = {str(row) for row in by_closeness[-50:]}
+    assert len(found) == 40
+    assert {neighbor.id for neighbor in all_that_is_left} == left
+
+
+def test_a_row_overwritten_in_an_ivf_base_is_found_once_and_with_its_new_vector(vectors, queries):
+    index = VectorIndex(DIM, "m")
+    index.apply([Change("0-0", str(row), 1, "m", vector) for row, vector in enumerate(vectors)])
+    index.compact()
+    index.apply([Change("0-1", "7", 2, "m", queries[0])])
+
+    [found] = index.search(vectors[7][None], 100)
+    [[nearest]] = index.search(queries[:1], 1)
+
+    assert found[0].id != "7"
+    assert len({neighbor.id for neighbor in found}) == 100
+    assert nearest.id == "7"
+    assert nearest.score == pytest.approx(1, abs=1e-6)
+
+
+def test_many_excluded_ids_leave_the_next_ones(big, vectors, queries):
+    by_closeness = exact_rows(queries[:1], vectors, 300)[0]
+
+    [found] = big.search(queries[:1], 10, exclude=[str(row) for row in by_closeness[:200]])
+
+    assert len(found) == 10
+    assert {int(neighbor.id) for neighbor in found} <= set(by_closeness[200:].tolist())
+
+
+def test_lookup_after_compaction_is_exact_to_half_precision(big, vectors):
+    assert big.lookup("123").vector == pytest.approx(vectors[123], abs=1e-3)

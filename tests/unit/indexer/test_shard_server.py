@@ -1,0 +1,86 @@
+"""One shard's server as a caller sees it who may send anything."""
+
+from collections.abc import AsyncIterator
+
+import numpy as np
+import pytest
+
+from indexer.index import VectorIndex
+from indexer.rpc import RpcClient, RpcRefused
+from indexer.server import serve_shard
+from indexer.types import Change
+
+DIM = 4
+EAST = np.array([1, 0, 0, 0], dtype=np.float32)
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[RpcClient]:
+    index = VectorIndex(DIM, "m")
+    index.apply([Change("0-0", "a", 3, "m", EAST), Change("0-0", "b", 1, "m", -EAST)])
+    server = await serve_shard(index, "127.0.0.1:0", shard=2, cursor=lambda: "5-1")
+    client = RpcClient(server.address)
+    yield client
+    await client.close()
+    await server.close()
+
+
+def search(**changed: object) -> dict[str, object]:
+    return {"vector": EAST.tobytes(), "k": 5, "exclude": [], "fingerprint": "m"} | changed
+
+
+async def test_a_search_answers_ids_scores_and_generation(client):
+    answer = await client.call("search", search(), timeout_s=5)
+
+    assert answer == {"ids": ["a", "b"], "scores": [1.0, -1.0], "generation": 0}
+
+
+async def test_a_lookup_answers_version_and_vector_or_nothing(client):
+    held = await client.call("lookup", {"id": "a", "fingerprint": "m"}, timeout_s=5)
+
+    assert held == {"version": 3, "vector": EAST.tobytes()}
+    assert await client.call("lookup", {"id": "never seen", "fingerprint": "m"}, timeout_s=5) == {}
+
+
+async def test_status_says_what_the_shard_holds_and_how_far_it_has_read(client):
+    assert await client.call("status", {}, timeout_s=5) == {
+        "shard": 2,
+        "notes": 2,
+        "generation": 0,
+        "recipe": "flat",
+        "fingerprint": "m",
+        "cursor": "5-1",
+    }
+
+
+@pytest.mark.parametrize("method", ["search", "lookup"])
+async def test_another_models_vectors_are_not_compared(client, method):
+    with pytest.raises(RpcRefused, match="another model"):
+        await client.call(method, search(fingerprint="other", id="a"), timeout_s=5)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"k": 0},
+        {"k": "5"},
+        {"k": None},
+        {"exclude": None},
+        {"vector": b""},
+        {"vector": b"\0\0\0"},
+        {"vector": b"\xff" * 4 * DIM},
+        {"vector": b"\0" * 4 * DIM},
+        {"vector": [1.0, 0.0, 0.0, 0.0]},
+        {"vector": None},
+    ],
+)
+async def test_a_search_that_makes_no_sense_is_refused_and_the_next_one_answered(client, changed):
+    with pytest.raises(RpcRefused, match="bad search"):
+        await client.call("search", search(**changed), timeout_s=5)
+
+    assert (await client.call("search", search(), timeout_s=5))["ids"] == ["a", "b"]
+
+
+async def test_a_search_without_its_vector_is_refused(client):
+    with pytest.raises(RpcRefused, match="bad search"):
+        await client.call("search", {}, timeout_s=5)
