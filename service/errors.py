@@ -1,0 +1,79 @@
+"""What a client can be told, as exceptions; `service.app` is the only place that turns them into HTTP.
+
+::
+
+    NoteLLMError
+     ├── BadRequest             422 invalid_request
+     ├── TooLarge               413 too_large
+     ├── NoteNotFound           404 note_not_found
+     ├── NotePending            409 note_pending          Retry-After
+     └── Unavailable            503                       Retry-After
+          ├── StoreUnavailable      store_unavailable
+          ├── IndexUnavailable      index_unavailable
+          ├── WorkerUnavailable     worker_unavailable
+          └── QueueFull             queue_full
+"""
+
+from typing import ClassVar
+
+
+class NoteLLMError(Exception):
+    """An error with a stable code; the message is for people and never holds the caller's input."""
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal"
+    retry_after_s: ClassVar[int | None] = None
+
+
+class BadRequest(NoteLLMError):
+    """The request is not one of the contract's."""
+
+    status, code = 422, "invalid_request"
+
+
+class TooLarge(NoteLLMError):
+    """The body is larger than the route takes."""
+
+    status, code = 413, "too_large"
+
+
+class NoteNotFound(NoteLLMError):
+    """No note of this id was ever stored, or it was deleted."""
+
+    status, code = 404, "note_not_found"
+
+
+class NotePending(NoteLLMError):
+    """The note is accepted but not searchable yet."""
+
+    status, code, retry_after_s = 409, "note_pending", 1
+
+
+class Unavailable(NoteLLMError):
+    """A part that the request needs does not answer; the same request may succeed later."""
+
+    status, code, retry_after_s = 503, "unavailable", 1
+
+
+class StoreUnavailable(Unavailable):
+    """Redis does not answer."""
+
+    code = "store_unavailable"
+
+
+class IndexUnavailable(Unavailable):
+    """No shard of the index answers."""
+
+    code = "index_unavailable"
+
+
+class WorkerUnavailable(Unavailable):
+    """No worker answered in time."""
+
+    code = "worker_unavailable"
+
+
+class QueueFull(Unavailable):
+    """Too many notes wait to be embedded."""
+
+    code, retry_after_s = "queue_full", 10

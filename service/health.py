@@ -1,0 +1,95 @@
+"""The operations listener: /livez, /readyz, /metrics, in its own thread so that it answers under overload."""
+
+import json
+import socket
+import threading
+from collections.abc import Callable
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import ClassVar, Final
+
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+JSON: Final = "application/json"
+_POLL_S = 0.1  # how long `stop` may have to wait
+
+
+class OpsServer:
+    """Serves one process's health and metrics.
+
+    ``missing`` names what the process still lacks before it can do its work; an empty list means ready. It
+    is called in the server's threads on every /readyz, so it must be thread-safe and return at once.
+    """
+
+    def __init__(self, host: str, port: int, missing: Callable[[], list[str]]) -> None:
+        """Bind, so that a taken port raises OSError here. Port 0 takes a free one."""
+        self._server = _Server((host, port), _Handler)
+        self._server.missing = missing
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(_POLL_S,), name="ops", daemon=True)
+
+    @property
+    def port(self) -> int:
+        """The port that is bound."""
+        return self._server.server_port
+
+    def start(self) -> None:
+        """Answer from now on."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop answering and free the port."""
+        if self._thread.is_alive():
+            self._server.shutdown()
+            self._thread.join()
+        self._server.server_close()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 128
+    missing: Callable[[], list[str]]
+
+    def server_bind(self) -> None:
+        # A gateway that is started again must not wait until the system forgets its old connections.
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # HTTPServer.server_bind asks DNS for the host's name, which can take seconds.
+        self.socket.bind(self.server_address)
+        self.server_address = self.socket.getsockname()
+        self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A prober that hangs up is no event."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: _Server
+    timeout: ClassVar[float] = 5.0
+
+    def do_GET(self) -> None:
+        match self.path.partition("?")[0]:
+            case "/livez":
+                self._answer(HTTPStatus.OK, JSON, b'{"alive":true}')
+            case "/readyz":
+                self._answer_ready(self.server.missing())
+            case "/metrics":
+                self._answer(HTTPStatus.OK, CONTENT_TYPE_LATEST, generate_latest())
+            case _:
+                self._answer(HTTPStatus.NOT_FOUND, JSON, b'{"paths":["/livez","/readyz","/metrics"]}')
+
+    do_HEAD = do_GET
+
+    def _answer_ready(self, missing: list[str]) -> None:
+        status = HTTPStatus.SERVICE_UNAVAILABLE if missing else HTTPStatus.OK
+        self._answer(status, JSON, json.dumps({"ready": not missing, "missing": missing}).encode())
+
+    def _answer(self, status: HTTPStatus, content_type: str, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", content_type)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        """Probes come every few seconds; they are not logged."""

@@ -1,0 +1,54 @@
+"""Structured logs: one JSON object a line on stderr, an event with fields.
+
+``log.info("batch_embedded", extra={"notes": 12})`` gives, on one line::
+
+    {"time": "2026-01-31T12:00:00.123Z", "level": "info", "logger": "service.worker",
+     "event": "batch_embedded", "notes": 12}
+
+The text of a note must never be a field. An exception's message may hold some, so only its type and the
+places in the code that it passed are written.
+"""
+
+import json
+import logging
+import sys
+import traceback
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any
+
+_OWN_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+_FRAMES = 5
+
+
+class JsonFormatter(logging.Formatter):
+    """Formats a record as one line of JSON; never raises on what a field holds."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record's event and fields, and the outline of its exception if it carries one."""
+        line: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")[:-6] + "Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "event": record.getMessage(),
+        }
+        line |= {name: value for name, value in vars(record).items() if name not in _OWN_FIELDS}
+        if record.exc_info and record.exc_info[1]:
+            line |= outline(record.exc_info[1])
+        return json.dumps(line, default=str)
+
+
+def outline(error: BaseException) -> dict[str, Any]:
+    """An exception's type and its innermost places in the code (``file:line function``), not its message."""
+    return {"error": type(error).__name__, "places": _places(error.__traceback__)}
+
+
+def configure(level: str) -> None:
+    """Send every log record from ``level`` up to stderr as JSON. Replaces what was configured before."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter())
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+
+
+def _places(trace: TracebackType | None) -> list[str]:
+    return [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(trace)[-_FRAMES:]]

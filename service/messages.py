@@ -1,0 +1,286 @@
+"""The wire contract of the streams: encode beside decode, every key of Redis in one place.
+
+==================================  ==========================================================================
+key                                 holds
+==================================  ==========================================================================
+``notellm:v1:note:<id>``            msgpack map: a `StoredNote` (a tombstone keeps id, version and deleted)
+``notellm:v1:reading:<id>``         msgpack map: version, fingerprint, vector, suggested hashtags, category
+``notellm:v1:failed:<id>``          msgpack map: version and reason, when the worker gave the note up
+``notellm:v1:jobs``                 stream of `EmbedJob`, consumer group ``workers``; read entries are deleted
+``notellm:v1:embeddings``           stream of changes for the index, replayable from any cursor
+``notellm:v1:dead``                 stream of jobs that were given up, with the reason
+``notellm:v1:tags``                 sorted set: hashtag -> number of live notes that carry it
+``notellm:v1:counts``               hash: live, deleted, failed
+``notellm:v1:fingerprint``          the active model's fingerprint
+==================================  ==========================================================================
+
+Notes and readings begin with a header of fixed length, so that a script inside Redis reads the version
+without unpacking the rest: one byte of map header, ``"version"`` and an 8-byte unsigned integer; then
+``"deleted"`` and a boolean in a note, ``"fingerprint"`` and a string in a reading. They are valid msgpack.
+"""
+
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import msgpack
+import numpy as np
+from numpy.typing import NDArray
+
+from indexer.types import Change
+from model.note import Note
+from service.tags import fold
+
+NOTE = "notellm:v1:note:"
+READING = "notellm:v1:reading:"
+FAILED = "notellm:v1:failed:"
+JOBS = "notellm:v1:jobs"
+EMBEDDINGS = "notellm:v1:embeddings"
+DEAD = "notellm:v1:dead"
+TAGS = "notellm:v1:tags"
+COUNTS = "notellm:v1:counts"
+FINGERPRINT = "notellm:v1:fingerprint"
+WORKERS = "workers"
+
+# What every script begins with: the keys above, and the header of records as `_header` writes it.
+LUA = f"""
+local NOTE, READING, FAILED = '{NOTE}', '{READING}', '{FAILED}'
+local JOBS, WORKERS, EMBEDDINGS, DEAD = '{JOBS}', '{WORKERS}', '{EMBEDDINGS}', '{DEAD}'
+local TAGS, COUNTS, FINGERPRINT = '{TAGS}', '{COUNTS}', '{FINGERPRINT}'
+local function version(record) return (struct.unpack('>I8', record, 11)) end
+local function deleted(note) return string.byte(note, 27) == 0xc3 end
+local function body(note) return string.sub(note, 19) end
+local function with_version(note, number)
+  return string.sub(note, 1, 10) .. struct.pack('>I8', number) .. body(note)
+end
+local function live(note, number) return note and not deleted(note) and version(note) == number end
+local function read_by(reading, packed_fingerprint)
+  return string.sub(reading, 31, 30 + #packed_fingerprint) == packed_fingerprint
+end
+local function forget_tags(note)
+  for _, tag in ipairs(cmsgpack.unpack(note).tags or {{}}) do
+    if tonumber(redis.call('ZINCRBY', TAGS, -1, tag)) <= 0 then redis.call('ZREM', TAGS, tag) end
+  end
+end
+local function forget_failure(id)
+  if redis.call('DEL', FAILED .. id) == 1 then redis.call('HINCRBY', COUNTS, 'failed', -1) end
+end
+"""
+
+Fields = Mapping[bytes, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredNote:
+    """A note with what the service knows of it. A tombstone is a record with ``deleted`` and no text.
+
+    ``author`` and ``created_at`` are kept for the answers; the model never sees them.
+    """
+
+    note: Note
+    version: int
+    author: str | None = None
+    created_at: str | None = None
+    deleted: bool = False
+
+    def encode(self) -> bytes:
+        """The record. Raises ValueError on text that is not valid Unicode, OverflowError beyond 64 bits."""
+        if self.deleted:
+            return _record(self.version, {"deleted": True, "id": self.note.id})
+        note = self.note
+        return _record(
+            self.version,
+            {
+                "deleted": False,
+                "id": note.id,
+                "title": note.title,
+                "content": note.content,
+                "hashtags": note.hashtags,
+                "category": note.category,
+                "exposure": note.exposure,
+                "author": self.author,
+                "created_at": self.created_at,
+                "tags": tag_keys(note.hashtags),
+            },
+        )
+
+    @classmethod
+    def decode(cls, record: bytes) -> Self:
+        """Inverse of `encode`. Raises ValueError on a malformed record."""
+        read = _Map(record)
+        note_id, version, deleted = (
+            read.take("id", str),
+            read.take("version", int),
+            read.take("deleted", bool),
+        )
+        if deleted:
+            return cls(Note(note_id), version, deleted=True)
+        note = Note(
+            id=note_id,
+            title=read.take("title", str),
+            content=read.take("content", str),
+            hashtags=tuple(read.texts("hashtags")),
+            category=read.take("category", str, type(None)),
+            exposure=read.take("exposure", int),
+        )
+        return cls(note, version, read.take("author", str, type(None)), read.take("created_at", str, type(None)))
+
+
+@dataclass(frozen=True, slots=True)
+class StoredReading:
+    """What the model of ``fingerprint`` said about one version of a note; ``vector`` has shape (dim,)."""
+
+    version: int
+    fingerprint: str
+    vector: NDArray[np.float32]
+    hashtags: tuple[tuple[str, float], ...]
+    category: tuple[str, float] | None
+
+    def encode(self) -> bytes:
+        """The record; the vector travels as little-endian float32, 4 * dim bytes."""
+        return _record(
+            self.version,
+            {
+                "fingerprint": self.fingerprint,
+                "vector": pack_vector(self.vector),
+                "hashtags": self.hashtags,
+                "category": self.category,
+            },
+        )
+
+    @classmethod
+    def decode(cls, record: bytes) -> Self:
+        """Inverse of `encode`. Raises ValueError on a malformed record."""
+        read = _Map(record)
+        category = read.take("category", list, type(None))
+        return cls(
+            read.take("version", int),
+            read.take("fingerprint", str),
+            unpack_vector(read.take("vector", bytes)),
+            tuple(scored(item) for item in read.take("hashtags", list)),
+            None if category is None else scored(category),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why the worker gave up one version of a note; ``reason`` holds no text of the note."""
+
+    version: int
+    reason: str
+
+    def encode(self) -> bytes:
+        """The record."""
+        return _record(self.version, {"reason": self.reason})
+
+    @classmethod
+    def decode(cls, record: bytes) -> Self:
+        """Inverse of `encode`. Raises ValueError on a malformed record."""
+        read = _Map(record)
+        return cls(read.take("version", int), read.take("reason", str))
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedJob:
+    """store -> worker: this version of this note wants to be embedded. Written by the script that stores."""
+
+    note_id: str
+    version: int
+
+    def encode(self) -> dict[bytes, bytes]:
+        """The entry's fields."""
+        return {b"id": self.note_id.encode(), b"version": b"%d" % self.version}
+
+    @classmethod
+    def decode(cls, fields: Fields) -> Self:
+        """Inverse of `encode`. Raises ValueError on a malformed entry."""
+        return cls(_text(fields, b"id"), _number(fields, b"version"))
+
+
+def encode_change(change: Change) -> dict[bytes, bytes]:
+    """An entry of the embeddings stream; a delete has no vector. The cursor is the id that Redis gives it."""
+    fields = {
+        b"id": change.id.encode(),
+        b"version": b"%d" % change.version,
+        b"fingerprint": change.fingerprint.encode(),
+    }
+    if change.vector is not None:
+        fields[b"vector"] = pack_vector(change.vector)
+    return fields
+
+
+def decode_change(cursor: str, fields: Fields) -> Change:
+    """Inverse of `encode_change`. Raises ValueError on a malformed entry."""
+    vector = unpack_vector(fields[b"vector"]) if b"vector" in fields else None
+    return Change(cursor, _text(fields, b"id"), _number(fields, b"version"), _text(fields, b"fingerprint"), vector)
+
+
+def tag_keys(hashtags: Sequence[str]) -> list[str]:
+    """The distinct, non-empty hashtags of a note as the sorted set of tags knows them, in order."""
+    return sorted({fold(hashtag) for hashtag in hashtags} - {""})
+
+
+def pack_vector(vector: NDArray[np.float32]) -> bytes:
+    """Little-endian float32, 4 * dim bytes."""
+    return vector.astype("<f4", copy=False).tobytes()
+
+
+def unpack_vector(data: bytes) -> NDArray[np.float32]:
+    """Inverse of `pack_vector`, read-only. Raises ValueError on no floats or half a float."""
+    if not data:
+        raise ValueError("a vector has at least one dimension")
+    return np.frombuffer(data, dtype="<f4").astype(np.float32, copy=False)
+
+
+def scored(item: object) -> tuple[str, float]:
+    """A [name, score] pair as it comes out of msgpack. Raises ValueError when it is something else."""
+    match item:
+        case [str() as name, float() | int() as score]:
+            return name, float(score)
+        case _:
+            raise ValueError("expected [name, score]")
+
+
+def _record(version: int, rest: Mapping[str, object]) -> bytes:
+    packer = msgpack.Packer(autoreset=False)
+    packer.pack_map_header(1 + len(rest))
+    packer.pack("version")
+    header: bytes = packer.bytes() + b"\xcf" + struct.pack(">Q", version)
+    packer.reset()
+    for name, value in rest.items():
+        packer.pack(name)
+        packer.pack(value)
+    return header + bytes(packer.bytes())
+
+
+class _Map:
+    """A msgpack map, read field by field with its types checked."""
+
+    def __init__(self, record: bytes) -> None:
+        unpacked = msgpack.unpackb(record)
+        if not isinstance(unpacked, dict):
+            raise ValueError("a record is a msgpack map")  # noqa: TRY004 - malformed data, not a caller's type
+        self._map = unpacked
+
+    def take(self, name: str, *types: type) -> Any:
+        value = self._map.get(name)
+        if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
+            raise ValueError(f"field {name} is missing or of type {type(value).__name__}")
+        return value
+
+    def texts(self, name: str) -> list[str]:
+        values = self.take(name, list)
+        if not all(isinstance(value, str) for value in values):
+            raise ValueError(f"field {name} holds something else than text")
+        return list(values)
+
+
+def _text(fields: Fields, name: bytes) -> str:
+    if name not in fields:
+        raise ValueError(f"field {name.decode()} is missing")
+    return fields[name].decode()
+
+
+def _number(fields: Fields, name: bytes) -> int:
+    return int(_text(fields, name))

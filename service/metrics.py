@@ -1,0 +1,56 @@
+"""Every metric of every process. A metric is an API: a change of name or label stands in the changelog.
+
+Labels are bounded: ``route`` is the template of a route and never a path, ``shard`` a number, the others
+one of the values that stand beside them. Durations are in seconds.
+"""
+
+from prometheus_client import Counter, Gauge, Histogram
+
+_FAST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0)
+_SLOW = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+
+BUILD_INFO = Gauge(
+    "notellm_build_info", "Always 1; the labels say what runs here.", ["process", "version", "fingerprint"]
+)
+
+HTTP_REQUESTS = Counter("notellm_http_requests_total", "Requests answered.", ["route", "method", "status"])
+HTTP_SECONDS = Histogram(
+    "notellm_http_request_duration_seconds",
+    "From the first byte of a request to the last of its answer.",
+    ["route"],
+    buckets=_FAST,
+)
+RELATED_DEGRADED = Counter("notellm_related_degraded_total", "Answers to related without a shard or without the store.")
+TAGS_SUGGESTED = Counter(
+    "notellm_tags_suggested_total",
+    "Hashtags suggested for drafts.",
+    ["source"],  # generated | neighbours | both
+)
+NOTES_ACCEPTED = Counter("notellm_notes_accepted_total", "Notes written, including those that changed nothing.")
+FRESHNESS_SECONDS = Histogram(
+    "notellm_freshness_seconds",
+    "From the acknowledgement of a write to the note being searchable, as seen by writes that wait.",
+    buckets=_SLOW,
+)
+
+NOTES_EMBEDDED = Counter("notellm_notes_embedded_total", "Notes embedded and published.")
+NOTES_FAILED = Counter("notellm_notes_failed_total", "Notes given up and sent to the dead-letter stream.")
+EMBED_STAGE_SECONDS = Histogram(
+    "notellm_embed_stage_duration_seconds",
+    "Time one batch spends in each stage of embedding; in the queue, the time of its oldest note.",
+    ["stage"],  # queue | tokenize | infer
+    buckets=_FAST,
+)
+QUEUE_DEPTH = Gauge("notellm_queue_depth", "Jobs waiting to be embedded.")
+QUEUE_OLDEST_SECONDS = Gauge("notellm_queue_oldest_seconds", "Age of the oldest job that waits; 0 when none does.")
+
+INDEX_NOTES = Gauge("notellm_index_notes", "Notes that a shard can find.", ["shard"])
+INDEX_GENERATION = Gauge("notellm_index_generation", "How often a shard's base was rebuilt.", ["shard"])
+INDEX_CHANGES = Counter(
+    "notellm_index_changes_total",
+    "Changes read from the stream.",
+    ["shard", "outcome"],  # applied | stale | the reason of a refusal
+)
+INDEX_CURSOR_AGE_SECONDS = Gauge(
+    "notellm_index_cursor_age_seconds", "Age of the last change that a shard applied.", ["shard"]
+)

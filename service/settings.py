@@ -1,0 +1,151 @@
+"""Operational settings: read once at start-up from ``NOTELLM_*``, frozen, and fatal when wrong.
+
+Nested names take two underscores: ``NOTELLM_HTTP__PORT=8001``. `notellm settings` prints them all. What
+belongs to the model (template, dimension, categories) is not here: it travels with the checkpoint.
+"""
+
+import ipaddress
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, Field, NonNegativeInt, PositiveFloat, PositiveInt, SecretStr, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+MINI = Path(__file__).parent.parent / "model" / "mini"
+
+
+class SetupError(Exception):
+    """Something that the operator has to put right; the message is one line that says what."""
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+class HttpSettings(BaseModel, frozen=True, extra="forbid"):
+    """Where the gateway listens, and how long a request may take."""
+
+    host: str = Field(default="127.0.0.1", description="Address of the public API.")
+    port: NonNegativeInt = Field(default=8000, description="Port of the public API; 0 takes a free one.")
+    related_s: PositiveFloat = Field(default=1.0, description="Deadline of GET related.")
+    write_s: PositiveFloat = Field(default=2.0, description="Deadline of a write, without the caller's wait.")
+    tags_s: PositiveFloat = Field(default=15.0, description="Deadline of POST /notes/tags.")
+    max_body_bytes: PositiveInt = Field(default=256 * 1024, description="Largest body of one note or draft.")
+    max_bulk_bytes: PositiveInt = Field(default=32 * 1024 * 1024, description="Largest body of a bulk write.")
+    allow_open: bool = Field(
+        default=False,
+        description="1 listens beyond loopback, where anybody may read and write: only for a network that is "
+        "closed otherwise, such as a container's.",
+    )
+
+    @model_validator(mode="after")
+    def _refuse_to_answer_anybody(self) -> Self:
+        if not self.allow_open and not _is_loopback(self.host):
+            raise ValueError(
+                f"NOTELLM_HTTP__HOST={self.host} would let anybody read and write, for there are no keys; "
+                "keep 127.0.0.1, or set NOTELLM_HTTP__ALLOW_OPEN=1 in a network that is closed otherwise"
+            )
+        return self
+
+
+class OpsSettings(BaseModel, frozen=True, extra="forbid"):
+    """The listener of /livez, /readyz and /metrics: one for each process."""
+
+    host: str = Field(default="127.0.0.1", description="Address of the operations listener.")
+    port: NonNegativeInt = Field(default=9000, description="Port of the operations listener; 0 takes a free one.")
+    port_file: Path | None = Field(default=None, description="File that the port is written to once it is bound.")
+
+
+class WorkerSettings(BaseModel, frozen=True, extra="forbid"):
+    """How a worker runs the model."""
+
+    backend: Literal["hf"] = Field(default="hf", description="What runs the network.")
+    addresses: tuple[str, ...] = Field(
+        default=("127.0.0.1:9100",), description="Every worker: host:port, or the path of a unix socket."
+    )
+    number: NonNegativeInt = Field(default=0, description="Which of the addresses this worker is.")
+    max_batch_tokens: PositiveInt = Field(default=4096, description="Padded tokens of one forward pass.")
+    max_drafts: PositiveInt = Field(default=64, description="Drafts waiting at most; more are refused with 503.")
+    hashtags: PositiveInt = Field(default=5, le=10, description="Hashtags suggested for a stored note.")
+    threads: NonNegativeInt = Field(default=0, description="Threads of the network; 0 leaves it to torch.")
+
+
+class IndexSettings(BaseModel, frozen=True, extra="forbid"):
+    """The shards of the index."""
+
+    addresses: tuple[str, ...] = Field(
+        default=("127.0.0.1:9200", "127.0.0.1:9201"),
+        description="Every shard in order: host:port, or the path of a unix socket.",
+    )
+    number: NonNegativeInt = Field(default=0, description="Which shard this indexer is.")
+    snapshot_dir: Path = Field(default=Path("index"), description="Folder of the snapshots; one subfolder a shard.")
+    snapshot_every_s: PositiveFloat = Field(default=60.0, description="Time between snapshots while notes change.")
+    threads: PositiveInt = Field(default=1, description="Threads of one search.")
+
+
+class Settings(BaseSettings):
+    """All settings of all processes."""
+
+    model_config = SettingsConfigDict(env_prefix="NOTELLM_", env_nested_delimiter="__", frozen=True, extra="forbid")
+
+    redis_url: SecretStr | None = Field(
+        default=None, description="redis:// or unix:// URL; without it `serve` starts a private Redis."
+    )
+    checkpoint: Path = Field(default=MINI, description="Folder of the model: notellm.json, weights, tokenizer.")
+    state_dir: Path = Field(default=Path("notellm-state"), description="Where `serve` keeps Redis and snapshots.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(default="INFO", description="Least level logged.")
+    max_queue: PositiveInt = Field(default=1_000_000, description="Notes waiting at most; more are refused with 503.")
+    http: HttpSettings = HttpSettings()
+    ops: OpsSettings = OpsSettings()
+    worker: WorkerSettings = WorkerSettings()
+    index: IndexSettings = IndexSettings()
+
+    @model_validator(mode="after")
+    def _refuse_what_would_be_ignored(self) -> Self:
+        known = set(environment_names())
+        for name in os.environ:
+            if name.startswith("NOTELLM_") and name not in known and name != "NOTELLM_DATA_DIR":
+                raise ValueError(f"unknown setting {name}; `notellm settings` lists the known ones")
+        return self
+
+
+def environment_names() -> dict[str, Any]:
+    """Every environment variable that is read, with its field: ``NOTELLM_HTTP__PORT``."""
+    names: dict[str, Any] = {}
+    for name, field in Settings.model_fields.items():
+        nested = field.annotation
+        if isinstance(nested, type) and issubclass(nested, BaseModel):
+            for inner, inner_field in nested.model_fields.items():
+                names[f"NOTELLM_{name}__{inner}".upper()] = inner_field
+        else:
+            names[f"NOTELLM_{name}".upper()] = field
+    return names
+
+
+def describe(settings: Settings) -> Iterator[str]:
+    """Two lines a setting: name and value, then what it is for and its default. Secrets are masked."""
+    for name, field in environment_names().items():
+        value: Any = settings
+        for part in name.removeprefix("NOTELLM_").lower().split("__"):
+            value = getattr(value, part)
+        yield f"{name}={_shown(value)}"
+        yield f"    {field.description} Default: {_shown(field.default) or 'none'}."
+
+
+def _shown(value: Any) -> str:
+    """The value as it would be written into the environment."""
+    match value:
+        case None:
+            return ""
+        case bool():
+            return str(int(value))
+        case tuple():
+            return json.dumps(value)
+        case _:
+            return str(value)

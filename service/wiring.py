@@ -1,0 +1,368 @@
+"""The composition root: the only place, with `cli`, that knows which class stands behind which seam.
+
+Each ``run_*`` is one process: it returns after SIGINT or SIGTERM, and raises SetupError for what the operator
+has to put right. What is heavy is imported where it is needed: a gateway's image holds no torch or FAISS.
+"""
+
+import asyncio
+import contextlib
+import importlib.metadata
+import logging
+import signal
+import socket
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING
+
+from model.checkpoint import CheckpointError, Manifest, read_manifest
+from service import metrics
+from service.errors import StoreUnavailable
+from service.health import OpsServer
+from service.settings import OpsSettings, Settings, SetupError
+from service.store import RedisStore, open_redis, redis_errors
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+    from indexer.types import Searcher, Tally
+    from service.recommend import Drafter
+
+log = logging.getLogger(__name__)
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_PROBE_EVERY_S = 1.0
+_PROBE_S = 0.8
+_QUEUE_EVERY_S = 2.0
+_GRACE_S = 8
+_KEEP_ALIVE_S = 75
+_BACKLOG = 2048
+
+
+class Missing:
+    """What a process still lacks, as /readyz says it; replaced as a whole, so any thread may ask."""
+
+    def __init__(self, *names: str) -> None:
+        self.names = list(names)
+
+    def __call__(self) -> list[str]:
+        """The names now."""
+        return self.names
+
+
+def run_gateway(settings: Settings) -> None:
+    """One gateway: HTTP in front, Redis, shards and workers behind."""
+    import uvloop
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_gateway(settings))
+
+
+def run_worker(settings: Settings) -> None:
+    """One worker: the model, the queue and the drafts."""
+    asyncio.run(_worker(settings))
+
+
+def run_indexer(settings: Settings) -> None:
+    """One shard: the index, its snapshots and the stream it follows."""
+    asyncio.run(_indexer(settings))
+
+
+async def _gateway(settings: Settings) -> None:
+    import uvicorn
+
+    from indexer.client import ShardedSearcher
+    from service.app import create_app
+    from service.drafts import WorkerPool
+    from service.protocol import BoundedProtocol
+    from service.recommend import Recommender
+
+    manifest = _manifest(settings)
+    missing = Missing("redis", "the index", "a worker")
+    searcher = ShardedSearcher(settings.index.addresses, manifest.fingerprint)
+    workers = WorkerPool(settings.worker.addresses, manifest.fingerprint)
+    listener = _listener(settings.http.host, settings.http.port)
+    with _operations(settings.ops, missing, "gateway", manifest.fingerprint):
+        async with _redis(settings, timeout_s=settings.http.write_s) as redis:
+            store = RedisStore(redis, settings.max_queue)
+            recommender = Recommender(store, searcher, workers, settings, manifest.fingerprint)
+            server = uvicorn.Server(
+                uvicorn.Config(
+                    create_app(recommender, settings),
+                    http=BoundedProtocol,
+                    ws="none",
+                    lifespan="off",
+                    log_config=None,
+                    log_level="warning",
+                    access_log=False,
+                    server_header=False,
+                    proxy_headers=False,
+                    backlog=_BACKLOG,
+                    timeout_keep_alive=_KEEP_ALIVE_S,
+                    timeout_graceful_shutdown=_GRACE_S,
+                )
+            )
+            # uvicorn raises the signal that stopped it again, which would end us before we have cleaned up.
+            for number in SIGNALS:
+                signal.signal(number, lambda *_: None)
+            probe = _probe(redis, searcher, workers, len(settings.index.addresses), manifest.fingerprint, missing)
+            async with _repeating(probe, _PROBE_EVERY_S):
+                await server.serve(sockets=[listener])
+            await searcher.close()
+            await workers.close()
+
+
+async def _worker(settings: Settings) -> None:
+    from indexer import rpc
+    from model.backends import open_backend
+    from service.drafts import draft_handlers
+    from service.streams import JobQueue
+    from service.worker import Engine, Worker
+
+    own = settings.worker
+    stop = _stop_event()
+    manifest = _manifest(settings)
+    address = _own_address(own.addresses, own.number, "NOTELLM_WORKER__NUMBER")
+    missing = Missing("the model", "redis")
+    with _operations(settings.ops, missing, "worker", manifest.fingerprint):
+        with _setup_errors(CheckpointError):
+            backend = await asyncio.to_thread(open_backend, own.backend, settings.checkpoint, own.threads)
+        missing.names = ["redis"]
+        engine = Engine(backend, max_batch_tokens=own.max_batch_tokens, max_drafts=own.max_drafts)
+        async with _redis(settings) as redis, engine.running():
+            queue = JobQueue(redis, consumer=f"{socket.gethostname()}-{own.number}")
+            worker = Worker(engine, queue, hashtags=own.hashtags)
+            store = RedisStore(redis, settings.max_queue)
+
+            async def measure() -> None:
+                missing.names = [] if worker.connected else ["redis"]
+                await _measure_queue(store)
+
+            with _setup_errors(OSError, ValueError):
+                server = await rpc.serve(address, draft_handlers(engine))
+            async with _repeating(measure, _QUEUE_EVERY_S), _when(stop, worker.stop):
+                await worker.run()
+            await server.close()
+
+
+async def _indexer(settings: Settings) -> None:
+    # It tells at length which of its builds it tried.
+    logging.getLogger("faiss").setLevel(logging.WARNING)
+    from indexer.follow import Follower
+    from indexer.index import VectorIndex
+    from indexer.server import serve_shard
+    from indexer.snapshot import Snapshots
+    from service.streams import RedisChangeStream, open_sync_redis
+
+    own = settings.index
+    stop = _stop_event()
+    manifest = _manifest(settings)
+    address = _own_address(own.addresses, own.number, "NOTELLM_INDEX__NUMBER")
+    folder = own.snapshot_dir / f"shard-{own.number}"
+    missing = Missing("the snapshot")
+    with _operations(settings.ops, missing, "indexer", manifest.fingerprint):
+        snapshots = Snapshots(folder, manifest.fingerprint, own.number, len(own.addresses))
+        loaded = await asyncio.to_thread(snapshots.load)
+        index, cursor = loaded or (VectorIndex(manifest.dim, manifest.fingerprint), "0-0")
+        missing.names = ["the changes so far"]
+        stream = RedisChangeStream(open_sync_redis(_redis_url(settings)))
+        follower = Follower(
+            index,
+            stream,
+            snapshots,
+            cursor,
+            snapshot_every_s=own.snapshot_every_s,
+            on_batch=_count_changes(own.number),
+        )
+        _watch_index(own.number, lambda: len(index), lambda: index.generation, lambda: follower.cursor)
+        follower.start()
+        try:
+            # Without a snapshot there is nothing to answer from yet; with one, it is better than silence.
+            while not (loaded or stop.is_set() or follower.caught_up.is_set()):
+                await asyncio.sleep(0.05)
+            with _setup_errors(OSError, ValueError):
+                server = await serve_shard(
+                    index, address, shard=own.number, cursor=lambda: follower.cursor, threads=own.threads
+                )
+
+            async def check() -> None:
+                missing.names = [] if follower.caught_up.is_set() else ["the changes so far"]
+
+            async with _repeating(check, _PROBE_EVERY_S / 4):
+                await stop.wait()
+            await server.close()
+        finally:
+            await asyncio.to_thread(follower.stop)
+
+
+def _probe(
+    redis: "Redis",
+    searcher: "Searcher",
+    drafter: "Drafter",
+    shards: int,
+    fingerprint: str,
+    missing: Missing,
+) -> Callable[[], Awaitable[None]]:
+    async def redis_answers() -> bool:
+        try:
+            with redis_errors():
+                async with asyncio.timeout(_PROBE_S):
+                    await redis.ping()
+        except (StoreUnavailable, TimeoutError):
+            return False
+        return True
+
+    async def probe() -> None:
+        answers, states, ready = await asyncio.gather(
+            redis_answers(), searcher.status(timeout_s=_PROBE_S), drafter.ready(timeout_s=_PROBE_S)
+        )
+        there = {state.shard for state in states if state.fingerprint == fingerprint}
+        missing.names = [
+            *([] if answers else ["redis"]),
+            *(f"shard {shard}" for shard in range(shards) if shard not in there),
+            *([] if ready else ["a worker"]),
+        ]
+
+    return probe
+
+
+async def _measure_queue(store: RedisStore) -> None:
+    with contextlib.suppress(StoreUnavailable):
+        counts = await store.counts()
+        metrics.QUEUE_DEPTH.set(counts.queue_depth)
+        metrics.QUEUE_OLDEST_SECONDS.set(counts.oldest_job_s)
+
+
+def _count_changes(shard: int) -> "Callable[[Tally], None]":
+    def count(tally: "Tally") -> None:
+        for outcome, number in {"applied": tally.applied, "stale": tally.stale, **tally.refused}.items():
+            metrics.INDEX_CHANGES.labels(str(shard), outcome).inc(number)
+
+    return count
+
+
+def _watch_index(
+    shard: int, notes: Callable[[], int], generation: Callable[[], int], cursor: Callable[[], str]
+) -> None:
+    metrics.INDEX_NOTES.labels(str(shard)).set_function(notes)
+    metrics.INDEX_GENERATION.labels(str(shard)).set_function(generation)
+    metrics.INDEX_CURSOR_AGE_SECONDS.labels(str(shard)).set_function(lambda: _age_s(cursor()))
+
+
+def _age_s(cursor: str) -> float:
+    milliseconds = int(cursor.partition("-")[0])
+    return max(0.0, time.time() - milliseconds / 1000) if milliseconds else 0.0
+
+
+def _manifest(settings: Settings) -> Manifest:
+    with _setup_errors(CheckpointError):
+        return read_manifest(settings.checkpoint)
+
+
+def _own_address(addresses: Sequence[str], number: int, variable: str) -> str:
+    if number >= len(addresses):
+        raise SetupError(f"{variable}={number}, but there are only {len(addresses)} addresses, from 0 on")
+    return addresses[number]
+
+
+def _redis_url(settings: Settings) -> str:
+    from redis.connection import parse_url
+
+    if settings.redis_url is None:
+        raise SetupError("NOTELLM_REDIS_URL is not set; `notellm serve` starts a private Redis by itself")
+    url = settings.redis_url.get_secret_value()
+    try:
+        parse_url(url)  # type: ignore[no-untyped-call]
+    except ValueError:
+        # The message may quote the password.
+        raise SetupError("NOTELLM_REDIS_URL is not a redis://, rediss:// or unix:// URL") from None
+    return url
+
+
+@asynccontextmanager
+async def _redis(settings: Settings, *, timeout_s: float = 5.0) -> "AsyncIterator[Redis]":
+    redis = open_redis(_redis_url(settings), timeout_s=timeout_s)
+    try:
+        yield redis
+    finally:
+        await redis.aclose()
+
+
+def _listener(host: str, port: int) -> socket.socket:
+    with _binding(host, port, "NOTELLM_HTTP__PORT"):
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+
+
+@contextmanager
+def _operations(ops: OpsSettings, missing: Missing, process: str, fingerprint: str) -> Iterator[None]:
+    with _binding(ops.host, ops.port, "NOTELLM_OPS__PORT"):
+        server = OpsServer(ops.host, ops.port, missing)
+    metrics.BUILD_INFO.labels(process, importlib.metadata.version("notellm"), fingerprint).set(1)
+    server.start()
+    if ops.port_file:
+        ops.port_file.write_text(str(server.port))
+    try:
+        yield
+    finally:
+        server.stop()
+
+
+@contextmanager
+def _binding(host: str, port: int, variable: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise SetupError(
+            f"cannot listen on {host}:{port}: {error.strerror or error}; set {variable} to another port"
+        ) from error
+
+
+@contextmanager
+def _setup_errors(*kinds: type[Exception]) -> Iterator[None]:
+    try:
+        yield
+    except kinds as error:
+        raise SetupError(str(error)) from error
+
+
+@asynccontextmanager
+async def _repeating(call: Callable[[], Awaitable[None]], every_s: float) -> AsyncIterator[None]:
+    async def repeat() -> None:
+        while True:
+            try:
+                await call()
+            except Exception:
+                log.exception("check_failed")
+            await asyncio.sleep(every_s)
+
+    async with _task(repeat()):
+        yield
+
+
+@asynccontextmanager
+async def _when(event: asyncio.Event, call: Callable[[], None]) -> AsyncIterator[None]:
+    async def wait() -> None:
+        await event.wait()
+        call()
+
+    async with _task(wait()):
+        yield
+
+
+@asynccontextmanager
+async def _task(work: Awaitable[None]) -> AsyncIterator[None]:
+    task = asyncio.ensure_future(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+def _stop_event() -> asyncio.Event:
+    stop = asyncio.Event()
+    for number in SIGNALS:
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    return stop

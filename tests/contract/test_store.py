@@ -1,0 +1,227 @@
+"""What every NoteStore promises, and what only the one on disk can."""
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+from redis.asyncio import Redis
+from support.redis import RedisServer
+
+from model.note import Note
+from service.errors import QueueFull, StoreUnavailable
+from service.messages import DEAD, EMBEDDINGS, FINGERPRINT, JOBS, EmbedJob, decode_change
+from service.store import NoteStore, RedisStore, StoredNote, open_redis
+from tests.unit.service.memory import MemoryStore
+
+KYOTO = StoredNote(
+    Note("n1", "Three days in Kyoto", "Temples.", ("#Travel", "京都"), "Travel", 7),
+    version=0,
+    author="a1",
+    created_at="2026-01-31T12:00:00Z",
+)
+BREAD = StoredNote(Note("n2", "Sourdough", "", ("baking",)), version=0)
+
+
+@pytest.fixture(params=["memory", "redis"])
+def store(request: pytest.FixtureRequest) -> NoteStore:
+    if request.param == "memory":
+        return MemoryStore(max_queue=3)
+    return RedisStore(request.getfixturevalue("redis"), max_queue=3)
+
+
+async def test_a_note_comes_back_as_it_was_written(store):
+    assert await store.put([KYOTO]) == [1]
+    assert await store.get(["n1", "unknown"]) == [replace(KYOTO, version=1), None]
+
+
+async def test_the_same_body_again_keeps_the_version_and_queues_nothing(store):
+    await store.put([KYOTO])
+
+    assert await store.put([KYOTO]) == [1]
+    assert (await store.counts()).queue_depth == 1
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        replace(KYOTO, author="a2"),
+        replace(KYOTO, created_at=None),
+        replace(KYOTO, note=replace(KYOTO.note, title="Four days in Kyoto")),
+        replace(KYOTO, note=replace(KYOTO.note, exposure=8)),
+        replace(KYOTO, note=replace(KYOTO.note, category=None)),
+        replace(KYOTO, note=replace(KYOTO.note, hashtags=())),
+    ],
+)
+async def test_any_change_raises_the_version_by_one_and_queues_a_job(store, changed):
+    await store.put([KYOTO])
+
+    assert await store.put([changed]) == [2]
+    assert await store.get(["n1"]) == [replace(changed, version=2)]
+    assert (await store.counts()).queue_depth == 2
+
+
+async def test_of_two_notes_with_one_id_in_one_call_the_later_wins(store):
+    later = replace(BREAD, note=replace(BREAD.note, title="Rye"))
+
+    assert await store.put([BREAD, KYOTO, later]) == [1, 1, 2]
+    assert await store.get(["n2"]) == [replace(later, version=2)]
+
+
+async def test_a_deleted_note_is_a_tombstone_without_text(store):
+    await store.put([KYOTO])
+
+    assert await store.delete("n1")
+    assert await store.get(["n1"]) == [StoredNote(Note("n1"), version=2, deleted=True)]
+
+
+async def test_a_second_delete_changes_nothing(store):
+    await store.put([KYOTO])
+    await store.delete("n1")
+    tombstone = await store.get(["n1"])
+
+    assert await store.delete("n1")
+    assert await store.get(["n1"]) == tombstone
+
+
+async def test_an_id_never_seen_cannot_be_deleted(store):
+    assert not await store.delete("n1")
+    assert await store.get(["n1"]) == [None]
+
+
+async def test_a_note_written_again_after_its_delete_gets_the_next_version(store):
+    await store.put([KYOTO])
+    await store.delete("n1")
+
+    assert await store.put([KYOTO]) == [3]
+    assert await store.get(["n1"]) == [replace(KYOTO, version=3)]
+
+
+async def test_counts_follow_writes_and_deletes(store):
+    await store.put([KYOTO, BREAD])
+    await store.delete("n2")
+    counts = await store.counts()
+
+    assert (counts.live, counts.failed, counts.queue_depth) == (1, 0, 2)
+    assert counts.oldest_job_s >= 0.0
+
+
+async def test_too_many_jobs_refuse_the_whole_write_and_store_none_of_it(store):
+    await store.put([KYOTO, BREAD])
+
+    with pytest.raises(QueueFull):
+        await store.put([replace(BREAD, note=Note("n3", "a")), replace(BREAD, note=Note("n4", "b"))])
+    assert await store.get(["n3", "n4"]) == [None, None]
+    assert (await store.counts()).queue_depth == 2
+
+
+async def test_a_hashtag_is_in_use_as_long_as_a_live_note_carries_it(store):
+    other = replace(BREAD, note=replace(BREAD.note, hashtags=("Travel", "travel")))
+    await store.put([KYOTO, other])
+    await store.delete("n1")
+    assert await store.tags_in_use(["travel", "#TRAVEL", "京都", "never"]) == [True, True, False, False]
+
+    await store.put([replace(other, note=replace(other.note, hashtags=()))])
+    assert await store.tags_in_use(["travel"]) == [False]
+
+
+async def test_nothing_asked_is_nothing_answered(store):
+    assert await store.put([]) == []
+    assert await store.get([]) == []
+    assert await store.tags_in_use([]) == []
+    assert await store.suggestion("n1") is None
+
+
+async def test_concurrent_writes_of_one_note_get_versions_without_gap_or_repeat(redis: Redis):
+    store = RedisStore(redis, max_queue=1000)
+    bodies = [replace(KYOTO, note=replace(KYOTO.note, title=f"Day {day}")) for day in range(100)]
+
+    versions = await asyncio.gather(*(store.put([body]) for body in bodies))
+
+    assert sorted(version for [version] in versions) == list(range(1, 101))
+    jobs = [EmbedJob.decode(fields) for _, fields in await redis.xrange(JOBS)]
+    assert jobs == [EmbedJob("n1", version) for version in range(1, 101)]
+
+
+async def test_a_delete_is_announced_once_with_its_version_and_the_active_model(redis: Redis):
+    store = RedisStore(redis, max_queue=10)
+    await redis.set(FINGERPRINT, "model-a")
+    await store.put([KYOTO])
+    await store.delete("n1")
+    await store.delete("n1")
+
+    [(cursor, fields)] = await redis.xrange(EMBEDDINGS)
+    change = decode_change(cursor.decode(), fields)
+    assert (change.id, change.version, change.fingerprint, change.vector) == ("n1", 2, "model-a", None)
+
+
+async def test_a_script_that_redis_forgot_is_sent_again(redis: Redis):
+    store = RedisStore(redis, max_queue=10)
+    await store.put([KYOTO])
+    await redis.script_flush()
+
+    assert await store.put([BREAD]) == [1]
+
+
+async def test_text_that_is_no_unicode_is_refused_before_anything_is_stored(redis: Redis):
+    store = RedisStore(redis, max_queue=10)
+
+    with pytest.raises(ValueError, match="surrogates"):
+        await store.put([BREAD, replace(KYOTO, note=replace(KYOTO.note, title="\ud800"))])
+    assert await redis.dbsize() == 0
+
+
+async def test_a_redis_that_takes_no_writes_is_unavailable(redis: Redis):
+    store = RedisStore(redis, max_queue=10)
+    await store.put([KYOTO])
+    await redis.config_set("maxmemory", "1")
+    try:
+        with pytest.raises(StoreUnavailable):
+            await store.put([BREAD])
+        assert await store.get(["n1", "n2"]) == [replace(KYOTO, version=1), None]
+    finally:
+        await redis.config_set("maxmemory", "0")
+    await redis.execute_command("REPLICAOF", "127.0.0.1", "1")
+    try:
+        with pytest.raises(StoreUnavailable):
+            await store.delete("n1")
+    finally:
+        await redis.execute_command("REPLICAOF", "NO", "ONE")
+
+
+async def test_a_mistake_of_ours_is_not_called_unavailable(redis: Redis):
+    store = RedisStore(redis, max_queue=10)
+    await redis.xadd(DEAD, {"a": "b"})
+    await redis.rename(DEAD, "notellm:v1:tags")
+
+    with pytest.raises(Exception, match="WRONGTYPE"):
+        await store.tags_in_use(["travel"])
+
+
+async def test_kill_9_loses_nothing_that_was_acknowledged():
+    server = RedisServer()
+    server.start()
+    acknowledged: dict[str, int] = {}
+    try:
+        client = open_redis(server.url)
+        store = RedisStore(client, max_queue=100_000)
+
+        async def write(writer: int) -> None:
+            for number in range(100_000):
+                note_id = f"n{writer}-{number}"
+                [acknowledged[note_id]] = await store.put([StoredNote(Note(note_id, "text"), 0)])
+
+        writers = [asyncio.create_task(write(writer)) for writer in range(8)]
+        while len(acknowledged) < 200:
+            await asyncio.sleep(0.01)
+        server.kill()
+        ended = await asyncio.gather(*writers, return_exceptions=True)
+        assert {type(end) for end in ended} == {StoreUnavailable}
+
+        server.start()
+        records = await store.get(list(acknowledged))
+        queued = {EmbedJob.decode(fields) for _, fields in await client.xrange(JOBS)}
+        await client.aclose()
+    finally:
+        server.close()
+    assert [record and record.version for record in records] == list(acknowledged.values())
+    assert {EmbedJob(note_id, version) for note_id, version in acknowledged.items()} <= queued

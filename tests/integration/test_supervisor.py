@@ -1,0 +1,305 @@
+"""`notellm serve`: first with stand-ins for its children, then with the real ones around a tiny model."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from support.checkpoint import tiny_checkpoint
+
+from service.settings import SetupError
+from service.supervisor import Child, Role, Supervisor, free_port, hold, redis_binary
+
+NOTELLM = [sys.executable, "-P", "-m", "service.cli"]
+PATIENCE_S = 60
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Waits until the condition holds."""
+    give_up = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < give_up
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def signals() -> Iterator[None]:
+    """A supervisor in this process leaves no handlers behind."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in numbers]
+    yield
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
+
+
+def stand_in(name: str, journal: Path, rank: int, body: str = "") -> Role:
+    """A child that writes its start, and its end by SIGTERM, into a journal."""
+    script = (
+        "import os, signal, sys, time\n"
+        f"def say(what): os.write(journal, f'{name} {{what}}\\n'.encode())\n"
+        f"journal = os.open({str(journal)!r}, os.O_WRONLY | os.O_CREAT | os.O_APPEND)\n"
+        "def end(*_):\n    say('stopped')\n    sys.exit(0)\n"
+        "signal.signal(signal.SIGTERM, end)\n"
+        "say('started')\n"
+        f"{body}\n"
+        "while True: time.sleep(0.05)\n"
+    )
+    return Role(name, [sys.executable, "-S", "-c", script], rank)
+
+
+def supervise(journal: Path, roles: list[Role], ready: Callable[[], bool]) -> tuple[int, list[str]]:
+    """Run until ``ready``, then stop by SIGTERM; the exit status and the journal."""
+    with hold(journal.parent / "state") as lock:
+        supervisor = Supervisor([Child(role, lock) for role in roles])
+        status = supervisor.run(ready, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    return status, journal.read_text().splitlines()
+
+
+def says(journal: Path, *lines: str) -> Callable[[], bool]:
+    return lambda: journal.exists() and set(lines) <= set(journal.read_text().splitlines())
+
+
+@pytest.mark.usefixtures("signals")
+def test_children_are_stopped_by_falling_rank(tmp_path):
+    journal = tmp_path / "journal"
+    roles = [stand_in(name, journal, rank) for rank, name in enumerate(["redis", "indexer", "worker", "gateway"])]
+    started = [f"{role.name} started" for role in roles]
+
+    status, lines = supervise(journal, roles, says(journal, *started))
+
+    assert status == 0
+    assert lines[4:] == ["gateway stopped", "worker stopped", "indexer stopped", "redis stopped"]
+
+
+@pytest.mark.usefixtures("signals")
+def test_a_child_that_dies_is_started_again(tmp_path):
+    journal = tmp_path / "journal"
+    roles = [
+        stand_in("mortal", journal, 1, body="time.sleep(0.05); os._exit(1)"),
+        stand_in("steady", journal, 0),
+    ]
+
+    def ready() -> bool:
+        return journal.exists() and journal.read_text().count("mortal started") == 3
+
+    status, lines = supervise(journal, roles, ready)
+
+    assert status == 0
+    assert lines.count("steady started") == 1
+
+
+@pytest.mark.usefixtures("signals")
+def test_a_child_that_cannot_run_as_set_up_ends_everything_with_its_status(tmp_path):
+    journal = tmp_path / "journal"
+    wrong = stand_in("wrong", journal, 1, body="time.sleep(0.2); sys.exit(2)")
+
+    status, lines = supervise(journal, [stand_in("steady", journal, 0), wrong], lambda: False)
+
+    assert status == 2
+    assert "steady stopped" in lines
+
+
+@pytest.mark.usefixtures("signals")
+def test_a_child_that_does_not_stop_is_killed(tmp_path, monkeypatch):
+    monkeypatch.setattr("service.supervisor._GRACE_S", 0.2)
+    journal = tmp_path / "journal"
+    deaf = stand_in("deaf", journal, 1, body="signal.signal(signal.SIGTERM, signal.SIG_IGN); say('deaf')")
+
+    status, _ = supervise(journal, [deaf], says(journal, "deaf deaf"))
+
+    assert status == 0
+
+
+def test_a_state_folder_in_use_is_refused_at_once_and_free_afterwards(tmp_path):
+    with (
+        hold(tmp_path / "state"),
+        pytest.raises(SetupError, match=f"process {os.getpid()}"),
+        hold(tmp_path / "state"),
+    ):
+        pass
+    with hold(tmp_path / "state"):
+        pass
+
+
+def test_a_port_in_use_is_one_line_that_names_the_setting():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(SetupError, match="NOTELLM_HTTP__PORT"):
+            free_port("127.0.0.1", port, "NOTELLM_HTTP__PORT")
+    assert free_port("127.0.0.1", port, "NOTELLM_HTTP__PORT") == port
+
+
+def test_without_redis_on_the_path_the_bundled_one_is_used(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    bundled = redis_binary()
+
+    answer = subprocess.run([bundled, "--version"], capture_output=True, text=True, check=True)
+    assert answer.stdout.startswith("Redis server")
+
+
+def test_without_any_redis_the_message_says_what_to_install(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+
+    with pytest.raises(SetupError, match="apt-get install redis-server"):
+        redis_binary()
+
+
+class Service:
+    """The real `notellm serve` with a tiny model on free ports."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.state = folder / "state"
+        tiny_checkpoint(folder / "checkpoint")
+        self.environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("NOTELLM_")},
+            "NOTELLM_CHECKPOINT": str(folder / "checkpoint"),
+            "NOTELLM_STATE_DIR": str(self.state),
+            "NOTELLM_HTTP__PORT": "0",
+            "NOTELLM_OPS__PORT": "0",
+            "NOTELLM_WORKER__THREADS": "1",
+        }
+        self.process: subprocess.Popen[str]
+        self.api = ""
+
+    def start(self) -> None:
+        """Start it, and return when it says that it is ready."""
+        log = (self.folder / "log").open("a")
+        self.process = subprocess.Popen(
+            [*NOTELLM, "serve"], env=self.environment, stdout=subprocess.PIPE, stderr=log, text=True
+        )
+        log.close()
+        assert self.process.stdout
+        for line in self.process.stdout:
+            if line.startswith("  API"):
+                self.api = line.split()[1]
+            if line.startswith("`notellm load"):
+                return
+        raise AssertionError((self.folder / "log").read_text()[-3000:])
+
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
+        """Send the signal and wait for the end; the exit status."""
+        self.process.send_signal(how)
+        status = self.process.wait(PATIENCE_S)
+        assert self.process.stdout
+        self.process.stdout.close()
+        return status
+
+    def children(self) -> dict[str, int]:
+        """Process ids by what runs, as the kernel knows them."""
+        listed = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
+        return {self._name(int(child)): int(child) for child in listed.split() if self._name(int(child))}
+
+    def ready(self) -> bool:
+        """What the gateway's /readyz says."""
+        port = (self.state / "run" / "gateway.ops").read_text()
+        return httpx.get(f"http://127.0.0.1:{port}/readyz").status_code == 200
+
+    def _name(self, process: int) -> str:
+        words = Path(f"/proc/{process}/cmdline").read_bytes().decode().split("\0")
+        if "redis-server" in words[0]:
+            return "redis"
+        return words[-2] if len(words) > 1 else ""  # a zombie has none
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    running = Service(tmp_path_factory.mktemp("serve"))
+    running.start()
+    yield running
+    if running.process.poll() is None:
+        running.stop()
+
+
+def test_a_note_written_is_found_and_a_deleted_one_is_not(service):
+    with httpx.Client(base_url=service.api, timeout=30) as client:
+        for number in range(3):
+            note = {"title": f"Day {number} in Kyoto", "hashtags": ["travel"]}
+            written = client.put(f"/notes/n{number}?wait=10", json=note)
+            assert (written.status_code, written.json()["status"]) == (200, "searchable")
+        assert client.delete("/notes/n2").status_code == 204
+        related = client.get("/notes/n0/related").json()
+        assert [item["note_id"] for item in related["items"]] == ["n1"]
+        assert related["shards"] == {"ok": 2, "total": 2}
+        tags = client.post("/notes/tags", json={"title": "A day in Osaka"}).json()
+        assert tags["category"]["name"] in {"Baking", "Home Decor", "Travel"}
+
+
+def test_every_process_shows_its_metrics(service):
+    names = {
+        "gateway": "notellm_http_requests_total",
+        "worker-0": "notellm_notes_embedded_total 3",
+        "indexer-0": "notellm_index_notes",
+        "indexer-1": "notellm_index_notes",
+    }
+    for role, name in names.items():
+        port = (service.state / "run" / f"{role}.ops").read_text()
+        assert name in httpx.get(f"http://127.0.0.1:{port}/metrics").text
+
+
+def test_a_second_service_on_the_same_folder_is_refused(service):
+    second = subprocess.run(
+        [*NOTELLM, "serve"],
+        env=service.environment,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+
+    assert second.returncode == 2
+    assert second.stderr.startswith("notellm: ")
+    assert f"(process {service.process.pid})" in second.stderr
+
+
+def test_killed_children_come_back_and_the_service_with_them(service):
+    before = service.children()
+    for name in ("redis", "indexer", "gateway"):
+        os.kill(before[name], signal.SIGKILL)
+    until(lambda: {"redis", "indexer", "worker", "gateway"} <= set(service.children()))
+    until(lambda: _quietly(service.ready))
+
+    assert service.children()["worker"] == before["worker"]
+    note = {"title": "Written after the crash"}
+    written = httpx.put(f"{service.api}/notes/after?wait=10", json=note, timeout=30)
+    assert written.json()["status"] == "searchable"
+
+
+def test_after_kill_9_of_the_supervisor_nothing_runs_on_and_nothing_is_lost(service):
+    children = service.children().values()
+    runtime = (service.state / "run").resolve()
+    service.stop(signal.SIGKILL)
+    service.start()
+
+    assert not runtime.exists()
+    assert not any(Path(f"/proc/{child}").exists() for child in children)
+    with httpx.Client(base_url=service.api, timeout=30) as client:
+        assert client.get("/notes/n1").json()["status"] == "searchable"
+        assert client.get("/notes/n2").status_code == 404
+        related = {item["note_id"] for item in client.get("/notes/n0/related").json()["items"]}
+        assert "n1" in related
+        assert "n2" not in related
+
+
+def test_ctrl_c_stops_everything_and_leaves_no_trace_but_the_state(service):
+    children = service.children().values()
+    runtime = (service.state / "run").resolve()
+
+    assert service.stop(signal.SIGINT) == 0
+    assert not any(Path(f"/proc/{child}").exists() for child in children)
+    assert not runtime.exists()
+    assert sorted(path.name for path in service.state.iterdir()) == ["index", "lock", "redis"]
+
+
+def _quietly(ready: Callable[[], bool]) -> bool:
+    try:
+        return ready()
+    except (httpx.HTTPError, OSError):
+        return False

@@ -1,0 +1,202 @@
+"""The gateway's seams in memory: real implementations of NoteStore, Searcher, Drafter, and an app over them.
+
+``down`` and ``hangs`` stand for a socket that breaks or stays silent. The model is a bag of words: texts that
+share words are close, and a test can say by hand which are closer.
+"""
+
+import asyncio
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+
+import httpx
+import numpy as np
+from numpy.typing import NDArray
+
+from indexer.types import Found, Held, Neighbor, ShardStatus, ShardUnavailable
+from model.backends.base import Reading, Scored
+from model.note import Note
+from service.app import create_app
+from service.errors import QueueFull, StoreUnavailable, WorkerUnavailable
+from service.recommend import Recommender
+from service.settings import HttpSettings, IndexSettings, Settings
+from service.store import Counts, StoredNote, Suggestion
+from service.tags import fold
+
+FINGERPRINT = "bag-of-words"
+DIM = 256
+
+
+def bag_of_words(note: Note) -> NDArray[np.float32]:
+    """Unit vector of a note's words, shape (DIM,): one random direction a word, the same in every run."""
+    total = np.full(DIM, 1e-3, dtype=np.float32)
+    for word in f"{note.title} {note.content}".split():
+        seed = int.from_bytes(hashlib.blake2b(word.encode(errors="replace"), digest_size=8).digest(), "big")
+        total += np.random.default_rng(seed).standard_normal(DIM).astype(np.float32)
+    return total / np.linalg.norm(total)
+
+
+class MemoryStore:
+    """NoteStore in a dict."""
+
+    def __init__(self, max_queue: int = 1_000_000) -> None:
+        self.down = False
+        self.hangs = False
+        self.jobs: list[tuple[str, int]] = []
+        self._max_queue = max_queue
+        self._records: dict[str, StoredNote] = {}
+        self._suggestions: dict[str, Suggestion] = {}
+
+    async def put(self, notes: Sequence[StoredNote]) -> list[int]:
+        await self._answer()
+        if len(self.jobs) + len(notes) > self._max_queue:
+            raise QueueFull("too many notes wait to be embedded")
+        return [self._put(record) for record in notes]
+
+    async def delete(self, note_id: str) -> bool:
+        await self._answer()
+        old = self._records.get(note_id)
+        if old and not old.deleted:
+            self._records[note_id] = StoredNote(Note(note_id), old.version + 1, deleted=True)
+            self._suggestions.pop(note_id, None)
+        return old is not None
+
+    async def get(self, note_ids: Sequence[str]) -> list[StoredNote | None]:
+        await self._answer()
+        return [self._records.get(note_id) for note_id in note_ids]
+
+    async def suggestion(self, note_id: str) -> Suggestion | None:
+        await self._answer()
+        return self._suggestions.get(note_id)
+
+    async def counts(self) -> Counts:
+        await self._answer()
+        live = sum(not record.deleted for record in self._records.values())
+        failed = sum(suggestion.failure is not None for suggestion in self._suggestions.values())
+        return Counts(live, failed, len(self.jobs), oldest_job_s=0.5 if self.jobs else 0.0)
+
+    async def tags_in_use(self, tags: Sequence[str]) -> list[bool]:
+        await self._answer()
+        live = (record.note for record in self._records.values() if not record.deleted)
+        used = Counter(fold(tag) for note in live for tag in note.hashtags)
+        return [fold(tag) in used for tag in tags]
+
+    def suggest(self, note_id: str, suggestion: Suggestion) -> None:
+        """What a worker leaves behind after it has read a note, or given it up."""
+        self._suggestions[note_id] = suggestion
+
+    def _put(self, record: StoredNote) -> int:
+        old = self._records.get(record.note.id)
+        if old and replace(record, version=old.version) == old:
+            return old.version
+        version = old.version + 1 if old else 1
+        self._records[record.note.id] = replace(record, version=version)
+        self.jobs.append((record.note.id, version))
+        return version
+
+    async def _answer(self) -> None:
+        if self.hangs:
+            await asyncio.Event().wait()
+        if self.down:
+            raise StoreUnavailable("the store does not answer")
+
+
+class MemorySearcher:
+    """Searcher over exact matrices, one dict a shard; ``down`` holds the shards that do not answer."""
+
+    def __init__(self, shards: int = 2) -> None:
+        self.down: set[int] = set()
+        self.generation = 3
+        self.searches = 0
+        self._shards: list[dict[str, Held]] = [{} for _ in range(shards)]
+
+    async def search(
+        self, vector: NDArray[np.float32], k: int, exclude: Sequence[str] = (), *, timeout_s: float
+    ) -> Found:
+        self.searches += 1
+        up = [shard for number, shard in enumerate(self._shards) if number not in self.down]
+        scored = [
+            Neighbor(note_id, float(vector @ held.vector))
+            for shard in up
+            for note_id, held in shard.items()
+            if note_id not in exclude
+        ]
+        nearest = sorted(scored, key=lambda neighbor: -neighbor.score)[:k]
+        return Found(nearest, self.generation, len(up), len(self._shards))
+
+    async def lookup(self, id: str, *, timeout_s: float) -> Held | None:  # noqa: A002
+        if self.shard_of(id) in self.down:
+            raise ShardUnavailable("no answer")
+        return self._shards[self.shard_of(id)].get(id)
+
+    async def status(self, *, timeout_s: float) -> list[ShardStatus]:
+        return [
+            ShardStatus(number, len(shard), self.generation, "flat", FINGERPRINT, "0-1")
+            for number, shard in enumerate(self._shards)
+            if number not in self.down
+        ]
+
+    def shard_of(self, note_id: str) -> int:
+        """The shard that holds the id."""
+        return sum(note_id.encode()) % len(self._shards)
+
+    def hold(self, note_id: str, version: int, vector: NDArray[np.float32]) -> None:
+        """What following the stream does to the index."""
+        self._shards[self.shard_of(note_id)][note_id] = Held(version, vector)
+
+    def forget(self, note_id: str) -> None:
+        """What a delete on the stream does to the index."""
+        self._shards[self.shard_of(note_id)].pop(note_id, None)
+
+
+class WordDrafter:
+    """Drafter over `bag_of_words`: a title's words are its hashtags, each half as likely as the last."""
+
+    def __init__(self) -> None:
+        self.down = False
+        self.hangs = False
+        self.category: Scored | None = Scored("Travel", 0.93)
+
+    async def read(self, note: Note, max_hashtags: int, *, timeout_s: float) -> Reading:
+        if self.hangs:
+            await asyncio.Event().wait()
+        if self.down:
+            raise WorkerUnavailable("no worker answered in time")
+        words = note.title.split()[:max_hashtags]
+        tags = tuple(Scored(word, 0.8 / 2**place) for place, word in enumerate(words))
+        return Reading(bag_of_words(note), tags, self.category)
+
+    async def ready(self, *, timeout_s: float) -> bool:
+        return not self.down
+
+
+class MemoryGateway:
+    """A whole gateway in memory; `drain` and `publish` play the worker and the index."""
+
+    def __init__(self, **http: float) -> None:
+        self.store = MemoryStore()
+        self.searcher = MemorySearcher()
+        self.drafter = WordDrafter()
+        settings = Settings(http=HttpSettings.model_validate(http), index=IndexSettings(addresses=("shard0", "shard1")))
+        self.recommender = Recommender(self.store, self.searcher, self.drafter, settings, FINGERPRINT)
+        self.app = create_app(self.recommender, settings)
+
+    def client(self) -> httpx.AsyncClient:
+        """An HTTP client of the app; a 500 is an answer here, not an exception in the test."""
+        transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
+        return httpx.AsyncClient(transport=transport, base_url="http://gateway")
+
+    async def publish(self, *notes: Note) -> None:
+        """Store notes and make them searchable."""
+        await self.store.put([StoredNote(note, 0) for note in notes])
+        await self.drain()
+
+    async def drain(self) -> None:
+        """Read every queued note and put it into the index."""
+        for note_id, version in self.store.jobs:
+            [record] = await self.store.get([note_id])
+            if record and record.version == version and not record.deleted:
+                self.store.suggest(note_id, Suggestion(version, FINGERPRINT, (("suggested", 0.5),), ("Travel", 0.9)))
+                self.searcher.hold(note_id, version, bag_of_words(record.note))
+        self.store.jobs.clear()

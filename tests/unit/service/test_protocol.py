@@ -1,0 +1,87 @@
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+import uvicorn
+
+from service import protocol
+from service.protocol import MAX_HEAD_BYTES, BoundedProtocol
+
+
+async def echo(scope, receive, send):
+    """Answers with the number of bytes of the body."""
+    size, more = 0, True
+    while more:
+        message = await receive()
+        size, more = size + len(message.get("body", b"")), message.get("more_body", False)
+    body = str(size).encode()
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
+    await send({"type": "http.response.body", "body": body})
+
+
+@pytest.fixture
+async def port() -> AsyncIterator[int]:
+    config = uvicorn.Config(echo, port=0, http=BoundedProtocol, ws="none", lifespan="off", log_config=None)
+    server = uvicorn.Server(config)
+    config.load()
+    server.lifespan = config.lifespan_class(config)
+    await server.startup()
+    yield server.servers[0].sockets[0].getsockname()[1]
+    await server.shutdown()
+
+
+async def exchange(port: int, *parts: bytes) -> bytes:
+    """Everything that comes back until the connection ends."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        for part in parts:
+            writer.write(part)
+            await writer.drain()
+            await asyncio.sleep(0.02)
+        return await reader.read()
+    except ConnectionError:
+        return b""
+    finally:
+        writer.close()
+
+
+async def test_requests_on_one_connection_are_answered(port):
+    request = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc"
+    last = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+
+    answer = await exchange(port, request, request, last)
+
+    assert answer.count(b"200 OK") == 3
+    assert answer.count(b"\r\n\r\n3") == 2
+
+
+async def test_a_body_may_be_longer_than_a_head(port):
+    head = b"POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % (4 * MAX_HEAD_BYTES)
+
+    answer = await exchange(port, head, b"x" * (4 * MAX_HEAD_BYTES))
+
+    assert answer.endswith(b"%d" % (4 * MAX_HEAD_BYTES))
+
+
+@pytest.mark.parametrize("before", [b"", b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"])
+async def test_a_head_without_end_ends_the_connection(port, before):
+    """It ends, and does not wait for more; what it says at last depends on the moment."""
+    endless = [b"x" * (MAX_HEAD_BYTES // 4)] * 6
+
+    assert (await exchange(port, before, b"GET / HTTP/1.1\r\nX-Long: ", *endless)).count(b"200 OK") <= bool(before)
+
+
+@pytest.mark.parametrize("said", [b"", b"GET / HT", b"GET / HTTP/1.1\r\nHost: a\r\n", b"GET / HTTP/1.1\r\n\r\nGET"])
+async def test_a_head_that_does_not_come_ends_the_connection(port, monkeypatch, said):
+    monkeypatch.setattr(protocol, "HEAD_S", 0.1)
+
+    answer = await exchange(port, said)
+
+    assert answer.count(b"200 OK") == (1 if said.endswith(b"GET") else 0)
+
+
+async def test_a_slow_body_is_the_routes_business_and_not_cut(port, monkeypatch):
+    monkeypatch.setattr(protocol, "HEAD_S", 0.05)
+    head = b"POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 6\r\n\r\n"
+
+    assert (await exchange(port, head, *(b"x" for _ in range(6)))).endswith(b"6")

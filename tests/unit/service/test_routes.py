@@ -1,0 +1,483 @@
+"""The contract's routes over HTTP: shapes, statuses, and what hostile input gets."""
+
+import asyncio
+import json
+
+import pytest
+from pydantic import BaseModel
+
+from indexer.types import ShardStatus
+from model.note import Note
+from service.schemas import BulkOut, ErrorOut, NoteOut, RelatedOut, StatusOut, TagsOut, WrittenOut
+from service.store import Suggestion
+from tests.unit.service.memory import FINGERPRINT, MemoryGateway
+
+MARK = "x-mark-x"
+NOTE = {"title": "Harbor tram", "content": "noodle", "hashtags": ["seaside"]}
+
+HOSTILE = {
+    "empty": b"",
+    "spaces": b"  \n ",
+    "byte order mark": b"\xef\xbb\xbf" + json.dumps(NOTE).encode(),
+    "not UTF-8": b'{"title": "\xff\xfe"}',
+    "UTF-16": json.dumps(NOTE).encode("utf-16"),
+    "NUL byte": b"\x00",
+    "NUL in a string": b'{"title": "a\\u0000b"}',
+    "raw NUL in a string": b'{"title": "a\x00b"}',
+    "lone surrogate": b'{"title": "\\ud800"}',
+    "reversed surrogates": b'{"title": "\\udc00\\ud800"}',
+    "NaN": b'{"title": "a", "exposure": NaN}',
+    "infinity": b'{"title": "a", "exposure": 1e999}',
+    "minus infinity": b'{"title": "a", "exposure": -Infinity}',
+    "huge integer": b'{"title": "a", "exposure": ' + b"9" * 5000 + b"}",
+    "64 bits and one": b'{"title": "a", "exposure": 18446744073709551616}',
+    "deep array": b"[" * 100_000,
+    "deep object": b'{"title":' * 20_000,
+    "closed deep array": b'{"title": ' + b"[" * 5000 + b"]" * 5000 + b"}",
+    "truncated": b'{"title": "a"',
+    "two documents": b'{"title": "a"}{"title": "b"}',
+    "null": b"null",
+    "number": b"1",
+    "string": b'"title"',
+    "bool for int": b'{"title": "a", "exposure": true}',
+    "float for int": b'{"title": "a", "exposure": 1.0}',
+    "string for list": b'{"title": "a", "hashtags": "b"}',
+    "null in list": b'{"title": "a", "hashtags": [null]}',
+    "null title": b'{"title": null, "content": "a"}',
+    "nothing said": b'{"title": " \\u3000 ", "content": "\\n"}',
+    "unknown field": b'{"title": "a", "x-mark-x": 1}',
+    "unknown long field": b'{"title": "a", "' + MARK.encode() * 10_000 + b'": 1}',
+    "long title": json.dumps({"title": MARK * 100}).encode(),
+    "form": b"title=a&content=b",
+    "xml": b"<?xml version='1.0'?><note/>",
+}
+
+
+@pytest.fixture
+def gateway() -> MemoryGateway:
+    return MemoryGateway(max_body_bytes=200_000, max_bulk_bytes=1_000_000)
+
+
+@pytest.fixture
+async def client(gateway):
+    async with gateway.client() as client:
+        yield client
+
+
+def check(response, status: int, model: type[BaseModel]):
+    """The answer has this status and exactly the fields of the contract's model; returns it decoded."""
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/json"
+    body = response.json()
+    parsed = model.model_validate_json(response.content, strict=True)
+    assert parsed.model_dump(mode="json", exclude_unset=True) == body
+    return body
+
+
+def check_error(response, status: int, code: str):
+    error = check(response, status, ErrorOut)["error"]
+    assert error["code"] == code
+    assert error["request_id"] == response.headers["x-request-id"]
+    assert len(response.content) <= 2048
+    assert MARK not in response.text
+    return error
+
+
+class TestRelated:
+    async def test_answer_has_the_shape_of_the_contract(self, gateway, client):
+        await gateway.publish(
+            Note("n1", "harbor tram"), Note("n7", "harbor boat", hashtags=("sea", "sun"), category="Travel")
+        )
+
+        body = check(await client.get("/notes/n1/related"), 200, RelatedOut)
+
+        score = body["items"][0].pop("score")
+        assert 0 < score < 1
+        assert body == {
+            "note_id": "n1",
+            "items": [{"note_id": "n7", "title": "harbor boat", "category": "Travel", "hashtags": ["sea", "sun"]}],
+            "model": FINGERPRINT,
+            "generation": 3,
+            "degraded": False,
+            "shards": {"ok": 2, "total": 2},
+        }
+
+    async def test_has_only_ids_and_scores_while_the_store_is_down(self, gateway, client):
+        await gateway.publish(Note("n1", "harbor tram"), Note("n7", "harbor boat"))
+        gateway.store.down = True
+
+        body = check(await client.get("/notes/n1/related"), 200, RelatedOut)
+
+        assert body["degraded"] is True
+        assert [set(item) for item in body["items"]] == [{"note_id", "score"}]
+
+    async def test_gives_ten_unless_told_how_many(self, gateway, client):
+        await gateway.publish(*(Note(f"n{number}", f"harbor {number}") for number in range(120)))
+
+        counts = [
+            len((await client.get(f"/notes/n0/related{query}")).json()["items"]) for query in ("", "?k=1", "?k=100")
+        ]
+
+        assert counts == [10, 1, 100]
+
+    async def test_refuses_what_it_cannot_answer(self, gateway, client):
+        await client.put("/notes/new", json=NOTE)
+
+        check_error(await client.get("/notes/never/related"), 404, "note_not_found")
+        pending = await client.get("/notes/new/related")
+        check_error(pending, 409, "note_pending")
+        assert pending.headers["retry-after"] == "1"
+        gateway.searcher.down = {0, 1}
+        down = await client.get("/notes/new/related")
+        check_error(down, 503, "index_unavailable")
+        assert down.headers["retry-after"] == "1"
+
+    @pytest.mark.parametrize(
+        "query",
+        [
+            "k=0",
+            "k=101",
+            "k=-1",
+            "k=",
+            "k=x-mark-x",
+            "k=1e1",
+            "k=1.5",
+            "k=" + "9" * 5000,
+            "k=%00",
+            "k=%ff",
+            "x-mark-x=1",
+            "k=1&K=2",
+            "category=Travel",
+            "wait=1",
+            "explain=1",
+            "%ff=1",
+            "k=1&&x-mark-x",
+        ],
+    )
+    async def test_refuses_other_parameters(self, gateway, client, query):
+        await gateway.publish(Note("n1", "harbor"))
+
+        check_error(await client.get(f"/notes/n1/related?{query}"), 422, "invalid_request")
+
+    @pytest.mark.parametrize("note_id", ["a%20b", "%00", "%ff", "caf%C3%A9", "a" * 129, "x-mark-x!", "a%0A"])
+    async def test_refuses_what_is_no_id(self, client, note_id):
+        check_error(await client.get(f"/notes/{note_id}/related"), 422, "invalid_request")
+        check_error(await client.get(f"/notes/{note_id}"), 422, "invalid_request")
+        check_error(await client.delete(f"/notes/{note_id}"), 422, "invalid_request")
+        check_error(await client.put(f"/notes/{note_id}", json=NOTE), 422, "invalid_request")
+
+    async def test_takes_every_character_an_id_may_have(self, gateway, client):
+        note_id = "AZaz09._~:-" + "x" * 117
+        await gateway.publish(Note(note_id, "harbor"))
+
+        check(await client.get(f"/notes/{note_id}/related"), 200, RelatedOut)
+
+
+class TestTags:
+    async def test_answer_has_the_shape_of_the_contract(self, gateway, client):
+        body = check(await client.post("/notes/tags", json={"title": "harbor tram"}), 200, TagsOut)
+
+        assert body == {
+            "hashtags": [
+                {"tag": "harbor", "score": 0.8, "source": "generated"},
+                {"tag": "tram", "score": 0.4, "source": "generated"},
+            ],
+            "category": {"name": "Travel", "score": 0.93},
+            "model": FINGERPRINT,
+        }
+
+    async def test_adds_related_notes_when_asked(self, gateway, client):
+        await gateway.publish(Note("n7", "harbor boat", hashtags=("sea",)))
+
+        body = check(await client.post("/notes/tags", json={"title": "harbor", "related": 3}), 200, TagsOut)
+
+        assert [(item["note_id"], item["title"], item["hashtags"]) for item in body["related"]] == [
+            ("n7", "harbor boat", ["sea"])
+        ]
+
+    async def test_says_when_no_worker_answers(self, gateway, client):
+        gateway.drafter.down = True
+
+        response = await client.post("/notes/tags", json={"title": "harbor"})
+
+        check_error(response, 503, "worker_unavailable")
+        assert response.headers["retry-after"] == "1"
+
+    @pytest.mark.parametrize(
+        "wish",
+        [
+            {"max_hashtags": 0},
+            {"max_hashtags": 11},
+            {"max_hashtags": 2.0},
+            {"related": -1},
+            {"related": 21},
+            {"vocabulary": "x-mark-x"},
+            {"vocabulary": None},
+            {"category": "Travel"},
+            {"note_id": "n1"},
+        ],
+    )
+    async def test_refuses_what_cannot_be_wished(self, client, wish):
+        check_error(await client.post("/notes/tags", json={"title": "a"} | wish), 422, "invalid_request")
+
+    @pytest.mark.parametrize("body", HOSTILE.values(), ids=HOSTILE)
+    async def test_refuses_hostile_bodies(self, client, body):
+        check_error(await client.post("/notes/tags", content=body), 422, "invalid_request")
+
+
+class TestPut:
+    async def test_is_pending_at_once_and_raises_the_version_only_by_a_change(self, client):
+        answers = [
+            check(await client.put("/notes/n1", json=body), 202, WrittenOut)
+            for body in (NOTE, NOTE, NOTE | {"title": "other"})
+        ]
+
+        assert answers == [{"note_id": "n1", "version": version, "status": "pending"} for version in (1, 1, 2)]
+
+    async def test_that_waits_is_200_once_searchable(self, gateway, client):
+        write = asyncio.create_task(client.put("/notes/n1?wait=10", json=NOTE))
+        while not gateway.store.jobs:
+            await asyncio.sleep(0.001)
+        await gateway.drain()
+
+        assert check(await write, 200, WrittenOut) == {"note_id": "n1", "version": 1, "status": "searchable"}
+
+    async def test_that_waits_in_vain_is_202(self, client):
+        check(await client.put("/notes/n1?wait=0.05", json=NOTE), 202, WrittenOut)
+
+    @pytest.mark.parametrize("wait", ["-1", "10.1", "NaN", "inf", "x-mark-x", "", "1e999"])
+    async def test_refuses_other_waits(self, client, wait):
+        check_error(await client.put(f"/notes/n1?wait={wait}", json=NOTE), 422, "invalid_request")
+
+    @pytest.mark.parametrize("body", HOSTILE.values(), ids=HOSTILE)
+    async def test_refuses_hostile_bodies_and_stores_nothing(self, client, body):
+        check_error(await client.put("/notes/n1", content=body), 422, "invalid_request")
+        check_error(await client.get("/notes/n1"), 404, "note_not_found")
+
+    async def test_refuses_a_large_body_whether_or_not_it_says_its_length(self, client):
+        async def chunks():
+            for _ in range(30):
+                yield b" " * 10_000
+
+        check_error(await client.put("/notes/n1", content=b" " * 200_001), 413, "too_large")
+        check_error(await client.put("/notes/n1", content=chunks()), 413, "too_large")
+        lying = await client.put("/notes/n1", content=b"{}", headers={"content-length": "9" * 5000})
+        check_error(lying, 422, "invalid_request")
+
+    async def test_is_refused_when_the_store_is_down(self, gateway, client):
+        gateway.store.down = True
+
+        response = await client.put("/notes/n1", json=NOTE)
+
+        check_error(response, 503, "store_unavailable")
+        assert response.headers["retry-after"] == "1"
+
+
+class TestGet:
+    async def test_gives_back_what_was_put_with_what_became_of_it(self, gateway, client):
+        note = NOTE | {
+            "category": "Travel",
+            "author": "a1",
+            "exposure": 2**53 - 1,
+            "created_at": "2026-01-31T12:00:00.5+08:00",
+        }
+        await client.put("/notes/n1", json=note)
+        pending = check(await client.get("/notes/n1"), 200, NoteOut)
+        await gateway.drain()
+        searchable = check(await client.get("/notes/n1"), 200, NoteOut)
+
+        fixed = {"note_id": "n1", "version": 1, "reason": None}
+        unread = {"status": "pending", "suggested_hashtags": None, "suggested_category": None}
+        assert pending == note | fixed | unread
+        assert searchable == note | fixed | {
+            "status": "searchable",
+            "suggested_hashtags": [{"tag": "suggested", "score": 0.5}],
+            "suggested_category": {"name": "Travel", "score": 0.9},
+        }
+
+    async def test_says_why_a_note_failed(self, gateway, client):
+        await client.put("/notes/n1", json=NOTE)
+        gateway.store.suggest("n1", Suggestion(1, FINGERPRINT, failure="OverflowError"))
+
+        body = check(await client.get("/notes/n1"), 200, NoteOut)
+
+        assert (body["status"], body["reason"], body["suggested_hashtags"]) == (
+            "failed",
+            "OverflowError",
+            None,
+        )
+
+    async def test_knows_no_parameters(self, client):
+        check_error(await client.get("/notes/n1?k=1"), 422, "invalid_request")
+
+
+class TestDelete:
+    async def test_is_204_again_and_again_but_404_for_an_id_never_seen(self, client):
+        await client.put("/notes/n1", json=NOTE)
+
+        first, again = [await client.delete("/notes/n1") for _ in range(2)]
+
+        assert (first.status_code, first.content, again.status_code) == (204, b"", 204)
+        check_error(await client.get("/notes/n1"), 404, "note_not_found")
+        check_error(await client.delete("/notes/never"), 404, "note_not_found")
+
+    async def test_holds_for_related_before_the_index_has_heard_of_it(self, gateway, client):
+        await gateway.publish(Note("n1", "harbor"), Note("n2", "harbor tram"))
+
+        await client.delete("/notes/n2")
+
+        assert (await client.get("/notes/n1/related")).json()["items"] == []
+
+
+class TestBulk:
+    @pytest.mark.parametrize(
+        ("kind", "join"),
+        [
+            ("application/json", lambda elements: b"[" + b",".join(elements) + b"]"),
+            ("application/json", lambda elements: b" \n[ " + b" ,\n ".join(elements) + b" ] \r\n"),
+            ("application/x-ndjson", b"\n".join),
+            ("application/x-ndjson", lambda elements: b"\n" + b"\r\n\r\n".join(elements) + b"\r\n"),
+        ],
+    )
+    async def test_stores_the_good_and_names_the_bad(self, client, kind, join):
+        elements = [
+            b'{"note_id": "a", "title": "harbor"}',
+            b'{"note_id": "b", "title": "\\ud800"}',
+            b'{"title": "no id"}',
+            b'{"note_id": "bad id", "title": "x"}',
+            b'{"note_id": "c", "title": "c", "exposure": ' + b"9" * 5000 + b"}",
+            b'{"note_id": "d", "title": "d", "x-mark-x": NaN}',
+            b'{"note_id": "e", "title": "]}, \\" {["}',
+        ]
+
+        response = await client.post("/notes", content=join(elements), headers={"content-type": kind})
+
+        body = check(response, 202, BulkOut)
+        assert body["accepted"] == 2
+        assert [rejected["position"] for rejected in body["rejected"]] == [1, 2, 3, 4, 5]
+        assert {rejected["code"] for rejected in body["rejected"]} == {"invalid_request"}
+        assert MARK not in response.text
+        assert (await client.get("/notes/a")).json()["title"] == "harbor"
+        assert (await client.get("/notes/e")).json()["title"] == ']}, " {['
+        check_error(await client.get("/notes/c"), 404, "note_not_found")
+
+    async def test_of_one_line_that_is_not_utf_8_loses_that_line(self, client):
+        lines = b'{"note_id": "a", "title": "\xff"}\n{"note_id": "b", "title": "b"}'
+
+        body = check(await client.post("/notes", content=lines), 202, BulkOut)
+
+        assert (body["accepted"], [rejected["position"] for rejected in body["rejected"]]) == (1, [0])
+
+    async def test_with_an_id_twice_keeps_the_later(self, client):
+        elements = [{"note_id": "n1", "title": title} for title in ("first", "second")]
+
+        body = check(await client.post("/notes", json=elements), 202, BulkOut)
+
+        assert body == {"accepted": 2, "rejected": []}
+        assert (await client.get("/notes/n1")).json()["title"] == "second"
+
+    async def test_takes_a_thousand_and_no_more(self, gateway, client):
+        elements = [{"note_id": f"n{number}", "title": "x"} for number in range(1001)]
+
+        full = await client.post("/notes", json=elements[:1000])
+        over = await client.post("/notes", json=elements)
+
+        assert check(full, 202, BulkOut) == {"accepted": 1000, "rejected": []}
+        check_error(over, 422, "invalid_request")
+        check_error(await client.get("/notes/n1000"), 404, "note_not_found")
+
+    async def test_of_nothing_is_accepted_without_the_store(self, gateway, client):
+        gateway.store.down = True
+
+        assert check(await client.post("/notes", content=b"[]"), 202, BulkOut) == {
+            "accepted": 0,
+            "rejected": [],
+        }
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            b"",
+            b" ",
+            b"null",
+            b"1",
+            b"\x00",
+            b"\xef\xbb\xbf[]",
+            b"[",
+            b"[1",
+            b"[1,",
+            b"[,]",
+            b"[1,]",
+            b"[1 2]",
+            b"[] []",
+            b'[{"title": "\xff"}]',
+            b"[" * 100_000,
+            b"[" + b"9" * 600_000 + b"]",
+            b'["' + b"x" * 600_000 + b'"]',
+        ],
+    )
+    async def test_refuses_bodies_that_have_no_elements(self, client, body):
+        check_error(await client.post("/notes", content=body), 422, "invalid_request")
+
+    @pytest.mark.parametrize("body", HOSTILE.values(), ids=HOSTILE)
+    async def test_accepts_nothing_hostile(self, client, body):
+        response = await client.post("/notes", content=body)
+        wrapped = await client.post("/notes", content=b"[" + body + b"]")
+
+        for answer in (response, wrapped):
+            if answer.status_code == 202:
+                assert check(answer, 202, BulkOut)["accepted"] == 0
+                assert MARK not in answer.text
+            else:
+                check_error(answer, 422, "invalid_request")
+
+    async def test_has_its_own_limit_of_bytes(self, client):
+        note = {"note_id": "a", "content": "x" * 20_000}
+
+        check(await client.post("/notes", json=[note] * 45), 202, BulkOut)
+        check_error(await client.post("/notes", json=[note] * 50), 413, "too_large")
+
+
+class TestStatus:
+    async def test_answer_has_the_shape_of_the_contract(self, gateway, client, monkeypatch):
+        await gateway.publish(Note("a", "harbor"), Note("b", "tram"))
+        await client.put("/notes/c", json=NOTE)
+
+        async def one_shard(*, timeout_s: float) -> list[ShardStatus]:
+            return [ShardStatus(1, 2, 5, "flat", FINGERPRINT, "7-0")]
+
+        monkeypatch.setattr(gateway.searcher, "status", one_shard)
+
+        assert check(await client.get("/status"), 200, StatusOut) == {
+            "notes": {"live": 3, "searchable": 2, "pending": 1, "failed": 0},
+            "queue": {"depth": 1, "oldest_s": 0.5},
+            "index": {
+                "generation": 5,
+                "shards_ok": 1,
+                "shards_total": 2,
+                "shards": [
+                    {
+                        "shard": 1,
+                        "notes": 2,
+                        "generation": 5,
+                        "recipe": "flat",
+                        "fingerprint": FINGERPRINT,
+                        "cursor": "7-0",
+                    }
+                ],
+            },
+            "model": FINGERPRINT,
+            "freshness_s": {"p50": None, "p99": None},
+        }
+
+    async def test_without_the_index_has_no_generation(self, gateway, client):
+        gateway.searcher.down = {0, 1}
+
+        body = check(await client.get("/status"), 200, StatusOut)
+
+        assert (body["index"]["generation"], body["index"]["shards_ok"]) == (None, 0)
+
+    async def test_needs_the_store(self, gateway, client):
+        gateway.store.down = True
+
+        check_error(await client.get("/status"), 503, "store_unavailable")

@@ -1,0 +1,73 @@
+import pytest
+from pydantic import ValidationError
+
+from service.settings import Settings, describe, environment_names
+
+
+@pytest.fixture(autouse=True)
+def bare_environment(monkeypatch):
+    for name in environment_names():
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("NOTELLM_DATA_DIR", raising=False)
+
+
+def test_a_nested_name_takes_two_underscores(monkeypatch):
+    monkeypatch.setenv("NOTELLM_HTTP__PORT", "8080")
+    monkeypatch.setenv("NOTELLM_INDEX__ADDRESSES", '["a:1", "/run/b.sock"]')
+
+    settings = Settings()
+
+    assert settings.http.port == 8080
+    assert settings.index.addresses == ("a:1", "/run/b.sock")
+
+
+@pytest.mark.parametrize("name", ["NOTELLM_PORT", "NOTELLM_HTTP_PORT", "NOTELLM_HTTP__PROT", "NOTELLM_HTTP"])
+def test_a_misspelt_name_is_no_silent_default(monkeypatch, name):
+    monkeypatch.setenv(name, "8080")
+
+    with pytest.raises(ValidationError):
+        Settings()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
+def test_loopback_needs_no_permission(monkeypatch, host):
+    monkeypatch.setenv("NOTELLM_HTTP__HOST", host)
+
+    assert Settings().http.host == host
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.0.7", "notes.example.org", "localhost.example.org"])
+def test_listening_to_everybody_is_refused_unless_allowed(monkeypatch, host):
+    monkeypatch.setenv("NOTELLM_HTTP__HOST", host)
+    with pytest.raises(ValidationError, match="NOTELLM_HTTP__ALLOW_OPEN"):
+        Settings()
+
+    monkeypatch.setenv("NOTELLM_HTTP__ALLOW_OPEN", "1")
+    assert Settings().http.host == host
+
+
+def test_every_setting_is_described_and_its_secrets_are_not_shown(monkeypatch):
+    monkeypatch.setenv("NOTELLM_REDIS_URL", "redis://:hunter2@localhost/0")
+    monkeypatch.setenv("NOTELLM_HTTP__ALLOW_OPEN", "1")
+    settings = Settings()
+
+    lines = list(describe(settings))
+
+    assert [line.split("=")[0] for line in lines[::2]] == list(environment_names())
+    assert "NOTELLM_HTTP__ALLOW_OPEN=1" in lines
+    assert "hunter2" not in "\n".join(lines) + repr(settings)
+    assert not any("None Default" in line for line in lines[1::2])
+
+
+def test_what_is_described_can_be_written_into_the_environment(monkeypatch):
+    before = Settings()
+    for line in list(describe(before))[::2]:
+        name, value = line.split("=", 1)
+        if value:
+            monkeypatch.setenv(name, value)
+
+    assert Settings() == before
+
+
+def test_every_setting_says_what_it_is_for():
+    assert all(field.description for field in environment_names().values())
