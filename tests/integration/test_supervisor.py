@@ -5,27 +5,16 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 from support.checkpoint import tiny_checkpoint
+from support.service import NOTELLM, PATIENCE_S, Service, until
 
 from service.settings import SetupError
 from service.supervisor import Child, Role, Supervisor, free_port, hold, redis_binary
-
-NOTELLM = [sys.executable, "-P", "-m", "service.cli"]
-PATIENCE_S = 60
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Waits until the condition holds."""
-    give_up = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < give_up
-        time.sleep(0.02)
 
 
 @pytest.fixture
@@ -151,67 +140,11 @@ def test_without_any_redis_the_message_says_what_to_install(monkeypatch, tmp_pat
         redis_binary()
 
 
-class Service:
-    """The real `notellm serve` with a tiny model on free ports."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.state = folder / "state"
-        tiny_checkpoint(folder / "checkpoint")
-        self.environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith("NOTELLM_")},
-            "NOTELLM_CHECKPOINT": str(folder / "checkpoint"),
-            "NOTELLM_STATE_DIR": str(self.state),
-            "NOTELLM_HTTP__PORT": "0",
-            "NOTELLM_OPS__PORT": "0",
-            "NOTELLM_WORKER__THREADS": "1",
-        }
-        self.process: subprocess.Popen[str]
-        self.api = ""
-
-    def start(self) -> None:
-        """Start it, and return when it says that it is ready."""
-        log = (self.folder / "log").open("a")
-        self.process = subprocess.Popen(
-            [*NOTELLM, "serve"], env=self.environment, stdout=subprocess.PIPE, stderr=log, text=True
-        )
-        log.close()
-        assert self.process.stdout
-        for line in self.process.stdout:
-            if line.startswith("  API"):
-                self.api = line.split()[1]
-            if line.startswith("`notellm load"):
-                return
-        raise AssertionError((self.folder / "log").read_text()[-3000:])
-
-    def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
-        """Send the signal and wait for the end; the exit status."""
-        self.process.send_signal(how)
-        status = self.process.wait(PATIENCE_S)
-        assert self.process.stdout
-        self.process.stdout.close()
-        return status
-
-    def children(self) -> dict[str, int]:
-        """Process ids by what runs, as the kernel knows them."""
-        listed = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
-        return {self._name(int(child)): int(child) for child in listed.split() if self._name(int(child))}
-
-    def ready(self) -> bool:
-        """What the gateway's /readyz says."""
-        port = (self.state / "run" / "gateway.ops").read_text()
-        return httpx.get(f"http://127.0.0.1:{port}/readyz").status_code == 200
-
-    def _name(self, process: int) -> str:
-        words = Path(f"/proc/{process}/cmdline").read_bytes().decode().split("\0")
-        if "redis-server" in words[0]:
-            return "redis"
-        return words[-2] if len(words) > 1 else ""  # a zombie has none
-
-
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    running = Service(tmp_path_factory.mktemp("serve"))
+    folder = tmp_path_factory.mktemp("serve")
+    tiny_checkpoint(folder / "checkpoint")
+    running = Service(folder, folder / "checkpoint")
     running.start()
     yield running
     if running.process.poll() is None:
@@ -264,7 +197,7 @@ def test_killed_children_come_back_and_the_service_with_them(service):
     for name in ("redis", "indexer", "gateway"):
         os.kill(before[name], signal.SIGKILL)
     until(lambda: {"redis", "indexer", "worker", "gateway"} <= set(service.children()))
-    until(lambda: _quietly(service.ready))
+    until(service.ready)
 
     assert service.children()["worker"] == before["worker"]
     note = {"title": "Written after the crash"}
@@ -296,10 +229,3 @@ def test_ctrl_c_stops_everything_and_leaves_no_trace_but_the_state(service):
     assert not any(Path(f"/proc/{child}").exists() for child in children)
     assert not runtime.exists()
     assert sorted(path.name for path in service.state.iterdir()) == ["index", "lock", "redis"]
-
-
-def _quietly(ready: Callable[[], bool]) -> bool:
-    try:
-        return ready()
-    except (httpx.HTTPError, OSError):
-        return False

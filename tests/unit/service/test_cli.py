@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from service.cli import cli
-from service.supervisor import READY, Place, roles
+from service.supervisor import Place, roles
 
 HEAVY = ("torch", "transformers", "faiss", "fastapi", "pydantic", "redis", "numpy", "pyarrow")
 
@@ -161,10 +161,6 @@ def test_load_without_waiting_asks_for_no_status(service, tmp_path):
 
     assert CliRunner().invoke(cli, ["load", str(file), "--url", service, "--no-wait"]).exit_code == 0
     assert Service.polls == 0
-
-
-def test_the_ready_message_holds_three_commands_to_try():
-    assert READY.format(api="http://a", ops="http://b", state="/s").count("  curl ") == 3
 
 
 def test_serve_gives_every_role_its_own_sockets_and_numbers(tmp_path):

@@ -28,7 +28,7 @@ def notes(count: int) -> list[Note]:
 
 @pytest.fixture
 def gateway() -> MemoryGateway:
-    return MemoryGateway(related_s=0.2, write_s=0.2, tags_s=0.2)
+    return MemoryGateway(related_s=0.8, write_s=0.8, tags_s=0.8)
 
 
 async def tags(gateway: MemoryGateway, draft: Note, **wish: object):

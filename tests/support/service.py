@@ -1,0 +1,83 @@
+"""The real service as a person starts it, for tests and benchmarks."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+
+NOTELLM = [sys.executable, "-P", "-m", "service.cli"]
+PATIENCE_S = 60
+
+
+def until(condition: Callable[[], bool], patience_s: float = PATIENCE_S) -> None:
+    """Waits until the condition holds."""
+    give_up = time.monotonic() + patience_s
+    while not condition():
+        assert time.monotonic() < give_up
+        time.sleep(0.02)
+
+
+class Service:
+    """The real `notellm serve` on free ports."""
+
+    def __init__(self, folder: Path, checkpoint: Path, *arguments: str) -> None:
+        self.folder = folder
+        self.state = folder / "state"
+        self._arguments = arguments
+        self.environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("NOTELLM_")},
+            "NOTELLM_CHECKPOINT": str(checkpoint),
+            "NOTELLM_STATE_DIR": str(self.state),
+            "NOTELLM_HTTP__PORT": "0",
+            "NOTELLM_OPS__PORT": "0",
+            "NOTELLM_WORKER__THREADS": "1",
+        }
+        self.process: subprocess.Popen[str]
+        self.api = ""
+
+    def start(self) -> None:
+        """Start it, and return when it says that it is ready."""
+        log = (self.folder / "log").open("a")
+        self.process = subprocess.Popen(
+            [*NOTELLM, "serve", *self._arguments], env=self.environment, stdout=subprocess.PIPE, stderr=log, text=True
+        )
+        log.close()
+        assert self.process.stdout
+        for line in self.process.stdout:
+            if line.startswith("  API"):
+                self.api = line.split()[1]
+            if "Ctrl-C stops everything" in line:
+                return
+        raise AssertionError((self.folder / "log").read_text()[-3000:])
+
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
+        """Send the signal and wait for the end; the exit status."""
+        self.process.send_signal(how)
+        status = self.process.wait(PATIENCE_S)
+        assert self.process.stdout
+        self.process.stdout.close()
+        return status
+
+    def children(self) -> dict[str, int]:
+        """Process ids by what runs, as the kernel knows them."""
+        listed = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
+        return {self._name(int(child)): int(child) for child in listed.split() if self._name(int(child))}
+
+    def ready(self) -> bool:
+        """What the gateway's /readyz says; False while there is none."""
+        try:
+            port = (self.state / "run" / "gateway.ops").read_text()
+            return httpx.get(f"http://127.0.0.1:{port}/readyz").status_code == 200
+        except (httpx.HTTPError, OSError):
+            return False
+
+    def _name(self, process: int) -> str:
+        words = Path(f"/proc/{process}/cmdline").read_bytes().decode().split("\0")
+        if "redis-server" in words[0]:
+            return "redis"
+        return words[-2] if len(words) > 1 else ""  # a zombie has none
