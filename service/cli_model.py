@@ -141,6 +141,7 @@ def evaluate(
     """
     with _mistakes():
         from model.backends import open_backend
+        from model.checkpoint import read_manifest
         from model.evaluate import evaluate as run
         from model.evaluate import format_report
         from model.reading import embed_all, read_all
@@ -150,6 +151,7 @@ def evaluate(
             data,
             None if backend is None else lambda notes: embed_all(backend, notes),
             None if backend is None or no_generation else lambda notes: read_all(backend, notes),
+            categories=read_manifest(checkpoint).categories if checkpoint else None,
             holdout=holdout,
             seed=split_seed,
             min_users=min_users,
