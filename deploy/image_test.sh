@@ -41,7 +41,7 @@ if ! podman image exists "$base"; then
 fi
 
 pip_conf=/dev/null
-"$bin/python" -m pip config list | grep -q . && {
+[ -n "$("$bin/python" -m pip config list)" ] && {
   pip_conf="$work/pip.conf"
   echo "[global]" >"$pip_conf"
   "$bin/python" -m pip config list | sed -n "s/^\(global\|:env:\)\.\([a-z-]*\)='\(.*\)'$/\2 = \3/p" | grep -v '^find-links\|extra-index-url' | sort -u -t= -k1,1 >>"$pip_conf"
@@ -50,7 +50,7 @@ buildah bud --isolation chroot --pull-never --layers --format docker --target ga
   -v /etc/ssl/certs/ca-certificates.crt:/etc/ssl/certs/ca-certificates.crt:ro \
   --secret "id=pip,src=$pip_conf" -t "$image" . >"$work/build.log" 2>&1 || { tail -n 30 "$work/build.log"; exit 1; }
 podman image inspect "$image" --format 'image: {{.Size}} bytes, user {{.User}}'
-podman run --rm "$image" python -c "
+podman run --rm --network none --no-healthcheck "$image" python -c "
 import importlib.util, sys
 heavy = [name for name in ('torch', 'transformers', 'tokenizers', 'faiss', 'pyarrow', 'pip') if importlib.util.find_spec(name)]
 sys.exit(f'the image holds {heavy}' if heavy else 0)"
@@ -63,7 +63,7 @@ NOTELLM_OPS__PORT=0 "$bin/notellm" worker >"$work/worker.log" 2>&1 & echo $! >"$
 for shard in 0 1; do
   NOTELLM_OPS__PORT=0 NOTELLM_INDEX__NUMBER=$shard "$bin/notellm" indexer >"$work/shard-$shard.log" 2>&1 & echo $! >"$work/shard-$shard.pid"
 done
-podman run -d --name notellm-gateway-test --network host --read-only --cap-drop all \
+podman run -d --name notellm-gateway-test --network host --no-healthcheck --read-only --cap-drop all \
   --security-opt no-new-privileges --memory 512m -e NOTELLM_HTTP__ALLOW_OPEN=1 -e NOTELLM_HTTP__PORT=18000 \
   -e NOTELLM_OPS__PORT=19000 -e NOTELLM_REDIS_URL -e NOTELLM_WORKER__ADDRESSES -e NOTELLM_INDEX__ADDRESSES \
   "$image" >/dev/null

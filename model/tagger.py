@@ -12,6 +12,7 @@ from model.backends.base import Scored
 from model.prompt import PromptBuilder
 from model.tags import clean_tag
 
+TOKENS_PER_HASHTAG = 8
 _TAG_PIECE = re.compile(r" ?[\w]+", re.UNICODE)
 
 
@@ -60,18 +61,40 @@ class CategoryPath:
         return Scored(self.node.names[0], self.score)
 
 
-def tag_tokens(builder: PromptBuilder) -> Tensor:
-    """Which ids may stand in a list of hashtags, bool, shape (V,): word pieces, the comma, the end token."""
-    allowed = torch.tensor([_TAG_PIECE.fullmatch(text) is not None for text in builder.token_texts])
-    allowed[builder.output(",")] = True
-    return allowed
+class TagGrammar:
+    """The lists of hashtags that may be written: ``citywalk, coffee`` and nothing that runs on.
+
+    A hashtag has 1 to 8 tokens of letters, digits and underscores and never one token twice in a row, which is how
+    small models lose themselves; only the whole list may be empty.
+    """
+
+    def __init__(self, builder: PromptBuilder) -> None:
+        self.comma, self.end = builder.output(",")
+        self._allowed_V = torch.tensor([_TAG_PIECE.fullmatch(text) is not None for text in builder.token_texts])
+        self._closing_V = torch.zeros_like(self._allowed_V)
+        self._closing_V[[self.comma, self.end]] = True
+        self._allowed_V |= self._closing_V
+
+    def mask(self, logits_NV: Tensor, written: Sequence[Sequence[int]]) -> Tensor:
+        """Logits with -inf for what may not follow the tokens ``written`` in each row."""
+        masked_NV = logits_NV.float().masked_fill(~self._allowed_V, float("-inf"))
+        for row, tokens in enumerate(written):
+            length = next((n for n, token in enumerate(reversed(tokens)) if token == self.comma), len(tokens))
+            if length >= TOKENS_PER_HASHTAG:
+                masked_NV[row, ~self._closing_V] = float("-inf")
+            elif length > 0:
+                masked_NV[row, tokens[-1]] = float("-inf")
+            else:
+                masked_NV[row, self.comma] = float("-inf")
+                if tokens:
+                    masked_NV[row, self.end] = float("-inf")
+        return masked_NV
 
 
 def parse_tags(builder: PromptBuilder, tokens: Sequence[int], log_probabilities: Sequence[float]) -> list[Scored]:
     """Hashtags written as ``citywalk, coffee``, most likely first; the score is exp(mean token log-probability).
 
-    The comma and the end token close a hashtag and count towards none; an unfinished last hashtag is kept only if it
-    is closed by the end token.
+    The comma and the end token close a hashtag and count towards none; one that is not closed is dropped.
     """
     comma, end = builder.output(",")
     best: dict[str, float] = {}

@@ -43,8 +43,11 @@ def samples(out: Path, sessions: int, seed: int) -> None:
 @click.argument("data", type=FOLDER)
 @click.option("--out", type=FILE, required=True, help="The .parquet file to write.")
 @click.option("--unordered", is_flag=True, help="Count A and B whichever came first; needs no ts.")
+@click.option(
+    "--min-users", default=1, show_default=True, help="Keep pairs with as many users; 2 helps where most have one."
+)
 @_holdout
-def pairs(data: Path, out: Path, unordered: bool, holdout: float, split_seed: int) -> None:
+def pairs(data: Path, out: Path, unordered: bool, min_users: int, holdout: float, split_seed: int) -> None:
     """Find related pairs in a click log (co-occurrence, eq. 1 of the paper), for training.
 
     DATA is a folder with notes and events, as .parquet or .jsonl:
@@ -66,6 +69,7 @@ def pairs(data: Path, out: Path, unordered: bool, holdout: float, split_seed: in
         found = training_pairs(
             read_notes(data), read_events(data), holdout=holdout, seed=split_seed, ordered=not unordered
         )
+        found = found.supported_by(min_users)
         write_pairs(out, found)
     click.echo(f"{len(found)} pairs of {len(set(found.note_ids))} notes in {out}")
 

@@ -21,9 +21,8 @@ from model.checkpoint import load
 from model.network import NoteLLM
 from model.note import Note
 from model.prompt import PromptBuilder
-from model.tagger import CategoryPath, category_trie, parse_tags, tag_tokens
+from model.tagger import TOKENS_PER_HASHTAG, CategoryPath, TagGrammar, category_trie, parse_tags
 
-TOKENS_PER_HASHTAG = 8
 EMBED_BATCH_TOKENS = 8192
 
 
@@ -36,7 +35,7 @@ class HfBackend:
         self.builder = builder
         self._network = network
         self._trie = category_trie(builder, categories)
-        self._tag_tokens_V = tag_tokens(builder)
+        self._grammar = TagGrammar(builder)
 
     @classmethod
     def open(cls, folder: Path) -> Self:
@@ -114,17 +113,14 @@ class HfBackend:
         logits_NV = decoder.feed_all(self.builder.guidance("topics", count))
         tokens: list[list[int]] = [[] for _ in range(len(prefix.mask_NL))]
         scores: list[list[float]] = [[] for _ in range(len(prefix.mask_NL))]
-        comma, end = self.builder.output(",")
         open_N = torch.arange(len(tokens))  # which prompts still write
-        for _ in range(count * TOKENS_PER_HASHTAG):
-            log_NV = torch.log_softmax(logits_NV.float().masked_fill(~self._tag_tokens_V, float("-inf")), dim=-1)
-            best = log_NV.max(dim=-1)
+        for _ in range(count * (TOKENS_PER_HASHTAG + 1)):
+            allowed_NV = self._grammar.mask(logits_NV, [tokens[row] for row in open_N.tolist()])
+            best = torch.log_softmax(allowed_NV, dim=-1).max(dim=-1)
             for row, token, score in zip(open_N.tolist(), best.indices.tolist(), best.values.tolist(), strict=True):
                 tokens[row].append(token)
                 scores[row].append(score)
-            going = torch.tensor(
-                [tokens[row][-1] != end and tokens[row].count(comma) < count for row in open_N.tolist()]
-            )
+            going = torch.tensor([self._goes_on(tokens[row], count) for row in open_N.tolist()])
             open_N = open_N[going]
             if len(open_N) == 0:
                 break
@@ -134,6 +130,9 @@ class HfBackend:
             parse_tags(self.builder, written, log_probabilities)
             for written, log_probabilities in zip(tokens, scores, strict=True)
         ]
+
+    def _goes_on(self, written: Sequence[int], count: int) -> bool:
+        return written[-1] != self._grammar.end and written.count(self._grammar.comma) < count
 
 
 class _Prefix:

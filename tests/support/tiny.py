@@ -7,6 +7,8 @@ from transformers import (
     BertLMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
     Qwen2Config,
     Qwen2ForCausalLM,
 )
@@ -55,6 +57,18 @@ def tiny_base(shape: str, seed: int = 0) -> BaseModel:
     backbone = {
         "llama": lambda: LlamaForCausalLM(LlamaConfig(**sizes, tie_word_embeddings=False)),
         "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**sizes, num_key_value_heads=2, tie_word_embeddings=True)),
+        "opt": lambda: OPTForCausalLM(
+            OPTConfig(
+                vocab_size=sizes["vocab_size"],
+                hidden_size=32,
+                word_embed_proj_dim=32,
+                ffn_dim=64,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                max_position_embeddings=512,
+                do_layer_norm_before=False,
+            )
+        ),
         "bert": lambda: BertLMHeadModel(BertConfig(**sizes, is_decoder=True)),
     }[shape]()
     return BaseModel(backbone.eval(), tokenizer, "<s>", "</s>", None)

@@ -5,7 +5,7 @@ from support.tiny import tiny_base
 from model.network import NoteLLM, add_embedding_token
 
 
-@pytest.mark.parametrize("shape", ["llama", "qwen2", "bert"])
+@pytest.mark.parametrize("shape", ["llama", "qwen2", "opt", "bert"])
 def test_padding_on_the_right_changes_no_state_to_its_left(shape):
     network = NoteLLM(tiny_base(shape).backbone, dim=16).eval()
     ids = torch.randint(2, 300, (1, 12), generator=torch.Generator().manual_seed(1))
@@ -13,7 +13,7 @@ def test_padding_on_the_right_changes_no_state_to_its_left(shape):
     torch.testing.assert_close(network.hidden(padded)[:, :12], network.hidden(ids), atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("shape", ["llama", "qwen2", "bert"])
+@pytest.mark.parametrize("shape", ["llama", "qwen2", "opt", "bert"])
 def test_a_later_token_changes_no_earlier_state(shape):
     """BERT-style encoders run as causal decoders, too."""
     network = NoteLLM(tiny_base(shape).backbone, dim=16).eval()
@@ -25,7 +25,7 @@ def test_a_later_token_changes_no_earlier_state(shape):
     assert not torch.allclose(before[:, -1], after[:, -1])
 
 
-@pytest.mark.parametrize("shape", ["llama", "qwen2", "bert"])
+@pytest.mark.parametrize("shape", ["llama", "qwen2", "opt", "bert"])
 def test_the_logits_are_those_of_the_whole_model(shape):
     backbone = tiny_base(shape).backbone
     network = NoteLLM(backbone, dim=16).eval()
@@ -34,7 +34,7 @@ def test_the_logits_are_those_of_the_whole_model(shape):
     torch.testing.assert_close(network.logits(network.hidden(ids).flatten(0, 1)), expected)
 
 
-@pytest.mark.parametrize("shape", ["llama", "qwen2", "bert"])
+@pytest.mark.parametrize("shape", ["llama", "qwen2", "opt", "bert"])
 def test_new_token_rows_start_as_the_mean_of_the_old_ones_on_both_sides(shape):
     backbone = tiny_base(shape).backbone
     old_in = backbone.get_input_embeddings().weight.detach().clone()

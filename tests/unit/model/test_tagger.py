@@ -1,0 +1,86 @@
+import itertools
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.tiny import tiny_tokenizer
+
+from model.checkpoint import special_ids
+from model.prompt import SHARED, PromptBuilder
+from model.tagger import TOKENS_PER_HASHTAG, CategoryPath, TagGrammar, category_trie, parse_tags
+from model.tags import clean_tag
+
+_TOKENIZER = tiny_tokenizer()
+BUILDER = PromptBuilder(_TOKENIZER, special_ids(_TOKENIZER, "<s>", "</s>", None), SHARED, 20, 80)
+GRAMMAR = TagGrammar(BUILDER)
+SIZE = len(BUILDER.token_texts)
+
+
+def _greedy(scores: torch.Tensor, steps: int) -> list[int]:
+    """What a network that wants ``scores`` at every step may write."""
+    written: list[int] = []
+    while len(written) < steps and GRAMMAR.end not in written:
+        written.append(int(GRAMMAR.mask(scores[None], [written])[0].argmax()))
+    return written
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 2**31))
+def test_whatever_a_network_wants_it_writes_closed_hashtags_of_allowed_characters(seed):
+    written = _greedy(torch.randn(SIZE, generator=torch.Generator().manual_seed(seed)), 60)
+    text = BUILDER.decode([token for token in written if token != GRAMMAR.end])
+    assert all(letter.isalnum() or letter in "_, " for letter in text.replace("\ufffd", ""))
+    runs = "".join("," if token in (GRAMMAR.comma, GRAMMAR.end) else "x" for token in written).split(",")
+    assert max(len(run) for run in runs) <= TOKENS_PER_HASHTAG
+    assert not any(a == b for a, b in itertools.pairwise(written))
+
+
+def test_a_list_may_be_empty_but_no_hashtag_of_it():
+    scores = torch.zeros(SIZE)
+    scores[GRAMMAR.end] = 9.0
+    assert _greedy(scores, 10) == [GRAMMAR.end]
+    scores[GRAMMAR.comma] = 99.0
+    assert _greedy(scores, 10)[0] == GRAMMAR.end
+    after_comma = GRAMMAR.mask(scores[None], [[5, GRAMMAR.comma]])[0]
+    assert after_comma[GRAMMAR.comma] == after_comma[GRAMMAR.end] == float("-inf")
+
+
+def test_hashtags_stand_most_likely_first_with_their_mean_token_probability():
+    tokens = BUILDER.output("travel, diy, travel")
+    cut = [place for place, token in enumerate(tokens) if token == GRAMMAR.comma]
+    probabilities = [0.5] * cut[0] + [1.0] + [0.9] * (cut[1] - cut[0] - 1) + [1.0]
+    probabilities += [0.7] * (len(tokens) - 1 - len(probabilities)) + [1.0]
+    found = parse_tags(BUILDER, tokens, [math.log(p) for p in probabilities])
+    assert [tag.name for tag in found] == ["diy", "travel"]
+    assert found[0].score == pytest.approx(0.9)
+    assert found[1].score == pytest.approx(0.7)
+
+
+def test_a_hashtag_that_was_not_closed_is_dropped():
+    tokens = BUILDER.output("travel, diy")[:-1]
+    assert [tag.name for tag in parse_tags(BUILDER, tokens, [0.0] * len(tokens))] == ["travel"]
+
+
+def test_what_is_parsed_is_clean():
+    tokens = BUILDER.output("slow _ travel, 3d")
+    names = {tag.name for tag in parse_tags(BUILDER, tokens, [0.0] * len(tokens))}
+    assert names == {"slow_travel", "3d"}
+    assert all(clean_tag(name) == name for name in names)
+
+
+def test_the_probabilities_of_all_paths_through_the_closed_set_add_up_to_one():
+    """Each step is renormalised over what the set allows, so the leaves share out probability 1."""
+    names = ["Home Decor", "Home Gym", "Baking", "Travel"]
+    logits = torch.randn(SIZE, generator=torch.Generator().manual_seed(1))
+
+    def total(path: CategoryPath) -> float:
+        if path.done:
+            return path.score
+        tokens = list(path.node.children)
+        shares = torch.softmax(logits[tokens], dim=0).tolist()
+        children = [path.node.children[token] for token in tokens]
+        return sum(total(CategoryPath(node, path.score * p)) for node, p in zip(children, shares, strict=True))
+
+    assert total(CategoryPath(category_trie(BUILDER, names))) == pytest.approx(1.0)
