@@ -5,6 +5,7 @@
     state_dir/lock      held by the supervisor and by all its children: one service a folder
     state_dir/redis/    append-only file and log of the private Redis
     state_dir/index/    snapshots, one folder a shard
+    state_dir/logs/     what each process logs, one JSON object a line, since this start
     state_dir/run  ->   a short private folder with the sockets, and <role>.ops with each operations port
 
 Children run in sessions of their own, so that ctrl-C reaches the supervisor alone and the order of stopping
@@ -25,7 +26,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -45,7 +46,7 @@ NoteLLM is ready.
 
   API         {api}
   operations  {ops}  (/livez, /readyz, /metrics)
-  state       {state}
+  state       {state}  (logs, Redis, snapshots)
 
 Try it:
 
@@ -63,12 +64,22 @@ HINT = "`notellm load samples` fills it with sample notes. "
 
 @dataclass(frozen=True, slots=True)
 class Role:
-    """What one child runs. Roles with a higher ``rank`` are stopped before those with a lower one."""
+    """What one child runs. Roles with a higher ``rank`` are stopped before those with a lower one.
+
+    What it prints goes to the file ``log``, if there is one.
+    """
 
     name: str
     command: Sequence[str]
     rank: int
     environment: Mapping[str, str] = field(default_factory=dict)
+    log: Path | None = None
+
+    @property
+    def last_words(self) -> str:
+        """The last line of its log: why it could not run as it was set up."""
+        lines = self.log.read_text(errors="replace").splitlines() if self.log and self.log.exists() else []
+        return lines[-1] if lines else f"{self.name} cannot run as it is set up"
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,15 +142,18 @@ class Child:
 
     def _start(self) -> None:
         self._started = time.monotonic()
-        self._process = subprocess.Popen(  # noqa: S603
-            self.role.command,
-            env={**os.environ, **self.role.environment},
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,
-            # The lock stays held while any child lives: no second Redis may open the same files.
-            pass_fds=[self._keep.fileno()],
-            preexec_fn=_end_with(os.getpid()),
-        )
+        with self.role.log.open("ab") if self.role.log else nullcontext() as log:
+            self._process = subprocess.Popen(  # noqa: S603
+                self.role.command,
+                env={**os.environ, **self.role.environment},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                # The lock stays held while any child lives: no second Redis may open the same files.
+                pass_fds=[self._keep.fileno()],
+                preexec_fn=_end_with(os.getpid()),
+            )
 
 
 class Supervisor:
@@ -163,6 +177,7 @@ class Supervisor:
                 for child in self._children:
                     status = child.tend()
                     if status == USER_MISTAKE and not announced:
+                        _say(child.role.last_words.removeprefix("notellm: "))
                         return USER_MISTAKE
                     if status is not None:
                         _say(f"{child.role.name} ended ({_cause(status)}); starting it again")
@@ -373,7 +388,10 @@ def free_port(host: str, port: int, variable: str) -> int:
 def _role(place: Place, name: str, command: str, rank: int, environment: dict[str, str]) -> Role:
     own = {"NOTELLM_OPS__PORT_FILE": str(place.runtime / f"{name}.ops")}
     # -P: a folder named "service" where the command was typed must not be taken for ours.
-    return Role(name, [sys.executable, "-P", "-m", "service.cli", command], rank, own | environment)
+    log = place.state / "logs" / f"{name}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.unlink(missing_ok=True)  # a log is of this start; without that it would grow for ever
+    return Role(name, [sys.executable, "-P", "-m", "service.cli", command], rank, own | environment, log)
 
 
 def _environment(settings: Settings, place: Place) -> dict[str, str]:

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -64,6 +65,15 @@ def test_children_are_stopped_by_falling_rank(tmp_path):
 
     assert status == 0
     assert lines[4:] == ["gateway stopped", "worker stopped", "indexer stopped", "redis stopped"]
+
+
+@pytest.mark.usefixtures("signals")
+def test_why_a_child_cannot_run_is_said_from_its_log_before_everything_stops(tmp_path, capfd):
+    role = stand_in("wrong", tmp_path / "journal", 0, body="print('notellm: no such thing'); sys.exit(2)")
+    status, _ = supervise(tmp_path / "journal", [replace(role, log=tmp_path / "wrong.log")], lambda: False)
+
+    assert status == 2
+    assert capfd.readouterr().err == "notellm: no such thing\n"
 
 
 @pytest.mark.usefixtures("signals")
@@ -228,4 +238,4 @@ def test_ctrl_c_stops_everything_and_leaves_no_trace_but_the_state(service):
     assert service.stop(signal.SIGINT) == 0
     assert not any(Path(f"/proc/{child}").exists() for child in children)
     assert not runtime.exists()
-    assert sorted(path.name for path in service.state.iterdir()) == ["index", "lock", "redis"]
+    assert sorted(path.name for path in service.state.iterdir()) == ["index", "lock", "logs", "redis"]
