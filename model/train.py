@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 _LAST = 20  # steps averaged for the figures that go into the checkpoint
 
 
-class TrainingError(RuntimeError):
+class TrainingError(ValueError):
     """Training cannot go on; nothing was written."""
 
 

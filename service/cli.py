@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from service.cli_model import COMMANDS
+from service.cli_model import COMMANDS, mistakes
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -123,13 +123,14 @@ def load(notes: str, url: str, no_wait: bool) -> None:
       notellm load samples
       notellm load ./notes.jsonl --url http://10.0.0.4:8000
     """
-    from service.load import LoadError, read
-    from service.load import load as send
+    with mistakes():
+        from service.load import LoadError, read
+        from service.load import load as send
 
-    try:
-        click.echo(str(send(read(notes), url, wait=not no_wait)))
-    except (LoadError, ValueError) as error:
-        raise click.ClickException(str(error)) from error
+        try:
+            click.echo(str(send(read(notes), url, wait=not no_wait)))
+        except LoadError as error:
+            raise click.ClickException(str(error)) from error
 
 
 for command in COMMANDS:

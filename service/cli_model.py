@@ -62,7 +62,7 @@ def pairs(data: Path, out: Path, unordered: bool, min_users: int, holdout: float
     Example:
       notellm pairs ./data --out pairs.parquet
     """
-    with _mistakes():
+    with mistakes():
         from model.cooccurrence import training_pairs
         from model.data import read_events, read_notes, write_pairs
 
@@ -106,7 +106,7 @@ def train(
       notellm train ./data --pairs pairs.parquet --recipe small --out ./checkpoint
       NOTELLM_CHECKPOINT=./checkpoint notellm serve
     """
-    with _mistakes():
+    with mistakes():
         from dataclasses import replace
 
         from model.data import is_blank, read_notes, read_pairs
@@ -143,7 +143,7 @@ def evaluate(
     Example:
       notellm evaluate ./data --checkpoint ./checkpoint
     """
-    with _mistakes():
+    with mistakes():
         from model.backends import open_backend
         from model.checkpoint import read_manifest
         from model.evaluate import evaluate as run
@@ -176,7 +176,7 @@ def embed(notes: Path, checkpoint: Path, out: Path) -> None:
     Example:
       notellm embed ./data --checkpoint ./checkpoint --out vectors.parquet
     """
-    with _mistakes():
+    with mistakes():
         from model.backends import open_backend
         from model.data import read_notes, write_vectors
         from model.reading import embed_all
@@ -191,7 +191,7 @@ COMMANDS = (samples, pairs, train, evaluate, embed)
 
 
 @contextmanager
-def _mistakes() -> Iterator[None]:
+def mistakes() -> Iterator[None]:
     """What a person can mend becomes one line: wrong files, a wrong checkpoint, a package that is not installed."""
     try:
         yield
@@ -199,10 +199,5 @@ def _mistakes() -> Iterator[None]:
         raise click.ClickException(
             f"{error.name} is not installed; this command needs: pip install 'notellm[train]'"
         ) from error
-    except (ValueError, OSError, RuntimeError) as error:
-        from model.data import DataError
-        from model.train import TrainingError
-
-        if isinstance(error, (ValueError, OSError, DataError, TrainingError)):
-            raise click.ClickException(str(error)) from error
-        raise
+    except (ValueError, OSError) as error:
+        raise click.ClickException(str(error)) from error

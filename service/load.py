@@ -68,9 +68,9 @@ def read(source: str) -> list[Note]:
         from model.samples.generate import sample_notes
 
         return sample_notes()
-    from model.data import is_blank, read_notes
+    from model.data import read_notes
 
-    return [note for note in read_notes(Path(source)) if not is_blank(note)]
+    return read_notes(Path(source))
 
 
 def _bulks(notes: Sequence[Note]) -> Iterator[Sequence[Note]]:
