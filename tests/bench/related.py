@@ -24,6 +24,7 @@ from support.service import Service, until
 
 from model.samples.generate import sample_notes
 from service.settings import MINI
+from service.supervisor import free_port
 
 CONNECTIONS = 16
 MILLISECONDS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
@@ -85,11 +86,13 @@ def measure(service: Service, folder: Path, seconds: int) -> dict[str, object]:
     environment = dict(
         pair.split("=", 1) for pair in Path(f"/proc/{gateway}/environ").read_bytes().decode().split("\0") if pair
     )
-    environment |= {"NOTELLM_HTTP__PORT": "18123", "NOTELLM_OPS__PORT_FILE": str(folder / "bench.ops")}
+    port = free_port("127.0.0.1", 0, "")
+    environment |= {"NOTELLM_HTTP__PORT": str(port), "NOTELLM_OPS__PORT": "0"}
+    environment |= {"NOTELLM_OPS__PORT_FILE": str(folder / "bench.ops")}
     log = (folder / "gateway.log").open("w")
-    process = subprocess.Popen([sys.executable, "-c", GATEWAY, str(len(example.content))], env=environment, stdout=log)
+    process = subprocess.Popen([sys.executable, "-c", GATEWAY, str(len(example.content))], env=environment, stderr=log)
     try:
-        url = "http://127.0.0.1:18123"
+        url = f"http://127.0.0.1:{port}"
         until(lambda: answers(f"{url}/bare/x"))
         load(url, "/notes/%s/related?k=10", folder, 2)  # connections and caches
         related = load(url, "/notes/%s/related?k=10", folder, seconds)
