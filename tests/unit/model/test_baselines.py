@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.baselines import Embeddings, MiniLM, Popularity, SameCategory, TfIdf, minilm_folder, text_of
+from model.baselines import Embeddings, MiniLM, Popularity, SameCategory, TfIdf, text_of
 from model.data import EventTable
 from model.note import Note
 
@@ -119,8 +119,6 @@ def test_the_text_of_a_note_joins_what_it_has():
 
 @pytest.fixture(scope="module")
 def minilm() -> MiniLM:
-    if minilm_folder() is None:
-        pytest.skip("the package with the weights of MiniLM is not installed")
     return MiniLM()
 
 
