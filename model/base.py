@@ -144,8 +144,7 @@ def _average(attention: Any) -> None:
     """Make an attention layer add the mean of all states so far, times three, until training finds better.
 
     A sentence encoder's meaning is the mean of its states (MiniLM is pooled so), but here one token's state has to
-    hold it. Without this, that state told notes apart no better than chance, and contrastive learning stood still for
-    its first 200 steps.
+    hold it, and without this that state told notes apart hardly better than chance. Figures in model/README.md.
     """
     for projection in (attention.q_proj, attention.k_proj, attention.v_proj, attention.out_proj):
         projection.bias.zero_()

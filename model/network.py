@@ -1,7 +1,6 @@
 """NoteLLM: a causal language model, [EMB], a linear head. Shapes: N notes, L tokens, H hidden, D embedding."""
 
 import contextlib
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,8 +8,6 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers import logging as transformers_logging
-
-log = logging.getLogger(__name__)
 
 
 class NoteLLM(nn.Module):

@@ -50,7 +50,7 @@ def paper() -> Recipe:
 
 
 def small() -> Recipe:
-    """A pre-trained 22M backbone as a causal decoder: a quarter of an hour on two cores."""
+    """A pre-trained 22M backbone as a causal decoder: under twenty minutes for short notes on two cores."""
     return Recipe(
         name="small",
         base_model="minilm",

@@ -9,7 +9,7 @@ _GAP = re.compile(r"[\s_\-]+")
 _BETWEEN_CJK = re.compile(
     r"(?<=[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]) (?=[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af])"
 )
-_REFUSED = re.compile(r"[^\w]|[\d_]{40}", re.UNICODE)
+_REFUSED = re.compile(r"\W")
 
 
 def clean_tag(text: str) -> str | None:

@@ -1,6 +1,5 @@
 """The training loop: generative-contrastive learning with collaborative supervised fine-tuning (sections 4.3, 4.4)."""
 
-import logging
 import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -20,8 +19,6 @@ from model.network import NoteLLM, add_embedding_token
 from model.note import Note
 from model.prompt import TEMPLATES, PromptBuilder
 from model.recipes import Recipe
-
-log = logging.getLogger(__name__)
 
 _LAST = 20  # steps averaged for the figures that go into the checkpoint
 

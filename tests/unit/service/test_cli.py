@@ -177,3 +177,16 @@ def test_serve_gives_every_role_its_own_sockets_and_numbers(tmp_path):
     ]
     assert found["worker-0"].environment["NOTELLM_REDIS_URL"] == "unix:///run/r/redis.sock"
     assert [role.rank for role in found.values()] == [0, 1, 1, 2, 3]
+
+
+def test_the_split_and_the_samples_default_to_what_the_model_says():
+    """The numbers are repeated in the help texts, because importing them would load numpy and DuckDB for `--help`."""
+    from model.cooccurrence import HOLDOUT, SEED
+    from model.samples.generate import SESSIONS
+
+    def default(command: str, option: str) -> object:
+        return next(found.default for found in cli.commands[command].params if found.name == option)
+
+    for command in ("pairs", "evaluate"):
+        assert (default(command, "holdout"), default(command, "split_seed")) == (HOLDOUT, SEED)
+    assert default("samples", "sessions") == SESSIONS
