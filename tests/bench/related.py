@@ -20,7 +20,7 @@ import httpx
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from support.service import Service, until
+from support.service import Service, running, until
 
 from model.samples.generate import sample_notes
 from service.settings import MINI
@@ -69,12 +69,8 @@ def main() -> None:
     if shutil.which("wrk") is None:
         sys.exit("wrk is not installed: apt-get install wrk")
     with tempfile.TemporaryDirectory() as folder:
-        service = Service(Path(folder), MINI, "--samples")
-        service.start()
-        try:
+        with running(Service(Path(folder), MINI, "--samples")) as service:
             print(json.dumps(measure(service, Path(folder), seconds)))
-        finally:
-            service.stop()
 
 
 def measure(service: Service, folder: Path, seconds: int) -> dict[str, object]:

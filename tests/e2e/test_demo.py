@@ -8,7 +8,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from support.service import NOTELLM, Service, until
+from support.service import NOTELLM, Service, running, until
 
 from model.samples.generate import sample_notes
 from service.settings import MINI
@@ -24,17 +24,14 @@ def notes() -> list[str]:
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """Loaded with the samples, while its worker and one shard of its index were killed in the middle."""
-    service = Service(tmp_path_factory.mktemp("demo"), MINI)
-    service.start()
-    subprocess.run([*NOTELLM, "load", "samples", "--url", service.api, "--no-wait"], check=True, timeout=LOAD_S)
-    for name, share in (("worker", 0.2), ("indexer", 0.4), ("worker", 0.6)):
-        until(lambda share=share: searchable(service) > share * len(sample_notes()), LOAD_S)
-        os.kill(service.children()[name], signal.SIGKILL)
-        until(lambda name=name: name in service.children())
-    until(lambda: service.ready() and searchable(service) == len(sample_notes()), LOAD_S)
-    yield service
-    if service.process.poll() is None:
-        service.stop()
+    with running(Service(tmp_path_factory.mktemp("demo"), MINI)) as service:
+        subprocess.run([*NOTELLM, "load", "samples", "--url", service.api, "--no-wait"], check=True, timeout=LOAD_S)
+        for name, share in (("worker", 0.2), ("indexer", 0.4), ("worker", 0.6)):
+            until(lambda share=share: searchable(service) > share * len(sample_notes()), LOAD_S)
+            os.kill(service.children()[name], signal.SIGKILL)
+            until(lambda name=name: name in service.children())
+        until(lambda: service.ready() and searchable(service) == len(sample_notes()), LOAD_S)
+        yield service
 
 
 def searchable(service: Service) -> int:

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 from support.checkpoint import tiny_checkpoint
-from support.service import NOTELLM, PATIENCE_S, Service, until
+from support.service import NOTELLM, PATIENCE_S, Service, running, until
 
 from service.settings import SetupError
 from service.supervisor import Child, Role, Supervisor, free_port, hold, redis_binary
@@ -154,11 +154,8 @@ def test_without_any_redis_the_message_says_what_to_install(monkeypatch, tmp_pat
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     folder = tmp_path_factory.mktemp("serve")
     tiny_checkpoint(folder / "checkpoint")
-    running = Service(folder, folder / "checkpoint")
-    running.start()
-    yield running
-    if running.process.poll() is None:
-        running.stop()
+    with running(Service(folder, folder / "checkpoint")) as service:
+        yield service
 
 
 def test_a_note_written_is_found_and_a_deleted_one_is_not(service):

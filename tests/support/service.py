@@ -5,7 +5,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -66,7 +67,8 @@ class Service:
     def children(self) -> dict[str, int]:
         """Process ids by what runs, as the kernel knows them."""
         listed = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
-        return {self._name(int(child)): int(child) for child in listed.split() if self._name(int(child))}
+        named = {self._name(int(child)): int(child) for child in listed.split()}
+        return {name: child for name, child in named.items() if name}
 
     def ready(self) -> bool:
         """What the gateway's /readyz says; False while there is none."""
@@ -77,7 +79,24 @@ class Service:
             return False
 
     def _name(self, process: int) -> str:
-        words = Path(f"/proc/{process}/cmdline").read_bytes().decode().split("\0")
+        """Empty for a process that has ended, be it still a zombie or gone since it was listed."""
+        try:
+            words = Path(f"/proc/{process}/cmdline").read_bytes().decode().split("\0")
+        except (FileNotFoundError, ProcessLookupError):
+            return ""
         if "redis-server" in words[0]:
             return "redis"
-        return words[-2] if len(words) > 1 else ""  # a zombie has none
+        return words[-2] if len(words) > 1 else ""
+
+
+@contextmanager
+def running(service: Service) -> Iterator[Service]:
+    """The service, started; stopped at the end, also when a test or its preparation fails in between."""
+    try:
+        service.start()
+        yield service
+    finally:
+        if service.process.poll() is None:
+            service.stop()
+        assert service.process.stdout
+        service.process.stdout.close()
