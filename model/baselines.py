@@ -26,7 +26,7 @@ class Ranker(Protocol):
     name: str
 
     def scores(self, targets: Sequence[int]) -> NDArray[np.float32]:
-        """Higher is more related; finite, shape (len(targets), N). The target's own score means nothing."""
+        """Higher is more related; finite, a new array, shape (len(targets), N). A target's own score means nothing."""
         ...
 
 
@@ -79,17 +79,7 @@ class TfIdf:
     name = "TF-IDF"
 
     def __init__(self, pool: Sequence[Note]) -> None:
-        from sklearn.feature_extraction.text import TfidfVectorizer
-
-        vectorizer = TfidfVectorizer(
-            tokenizer=words,
-            token_pattern=None,
-            lowercase=False,
-            ngram_range=(1, 2),
-            sublinear_tf=True,
-            dtype=np.float32,
-        )
-        self._unit_NV: Any = vectorizer.fit_transform([text_of(note) for note in pool])
+        self._unit_NV: Any = tfidf_vectorizer().fit_transform([text_of(note) for note in pool])
 
     def scores(self, targets: Sequence[int]) -> NDArray[np.float32]:
         """Cosines, shape (len(targets), N)."""
@@ -97,8 +87,39 @@ class TfIdf:
         return cosine_TN
 
 
+class BM25:
+    """Okapi BM25 of the target's words in each note (Robertson and Zaragoza, 2009).
+
+    The sum over the target's words, each as often as it stands there, of
+    ``log(1 + (N - n + 0.5) / (n + 0.5)) * f * (k1 + 1) / (f + k1 * (1 - b + b * length / mean length))``: the word
+    stands in n notes, and f times in the note scored. Lengths are in `words`.
+    """
+
+    name = "BM25"
+
+    def __init__(self, pool: Sequence[Note], k1: float = 1.2, b: float = 0.75) -> None:
+        from scipy.sparse import csr_matrix
+        from sklearn.feature_extraction.text import CountVectorizer
+
+        vectorizer = CountVectorizer(tokenizer=words, token_pattern=None, lowercase=False, dtype=np.float32)
+        self._count_NV: Any = vectorizer.fit_transform([text_of(note) for note in pool])
+        length_N = np.asarray(self._count_NV.sum(axis=1)).reshape(-1)
+        notes_V = np.bincount(self._count_NV.indices, minlength=self._count_NV.shape[1])
+        rarity_V = np.log(1 + (len(pool) - notes_V + 0.5) / (notes_V + 0.5))
+        norm_N = k1 * (1 - b + b * length_N / length_N.mean())
+        found = self._count_NV.tocoo()
+        weight = rarity_V[found.col] * found.data * (k1 + 1) / (found.data + norm_N[found.row])
+        shape = self._count_NV.shape
+        self._weight_VN: Any = csr_matrix((weight.astype(np.float32), (found.row, found.col)), shape=shape).T.tocsr()
+
+    def scores(self, targets: Sequence[int]) -> NDArray[np.float32]:
+        """BM25, shape (len(targets), N)."""
+        score_TN: NDArray[np.float32] = (self._count_NV[list(targets)] @ self._weight_VN).toarray()
+        return score_TN
+
+
 class Embeddings:
-    """Cosine of given embeddings.
+    """Cosine of given embeddings; ``unit_ND`` holds them with unit norm, float32.
 
     Args:
         emb_ND: one row a note of the pool, any norm; a row of zeros is equally far from all.
@@ -112,14 +133,14 @@ class Embeddings:
             raise ValueError(f"{name}: embeddings must form a matrix, got shape {emb_ND.shape}")
         if not np.isfinite(emb_ND).all():
             raise ValueError(f"{name}: embeddings must be finite")
-        emb_ND = emb_ND.astype(np.float32)
-        norms_N1 = np.linalg.norm(emb_ND, axis=1, keepdims=True)
         self.name = name
-        self._unit_ND = np.divide(emb_ND, norms_N1, out=np.zeros_like(emb_ND), where=norms_N1 > 0)
+        self.unit_ND = np.array(emb_ND, dtype=np.float32)
+        norms_N1 = np.linalg.norm(self.unit_ND, axis=1, keepdims=True)
+        np.divide(self.unit_ND, norms_N1, out=self.unit_ND, where=norms_N1 > 0)
 
     def scores(self, targets: Sequence[int]) -> NDArray[np.float32]:
         """Cosines, shape (len(targets), N)."""
-        cosine_TN: NDArray[np.float32] = self._unit_ND[list(targets)] @ self._unit_ND.T
+        cosine_TN: NDArray[np.float32] = self.unit_ND[list(targets)] @ self.unit_ND.T
         return cosine_TN
 
 
@@ -165,6 +186,15 @@ class MiniLM:
             mean_BH = (hidden_BLH * mask_BL1).sum(dim=1) / mask_BL1.sum(dim=1)
         pooled: NDArray[np.float32] = mean_BH.numpy()
         return pooled
+
+
+def tfidf_vectorizer() -> Any:
+    """scikit-learn's TF-IDF of `words` and pairs of them, rows of unit norm, float32."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    return TfidfVectorizer(
+        tokenizer=words, token_pattern=None, lowercase=False, ngram_range=(1, 2), sublinear_tf=True, dtype=np.float32
+    )
 
 
 def text_of(note: Note) -> str:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
     from model.network import NoteLLM
+    from model.sentence_bert import SentenceBert
 
 FORMAT = 1
 MANIFEST = "notellm.json"
@@ -90,18 +91,20 @@ def prompt_builder(folder: Path, manifest: Manifest) -> PromptBuilder:
 
 def save(
     folder: Path,
-    network: NoteLLM,
+    network: NoteLLM | SentenceBert,
     tokenizer: Tokenizer,
     special: SpecialIds,
     recipe: Recipe,
     categories: tuple[str, ...],
     trained_on: dict[str, Any],
 ) -> Manifest:
-    """Write a checkpoint; the manifest comes last, so a folder with a manifest is complete."""
-    import torch
-    from safetensors.torch import save_file
+    """Write a checkpoint; the manifest comes last, so a folder with a manifest is complete.
 
-    from model.network import quiet_transformers
+    SentenceBERT has no head, and `load` refuses it: it cannot serve.
+    """
+    import torch
+
+    from model.network import NoteLLM, quiet_transformers
 
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MANIFEST).unlink(missing_ok=True)
@@ -110,9 +113,9 @@ def save(
     with quiet_transformers():
         network.backbone.to(saved_dtype).save_pretrained(folder)
     network.backbone.to(training_dtype)
-    head = {"weight": network.head.weight, "bias": network.head.bias, "log_scale": network.log_scale}
-    save_file({name: tensor.detach().float().contiguous() for name, tensor in head.items()}, folder / HEAD)
-    _save_tokenizer(folder, tokenizer, special)
+    if isinstance(network, NoteLLM):
+        save_head(folder, network)
+    save_tokenizer(folder, tokenizer, special)
     files = {path.name: _sha256(path) for path in sorted(folder.iterdir()) if path.suffix in {".json", ".safetensors"}}
     identity = [files, TEMPLATES[recipe.template].identity, list(categories), network.dim]
     fingerprint = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
@@ -168,7 +171,24 @@ def _builder(tokenizer: Tokenizer, special: SpecialIds, recipe: Recipe) -> Promp
     return PromptBuilder(tokenizer, special, TEMPLATES[recipe.template], recipe.title_tokens, recipe.content_tokens)
 
 
-def _save_tokenizer(folder: Path, tokenizer: Tokenizer, special: SpecialIds) -> None:
+def save_head(folder: Path, network: NoteLLM) -> None:
+    """Write the projection and tau, float32."""
+    from safetensors.torch import save_file
+
+    head = {"weight": network.head.weight, "bias": network.head.bias, "log_scale": network.log_scale}
+    save_file({name: tensor.detach().float().contiguous() for name, tensor in head.items()}, folder / HEAD)
+
+
+def load_head(folder: Path, network: NoteLLM) -> None:
+    """Start the projection from a folder's, which may have more dimensions: the first ones are taken."""
+    from safetensors.torch import load_file
+
+    held = load_file(folder / HEAD)
+    network.head.load_state_dict({name: held[name][: network.dim] for name in ("weight", "bias")})
+
+
+def save_tokenizer(folder: Path, tokenizer: Tokenizer, special: SpecialIds) -> None:
+    """Write a tokenizer as transformers reads it."""
     from transformers import PreTrainedTokenizerFast
 
     def token(token_id: int | None) -> str | None:

@@ -116,6 +116,29 @@ def is_blank(note: Note) -> bool:
     return not (note.title.strip() or note.content.strip() or any(tag.strip() for tag in note.hashtags))
 
 
+def read_categories(path: Path, notes: Sequence[Note]) -> tuple[str, ...]:
+    """The closed set of a file, one category a line, sorted.
+
+    Raises:
+        DataError: if the file cannot be read or is empty, or a note has a category that is not in it.
+    """
+    try:
+        categories = {line.strip() for line in path.read_text(encoding="utf-8").splitlines()} - {""}
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path.name} cannot be read: {error}") from None
+    if not categories:
+        raise DataError(f"{path.name} holds no categories")
+    for note in notes:
+        if note.category is not None and note.category not in categories:
+            raise DataError(f"note {note.id!r} has the category {note.category!r}, which is not in {path.name}")
+    return tuple(sorted(categories))
+
+
+def has_events(folder: Path) -> bool:
+    """Whether a folder holds events at all; some data sets are notes alone."""
+    return any((folder / f"events.{kind}").exists() for kind in ("parquet", "jsonl"))
+
+
 def read_events(path: Path) -> EventTable:
     """Events of a file, or of ``events.parquet`` or ``events.jsonl`` in a folder, in order.
 

@@ -1,8 +1,13 @@
-"""Training examples: related pairs drawn into batches of prompts and outputs. Shapes: N = 2B notes, L tokens."""
+"""Training examples: related pairs drawn into batches of prompts and outputs.
+
+Shapes: N = 2B notes of a batch's pairs, M hard negatives behind them, C notes of a chunk, L tokens, T output tokens.
+"""
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -19,35 +24,104 @@ _HIDE_TOPICS = 0.3
 class Example:
     """One note as token ids: prompt, [EMB], guidance, output. ``output_start`` equals the length when there is none."""
 
-    note: int
+    row: int
     token_ids: tuple[int, ...]
     emb_position: int
     output_start: int
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
-    """A batch, right-padded. ``predict_T`` indexes the flattened (N * L) states that predict ``target_T``."""
+class Chunk:
+    """Notes of like length, right-padded; they run through the network together.
 
-    ids_NL: Tensor
-    before_emb_N: Tensor
+    ``rows`` are their places in the batch. ``predict_T`` indexes the flattened (C * L) states that predict
+    ``target_T``.
+    """
+
+    rows: tuple[int, ...]
+    ids_CL: Tensor
+    before_emb_C: Tensor
     predict_T: Tensor
     target_T: Tensor
-    related_NN: Tensor
 
-    def to(self, device: torch.device) -> "Batch":
-        """The same batch on a device."""
-        return Batch(*(getattr(self, name).to(device) for name in self.__dataclass_fields__))
+    def to(self, device: torch.device) -> "Chunk":
+        """The same chunk on a device."""
+        tensors = (self.ids_CL, self.before_emb_C, self.predict_T, self.target_T)
+        return Chunk(self.rows, *(tensor.to(device, non_blocking=True) for tensor in tensors))
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The notes of a whole batch, N of pairs and M behind them, and the chunks of one rank's share of its rows.
+
+    ``related`` is True where two rows must not be each other's negative, bool, shape (N, N + M).
+    """
+
+    notes: tuple[int, ...]
+    related: Tensor
+    chunks: list[Chunk]
+
+    @property
+    def num_output_tokens(self) -> int:
+        """Output tokens of the chunks, T of all of them."""
+        return sum(len(chunk.target_T) for chunk in self.chunks)
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """What batches are drawn with: B, r of eq. (3) or None to generate nothing, notes a chunk, and the seed."""
+
+    pairs_per_batch: int
+    hashtag_share: float | None
+    chunk_notes: int
+    seed: int
+
+
+class Examples(Protocol):
+    """What a training run draws from. Every batch is a function of its number and the `Draw` alone."""
+
+    @property
+    def pairs(self) -> list[tuple[int, int]]:
+        """What a pass goes through once, as places among the notes."""
+        ...
+
+    def batches_per_pass(self, pairs_per_batch: int) -> int:
+        """Batches in one pass; what is left of a pass is not used."""
+        ...
+
+    def batch(self, step: int, draw: Draw, rank: int = 0, ranks: int = 1) -> Batch:
+        """The batch of a step, with the chunks of this rank's share."""
+        ...
+
+    def relations(self, notes: Sequence[int], others: Sequence[int]) -> Tensor:
+        """Where a note and another must not be each other's negative, bool, shape (len(notes), len(others))."""
+        ...
+
+    def prompts(self, notes: Sequence[int]) -> Chunk:
+        """Prompts alone, in order, without any output."""
+        ...
 
 
 class TrainingSet:
     """Notes and their related pairs (eq. 1).
 
+    Every batch is a function of the seed and its number alone, and every note's draws of its place in it: a run that
+    resumes, or that is spread over ranks, sees what one uninterrupted process would.
+
+    Args:
+        hard_negatives: for a note's index, indices of notes to set against it, best first.
+
     Raises:
         ValueError: if a pair names a note that is not there, or there are fewer than two pairs.
     """
 
-    def __init__(self, notes: Sequence[Note], pairs: Sequence[tuple[str, str]], builder: PromptBuilder) -> None:
+    def __init__(
+        self,
+        notes: Sequence[Note],
+        pairs: Sequence[tuple[str, str]],
+        builder: PromptBuilder,
+        hard_negatives: Mapping[int, Sequence[int]] | None = None,
+    ) -> None:
         position = {note.id: index for index, note in enumerate(notes)}
         missing = sorted({name for pair in pairs for name in pair if name not in position})
         if missing:
@@ -55,27 +129,73 @@ class TrainingSet:
         if len(pairs) < 2:
             raise ValueError(f"need at least two pairs to train on; got {len(pairs)}")
         self.notes = list(notes)
-        self.pairs = [(position[a], position[b]) for a, b in pairs]
-        self._related: dict[int, set[int]] = {}
-        for a, b in self.pairs:
-            self._related.setdefault(a, set()).add(b)
-            self._related.setdefault(b, set()).add(a)
+        self._pairs = [(position[a], position[b]) for a, b in pairs]
+        self.related: dict[int, set[int]] = {}
+        for a, b in self._pairs:
+            self.related.setdefault(a, set()).add(b)
+            self.related.setdefault(b, set()).add(a)
+        self._hard_negatives = hard_negatives or {}
         self._builder = builder
         self._tags = [clean_tags(list(note.hashtags)) for note in notes]
+        self._order = lru_cache(maxsize=2)(self._shuffled)
 
-    def batches(self, pairs_per_batch: int, hashtag_share: float, rng: random.Random) -> Iterator[Batch]:
-        """Endless batches of ``pairs_per_batch`` pairs; the pairs are shuffled anew in every pass."""
-        per_batch = min(pairs_per_batch, len(self.pairs))
-        while True:
-            order = rng.sample(range(len(self.pairs)), len(self.pairs))
-            for start in range(0, len(order) - per_batch + 1, per_batch):
-                chosen = [note for pair in order[start : start + per_batch] for note in self.pairs[pair]]
-                yield self._batch(chosen, hashtag_share, rng)
+    @property
+    def pairs(self) -> list[tuple[int, int]]:
+        """Related pairs, as places among the notes."""
+        return self._pairs
 
-    def _batch(self, notes: Sequence[int], hashtag_share: float, rng: random.Random) -> Batch:
-        topics = set(rng.sample(range(len(notes)), round(hashtag_share * len(notes))))
-        examples = [self._example(note, self._task(note, row in topics), rng) for row, note in enumerate(notes)]
-        return self._collate(examples)
+    def batches_per_pass(self, pairs_per_batch: int) -> int:
+        """Batches in one pass over the pairs; what is left of a pass is not used."""
+        return max(1, len(self.pairs) // pairs_per_batch)
+
+    def batch(self, step: int, draw: Draw, rank: int = 0, ranks: int = 1) -> Batch:
+        """The batch of a step, with the chunks of this rank's share; the pairs are shuffled anew in every pass.
+
+        Raises:
+            ValueError: if the pairs of a batch cannot be shared out evenly.
+        """
+        pairs_per_batch = min(draw.pairs_per_batch, len(self.pairs))
+        if pairs_per_batch % ranks:
+            raise ValueError(f"a batch of {pairs_per_batch} pairs cannot be shared evenly by {ranks} processes")
+        done, place = divmod(step, self.batches_per_pass(pairs_per_batch))
+        order = self._order(draw.seed, done)[place * pairs_per_batch : (place + 1) * pairs_per_batch]
+        paired = [note for pair in order for note in self.pairs[pair]]
+        hard = [note for pair in order for note in self._hard_negatives.get(self.pairs[pair][0], ())]
+        # Every rank has as many rows as any other, so that they exchange tensors of one shape.
+        notes = (*paired, *hard[: len(hard) // ranks * ranks])
+        share = len(notes) // ranks
+        own = range(rank * share, (rank + 1) * share)
+        examples = self._examples(notes, len(paired), own, step, draw)
+        examples.sort(key=lambda example: len(example.token_ids))
+        chunks = [
+            self._chunk(examples[start : start + draw.chunk_notes])
+            for start in range(0, len(examples), draw.chunk_notes)
+        ]
+        return Batch(notes, self.relations(notes[: len(paired)], notes), chunks)
+
+    def relations(self, notes: Sequence[int], others: Sequence[int]) -> Tensor:
+        """Where a note and another are the same or a known pair, bool, shape (len(notes), len(others))."""
+        return torch.tensor([[a == b or b in self.related.get(a, ()) for b in others] for a in notes])
+
+    def prompts(self, notes: Sequence[int]) -> Chunk:
+        """Prompts alone, in order, without any output."""
+        rng = random.Random(0)
+        return self._chunk([self._example(row, note, None, rng) for row, note in enumerate(notes)])
+
+    def _shuffled(self, seed: int, done: int) -> list[int]:
+        return random.Random(f"{seed}:pass:{done}").sample(range(len(self.pairs)), len(self.pairs))
+
+    def _examples(
+        self, notes: Sequence[int], num_paired: int, own: Sequence[int], step: int, draw: Draw
+    ) -> list[Example]:
+        tasks: list[Task | None] = [None] * len(notes)
+        if draw.hashtag_share is not None:
+            rng = random.Random(f"{draw.seed}:tasks:{step}")
+            topics = set(rng.sample(range(num_paired), round(draw.hashtag_share * num_paired)))
+            tasks[:num_paired] = [self._task(note, row in topics) for row, note in enumerate(notes[:num_paired])]
+        return [
+            self._example(row, notes[row], tasks[row], random.Random(f"{draw.seed}:note:{step}:{row}")) for row in own
+        ]
 
     def _task(self, note: int, topics: bool) -> Task | None:
         """The task that was drawn for a note, else the one it has an output for, else none."""
@@ -86,7 +206,7 @@ class TrainingSet:
             return "category"
         return "topics" if can_topics else None
 
-    def _example(self, index: int, task: Task | None, rng: random.Random) -> Example:
+    def _example(self, row: int, index: int, task: Task | None, rng: random.Random) -> Example:
         note, tags = self.notes[index], self._tags[index]
         if task == "topics":
             # j is drawn anew each time the note is (section 4.2), and so is which hashtags stand for the note.
@@ -101,9 +221,9 @@ class TrainingSet:
         [prompt] = self._builder.prompts([replace(note, hashtags=tuple(shown))], task or "category", j)
         guided = [*prompt, *(self._builder.guidance(task, j) if task else [])]
         written = self._builder.output(output) if task else []
-        return Example(index, (*guided, *written), len(prompt) - 1, len(guided))
+        return Example(row, (*guided, *written), len(prompt) - 1, len(guided))
 
-    def _collate(self, examples: Sequence[Example]) -> Batch:
+    def _chunk(self, examples: Sequence[Example]) -> Chunk:
         length = max(len(example.token_ids) for example in examples)
         pad = self._builder.special.pad
         rows = [[*example.token_ids, *[pad] * (length - len(example.token_ids))] for example in examples]
@@ -114,11 +234,10 @@ class TrainingSet:
             for position in range(example.output_start, len(example.token_ids))
         ]
         target = [token for example in examples for token in example.token_ids[example.output_start :]]
-        related = [[a.note == b.note or b.note in self._related.get(a.note, ()) for b in examples] for a in examples]
-        return Batch(
+        return Chunk(
+            tuple(example.row for example in examples),
             torch.tensor(rows),
             torch.tensor([example.emb_position - 1 for example in examples]),
             torch.tensor(predict, dtype=torch.long),
             torch.tensor(target, dtype=torch.long),
-            torch.tensor(related),
         )

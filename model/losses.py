@@ -1,6 +1,7 @@
 """The losses of section 4. Shapes: N = 2B notes of a batch, D = embedding size, T = output tokens, V = vocabulary."""
 
 import math
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -9,7 +10,13 @@ from torch import Tensor
 MAX_LOG_SCALE = math.log(100.0)
 
 
-def contrastive_loss(emb_ND: Tensor, log_scale: Tensor, related_NN: Tensor | None = None) -> Tensor:
+def contrastive_loss(
+    emb_ND: Tensor,
+    log_scale: Tensor,
+    related_NN: Tensor | None = None,
+    others_MD: Tensor | None = None,
+    related_NM: Tensor | None = None,
+) -> Tensor:
     """In-batch contrastive loss over related pairs, eq. (2).
 
     Rows ``2i`` and ``2i + 1`` are a co-occurring pair (eq. 1); every other row is a negative. The similarity is
@@ -20,6 +27,8 @@ def contrastive_loss(emb_ND: Tensor, log_scale: Tensor, related_NN: Tensor | Non
         emb_ND: note embeddings, any float dtype, not necessarily unit norm.
         log_scale: scalar ``tau``, in nats; values above ln 100 count as ln 100.
         related_NN: True where two rows must not be each other's negative (the same note twice, or a known pair).
+        others_MD: further negatives, of notes outside the batch's pairs.
+        related_NM: True where one of them must not be a row's negative.
 
     Returns:
         Mean loss over the N rows, scalar float32, in nats.
@@ -31,20 +40,37 @@ def contrastive_loss(emb_ND: Tensor, log_scale: Tensor, related_NN: Tensor | Non
     if num_notes < 4 or num_notes % 2:
         raise ValueError(f"need an even number of notes, at least 4; got {num_notes}")
     unit_ND = F.normalize(emb_ND.float(), dim=-1)
-    logits_NN = unit_ND @ unit_ND.T * log_scale.clamp(max=MAX_LOG_SCALE).exp()
     partner_N = torch.arange(num_notes, device=emb_ND.device) ^ 1
     ignored_NN = torch.eye(num_notes, dtype=torch.bool, device=emb_ND.device)
     if related_NN is not None:
         ignored_NN = ignored_NN | related_NN
         ignored_NN[torch.arange(num_notes, device=emb_ND.device), partner_N] = False
-    return F.cross_entropy(logits_NN.masked_fill(ignored_NN, float("-inf")), partner_N)
+    cosine_NX = unit_ND @ unit_ND.T
+    ignored_NX = ignored_NN
+    if others_MD is not None and len(others_MD):
+        cosine_NX = torch.cat([cosine_NX, unit_ND @ F.normalize(others_MD.float(), dim=-1).T], dim=1)
+        related_NM = ignored_NN.new_zeros(num_notes, len(others_MD)) if related_NM is None else related_NM
+        ignored_NX = torch.cat([ignored_NN, related_NM], dim=1)
+    logits_NX = cosine_NX * log_scale.clamp(max=MAX_LOG_SCALE).exp()
+    return F.cross_entropy(logits_NX.masked_fill(ignored_NX, float("-inf")), partner_N)
+
+
+def matryoshka_loss(emb_ND: Tensor, sizes: Sequence[int], loss_of: Callable[[Tensor], Tensor]) -> Tensor:
+    """Mean of a loss over the whole embeddings and over their first ``sizes`` components (arXiv 2205.13147)."""
+    return torch.stack([loss_of(emb_ND), *(loss_of(emb_ND[:, :size]) for size in sizes)]).mean()
+
+
+def teacher_loss(emb_ND: Tensor, teacher_ND: Tensor) -> Tensor:
+    """One minus the mean cosine between each embedding and its teacher's vector of the same size; scalar, 0..2."""
+    return 1.0 - F.cosine_similarity(emb_ND.float(), teacher_ND.float(), dim=-1).mean()
 
 
 def generation_loss(logits_TV: Tensor, target_T: Tensor) -> Tensor:
-    """Mean negative log-likelihood of the output tokens, eq. (3), scalar float32 in nats; 0 when there are none."""
-    if target_T.numel() == 0:
-        return logits_TV.float().sum() * 0.0
-    return F.cross_entropy(logits_TV.float(), target_T)
+    """Negative log-likelihood of the output tokens, eq. (3), scalar float32 in nats.
+
+    Their sum, because the mean is over the tokens of a whole batch, and logits come chunk by chunk.
+    """
+    return F.cross_entropy(logits_TV.float(), target_T, reduction="sum")
 
 
 def total_loss(contrastive: Tensor, generation: Tensor, alpha: float) -> Tensor:

@@ -3,9 +3,12 @@
 Every one raises ValueError when there is nothing to score, and when prediction and truth differ in number.
 """
 
+import math
 import re
+from collections import Counter
 from collections.abc import Collection, Sequence, Sized
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +16,10 @@ from numpy.typing import NDArray
 # One CJK character is a word: those scripts put no spaces between words.
 _CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
 _WORD = re.compile(rf"[{_CJK}]|[^\W_{_CJK}]+")
+_WORD_OR_MARK = re.compile(rf"{_WORD.pattern}|\S")
+
+Said = TypeVar("Said")
+Wanted = TypeVar("Wanted")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,25 +74,50 @@ def bleu4(predicted: Sequence[str], truth: Sequence[str]) -> float:
     return min(1.0, float(result.score) / 100)
 
 
+def bleu4_public_code(predicted: Sequence[str], truth: Sequence[str]) -> float:
+    """What the authors' code calls BLEU-4 (github.com/zcfinal/NoteLLM, eval_generation.py). It is not BLEU.
+
+    There nltk's sentence_bleu gets the true words where it wants references, so each word is a reference of single
+    letters. Next to no four words in a row are found in those, and what is left is the smoothing: 0.1 over the number
+    of four words in a row that were predicted, or 0 where no predicted word is a letter or mark of the truth. A perfect
+    prediction of three hashtags scores 0.05. Texts whose truth is blank are left out, as there.
+
+    The code cuts Chinese into words with jieba, of which this package has nothing: here a CJK character is a word,
+    which lets more texts score above 0.
+    """
+    pairs = [(_WORD_OR_MARK.findall(said), _WORD_OR_MARK.findall(true)) for said, true in _zipped(predicted, truth)]
+    scores = [_letters_bleu4(said, true) for said, true in pairs if true]
+    _refuse_none(scores)
+    return float(np.mean(scores))
+
+
 def rouge(predicted: Sequence[str], truth: Sequence[str]) -> dict[str, float]:
-    """Mean F1 of ``rouge1``, ``rouge2`` and ``rougeL`` over the texts, counted in `words`."""
+    """Mean over the texts of `rouge_of_each`."""
+    return {kind: float(np.mean(scores)) for kind, scores in rouge_of_each(predicted, truth).items()}
+
+
+def rouge_of_each(predicted: Sequence[str], truth: Sequence[str]) -> dict[str, NDArray[np.float64]]:
+    """F1 of ``rouge1``, ``rouge2`` and ``rougeL`` of each text, counted in `words`, each of shape (texts,)."""
     from rouge_score.rouge_scorer import RougeScorer
 
-    _refuse_none(truth)
     kinds = ("rouge1", "rouge2", "rougeL")
     scorer = RougeScorer(kinds, tokenizer=_Words())
-    scores = [scorer.score(true, said) for said, true in zip(predicted, truth, strict=True)]
-    return {kind: float(np.mean([score[kind].fmeasure for score in scores])) for kind in kinds}
+    scores = [scorer.score(true, said) for said, true in _zipped(predicted, truth)]
+    return {kind: np.array([score[kind].fmeasure for score in scores]) for kind in kinds}
 
 
 def f1_at(predicted: Sequence[Sequence[str]], truth: Sequence[Collection[str]], k: int) -> float:
-    """Mean F1 of the first k distinct hashtags against all true ones, but for case and white space.
+    """Mean over the notes of `f1_of_each`."""
+    return float(np.mean(f1_of_each(predicted, truth, k)))
+
+
+def f1_of_each(predicted: Sequence[Sequence[str]], truth: Sequence[Collection[str]], k: int) -> NDArray[np.float64]:
+    """F1 of each note's first k distinct hashtags against all true ones, shape (notes,), but for case and white space.
 
     Hashtags match as a whole or not at all. A note scores 0 when none matches, so also when it has no true
     hashtags.
     """
-    _refuse_none(truth)
-    return float(np.mean([_f1(said, true, k) for said, true in zip(predicted, truth, strict=True)]))
+    return np.array([_f1(said, true, k) for said, true in _zipped(predicted, truth)])
 
 
 def bootstrap(
@@ -134,6 +166,23 @@ class _Words:
 
     def tokenize(self, text: str) -> list[str]:
         return words(text)
+
+
+def _letters_bleu4(said: Sequence[str], true: Sequence[str]) -> float:
+    """nltk's BLEU of order 4 with its smoothing method 1, for references that are words, read letter by letter."""
+    if not set(said) & set("".join(true)):
+        return 0.0
+    grams = Counter(zip(*(said[start:] for start in range(4)), strict=False))
+    spelled = [Counter(zip(*(word[start:] for start in range(4)), strict=False)) for word in true]
+    matched = sum(min(count, max(word[gram] for word in spelled)) for gram, count in grams.items())
+    precision = (matched or 0.1) / max(1, grams.total())
+    closest = min((len(word) for word in true), key=lambda length: (abs(length - len(said)), length))
+    return precision * min(1.0, math.exp(1 - closest / len(said)))
+
+
+def _zipped(predicted: Sequence[Said], truth: Sequence[Wanted]) -> list[tuple[Said, Wanted]]:
+    _refuse_none(truth)
+    return list(zip(predicted, truth, strict=True))
 
 
 def _refuse_none(values: Sized) -> None:

@@ -1,13 +1,16 @@
 """NoteLLM: a causal language model, [EMB], a linear head. Shapes: N notes, L tokens, H hidden, D embedding."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers import logging as transformers_logging
+
+from model.examples import Chunk
+from model.losses import generation_loss
 
 
 class NoteLLM(nn.Module):
@@ -26,6 +29,23 @@ class NoteLLM(nn.Module):
     def dim(self) -> int:
         """Size of the note embedding, D."""
         return self.head.out_features
+
+    def forward(self, chunks: Sequence[Chunk]) -> tuple[Tensor, Tensor]:
+        """Embeddings of every note of the chunks, in their order, shape (N, D), and the summed generation loss.
+
+        Logits are computed for output tokens alone: the output matrix is as large as all the layers of a small model.
+        """
+        embeddings, generation = zip(*map(self._chunk, chunks), strict=True)
+        return torch.cat(embeddings), torch.stack(generation).sum()
+
+    def _chunk(self, chunk: Chunk) -> tuple[Tensor, Tensor]:
+        hidden_CLH = self.hidden(chunk.ids_CL)
+        emb_CD = self.embedding(hidden_CLH[torch.arange(len(chunk.rows)), chunk.before_emb_C])
+        if not len(chunk.target_T):
+            # Every weight takes part in every chunk: ranks that exchange gradients wait for all of them.
+            return emb_CD, self.logits(hidden_CLH[:1, 0]).sum() * 0.0
+        logits_TV = self.logits(hidden_CLH.flatten(0, 1)[chunk.predict_T])
+        return emb_CD, generation_loss(logits_TV, chunk.target_T)
 
     def hidden(self, ids_NL: Tensor) -> Tensor:
         """Hidden states after the final norm, shape (N, L, H), of right-padded ids.

@@ -46,6 +46,9 @@ class Template:
     instruction: dict[Task, str]
     guidance: dict[Task, str]
     known_topics: dict[Task, bool]
+    tail: str = TAIL
+    as_json: bool = True
+    ends_note: bool = False
 
     @property
     def shares_prefix(self) -> bool:
@@ -56,7 +59,10 @@ class Template:
     def identity(self) -> str:
         """Every word of the template, for the fingerprint."""
         return json.dumps(
-            [self.name, self.version, self.instruction, self.guidance, self.known_topics, TAIL, EMB],
+            [
+                [self.name, self.version, self.instruction, self.guidance, self.known_topics],
+                [self.tail, EMB, self.as_json, self.ends_note],
+            ],
             sort_keys=True,
         )
 
@@ -87,7 +93,30 @@ SHARED = Template(
     known_topics={"category": True, "topics": True},
 )
 
-TEMPLATES = {template.name: template for template in (PAPER, SHARED)}
+_ALL_TOPICS: dict[Task, bool] = {"category": True, "topics": True}
+
+# The prompts of the rivals in table 2: PromptEOL asks for one word, RepLLaMA reads the end token behind the bare text.
+EOL = Template(
+    name="eol",
+    version=1,
+    instruction={"category": 'This note: "', "topics": 'This note: "'},
+    guidance=SHARED.guidance,
+    known_topics=_ALL_TOPICS,
+    tail='" means in one word: "',
+    as_json=False,
+)
+BARE = Template(
+    name="bare",
+    version=1,
+    instruction={"category": "", "topics": ""},
+    guidance=SHARED.guidance,
+    known_topics=_ALL_TOPICS,
+    tail="",
+    as_json=False,
+    ends_note=True,
+)
+
+TEMPLATES = {template.name: template for template in (PAPER, SHARED, EOL, BARE)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,9 +172,11 @@ class PromptBuilder:
         topics: Sequence[str | None] = [None] * len(notes)
         if self.template.known_topics[task]:
             topics = self._cut([topics_text(note.hashtags) for note in notes], TOPICS_TOKENS)
-        texts = [_as_json(*fields) for fields in zip(titles, topics, contents, strict=True)]
+        body_of = _as_json if self.template.as_json else _as_text
+        texts = [body_of(*fields) for fields in zip(titles, topics, contents, strict=True)]
         bodies = self._tokenizer.encode_batch(texts, add_special_tokens=False)
-        tail = [*self._piece(TAIL), self.special.emb]
+        end = [self.special.eos] if self.template.ends_note else []
+        tail = [*self._piece(self.template.tail), *end, self.special.emb]
         built = [[*head, *body.ids, *tail] for body in bodies]
         for ids in built:
             assert ids.count(self.special.emb) == 1, "exactly one [EMB] a prompt"
@@ -196,6 +227,10 @@ def plain_text(text: str) -> str:
 def topics_text(hashtags: Sequence[str]) -> str:
     """Hashtags as the network reads and writes them: ``citywalk, coffee``."""
     return ", ".join(hashtags)
+
+
+def _as_text(title: str, topics: str | None, content: str) -> str:
+    return " ".join(part for part in (title, topics, content) if part)
 
 
 def _as_json(title: str, topics: str | None, content: str) -> str:

@@ -1,7 +1,9 @@
 """Recipes: everything scientific about a training run, as functions. A recipe is saved with its checkpoint."""
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal, get_type_hints
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,13 +20,26 @@ class Recipe:
     pairs_per_batch: int  # B; a batch holds 2B notes
     steps: int  # 0 means one pass over the pairs
     learning_rate: float
-    alpha: float  # weight of the generation loss, eq. (4)
+    alpha: float  # weight of the generation loss, eq. (4); 0 leaves it out (without CSFT)
     hashtag_share: float = 0.4  # r: share of a batch that generates hashtags, the rest categories
     dim: int = 128
     tau: float = 3.0  # initial log of the similarity's scale, eq. (2)
     title_tokens: int = 20
     content_tokens: int = 80
+    architecture: Literal["decoder", "encoder"] = "decoder"  # an encoder is SentenceBERT: mean pooling, no generation
+    contrastive: bool = True  # False leaves eq. (2) out (without GCL)
     whitened_head: bool = False  # start the head from the principal components of the notes' states
+    # What the paper does not have. Each is measured in model/README.md.
+    teacher: str | None = None  # whose vectors to stay close to: minilm, or the folder of a SentenceBERT checkpoint
+    teacher_weight: float = 1.0  # at the first step; it falls to zero along a line
+    matryoshka: tuple[int, ...] = ()  # sizes whose first components are trained to stand alone, e.g. (32, 64)
+    hard_negatives: int = 0  # for each pair, notes that the teacher finds close and nobody read with it
+    cached_negatives: int = 0  # vectors of earlier batches that serve as negatives
+    # How it is computed.
+    chunk_notes: int = 16  # notes of like length that run through the network together
+    recompute: bool = False  # run each chunk twice and keep no activations: any batch fits the memory of one chunk
+    gradient_checkpointing: bool = False  # keep the activations of layer borders only
+    lora_rank: int = 0  # 0 trains every weight
     warmup_share: float = 0.1
     weight_decay: float = 0.001
     max_grad_norm: float = 1.0
@@ -77,6 +92,46 @@ def mini() -> Recipe:
         alpha=1.0,
         hashtag_share=0.5,
     )
+
+
+def adapted(steps: int) -> Recipe:
+    """How `model.adapt` makes a decoder of MiniLM; alpha weighs the prediction of the next token."""
+    return replace(
+        small(),
+        name="adapt",
+        steps=steps,
+        learning_rate=5e-4,
+        alpha=0.25,
+        content_tokens=40,
+        whitened_head=False,
+    )
+
+
+def changed(recipe: Recipe, settings: Sequence[str]) -> Recipe:
+    """The recipe with ``field=value`` settings, each value as JSON or, failing that, as the text that it is.
+
+    Raises:
+        ValueError: if there is no such field, or the value is of another kind than the recipe's.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    kinds = get_type_hints(Recipe)
+    for setting in settings:
+        name, _, text = setting.partition("=")
+        if name not in kinds or not text:
+            raise ValueError(f"{setting!r} is no setting; write FIELD=VALUE with one of {', '.join(sorted(kinds))}")
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = text
+        if isinstance(value, list):
+            value = tuple(value)
+        try:
+            value = TypeAdapter(kinds[name]).validate_python(value, strict=not isinstance(value, int))
+        except ValidationError as error:
+            raise ValueError(f"{setting!r}: {error.errors()[0]['msg'].lower()}") from None
+        recipe = replace(recipe, **{name: value})
+    return recipe
 
 
 RECIPES: dict[str, Callable[[], Recipe]] = {"paper": paper, "small": small, "mini": mini}

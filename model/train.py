@@ -1,143 +1,249 @@
 """The training loop: generative-contrastive learning with collaborative supervised fine-tuning (sections 4.3, 4.4)."""
 
-import random
-from collections.abc import Sequence
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from tokenizers import Tokenizer
+from torch import Tensor, nn
 from torch.optim import AdamW
-from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
+from model.adapters import add_adapters, fold_adapters
 from model.base import open_base
-from model.checkpoint import Manifest, save, special_ids
-from model.examples import Batch, TrainingSet
-from model.losses import contrastive_loss, generation_loss, total_loss
+from model.checkpoint import HEAD, Manifest, load_head, read_manifest, save, special_ids
+from model.examples import Draw, Examples, TrainingSet
+from model.gradients import CachedNegatives, Losses, Step
 from model.network import NoteLLM, add_embedding_token
 from model.note import Note
-from model.prompt import TEMPLATES, PromptBuilder
+from model.prompt import TEMPLATES, PromptBuilder, SpecialIds
+from model.ranks import Ranks, Strategy, clip, spread, whole
 from model.recipes import Recipe
+from model.sentence_bert import SentenceBert, encoder_builder, open_encoder
+from model.sentence_bert import special_ids as encoder_ids
+from model.teacher import hard_negatives, principal_components, teacher_folder, teacher_vectors
+from model.training_state import TrainingState
 
 _LAST = 20  # steps averaged for the figures that go into the checkpoint
+_HEAD_NOTES = 512
+SAVE_EVERY = 50
+RUN = "run"  # beside the checkpoint: the TensorBoard log, and the state of a run that is not finished
+
+Pairs = Sequence[tuple[str, str]]
+Network = NoteLLM | SentenceBert
 
 
 class TrainingError(ValueError):
-    """Training cannot go on; nothing was written."""
-
-
-@dataclass(frozen=True, slots=True)
-class Losses:
-    """One step's losses in nats, and tau."""
-
-    total: float
-    contrastive: float
-    generation: float
-    tau: float
+    """Training cannot go on; no checkpoint was written."""
 
 
 def train(
-    recipe: Recipe, notes: Sequence[Note], pairs: Sequence[tuple[str, str]], out: Path
+    recipe: Recipe,
+    notes: Sequence[Note],
+    pairs: Pairs,
+    out: Path,
+    *,
+    categories: Sequence[str] | None = None,
+    strategy: Strategy = "ddp",
+    save_every: int = SAVE_EVERY,
 ) -> tuple[Manifest, list[Losses]]:
     """Train from the recipe's base model on related pairs and write a checkpoint to ``out``.
 
-    The same recipe, notes and pairs give the same losses on the same kind of machine and number of threads.
+    A run that was killed goes on from its last saved state in ``out``. The same recipe, notes and pairs give the same
+    losses on the same kind of machine and number of threads, interrupted or not.
+
+    Args:
+        pairs: none are needed for a recipe that is not contrastive.
+        categories: the closed set; by default every category of the notes.
+        strategy: how the processes of `torchrun`, if any, hold the weights.
+        save_every: steps between saved states.
 
     Raises:
-        TrainingError: if a loss is not finite; BaseModelError, ValueError: see `open_base` and `TrainingSet`.
+        TrainingError: if a loss is not finite, or ``out`` holds the state of another run.
+        BaseModelError, ValueError: see `open_base` and `TrainingSet`.
     """
-    torch.manual_seed(recipe.seed)
+    if not recipe.contrastive and not pairs:
+        # Pairs only say which notes share a batch then.
+        pairs = [(first.id, second.id) for first, second in zip(notes[::2], notes[1::2], strict=False)]
+    with Ranks.join() as ranks:
+        torch.manual_seed(recipe.seed)
+        start = _encoder(recipe, notes, pairs) if recipe.architecture == "encoder" else _decoder(recipe, notes, pairs)
+        network = start.network
+        step = Step(
+            spread(network, ranks, strategy),
+            start.training_set,
+            recipe,
+            ranks,
+            start.teacher_ND,
+            CachedNegatives(recipe.cached_negatives),
+        )
+        state = TrainingState(out / RUN, identity(recipe, notes, pairs), ranks)
+        history = fit(network, step, state, out / RUN, save_every)
+        _gather_weights(network)
+        fold_adapters(network.backbone)
+        closed = categories or {note.category for note in notes if note.category}
+        trained_on = {"notes": len(notes), "pairs": len(pairs), **_outcome(history)}
+        if ranks.first:
+            save(out, network, start.tokenizer, start.special, recipe, tuple(sorted(closed)), trained_on)
+            state.delete()
+        ranks.wait()
+        manifest = read_manifest(out)
+    return manifest, history
+
+
+def fit(network: Network, step: Step, state: TrainingState, logs: Path, save_every: int = SAVE_EVERY) -> list[Losses]:
+    """Run the recipe's steps, those already done included; the losses of each, in order."""
+    recipe, ranks, training_set = step.recipe, step.ranks, step.training_set
+    steps = recipe.steps or training_set.batches_per_pass(recipe.pairs_per_batch)
+    share = recipe.hashtag_share if recipe.alpha > 0 else None
+    draw = Draw(recipe.pairs_per_batch, share, recipe.chunk_notes, recipe.seed)
+    optimizer = AdamW(_parameter_groups(network, recipe.weight_decay), lr=recipe.learning_rate)
+    try:
+        history = state.restore(network, optimizer, step.cached)
+    except ValueError as error:
+        raise TrainingError(str(error)) from None
+    network.train()
+    with (
+        tqdm(
+            total=steps, initial=len(history), desc=f"train {recipe.name}", unit="step", disable=not ranks.first
+        ) as progress,
+        _written(logs, ranks.first) as write,
+    ):
+        for number in range(len(history), steps):
+            rate = _rate(number, steps, recipe.warmup_share)
+            for group in optimizer.param_groups:
+                group["lr"] = recipe.learning_rate * rate
+            optimizer.zero_grad(set_to_none=True)
+            batch = training_set.batch(number, draw, ranks.rank, ranks.world)
+            fading = 1 - number / steps if recipe.contrastive else 1.0
+            losses = step.backward(batch, network.log_scale, recipe.teacher_weight * fading)
+            norm = clip(network.parameters(), recipe.max_grad_norm) if np.isfinite(losses.total) else losses.total
+            if not np.isfinite(norm):
+                raise TrainingError(f"the loss or gradient of step {number} is not finite; lower the learning rate")
+            optimizer.step()
+            history.append(losses)
+            write(number, losses, norm, recipe.learning_rate * rate)
+            progress.set_postfix(loss=f"{losses.total:.3f}", cl=f"{losses.contrastive:.3f}", refresh=False)
+            progress.update()
+            if (number + 1) % save_every == 0 and number + 1 < steps:
+                state.save(network, optimizer, history, step.cached)
+    return history
+
+
+@dataclass(frozen=True, slots=True)
+class _Start:
+    """Where a run begins. ``teacher_ND`` has a unit vector for each note."""
+
+    network: Network
+    tokenizer: Tokenizer
+    special: SpecialIds
+    training_set: TrainingSet
+    teacher_ND: Tensor | None = None
+
+
+def _encoder(recipe: Recipe, notes: Sequence[Note], pairs: Pairs) -> _Start:
+    """SentenceBERT, with every weight as it was pre-trained."""
+    folder = teacher_folder(recipe.base_model)
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    special = encoder_ids(tokenizer)
+    network = SentenceBert(open_encoder(folder), special.pad, recipe.tau)
+    builder = encoder_builder(tokenizer, special, recipe.title_tokens, recipe.content_tokens)
+    return _Start(network, tokenizer, special, TrainingSet(notes, pairs, builder))
+
+
+def _decoder(recipe: Recipe, notes: Sequence[Note], pairs: Pairs) -> _Start:
+    """NoteLLM on a causal language model, with head and adapters as the recipe starts them."""
     base = open_base(recipe.base_model, notes, recipe.dtype)
     special = special_ids(base.tokenizer, base.bos, base.eos, base.pad)
     add_embedding_token(base.backbone, base.tokenizer.get_vocab_size())
+    if recipe.gradient_checkpointing:
+        base.backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     network = NoteLLM(base.backbone, recipe.dim, recipe.tau)
     builder = PromptBuilder(
         base.tokenizer, special, TEMPLATES[recipe.template], recipe.title_tokens, recipe.content_tokens
     )
-    training_set = TrainingSet(notes, pairs, builder)
-    if recipe.whitened_head:
-        whiten_head(network, training_set, recipe.seed)
-    history = fit(network, training_set, recipe)
-    last = history[-_LAST:]
-    trained_on = {
-        "notes": len(notes),
-        "pairs": len(pairs),
-        "steps": len(history),
-        "last_losses": {
-            name: round(sum(asdict(losses)[name] for losses in last) / len(last), 4)
-            for name in ("total", "contrastive", "generation", "tau")
-        },
-    }
-    categories = tuple(sorted({note.category for note in notes if note.category}))
-    return save(out, network, base.tokenizer, special, recipe, categories, trained_on), history
+    training_set, teacher_ND = TrainingSet(notes, pairs, builder), None
+    if recipe.teacher is not None:
+        vectors_NH = teacher_vectors(recipe.teacher, notes, recipe)
+        teacher_ND = torch.from_numpy(principal_components(vectors_NH, recipe.dim))
+        if recipe.hard_negatives:
+            anchors = sorted({first for first, _ in training_set.pairs})
+            negatives = hard_negatives(vectors_NH, anchors, training_set.related, recipe.hard_negatives)
+            training_set = TrainingSet(notes, pairs, builder, negatives)
+        follow_teacher(network, training_set, teacher_ND)
+    elif (Path(recipe.base_model) / HEAD).is_file():
+        load_head(Path(recipe.base_model), network)
+    elif recipe.whitened_head:
+        whiten_head(network, training_set)
+    if recipe.lora_rank:
+        add_adapters(network.backbone, recipe.lora_rank)
+    return _Start(network, base.tokenizer, special, training_set, teacher_ND)
 
 
-@torch.no_grad()
-def whiten_head(network: NoteLLM, training_set: TrainingSet, seed: int, notes: int = 512) -> None:
+def whiten_head(network: NoteLLM, training_set: TrainingSet) -> None:
     """Start the head as a PCA whitening of some notes' states, so that they differ by what tells them apart.
 
     States of a pre-trained network share most of their length; a random head keeps that, and every cosine starts
     near 1. Fewer directions than D leave the rest of the head as it is.
     """
-    batches = training_set.batches(16, 0.0, random.Random(seed))
-    rows: list[Tensor] = []
-    while sum(len(row) for row in rows) < min(notes, 2 * len(training_set.pairs)):
-        batch = next(batches)
-        states_NLH = network.hidden(batch.ids_NL)
-        rows.append(states_NLH[torch.arange(len(batch.ids_NL)), batch.before_emb_N].float())
-    states_NH = torch.cat(rows)
+    states_NH, _ = _states(network, training_set)
     mean_H = states_NH.mean(dim=0)
     variances, directions_HH = torch.linalg.eigh(torch.cov((states_NH - mean_H).T))
     kept = min(network.dim, len(variances), len(states_NH) - 1)
     # The ridge keeps directions of next to no variance, which are noise, from being blown up to the size of the rest.
     scale = (variances + 0.1 * variances.mean()).rsqrt()
     head_DH = (directions_HH * scale).T.flip(0)[:kept]
-    network.head.weight[:kept] = head_DH.to(network.head.weight.dtype)
-    network.head.bias[:kept] = -(head_DH @ mean_H).to(network.head.bias.dtype)
+    with torch.no_grad():
+        network.head.weight[:kept] = head_DH.to(network.head.weight.dtype)
+        network.head.bias[:kept] = -(head_DH @ mean_H).to(network.head.bias.dtype)
 
 
-def fit(network: NoteLLM, training_set: TrainingSet, recipe: Recipe) -> list[Losses]:
-    """Run the recipe's steps; the losses of each, in order. A loss that is not finite raises TrainingError."""
-    steps = recipe.steps or max(1, len(training_set.pairs) // recipe.pairs_per_batch)
-    optimizer = AdamW(_parameter_groups(network, recipe.weight_decay), lr=recipe.learning_rate)
-    schedule = LambdaLR(optimizer, lambda step: _rate(step, steps, recipe.warmup_share))
-    batches = training_set.batches(recipe.pairs_per_batch, recipe.hashtag_share, random.Random(recipe.seed))
-    history: list[Losses] = []
-    device = next(network.parameters()).device
-    network.train()
-    with tqdm(total=steps, desc=f"train {recipe.name}", unit="step") as progress:
-        for step in range(steps):
-            with torch.autocast(device.type, getattr(torch, recipe.compute_dtype)):
-                contrastive, generation = losses_of(network, next(batches).to(device))
-            total = total_loss(contrastive, generation, recipe.alpha)
-            if not torch.isfinite(total):
-                raise TrainingError(f"the loss of step {step} is not finite; lower the learning rate")
-            optimizer.zero_grad(set_to_none=True)
-            total.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(network.parameters(), recipe.max_grad_norm)
-            optimizer.step()
-            schedule.step()
-            history.append(Losses(total.item(), contrastive.item(), generation.item(), network.log_scale.item()))
-            progress.update()
-            progress.set_postfix(loss=f"{history[-1].total:.3f}", cl=f"{history[-1].contrastive:.3f}")
-    return history
+def follow_teacher(network: NoteLLM, training_set: Examples, teacher_ND: Tensor) -> None:
+    """Start the head as the ridge regression of the teacher's vectors on the states of some notes."""
+    states_NH, notes = _states(network, training_set, 4 * _HEAD_NOTES)
+    mean_H, target_ND = states_NH.mean(dim=0), teacher_ND[notes]
+    centred_NH = states_NH - mean_H
+    gram_HH = centred_NH.T @ centred_NH
+    ridge = 0.1 * gram_HH.diagonal().mean() * torch.eye(len(gram_HH))
+    head_DH = torch.linalg.solve(gram_HH + ridge, centred_NH.T @ (target_ND - target_ND.mean(dim=0))).T
+    with torch.no_grad():
+        network.head.weight.copy_(head_DH)
+        network.head.bias.copy_(target_ND.mean(dim=0) - head_DH @ mean_H)
 
 
-def losses_of(network: NoteLLM, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Contrastive and generation loss of one batch, from one forward pass; logits for output tokens alone."""
-    hidden_NLH = network.hidden(batch.ids_NL)
-    emb_ND = network.embedding(hidden_NLH[torch.arange(len(batch.ids_NL)), batch.before_emb_N])
-    contrastive = contrastive_loss(emb_ND, network.log_scale, batch.related_NN)
-    logits_TV = network.logits(hidden_NLH.flatten(0, 1)[batch.predict_T])
-    return contrastive, generation_loss(logits_TV, batch.target_T)
+@torch.no_grad()
+def _states(network: NoteLLM, training_set: Examples, wanted: int = _HEAD_NOTES) -> tuple[Tensor, list[int]]:
+    """States before [EMB] of the notes of the first pairs, float32, shape (N, H), and which notes those are."""
+    notes = list(dict.fromkeys(note for pair in training_set.pairs for note in pair))
+    step = max(1, len(notes) // wanted)
+    notes = notes[::step][:wanted]
+    rows = []
+    for start in range(0, len(notes), 16):
+        chunk = training_set.prompts(notes[start : start + 16])
+        with torch.autocast("cpu", torch.bfloat16):
+            states_CLH = network.hidden(chunk.ids_CL)
+        rows.append(states_CLH[torch.arange(len(chunk.rows)), chunk.before_emb_C].float())
+    return torch.cat(rows), notes
 
 
-def _parameter_groups(network: NoteLLM, weight_decay: float) -> list[dict[str, object]]:
+def _parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Tau, biases and norms stay out of weight decay: they have no scale to be pulled to zero from."""
-    decayed = [weight for weight in network.parameters() if weight.dim() >= 2]
-    free = [weight for weight in network.parameters() if weight.dim() < 2]
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
+    trained = [weight for weight in network.parameters() if weight.requires_grad]
+    decayed = [weight for weight in trained if weight.dim() >= 2]
+    # Tau has a group of its own: it is never shared out over ranks, and an update of tensors of two kinds fails.
+    free = [weight for weight in trained if weight.dim() == 1]
+    scale = [weight for weight in trained if weight.dim() == 0]
+    return [
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": free, "weight_decay": 0.0},
+        {"params": scale, "weight_decay": 0.0},
+    ]
 
 
 def _rate(step: int, steps: int, warmup_share: float) -> float:
@@ -146,3 +252,43 @@ def _rate(step: int, steps: int, warmup_share: float) -> float:
     if step < warmup:
         return (step + 1) / warmup
     return max(0.0, (steps - step) / max(1, steps - warmup))
+
+
+def identity(recipe: Recipe, notes: Sequence[Note], pairs: Pairs) -> str:
+    """What makes a run this one: 16 hex digits that differ when recipe, notes or pairs do."""
+    digest = hashlib.sha256(json.dumps(asdict(recipe), sort_keys=True).encode())
+    for part in (*notes, *pairs):
+        digest.update(repr(part).encode("utf-8", "replace"))
+    return digest.hexdigest()[:16]
+
+
+@contextmanager
+def _written(folder: Path, first: bool) -> Iterator[Any]:
+    """A function that logs a step for TensorBoard; on ranks but the first it does nothing."""
+    if not first:
+        yield lambda *_: None
+        return
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(str(folder)) as writer:
+
+        def write(step: int, losses: Losses, norm: float, rate: float) -> None:
+            for name, value in (*asdict(losses).items(), ("gradient norm", norm), ("learning rate", rate)):
+                writer.add_scalar(name, value, step)
+
+        yield write
+
+
+def _gather_weights(network: nn.Module) -> None:
+    """Put every weight back in full on this rank, so that it can be folded and saved like any other."""
+    for module in network.modules():
+        for name, weight in list(module.named_parameters(recurse=False)):
+            full = whole(weight.detach())
+            if full is not weight:
+                setattr(module, name, nn.Parameter(full.cpu(), requires_grad=weight.requires_grad))
+
+
+def _outcome(history: Sequence[Losses]) -> dict[str, Any]:
+    last = [asdict(losses) for losses in history[-_LAST:]]
+    means = {name: round(sum(losses[name] for losses in last) / len(last), 4) for name in last[0]}
+    return {"steps": len(history), "last_losses": means}

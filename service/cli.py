@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from service.cli_convert import convert
 from service.cli_model import COMMANDS, mistakes
+from service.cli_reproduce import reproduce
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -133,7 +135,7 @@ def load(notes: str, url: str, no_wait: bool) -> None:
             raise click.ClickException(str(error)) from error
 
 
-for command in COMMANDS:
+for command in (*COMMANDS, convert, reproduce):
     cli.add_command(command)
 
 

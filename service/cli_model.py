@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -76,47 +77,91 @@ def pairs(data: Path, out: Path, unordered: bool, min_users: int, holdout: float
 
 @click.command()
 @click.argument("data", type=FOLDER)
-@click.option("--pairs", "pairs_file", type=FILE, required=True, help="What `notellm pairs` wrote.")
+@click.option(
+    "--pairs", "pairs_file", type=FILE,
+    help="What `notellm pairs` wrote. Without events there are none: then add --set contrastive=false.",
+)  # fmt: skip
 @click.option("--out", type=FOLDER, required=True, help="Folder of the new checkpoint.")
 @click.option(
     "--recipe", type=click.Choice(["mini", "small", "paper"]), default="small", show_default=True,
     help="mini: the model of the demo. small: MiniLM as a decoder, minutes on a CPU. paper: LLaMA 2 7B.",
 )  # fmt: skip
+@click.option(
+    "--categories", "categories_file", type=FILE,
+    help="The closed set, one category a line. Without it, every category of the notes is in it.",
+)  # fmt: skip
 @click.option("--base-model", help="Another base model than the recipe's: a name or a folder.")
 @click.option("--steps", type=click.IntRange(min=1), help="Another number of steps than the recipe's.")
 @click.option("--seed", type=int, help="Another seed than the recipe's.")
+@click.option(
+    "--set", "settings", multiple=True, metavar="FIELD=VALUE",
+    help="Another value of any field of the recipe, e.g. lora_rank=16, recompute=true, alpha=0.01; repeatable.",
+)  # fmt: skip
+@click.option(
+    "--strategy", type=click.Choice(["ddp", "fsdp"]), default="ddp", show_default=True,
+    help="Under torchrun: a copy of the weights on every process, or a share of them (FSDP2).",
+)  # fmt: skip
+@click.option(
+    "--save-every", type=click.IntRange(min=1), default=50, show_default=True,
+    help="Steps after which the state of the run is saved: what a crash can cost at most.",
+)  # fmt: skip
+@_holdout
 def train(
     data: Path,
-    pairs_file: Path,
+    pairs_file: Path | None,
     out: Path,
     recipe: str,
+    categories_file: Path | None,
     base_model: str | None,
     steps: int | None,
     seed: int | None,
+    settings: tuple[str, ...],
+    strategy: Literal["ddp", "fsdp"],
+    save_every: int,
+    holdout: float,
+    split_seed: int,
 ) -> None:
     """Train NoteLLM on related pairs and write a checkpoint that every other command can use.
 
     One network learns to compress a note into one vector (contrastive loss over the pairs, eq. 2) and to
     write its category or its hashtags (eq. 3). A recipe holds every scientific setting and is saved with
-    the checkpoint; the same recipe, data and number of threads give the same losses.
+    the checkpoint; the same recipe, data and number of threads give the same losses. A run that was
+    killed goes on where its last saved state was when the same command is given again; OUT/run holds
+    that state and a log for TensorBoard.
 
     \b
-    Example:
+    Examples:
       notellm pairs ./data --out pairs.parquet
       notellm train ./data --pairs pairs.parquet --recipe small --out ./checkpoint
       NOTELLM_CHECKPOINT=./checkpoint notellm serve
+
+    \b
+    A 7B model on eight GPUs, with batches of any size in the memory of sixteen notes:
+      torchrun --nproc-per-node 8 --no-python notellm train ./data --pairs pairs.parquet \\
+        --recipe paper --strategy fsdp --set recompute=true --set gradient_checkpointing=true --out ./checkpoint
     """
     with mistakes():
-        from dataclasses import replace
-
-        from model.data import is_blank, read_notes, read_pairs
-        from model.recipes import RECIPES
+        from model.cooccurrence import split_notes
+        from model.data import is_blank, read_categories, read_notes, read_pairs
+        from model.recipes import RECIPES, changed
         from model.train import train as run
 
-        changes = {"base_model": base_model, "steps": steps, "seed": seed}
-        chosen = replace(RECIPES[recipe](), **{name: value for name, value in changes.items() if value is not None})  # type: ignore[arg-type]
-        notes = [note for note in read_notes(data) if not is_blank(note)]
-        manifest, _ = run(chosen, notes, read_pairs(pairs_file).ends(), out)
+        given = {"base_model": base_model, "steps": steps, "seed": seed}
+        shorthand = [f"{name}={value}" for name, value in given.items() if value is not None]
+        chosen = changed(RECIPES[recipe](), [*shorthand, *settings])
+        if pairs_file is None and chosen.contrastive:
+            raise click.UsageError("--pairs is needed; only a run with --set contrastive=false learns from notes alone")
+        found = read_notes(data)
+        categories = read_categories(categories_file, found) if categories_file else None
+        notes = [note for note in found if not is_blank(note)]
+        if len(notes) < len(found):
+            click.echo(f"{len(found) - len(notes)} notes without text and hashtags are left out", err=True)
+        if pairs_file is None:
+            # Pairs hold none of the held-out notes; without pairs that has to be seen to here.
+            kept_out = split_notes((note.id for note in notes), holdout, split_seed)
+            notes = [note for note in notes if note.id not in kept_out]
+        related = read_pairs(pairs_file).ends() if pairs_file else []
+        manifest, _ = run(chosen, notes, related, out, categories=categories, strategy=strategy, save_every=save_every)
     last = manifest.trained_on["last_losses"]
     click.echo(
         f"checkpoint {manifest.fingerprint} in {out}: {manifest.trained_on['steps']} steps, "
@@ -126,39 +171,99 @@ def train(
 
 
 @click.command()
+@click.argument("data", type=FOLDER, nargs=-1, required=True)
+@click.option("--out", type=FOLDER, required=True, help="Folder of the new base model.")
+@click.option("--steps", type=click.IntRange(min=1), default=600, show_default=True, help="Batches of 64 notes.")
+@_holdout
+def adapt(data: tuple[Path, ...], out: Path, steps: int, holdout: float, split_seed: int) -> None:
+    """Make a causal decoder of MiniLM, from the notes' text alone: a base model for machines without a GPU.
+
+    MiniLM reads a text in both directions and writes nothing. As a decoder it has to learn to say in one
+    state what it said in the mean of all, and to predict the next word. Uses no clicks, hashtags or
+    categories, and no held-out notes. Takes up to an hour on two cores; the more text, the better.
+
+    \b
+    Example:
+      notellm adapt ./data --out ./base
+      notellm train ./data --pairs pairs.parquet --base-model ./base --out ./checkpoint
+    """
+    with mistakes():
+        from model.adapt import adapt as run
+        from model.cooccurrence import split_notes
+        from model.data import is_blank, read_notes
+        from model.recipes import adapted
+
+        notes = []
+        for folder in data:
+            found = [note for note in read_notes(folder) if not is_blank(note)]
+            kept_out = split_notes((note.id for note in found), holdout, split_seed)
+            notes += [note for note in found if note.id not in kept_out]
+        history = run(adapted(steps), notes, out)
+    click.echo(f"base model in {out}: {len(history)} steps, {1 - history[-1].teacher:.2f} cosine to MiniLM's vectors")
+
+
+@click.command()
 @click.argument("data", type=FOLDER)
 @click.option("--checkpoint", type=FOLDER, help="A checkpoint; without it the baselines alone are compared.")
 @click.option("--min-users", default=2, show_default=True, help="Users behind a gold pair at least.")
 @click.option("--no-generation", is_flag=True, help="Leave out categories and hashtags, which take longest.")
+@click.option("--limit", type=click.IntRange(min=1), help="Read this many notes at most for categories and hashtags.")
 @_holdout
 def evaluate(
-    data: Path, checkpoint: Path | None, min_users: int, no_generation: bool, holdout: float, split_seed: int
+    data: Path,
+    checkpoint: Path | None,
+    min_users: int,
+    no_generation: bool,
+    limit: int | None,
+    holdout: float,
+    split_seed: int,
 ) -> None:
-    """Compare a checkpoint with popularity, TF-IDF and MiniLM on the held-out notes of DATA.
+    """Compare a checkpoint with popularity, TF-IDF, BM25 and MiniLM on the held-out notes of DATA.
 
-    Prints Markdown: Recall@10, 100 and 1,000 with 95% intervals, the checkpoint's lead over each baseline by
-    a paired bootstrap, recall by exposure, accuracy and Ill. of categories, BLEU, ROUGE and F1 of hashtags.
+    Prints Markdown, for pairs of --min-users users and for all pairs: Recall@10, 100 and 1,000 with 95%
+    intervals, recall by exposure, and the checkpoint's lead over each baseline by a paired bootstrap. Then
+    what taking popularity out of its scores costs; accuracy and Ill. of its categories, held to the closed
+    set and not; BLEU, ROUGE and F1 of its hashtags beside those of neighbors and the most frequent ones.
+
+    Notes without events can be judged by their hashtags alone.
 
     \b
     Example:
       notellm evaluate ./data --checkpoint ./checkpoint
     """
     with mistakes():
-        from model.backends import open_backend
+        from model.answers import evaluate_tags, format_hashtags
+        from model.backends.hf import HfBackend
         from model.checkpoint import read_manifest
+        from model.data import has_events
         from model.evaluate import evaluate as run
         from model.evaluate import format_report
         from model.reading import embed_all, read_all
 
-        backend = open_backend("hf", checkpoint) if checkpoint else None
+        backend = HfBackend.open(checkpoint) if checkpoint else None
+        if backend is not None and not has_events(data):
+            tags = evaluate_tags(
+                data,
+                lambda notes: read_all(backend, notes),
+                lambda notes: embed_all(backend, notes),
+                holdout=holdout,
+                seed=split_seed,
+                limit=limit,
+            )
+            click.echo(format_hashtags(tags) if tags else f"{data}: no held-out note has both text and hashtags")
+            return
         report = run(
             data,
             None if backend is None else lambda notes: embed_all(backend, notes),
             None if backend is None or no_generation else lambda notes: read_all(backend, notes),
+            None
+            if backend is None or no_generation
+            else lambda notes: backend.write_categories(backend.tokenize(notes)),
             categories=read_manifest(checkpoint).categories if checkpoint else None,
             holdout=holdout,
             seed=split_seed,
             min_users=min_users,
+            limit=limit,
         )
     click.echo(format_report(report))
 
@@ -187,7 +292,7 @@ def embed(notes: Path, checkpoint: Path, out: Path) -> None:
     click.echo(f"{len(found)} vectors of model {backend.fingerprint} in {out}")
 
 
-COMMANDS = (samples, pairs, train, evaluate, embed)
+COMMANDS = (samples, pairs, adapt, train, evaluate, embed)
 
 
 @contextmanager

@@ -24,6 +24,8 @@ from model.prompt import PromptBuilder
 from model.tagger import TOKENS_PER_HASHTAG, CategoryPath, TagGrammar, category_trie, parse_tags
 
 EMBED_BATCH_TOKENS = 8192
+# What is written freely for a category and has not ended by then, or by the length of the longest name, is none.
+CATEGORY_TOKENS = 32
 
 
 class HfBackend:
@@ -36,6 +38,7 @@ class HfBackend:
         self._network = network
         self._trie = category_trie(builder, categories)
         self._grammar = TagGrammar(builder)
+        self._category_tokens = max([CATEGORY_TOKENS, *(len(builder.output(name)) for name in categories)])
 
     @classmethod
     def open(cls, folder: Path) -> Self:
@@ -75,6 +78,19 @@ class HfBackend:
             for vector, tags, category in zip(prefix.vectors_ND.numpy(), hashtags, categories, strict=True)
         ]
 
+    @torch.inference_mode()
+    def write_categories(self, prompts: Sequence[Prompt]) -> list[str]:
+        """What the network writes for the category when nothing holds it to the closed set (section 5.5), in order.
+
+        Greedy, up to the end token or a length that no name reaches; batched inside. Only evaluations ask for this.
+        """
+        written = [""] * len(prompts)
+        for positions in batches([len(prompt.token_ids) for prompt in prompts], EMBED_BATCH_TOKENS):
+            prefix = self._prefill([prompts[position].token_ids for position in positions])
+            for position, tokens in zip(positions, self._freely(prefix), strict=True):
+                written[position] = self.builder.decode(tokens).strip()
+        return written
+
     def _prefill(self, prompts: Sequence[Sequence[int]], cached: bool = True) -> "_Prefix":
         length = max(len(ids) for ids in prompts)
         pad = self.builder.special.pad
@@ -107,6 +123,22 @@ class HfBackend:
             if not all(path.done for path in paths):
                 logits_NV = decoder.feed(torch.tensor(tokens)[:, None])
         return [path.result() for path in paths]
+
+    def _freely(self, prefix: "_Prefix") -> list[list[int]]:
+        decoder = _Decoder(self._network, prefix)
+        logits_NV = decoder.feed_all(self.builder.guidance("category"))
+        tokens: list[list[int]] = [[] for _ in range(len(prefix.mask_NL))]
+        open_N = torch.arange(len(tokens))  # which prompts still write
+        for _ in range(self._category_tokens):
+            best_N = logits_NV.argmax(dim=-1)
+            going = best_N != self.builder.special.eos
+            open_N, best_N = open_N[going], best_N[going]
+            for row, token in zip(open_N.tolist(), best_N.tolist(), strict=True):
+                tokens[row].append(token)
+            if len(open_N) == 0:
+                break
+            logits_NV = decoder.feed(best_N[:, None], keep_N=going)
+        return tokens
 
     def _hashtags(self, prefix: "_Prefix", count: int) -> list[list[Scored]]:
         decoder = _Decoder(self._network, prefix)

@@ -68,9 +68,11 @@ def main() -> None:
     seconds = parser.parse_args().seconds
     if shutil.which("wrk") is None:
         sys.exit("wrk is not installed: apt-get install wrk")
-    with tempfile.TemporaryDirectory() as folder:
-        with running(Service(Path(folder), MINI, "--samples")) as service:
-            print(json.dumps(measure(service, Path(folder), seconds)))
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        running(Service(Path(folder), MINI, "--samples")) as service,
+    ):
+        print(json.dumps(measure(service, Path(folder), seconds)))
 
 
 def measure(service: Service, folder: Path, seconds: int) -> dict[str, object]:

@@ -1,11 +1,13 @@
 """Rankers on pools small enough to say who should come first."""
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.baselines import Embeddings, MiniLM, Popularity, SameCategory, TfIdf, text_of
+from model.baselines import BM25, Embeddings, MiniLM, Popularity, SameCategory, TfIdf, text_of
 from model.data import EventTable
 from model.note import Note
 
@@ -90,6 +92,39 @@ def test_tfidf_reads_cjk_without_spaces():
 
     assert scores[1] > 0.1
     assert scores[2] == 0
+
+
+@pytest.mark.parametrize(("k1", "b"), [(1.2, 0.75), (2.0, 0.0)])
+def test_bm25_is_the_formula_written_out(k1, b):
+    texts = ["the river the river bank", "a river", "the loud street", "", "river bank holiday in the city of rivers"]
+    pool = [Note(str(number), title=text) for number, text in enumerate(texts)]
+    notes = [text.split() for text in texts]
+    mean = sum(map(len, notes)) / len(notes)
+
+    def bm25(query: list[str], note: list[str]) -> float:
+        total = 0.0
+        for word in query:
+            holding = sum(word in other for other in notes)
+            rarity = math.log(1 + (len(notes) - holding + 0.5) / (holding + 0.5))
+            found = note.count(word)
+            total += rarity * found * (k1 + 1) / (found + k1 * (1 - b + b * len(note) / mean))
+        return total
+
+    scores = BM25(pool, k1, b).scores(range(5))
+
+    assert scores == pytest.approx(np.array([[bm25(query, note) for note in notes] for query in notes]), rel=1e-5)
+
+
+def test_bm25_reads_title_content_and_hashtags_in_any_case_and_cjk_without_spaces():
+    pool = [
+        Note("a", title="River 咖啡"),
+        Note("b", content="river"),
+        Note("c", hashtags=("river",)),
+        Note("d", title="咖啡馆"),
+        Note("e", title="street"),
+    ]
+
+    assert (BM25(pool).scores([0])[0] > 0).tolist() == [True, True, True, True, False]
 
 
 def test_embeddings_rank_by_cosine_whatever_the_norm():

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from support.tiny import NOTES, tiny_base
 
-from model.backends.hf import HfBackend
+from model.backends.hf import CATEGORY_TOKENS, HfBackend
 from model.checkpoint import special_ids
 from model.network import NoteLLM, add_embedding_token
 from model.note import Note
@@ -152,3 +152,42 @@ def test_a_prompt_that_does_not_end_in_emb_fails_instead_of_reading_another_stat
     [prompt] = backend.tokenize(NOTES[:1])
     with pytest.raises(ValueError, match=r"does not end in \[EMB\]"):
         backend.embed([replace(prompt, token_ids=prompt.token_ids[:-1])])
+
+
+@pytest.mark.parametrize("template", [SHARED, PAPER])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_free_category_is_what_greedy_generation_without_a_cache_writes(shape, template):
+    """Alone, token by token, over the whole vocabulary; some notes end early, because the end token is a likely one."""
+    backend = _backend(shape, template)
+    builder, network = backend.builder, backend._network
+    prompts = backend.tokenize(NOTES)
+
+    def alone(token_ids: tuple[int, ...]) -> list[int]:
+        written: list[int] = []
+        while len(written) < CATEGORY_TOKENS:
+            ids = [*token_ids, *builder.guidance("category"), *written]
+            best = int(network.logits(network.hidden(torch.tensor([ids]))[0, -1]).argmax())
+            if best == builder.special.eos:
+                break
+            written.append(best)
+        return written
+
+    with torch.inference_mode():
+        builder.special = replace(builder.special, eos=alone(prompts[0].token_ids)[2])
+        expected = [alone(prompt.token_ids) for prompt in prompts]
+
+    assert len(expected[0]) <= 2
+    assert backend.write_categories(prompts) == [builder.decode(tokens).strip() for tokens in expected]
+    assert backend.write_categories([]) == []
+
+
+def test_a_free_category_may_be_as_long_as_the_longest_name():
+    name = "Home " * 60
+    backend = _backend("llama", categories=(name,))
+    length = len(backend.builder.output(name))
+    backend.builder.special = replace(backend.builder.special, eos=-1)
+
+    with torch.inference_mode():
+        [tokens] = backend._freely(backend._prefill([backend.tokenize(NOTES[:1])[0].token_ids]))
+
+    assert len(tokens) == length > CATEGORY_TOKENS

@@ -4,16 +4,20 @@ import math
 
 import numpy as np
 import pytest
+from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 
 from model.metrics import (
     accuracy,
     bleu4,
+    bleu4_public_code,
     bootstrap,
     f1_at,
+    f1_of_each,
     illegal_share,
     paired_bootstrap,
     recall_at,
     rouge,
+    rouge_of_each,
     words,
 )
 
@@ -50,6 +54,36 @@ def test_bleu_is_the_geometric_mean_of_precisions_times_the_brevity_penalty():
     assert bleu4(["a b c d e x"], ["a b c d e f"]) == pytest.approx((5 / 6 * 4 / 5 * 3 / 4 * 2 / 3) ** 0.25)
 
 
+@pytest.mark.parametrize(
+    ("said", "true"),
+    [
+        ("coffee , walk , tea", "coffee , walk , tea"),
+        ("coffee", "coffee"),
+        ("tea , sea", "walk , coffee , tea"),
+        ("a , b , c , d , e , f", "abcdef , bcde"),
+        ("t e a s", "teas"),
+        ("t e a s t e a s", "teas"),
+        (", ,", "extraordinarily"),
+        ("b", "b"),
+        ("x", ","),
+    ],
+)
+def test_the_public_codes_figure_is_what_nltk_says_when_called_as_there(said, true):
+    """Each true word is handed over as a reference, which nltk then reads letter by letter."""
+    expected = sentence_bleu(
+        true.split(), said.split(), weights=(0, 0, 0, 1), smoothing_function=SmoothingFunction().method1
+    )
+
+    assert bleu4_public_code([said], [true]) == pytest.approx(expected)
+
+
+def test_the_public_codes_figure_of_a_perfect_prediction_is_close_to_nothing():
+    """Five words and commas make two runs of four, none of them in any single word: 0.1 / 2."""
+    assert bleu4_public_code(["coffee, walk, tea"], ["coffee, walk, tea"]) == pytest.approx(0.05)
+    assert bleu4_public_code(["coffee, walk, tea", ""], ["coffee, walk, tea", "x"]) == pytest.approx(0.025)
+    assert bleu4_public_code(["coffee, walk, tea", "x"], ["coffee, walk, tea", " "]) == pytest.approx(0.05)
+
+
 def test_rouge_is_the_mean_f1_of_shared_words_pairs_and_subsequence():
     """First text: 2 of 3 words match 2 of 4, 1 of 2 pairs 1 of 3, "city walk" in a row. Second: none."""
     scores = rouge(["city walk food", "x"], ["city walk coffee river", "y"])
@@ -58,6 +92,11 @@ def test_rouge_is_the_mean_f1_of_shared_words_pairs_and_subsequence():
     assert scores["rouge1"] == pytest.approx(f1 / 2)
     assert scores["rouge2"] == pytest.approx(2 * (1 / 2) * (1 / 3) / (1 / 2 + 1 / 3) / 2)
     assert scores["rougeL"] == pytest.approx(f1 / 2)
+
+
+def test_figures_of_each_text_stand_in_order():
+    assert rouge_of_each(["a b", "x", "b"], ["a b", "y", "b c"])["rouge1"] == pytest.approx([1, 0, 2 / 3])
+    assert f1_of_each([["a"], ["x"], ["b"]], [["a"], ["y"], ["b", "c"]], 5) == pytest.approx([1, 0, 2 / 3])
 
 
 def test_rouge_and_bleu_see_what_cjk_texts_share():
@@ -116,6 +155,8 @@ def test_pairing_takes_out_what_both_have_in_common():
         lambda: accuracy([], []),
         lambda: illegal_share([], ["a"]),
         lambda: bleu4([], []),
+        lambda: bleu4_public_code([], []),
+        lambda: bleu4_public_code(["a"], [" "]),
         lambda: rouge([], []),
         lambda: f1_at([], [], 5),
         lambda: bootstrap(np.array([])),
@@ -126,7 +167,7 @@ def test_a_mean_over_nothing_is_refused(score):
         score()
 
 
-@pytest.mark.parametrize("score", [accuracy, bleu4, rouge])
+@pytest.mark.parametrize("score", [accuracy, bleu4, bleu4_public_code, rouge])
 def test_predictions_and_truths_must_match_in_number(score):
     with pytest.raises(ValueError, match="zip"):
         score(["a", "b"], ["a"])

@@ -6,6 +6,7 @@ import torch
 from support.tiny import NOTES, tiny_base
 
 import model.train
+import model.training_state
 from model.checkpoint import CheckpointError, load, read_manifest
 from model.recipes import Recipe, mini, paper, small
 from model.train import TrainingError, train
@@ -62,23 +63,109 @@ def test_another_seed_another_fingerprint(recipe, tmp_path):
     assert first.fingerprint != other.fingerprint
 
 
-def test_a_loss_that_is_not_finite_stops_before_the_step(recipe, tmp_path, monkeypatch):
-    nan = torch.tensor(float("nan"))
-    monkeypatch.setattr(model.train, "losses_of", lambda network, batch: (nan, nan))
+def test_a_loss_that_is_not_finite_stops_before_the_step(recipe, tmp_path):
     with pytest.raises(TrainingError, match="step 0 is not finite"):
-        train(recipe, NOTES, PAIRS, tmp_path)
+        train(replace(recipe, tau=float("nan")), NOTES, PAIRS, tmp_path)
     assert not (tmp_path / "notellm.json").exists()
 
 
 def test_tau_and_biases_stay_out_of_weight_decay():
     network = model.train.NoteLLM(tiny_base("bert").backbone, 16)
-    decayed, free = model.train._parameter_groups(network, 0.001)
+    decayed, free, scale = model.train._parameter_groups(network, 0.001)
     assert decayed["weight_decay"] == 0.001
-    assert free["weight_decay"] == 0.0
-    assert any(weight is network.log_scale for weight in free["params"])
+    assert free["weight_decay"] == scale["weight_decay"] == 0.0
+    assert [weight is network.log_scale for weight in scale["params"]] == [True]
     assert any(weight is network.head.bias for weight in free["params"])
     count = sum(1 for _ in network.parameters())
-    assert len(decayed["params"]) + len(free["params"]) == count
+    assert sum(len(group["params"]) for group in (decayed, free, scale)) == count
+
+
+class Killed(Exception):
+    """As a signal would end the run."""
+
+
+@pytest.mark.parametrize("extras", [{}, {"cached_negatives": 20}, {"lora_rank": 2}])
+def test_a_resumed_run_is_the_uninterrupted_run_to_the_last_bit(recipe, tmp_path, monkeypatch, extras):
+    recipe = replace(recipe, steps=9, **extras)
+    manifest, history = train(recipe, NOTES, PAIRS, tmp_path / "whole", save_every=2)
+    original = model.train.clip
+    calls = []
+
+    def clip(*arguments):
+        calls.append(arguments)
+        if len(calls) == 6:
+            raise Killed
+        return original(*arguments)
+
+    monkeypatch.setattr(model.train, "clip", clip)
+    with pytest.raises(Killed):
+        train(recipe, NOTES, PAIRS, tmp_path / "resumed", save_every=2)
+    calls.clear()
+    calls.extend(range(6))
+    again, resumed = train(recipe, NOTES, PAIRS, tmp_path / "resumed", save_every=2)
+    assert len(calls) == 6 + 9 - 4, "it goes on from step 4, the last one saved"
+    assert resumed == history
+    assert again.fingerprint == manifest.fingerprint
+    assert not (tmp_path / "resumed" / "run" / "training.safetensors").exists()
+
+
+def test_the_state_of_another_run_is_not_taken_for_ones_own(recipe, tmp_path, monkeypatch):
+    def killed(*_):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(model.training_state.TrainingState, "delete", killed)
+        with pytest.raises(Killed):
+            train(recipe, NOTES, PAIRS, tmp_path, save_every=2)
+    with pytest.raises(TrainingError, match="other settings or data"):
+        train(recipe, NOTES, PAIRS[1:], tmp_path)
+
+
+def test_every_step_is_logged_for_tensorboard(recipe, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    _, history = train(recipe, NOTES, PAIRS, tmp_path)
+    log = EventAccumulator(str(tmp_path / "run")).Reload()
+    written = [event.value for event in log.Scalars("contrastive")]
+    assert written == pytest.approx([losses.contrastive for losses in history])
+
+
+def test_without_contrastive_learning_only_the_generation_loss_falls(recipe, tmp_path):
+    _, history = train(replace(recipe, contrastive=False, alpha=1.0, steps=30), NOTES, PAIRS, tmp_path)
+    assert {losses.contrastive for losses in history} == {0.0}
+    assert history[-1].generation < history[0].generation
+
+
+def test_without_generation_no_output_token_is_learned(recipe, tmp_path):
+    _, history = train(replace(recipe, alpha=0.0), NOTES, PAIRS, tmp_path)
+    assert {losses.generation for losses in history} == {0.0}
+
+
+def test_adapters_train_little_and_leave_a_checkpoint_like_any_other(recipe, tmp_path):
+    manifest, history = train(replace(recipe, lora_rank=4, steps=40), NOTES, PAIRS, tmp_path)
+    assert history[-1].total < history[0].total
+    network, _, _ = load(tmp_path)
+    assert not any("lora" in name for name, _ in network.named_parameters())
+    frozen = tiny_base("llama").backbone.state_dict()["model.layers.0.input_layernorm.weight"]
+    torch.testing.assert_close(network.backbone.state_dict()["model.layers.0.input_layernorm.weight"], frozen)
+    assert manifest.recipe.lora_rank == 4
+
+
+@pytest.mark.parametrize(
+    "extras",
+    [
+        {"teacher": "minilm"},
+        {"teacher": "minilm", "hard_negatives": 2},
+        {"matryoshka": (4, 8)},
+        {"gradient_checkpointing": True},
+        {"template": "eol", "alpha": 0.0},
+        {"template": "bare", "alpha": 0.0},
+    ],
+)
+def test_what_the_paper_does_not_have_still_lets_the_contrastive_loss_fall(recipe, tmp_path, extras):
+    _, history = train(replace(recipe, steps=30, **extras), NOTES, PAIRS, tmp_path)
+    first, last = history[:5], history[-5:]
+    assert sum(losses.contrastive for losses in last) < sum(losses.contrastive for losses in first)
 
 
 @pytest.mark.parametrize("name", ["head.safetensors", "model.safetensors", "tokenizer.json", "notellm.json"])

@@ -1,0 +1,133 @@
+"""One training run on several processes: DDP keeps a copy of the weights on each, FSDP2 a share of them.
+
+Started by `torchrun`, which names rank and world in the environment; without it there is one rank.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.nn.parallel import DistributedDataParallel
+
+Strategy = Literal["ddp", "fsdp"]
+
+
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """This process among those of the run."""
+
+    rank: int
+    world: int
+    device: torch.device
+
+    @classmethod
+    @contextlib.contextmanager
+    def join(cls) -> Iterator[Self]:
+        """Meet the other processes that torchrun started, if it did; part at the end."""
+        world = int(os.environ.get("WORLD_SIZE", "1"))
+        cuda = torch.cuda.is_available()
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if cuda else torch.device("cpu")
+        if cuda:
+            torch.cuda.set_device(device)
+        if world == 1:
+            yield cls(0, 1, device)
+            return
+        dist.init_process_group("nccl" if cuda else "gloo")
+        try:
+            yield cls(dist.get_rank(), world, device)
+        finally:
+            dist.destroy_process_group()
+
+    @property
+    def first(self) -> bool:
+        """The one that writes files and shows progress."""
+        return self.rank == 0
+
+    def gather(self, rows_ND: Tensor) -> Tensor:
+        """The rows of every rank, in the order of the ranks; no gradient flows through."""
+        if self.world == 1:
+            return rows_ND.detach()
+        parts = [torch.empty_like(rows_ND) for _ in range(self.world)]
+        dist.all_gather(parts, rows_ND.detach().contiguous())
+        return torch.cat(parts)
+
+    def sum(self, value: Tensor) -> Tensor:
+        """The sum over the ranks, without gradient."""
+        total = value.detach().clone()
+        if self.world > 1:
+            dist.all_reduce(total)
+        return total
+
+    def wait(self) -> None:
+        """Until every rank has come here."""
+        if self.world > 1:
+            dist.barrier()
+
+
+def spread(network: nn.Module, ranks: Ranks, strategy: Strategy) -> Any:
+    """The network as the ranks run it together; gradients are then means over the ranks.
+
+    Args:
+        network: its ``backbone`` holds the layers, its ``log_scale`` has the same gradient everywhere.
+    """
+    network.to(ranks.device)
+    if ranks.world == 1:
+        return network
+    if strategy == "ddp":
+        device_ids = [ranks.device.index] if ranks.device.type == "cuda" else None
+        return DistributedDataParallel(network, device_ids=device_ids)
+    mesh = init_device_mesh(ranks.device.type, (ranks.world,))
+    for layer in _layers(network):
+        fully_shard(layer, mesh=mesh)
+    assert isinstance(network.log_scale, nn.Parameter)
+    # A single number cannot be shared out, and every rank computes the whole of its gradient.
+    return fully_shard(network, mesh=mesh, ignored_params={network.log_scale})
+
+
+@contextlib.contextmanager
+def synchronized(network: Any, last: bool) -> Iterator[None]:
+    """Exchange gradients only behind the last backward pass of a step."""
+    if isinstance(network, DistributedDataParallel) and not last:
+        with network.no_sync():
+            yield
+        return
+    if hasattr(network, "set_requires_gradient_sync"):
+        network.set_requires_gradient_sync(last)
+    yield
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor in full, wherever its shares are. Every rank must ask."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def shared_like(full: Tensor, like: Tensor) -> Tensor:
+    """A full tensor, spread as another one is."""
+    if isinstance(like, DTensor):
+        return distribute_tensor(full.to(like.device), like.device_mesh, like.placements)
+    return full.to(like.device)
+
+
+def clip(parameters: Iterator[nn.Parameter], max_norm: float) -> float:
+    """Scale the gradients down to a joint norm of ``max_norm`` at most; the norm they had, the same on every rank."""
+    gradients = [weight.grad for weight in parameters if weight.grad is not None]
+    norms = torch.stack([whole(torch.linalg.vector_norm(gradient.float())) for gradient in gradients])
+    norm = float(torch.linalg.vector_norm(norms))
+    for gradient in gradients:
+        gradient.mul_(min(1.0, max_norm / (norm + 1e-6)))
+    return norm
+
+
+def _layers(network: nn.Module) -> list[nn.Module]:
+    """The backbone's repeated blocks, whatever its architecture calls them."""
+    assert isinstance(network.backbone, nn.Module)
+    lists: list[nn.ModuleList] = [module for module in network.backbone.modules() if isinstance(module, nn.ModuleList)]
+    return list(max(lists, key=len)) if lists else []  # type: ignore[arg-type]
