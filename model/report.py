@@ -22,8 +22,9 @@ from tqdm import tqdm
 from model.evaluate import ALL_PAIRS, MIN_USERS, supported_pairs
 from model.metrics import bootstrap
 from model.ranking import KS
-from model.reproduce import ANSWERS, GENERATING, OURS, PLAN, RANKS, read_result, write_bytes, write_json
+from model.results import ANSWERS, PLAN, RANKS, read_result, write_bytes, write_json
 from model.tables import markdown, percent
+from model.variants import GENERATING, OURS
 
 MARKDOWN, JSON = "report.md", "report.json"
 SUPPORTED = supported_pairs(MIN_USERS)

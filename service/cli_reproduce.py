@@ -99,12 +99,13 @@ def reproduce(
     with mistakes():
         from model import reproduce as reproduction
         from model.report import MARKDOWN, write_report
+        from model.variants import Request
 
         if data is not None and not report_only:
             given = {"base_model": base_model, "steps": steps}
             shorthand = [f"{name}={value}" for name, value in given.items() if value is not None]
             chosen = changed(RECIPES[recipe](), [*shorthand, *settings])
-            request = reproduction.Request(
+            request = Request(
                 recipe=chosen,
                 tables=tables,
                 seeds=seeds,

@@ -23,7 +23,7 @@ from model.report import (
     format_report,
     write_report,
 )
-from model.reproduce import ANSWERS, PLAN, RANKS, RESULT, write_arrays, write_json
+from model.results import ANSWERS, PLAN, RANKS, RESULT, write_arrays, write_json
 
 PAIRS, TARGETS = 60, 20
 STATEMENT = {

@@ -18,26 +18,11 @@ from model.note import Note
 from model.prompt import SpecialIds
 from model.recipes import Recipe, mini, small
 from model.report import write_report
-from model.reproduce import (
-    ANSWERS,
-    PLAN,
-    RANKS,
-    Request,
-    Run,
-    Tools,
-    Untrained,
-    Variant,
-    data_digest,
-    plan,
-    preview,
-    read_question,
-    read_result,
-    reproduce,
-    unique_runs,
-    variants,
-    write_bytes,
-)
+from model.reproduce import data_digest, preview, read_question, reproduce
+from model.results import ANSWERS, PLAN, RANKS, read_result, write_bytes
 from model.samples.generate import write
+from model.trial import Tools
+from model.variants import Request, Run, Untrained, Variant, plan, unique_runs, variants
 
 RECIPE = replace(small(), steps=3)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from model.reproduce import write_arrays, write_json
+from model.results import write_arrays, write_json
 from model.samples.generate import write
 from service.cli_reproduce import reproduce
 

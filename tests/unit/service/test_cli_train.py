@@ -22,18 +22,19 @@ def written(folder: Path, *notes: dict[str, object]) -> Path:
 
 
 def test_a_wrong_column_is_named_with_its_file(tmp_path):
-    answer = train(written(tmp_path, {**NOTE, "titel": "x"}))
+    wrong = {"id" if name == "note_id" else name: value for name, value in NOTE.items()}
+    answer = train(written(tmp_path, wrong))
     assert answer.exit_code == 1
     assert answer.output.count("\n") == 1
     assert "notes.jsonl" in answer.output
-    assert "titel" in answer.output
+    assert "note_id" in answer.output
 
 
 def test_an_empty_file_is_named(tmp_path):
     answer = train(written(tmp_path))
     assert answer.exit_code == 1
     assert answer.output.count("\n") == 1
-    assert "notes.jsonl holds no notes" in answer.output
+    assert answer.output == "Error: notes.jsonl is empty\n"
 
 
 def test_a_category_outside_the_set_is_named_with_its_note(tmp_path):
