@@ -198,13 +198,14 @@ class TrainingSet:
         ]
 
     def _task(self, note: int, topics: bool) -> Task | None:
-        """The task that was drawn for a note, else the one it has an output for, else none."""
-        can_topics, can_category = bool(self._tags[note]), self.notes[note].category is not None
-        if topics and can_topics:
+        """Hashtags for those that were drawn for them and have some, else the category of those that have one.
+
+        A note without a category is not asked for hashtags instead: its own would be hidden from every prompt, and the
+        embedding would never learn what they say.
+        """
+        if topics and self._tags[note]:
             return "topics"
-        if can_category:
-            return "category"
-        return "topics" if can_topics else None
+        return "category" if self.notes[note].category is not None else None
 
     def _example(self, row: int, index: int, task: Task | None, rng: random.Random) -> Example:
         note, tags = self.notes[index], self._tags[index]

@@ -89,6 +89,13 @@ def test_a_share_of_zero_makes_every_note_with_a_category_generate_it():
     assert set(_outputs(training_set, batch).values()) <= {"Travel", "Baking", "Home Decor"}
 
 
+def test_a_note_without_a_category_keeps_its_hashtags_in_sight_unless_it_is_drawn_for_them():
+    notes = [Note(f"n{i}", "t", "", ("alpha", "beta")) for i in range(8)]
+    training_set = _set(notes=notes, pairs=[(f"n{i}", f"n{i + 1}") for i in range(0, 8, 2)])
+    batch = training_set.batch(0, _draw(4, 0.25))
+    assert len(_outputs(training_set, batch)) == 2, "r of the batch writes hashtags, the rest nothing"
+
+
 def test_without_a_share_nothing_is_generated():
     batch = _set().batch(0, _draw(5, None))
     assert batch.num_output_tokens == 0
