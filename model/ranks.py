@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
@@ -114,6 +114,20 @@ def shared_like(full: Tensor, like: Tensor) -> Tensor:
     if isinstance(like, DTensor):
         return distribute_tensor(full.to(like.device), like.device_mesh, like.placements)
     return full.to(like.device)
+
+
+def gather_weights(network: nn.Module) -> None:
+    """Put every weight back in full on this rank, so that it can be changed and saved like any other.
+
+    Every rank must call it; the network cannot train any more after it.
+    """
+    for module in network.modules():
+        for name, weight in list(module.named_parameters(recurse=False)):
+            if isinstance(weight, DTensor):
+                setattr(module, name, nn.Parameter(whole(weight.detach()).cpu(), weight.requires_grad))
+        if isinstance(module, FSDPModule):
+            # FSDP2 puts a class of its own in front of the module's, which refuses weights that are whole.
+            module.__class__ = type(module).__mro__[2]
 
 
 def clip(parameters: Iterator[nn.Parameter], max_norm: float) -> float:

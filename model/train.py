@@ -23,7 +23,7 @@ from model.gradients import CachedNegatives, Losses, Step
 from model.network import NoteLLM, add_embedding_token
 from model.note import Note
 from model.prompt import TEMPLATES, PromptBuilder, SpecialIds
-from model.ranks import Ranks, Strategy, clip, spread, whole
+from model.ranks import Ranks, Strategy, clip, gather_weights, spread
 from model.recipes import Recipe
 from model.sentence_bert import SentenceBert, encoder_builder, open_encoder
 from model.sentence_bert import special_ids as encoder_ids
@@ -85,7 +85,7 @@ def train(
         )
         state = TrainingState(out / RUN, identity(recipe, notes, pairs), ranks)
         history = fit(network, step, state, out / RUN, save_every)
-        _gather_weights(network)
+        gather_weights(network)
         fold_adapters(network.backbone)
         closed = categories or {note.category for note in notes if note.category}
         trained_on = {"notes": len(notes), "pairs": len(pairs), **_outcome(history)}
@@ -277,15 +277,6 @@ def _written(folder: Path, first: bool) -> Iterator[Any]:
                 writer.add_scalar(name, value, step)
 
         yield write
-
-
-def _gather_weights(network: nn.Module) -> None:
-    """Put every weight back in full on this rank, so that it can be folded and saved like any other."""
-    for module in network.modules():
-        for name, weight in list(module.named_parameters(recurse=False)):
-            full = whole(weight.detach())
-            if full is not weight:
-                setattr(module, name, nn.Parameter(full.cpu(), requires_grad=weight.requires_grad))
 
 
 def _outcome(history: Sequence[Losses]) -> dict[str, Any]:
