@@ -74,7 +74,7 @@ def small() -> Recipe:
         steps=300,
         learning_rate=3e-4,
         # The backbone never learned to generate, so the generation loss weighs more than the paper's 0.01.
-        alpha=0.3,
+        alpha=0.1,
         whitened_head=True,
         saved_dtype="float16",
     )
