@@ -133,7 +133,7 @@ def test_the_tables_have_the_papers_rows_and_popularity():
 
 def test_a_recipes_own_values_join_the_sweeps():
     assert "r = 50%" in labels(5, mini())
-    assert "α = 0.3" in labels(6, small())
+    assert "α = 0.3" in labels(6, replace(small(), alpha=0.3))
 
 
 def test_every_rival_differs_from_the_recipe_in_what_the_paper_says():
