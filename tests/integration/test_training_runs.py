@@ -91,4 +91,4 @@ def test_two_processes_end_where_one_does(data, undisturbed, tmp_path, strategy)
     arguments = [*torchrun, "-m", "service.cli", *command(data, tmp_path, *more)]
     subprocess.run(arguments, check=True, capture_output=True, timeout=LIMIT_S)
     found = read_manifest(tmp_path).trained_on["last_losses"]
-    assert found == pytest.approx(undisturbed.trained_on["last_losses"], abs=2e-3)
+    assert found == pytest.approx(undisturbed.trained_on["last_losses"], abs=2e-2)
