@@ -51,7 +51,7 @@ def data(tmp_path_factory) -> Path:
 
 
 def command(data: Path, out: Path, *more: str) -> list[str]:
-    settings = ("pairs_per_batch=4", "dim=16", "learning_rate=0.003", "compute_dtype=float32", "saved_dtype=float32")
+    settings = ("pairs_per_batch=4", "dim=16", "learning_rate=0.0005", "compute_dtype=float32", "saved_dtype=float32")
     return [
         *["train", str(data), "--pairs", str(data / "pairs.parquet"), "--out", str(out)],
         *["--base-model", str(data / "base"), "--steps", str(STEPS), "--save-every", "4"],
@@ -91,4 +91,4 @@ def test_two_processes_end_where_one_does(data, undisturbed, tmp_path, strategy)
     arguments = [*torchrun, "-m", "service.cli", *command(data, tmp_path, *more)]
     subprocess.run(arguments, check=True, capture_output=True, timeout=LIMIT_S)
     found = read_manifest(tmp_path).trained_on["last_losses"]
-    assert found == pytest.approx(undisturbed.trained_on["last_losses"], abs=2e-2)
+    assert found == pytest.approx(undisturbed.trained_on["last_losses"], abs=2e-3)
