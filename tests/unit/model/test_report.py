@@ -11,18 +11,10 @@ import numpy as np
 import pytest
 
 from model.evaluate import ALL_PAIRS
+from model.findings import SUPPORTED, build_report
 from model.metrics import bootstrap, paired_bootstrap
-from model.report import (
-    COLOURS,
-    INK,
-    JSON,
-    MARKDOWN,
-    OURS_COLOUR,
-    SUPPORTED,
-    build_report,
-    format_report,
-    write_report,
-)
+from model.plots import COLOURS, INK, OURS_COLOUR
+from model.report import JSON, MARKDOWN, format_report, write_report
 from model.results import ANSWERS, PLAN, RANKS, RESULT, write_arrays, write_json
 
 PAIRS, TARGETS = 60, 20
