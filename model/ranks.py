@@ -19,6 +19,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 Strategy = Literal["ddp", "fsdp"]
 
+# Groups that were left, kept until the process ends. The destructor of a gloo group joins its threads without
+# releasing the GIL, and one that is still letting go of its last collective waits for the GIL: a deadlock.
+_left: list[Any] = []
+
 
 @dataclass(frozen=True, slots=True)
 class Ranks:
@@ -44,6 +48,7 @@ class Ranks:
         try:
             yield cls(dist.get_rank(), world, device)
         finally:
+            _left.append(dist.group.WORLD)
             dist.destroy_process_group()
 
     @property

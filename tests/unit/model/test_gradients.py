@@ -165,7 +165,7 @@ def _rank(rank: int, port: int, strategy: str, recompute: bool, out: str) -> Non
 def test_two_ranks_give_the_gradient_of_one_process_on_the_joined_batch(strategy, recompute, tmp_path, free_port):
     _, expected = alone(RECIPE)
     out = tmp_path / "gradients"
-    mp.spawn(_rank, (free_port, strategy, recompute, str(out)), nprocs=2)
+    mp.spawn(_rank, (free_port, strategy, recompute, str(out)), nprocs=2, daemon=True)
     found = torch.load(out, weights_only=True)
     assert_same(found["gradients"], expected)
     norm = sum(float((value**2).sum()) for value in expected.values()) ** 0.5
