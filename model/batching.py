@@ -1,6 +1,8 @@
-"""Which notes share a forward pass: policy as pure functions."""
+"""Which notes share a forward pass, and how many tokens it may have: policy without a network."""
 
 from collections.abc import Sequence
+
+_RECOVERY_PASSES = 64
 
 
 def fits(lengths: Sequence[int], max_tokens: int) -> int:
@@ -26,3 +28,31 @@ def batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
         grouped.append(order[:count])
         order = order[count:]
     return grouped
+
+
+def together(lengths: Sequence[int], max_tokens: int) -> list[int]:
+    """Positions of the next padded batch: the first note and those nearest to it in length, as many as fit.
+
+    The first note always goes, so that none waits for ever while others of a more common length arrive.
+    """
+    order = sorted(range(len(lengths)), key=lambda position: abs(lengths[position] - lengths[0]))
+    return order[: fits([lengths[position] for position in order], max_tokens)]
+
+
+class TokenBudget:
+    """How many padded tokens may share a forward pass: ``now``, and never more than ``most``.
+
+    Halved when memory runs out; every pass that goes well gives back a part, so that a shortage that is over costs
+    nothing for long, and one that lasts costs a failed pass in a few dozen.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = self.now = most
+
+    def shed(self, tokens: int) -> None:
+        """A pass of so many padded tokens ran out of memory."""
+        self.now = max(1, min(self.now, tokens) // 2)
+
+    def recover(self) -> None:
+        """A pass went well."""
+        self.now = min(self.most, self.now + max(1, self.most // _RECOVERY_PASSES))

@@ -2,7 +2,8 @@
 
 ::
 
-    notellm.json           manifest: recipe, template, closed category set, dimension, files' SHA-256, fingerprint
+    notellm.json           manifest: recipe, template, closed category set, dimension, files' SHA-256, fingerprint,
+                           golden answers
     config.json            the backbone's, as transformers writes it
     model.safetensors      the backbone's weights
     head.safetensors       the projection and tau
@@ -44,7 +45,7 @@ class Manifest:
 
     ``fingerprint`` is 16 hex digits of a SHA-256 over weights, tokenizer, configuration, template, categories and
     dimension: two checkpoints with the same fingerprint give the same vectors and tags. ``trained_on`` is free-form:
-    counts of notes and pairs, steps, final losses.
+    counts of notes and pairs, steps, final losses. ``golden``: see `model.golden`; SentenceBERT has none.
     """
 
     fingerprint: str
@@ -54,6 +55,7 @@ class Manifest:
     special: SpecialIds
     files: dict[str, str]
     trained_on: dict[str, Any]
+    golden: dict[str, Any] | None = None
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -76,6 +78,7 @@ def read_manifest(folder: Path) -> Manifest:
             special=SpecialIds(**raw["special"]),
             files=raw["files"],
             trained_on=raw["trained_on"],
+            golden=raw.get("golden"),
         )
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"{path} is incomplete: {error}") from None
@@ -120,9 +123,21 @@ def save(
     identity = [files, TEMPLATES[recipe.template].identity, list(categories), network.dim]
     fingerprint = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
     manifest = Manifest(fingerprint, network.dim, categories, recipe, special, files, trained_on)
-    text = json.dumps({"format": FORMAT, **dataclasses.asdict(manifest)}, indent=2, ensure_ascii=False)
-    (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+    _write_manifest(folder, manifest)
     return manifest
+
+
+def add_golden(folder: Path, golden: dict[str, Any]) -> Manifest:
+    """Put golden answers into the manifest of a checkpoint; its fingerprint stays."""
+    _write_manifest(folder, dataclasses.replace(read_manifest(folder), golden=golden))
+    return read_manifest(folder)
+
+
+def _write_manifest(folder: Path, manifest: Manifest) -> None:
+    text = json.dumps({"format": FORMAT, **dataclasses.asdict(manifest)}, indent=2, ensure_ascii=False)
+    temporary = folder / f".{MANIFEST}"
+    temporary.write_text(text + "\n", encoding="utf-8")
+    temporary.replace(folder / MANIFEST)
 
 
 def load(folder: Path, dtype: str = "float32") -> tuple[NoteLLM, PromptBuilder, Manifest]:

@@ -99,16 +99,25 @@ def read_notes(path: Path) -> list[Note]:
     Raises:
         DataError: if the file cannot be read as notes, or an id stands in it twice.
     """
-    path = _file(path, "notes")
-    notes: dict[str, Note] = {}
-    for where, row in _rows(path, NOTE_COLUMNS, required=("note_id",)):
+    return list(stream_notes(notes_file(path)))
+
+
+def notes_file(path: Path) -> Path:
+    """The file of notes that a path names: itself, or the one in a folder. Raises DataError if there is none."""
+    return _file(path, "notes")
+
+
+def stream_notes(file: Path) -> Iterator[Note]:
+    """The notes of a file, in order, without holding more of them than their ids; errors are those of `read_notes`."""
+    ids: set[str] = set()
+    for where, row in _rows(file, NOTE_COLUMNS, required=("note_id",)):
         note = _note(row, where)
-        if note.id in notes:
+        if note.id in ids:
             raise DataError(f"{where}: note_id {_shown(note.id)} stands in the file twice")
-        notes[note.id] = note
-    if not notes:
-        raise DataError(f"{path.name} holds no notes")
-    return list(notes.values())
+        ids.add(note.id)
+        yield note
+    if not ids:
+        raise DataError(f"{file.name} holds no notes")
 
 
 def is_blank(note: Note) -> bool:

@@ -12,6 +12,8 @@ from transformers import logging as transformers_logging
 from model.examples import Chunk
 from model.losses import generation_loss
 
+_OTHER_ENCODERS = {"camembert", "electra", "roberta", "xlm-roberta", "xlm-roberta-xl"}
+
 
 class NoteLLM(nn.Module):
     """Any Hugging Face causal language model with a projection to the note embedding (section 4.3).
@@ -74,13 +76,17 @@ def output_layer(backbone: PreTrainedModel) -> nn.Module:
 
 
 def open_backbone(path: str | Path, dtype: str = "float32") -> PreTrainedModel:
-    """Open a causal language model by name or folder; a BERT-style encoder runs as a causal decoder.
+    """Open a causal language model by name or folder; BERT runs as a causal decoder.
 
     Raises:
         OSError: if there is no model of that name or in that folder.
+        ValueError: if it is an encoder other than BERT.
     """
     config = AutoConfig.from_pretrained(path)
-    if hasattr(config, "is_decoder") and config.model_type in {"bert", "roberta", "xlm-roberta", "electra"}:
+    if config.model_type in _OTHER_ENCODERS:
+        # Their positions start elsewhere, and their output layers hide a transform: nothing here was tried with them.
+        raise ValueError(f"{path} is a {config.model_type}; of the encoders only BERT can run as a causal decoder")
+    if config.model_type == "bert":
         config.is_decoder = True
     # attn_implementation: padding-safe and fast on every device; flash variants are not there on CPUs.
     with quiet_transformers():

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 from tqdm import tqdm
 
+from model import golden
 from model.adapters import add_adapters, fold_adapters
 from model.base import open_base
 from model.checkpoint import HEAD, Manifest, load_head, read_manifest, save, special_ids
@@ -91,6 +92,8 @@ def train(
         trained_on = {"notes": len(notes), "pairs": len(pairs), **_outcome(history)}
         if ranks.first:
             save(out, network, start.tokenizer, start.special, recipe, tuple(sorted(closed)), trained_on)
+            if recipe.architecture == "decoder":
+                golden.record(out)
             state.delete()
         ranks.wait()
         manifest = read_manifest(out)

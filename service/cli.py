@@ -1,6 +1,7 @@
 """The command `notellm`. Only click is imported here, so that every help text answers at once."""
 
 import logging
+import os
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -8,6 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from service.cli_convert import convert
+from service.cli_embed import embed
+from service.cli_export import export, golden
 from service.cli_model import COMMANDS, mistakes
 from service.cli_reproduce import reproduce
 
@@ -35,7 +38,11 @@ def cli() -> None:
 
 @cli.command()
 @click.option("--samples", is_flag=True, help="Load the sample notes as soon as everything is ready.")
-def serve(samples: bool) -> None:
+@click.option(
+    "--backend", type=click.Choice(["hf", "vllm"]),
+    help="What runs the model: vllm needs its package and pays on a GPU. Default: NOTELLM_WORKER__BACKEND, or hf.",
+)  # fmt: skip
+def serve(samples: bool, backend: str | None) -> None:
     """Run the whole service on this machine.
 
     Starts a private Redis (unless NOTELLM_REDIS_URL names one), a worker, the shards of the index and the
@@ -46,7 +53,10 @@ def serve(samples: bool) -> None:
     Examples:
       notellm serve --samples
       NOTELLM_HTTP__PORT=8080 NOTELLM_STATE_DIR=/var/lib/notellm notellm serve
+      notellm serve --backend vllm
     """
+    if backend:
+        os.environ["NOTELLM_WORKER__BACKEND"] = backend
     current = _settings()
     from service.settings import SetupError
     from service.supervisor import serve as supervise
@@ -135,7 +145,7 @@ def load(notes: str, url: str, no_wait: bool) -> None:
             raise click.ClickException(str(error)) from error
 
 
-for command in (*COMMANDS, convert, reproduce):
+for command in (*COMMANDS, embed, export, golden, convert, reproduce):
     cli.add_command(command)
 
 
@@ -167,7 +177,7 @@ def _run(name: str) -> None:
         raise click.ClickException(str(error)) from error
     except Exception:
         # Python's own traceback would hold the message, and that may quote a note.
-        logging.getLogger(__name__).exception("process_failed", extra={"process": name})
+        logging.getLogger(__name__).exception("process_failed", extra={"role": name})
         sys.exit(1)
 
 

@@ -1,4 +1,4 @@
-"""The commands that make and judge models: samples, pairs, train, evaluate, embed."""
+"""The commands that make and judge models: samples, pairs, adapt, train, evaluate."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -268,31 +268,7 @@ def evaluate(
     click.echo(format_report(report))
 
 
-@click.command()
-@click.argument("notes", type=click.Path(path_type=Path))
-@click.option("--checkpoint", type=FOLDER, required=True, help="The model to embed with.")
-@click.option("--out", type=FILE, required=True, help="The .parquet file to write: note_id and vector.")
-def embed(notes: Path, checkpoint: Path, out: Path) -> None:
-    """Embed the notes of a file without a running service.
-
-    Writes one unit vector (128 numbers, float32) a note; the model's fingerprint stands in the file's metadata.
-
-    \b
-    Example:
-      notellm embed ./data --checkpoint ./checkpoint --out vectors.parquet
-    """
-    with mistakes():
-        from model.backends import open_backend
-        from model.data import read_notes, write_vectors
-        from model.reading import embed_all
-
-        backend = open_backend("hf", checkpoint)
-        found = read_notes(notes)
-        write_vectors(out, [note.id for note in found], embed_all(backend, found), backend.fingerprint)
-    click.echo(f"{len(found)} vectors of model {backend.fingerprint} in {out}")
-
-
-COMMANDS = (samples, pairs, adapt, train, evaluate, embed)
+COMMANDS = (samples, pairs, adapt, train, evaluate)
 
 
 @contextmanager

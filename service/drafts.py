@@ -9,9 +9,9 @@ from typing import Any
 from indexer.rpc import Handler, RpcClient, RpcError, RpcRefused, RpcTimeout
 from model.backends.base import Reading, Scored
 from model.note import Note
+from service.engine import Engine
 from service.errors import WorkerUnavailable
 from service.messages import pack_vector, scored, unpack_vector
-from service.worker import Engine
 
 log = logging.getLogger(__name__)
 

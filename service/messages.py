@@ -4,7 +4,7 @@
 key                                 holds
 ==================================  ==========================================================================
 ``notellm:v1:note:<id>``            msgpack map: a `StoredNote` (a tombstone keeps id, version and deleted)
-``notellm:v1:reading:<id>``         msgpack map: version, fingerprint, vector, suggested hashtags, category
+``notellm:v1:reading:<id>``         msgpack map: version, fingerprint, vector, suggested hashtags, category, source
 ``notellm:v1:failed:<id>``          msgpack map: version and reason, when the worker gave the note up
 ``notellm:v1:jobs``                 stream of `EmbedJob`, consumer group ``workers``; read entries are deleted
 ``notellm:v1:embeddings``           stream of changes for the index, replayable from any cursor
@@ -19,6 +19,7 @@ without unpacking the rest: one byte of map header, ``"version"`` and an 8-byte 
 ``"deleted"`` and a boolean in a note, ``"fingerprint"`` and a string in a reading. They are valid msgpack.
 """
 
+import hashlib
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -42,6 +43,8 @@ TAGS = "notellm:v1:tags"
 COUNTS = "notellm:v1:counts"
 FINGERPRINT = "notellm:v1:fingerprint"
 WORKERS = "workers"
+
+SOURCE_BYTES = 16
 
 # What every script begins with: the keys above, and the header of records as `_header` writes it.
 LUA = f"""
@@ -129,13 +132,18 @@ class StoredNote:
 
 @dataclass(frozen=True, slots=True)
 class StoredReading:
-    """What the model of ``fingerprint`` said about one version of a note; ``vector`` has shape (dim,)."""
+    """What the model of ``fingerprint`` said about one version of a note; ``vector`` has shape (dim,).
+
+    ``source`` is what `source_of` gave for what the model was asked: where it is the same, so is the answer. Records
+    written before there was one have none, and equal nothing.
+    """
 
     version: int
     fingerprint: str
     vector: NDArray[np.float32]
     hashtags: tuple[tuple[str, float], ...]
     category: tuple[str, float] | None
+    source: bytes = b""
 
     def encode(self) -> bytes:
         """The record; the vector travels as little-endian float32, 4 * dim bytes."""
@@ -146,6 +154,7 @@ class StoredReading:
                 "vector": pack_vector(self.vector),
                 "hashtags": self.hashtags,
                 "category": self.category,
+                "source": self.source,
             },
         )
 
@@ -160,6 +169,7 @@ class StoredReading:
             unpack_vector(read.take("vector", bytes)),
             tuple(scored(item) for item in read.take("hashtags", list)),
             None if category is None else scored(category),
+            read.source(),
         )
 
 
@@ -216,6 +226,12 @@ def decode_change(cursor: str, fields: Fields) -> Change:
     return Change(cursor, _text(fields, b"id"), _number(fields, b"version"), _text(fields, b"fingerprint"), vector)
 
 
+def source_of(note: Note, max_hashtags: int) -> bytes:
+    """`SOURCE_BYTES` that name what the model is asked: the note's fields that stand in a prompt, and the number."""
+    asked = msgpack.packb([note.title, note.content, note.hashtags, max_hashtags])
+    return hashlib.blake2b(asked, digest_size=SOURCE_BYTES).digest()
+
+
 def tag_keys(hashtags: Sequence[str]) -> list[str]:
     """The distinct, non-empty hashtags of a note as the sorted set of tags knows them, in order."""
     return sorted({fold(hashtag) for hashtag in hashtags} - {""})
@@ -268,6 +284,12 @@ class _Map:
         if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
             raise ValueError(f"field {name} is missing or of type {type(value).__name__}")
         return value
+
+    def source(self) -> bytes:
+        source: bytes = self.take("source", bytes, type(None)) or b""
+        if len(source) not in (0, SOURCE_BYTES):
+            raise ValueError(f"a source has {SOURCE_BYTES} bytes, this one {len(source)}")
+        return source
 
     def texts(self, name: str) -> list[str]:
         values = self.take(name, list)

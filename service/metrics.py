@@ -7,6 +7,7 @@ one of the values that stand beside them. Durations are in seconds.
 from prometheus_client import Counter, Gauge, Histogram
 
 _FAST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0)
+_TOKENS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
 _SLOW = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 
 BUILD_INFO = Gauge(
@@ -38,9 +39,32 @@ NOTES_FAILED = Counter("notellm_notes_failed_total", "Notes given up and sent to
 EMBED_STAGE_SECONDS = Histogram(
     "notellm_embed_stage_duration_seconds",
     "Time one batch spends in each stage of embedding; in the queue, the time of its oldest note.",
-    ["stage"],  # queue | tokenize | infer
+    ["stage"],  # queue | tokenize | infer, and of infer, where the backend can tell, prefill | decode
     buckets=_FAST,
 )
+EMBED_BATCH_TOKENS = Histogram(
+    "notellm_embed_batch_tokens",
+    "Prompt tokens of one forward pass, of stored notes or drafts, without padding.",
+    buckets=_TOKENS,
+)
+EMBED_TOKENS = Counter(
+    "notellm_embed_tokens_total", "Prompt tokens read by the model, without padding; their rate is tokens per second."
+)
+EMBED_CACHE_HITS = Counter(
+    "notellm_embed_cache_hits_total",
+    "Notes published without a forward pass, because the model had read the same text before.",
+    ["cache"],  # stored: the note's own last reading | recent: another note's, or that of a text that came back
+)
+EMBED_OUT_OF_MEMORY = Counter(
+    "notellm_embed_out_of_memory_total", "Forward passes that ran out of memory and were halved."
+)
+CATEGORIES_SAMPLED = Counter(
+    "notellm_categories_sampled_total", "Stored notes whose category the model also wrote without the closed set."
+)
+CATEGORIES_ILLEGAL = Counter(
+    "notellm_categories_illegal_total", "Of those sampled, categories outside the closed set: Ill. of section 5.5."
+)
+GPU_MEMORY_BYTES = Gauge("notellm_gpu_memory_bytes", "GPU memory that the worker's process holds; 0 without a GPU.")
 QUEUE_DEPTH = Gauge("notellm_queue_depth", "Jobs waiting to be embedded.")
 QUEUE_OLDEST_SECONDS = Gauge("notellm_queue_oldest_seconds", "Age of the oldest job that waits; 0 when none does.")
 

@@ -65,7 +65,9 @@ class OpsSettings(BaseModel, frozen=True, extra="forbid"):
 class WorkerSettings(BaseModel, frozen=True, extra="forbid"):
     """How a worker runs the model."""
 
-    backend: Literal["hf"] = Field(default="hf", description="What runs the network.")
+    backend: Literal["hf", "vllm"] = Field(
+        default="hf", description="What runs the network: vllm on a GPU, hf (plain transformers) elsewhere."
+    )
     addresses: tuple[str, ...] = Field(
         default=("127.0.0.1:9100",), description="Every worker: host:port, or the path of a unix socket."
     )
@@ -73,7 +75,22 @@ class WorkerSettings(BaseModel, frozen=True, extra="forbid"):
     max_batch_tokens: PositiveInt = Field(default=4096, description="Padded tokens of one forward pass.")
     max_drafts: PositiveInt = Field(default=64, description="Drafts waiting at most; more are refused with 503.")
     hashtags: PositiveInt = Field(default=5, le=10, description="Hashtags suggested for a stored note.")
-    threads: NonNegativeInt = Field(default=0, description="Threads of the network; 0 leaves it to torch.")
+    cached_readings: NonNegativeInt = Field(
+        default=4096,
+        description="Readings that a worker remembers, so that the same text in another note costs nothing.",
+    )
+    free_category_share: float = Field(
+        default=0.01, ge=0, le=1, description="Share of stored notes whose category is also written freely, for Ill."
+    )
+    threads: NonNegativeInt = Field(default=0, description="Threads of the network; 0 leaves it to the backend.")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        default="auto", description="Precision of the network; auto is float32 on a CPU, bfloat16 on a GPU."
+    )
+    serving_dir: Path = Field(default=Path("serving"), description="Where vLLM's form of a checkpoint is written.")
+    tensor_parallel: PositiveInt = Field(default=1, description="GPUs that share one copy of the weights; vllm only.")
+    gpu_memory: PositiveFloat = Field(
+        default=0.9, le=1.0, description="Share of a GPU's memory for weights and cache; vllm only."
+    )
 
 
 class IndexSettings(BaseModel, frozen=True, extra="forbid"):

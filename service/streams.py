@@ -2,13 +2,15 @@
 
 A job stays pending under the worker that claimed it until one script publishes its result and takes the job
 away. Whatever crashes in between, the job is claimed again; the script's version check makes that harmless.
+A worker that lives says so about the jobs it holds, and one that ends in order hands back what it did not begin.
 """
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgpack
 from redis.exceptions import ResponseError
@@ -39,6 +41,13 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
 log = logging.getLogger(__name__)
+
+R = TypeVar("R", StoredNote, StoredReading)
+
+# What a Redis says that has lost the group, and what it says to a client that is waiting for a job at that moment.
+_GROUP_GONE = ("NOGROUP", "UNBLOCKED")
+# Idle for longer than any `take_over_s`: free for whoever looks first.
+_LONG_AGO_MS = 24 * 3600 * 1000
 
 # ARGV: the packed fingerprint, then for each job: entry, id, version, reading, fingerprint, vector.
 # Publishes what is the reading of a live note's present version and not published yet. Returns how many.
@@ -118,14 +127,15 @@ class Claimed:
 class JobQueue:
     """Claims jobs for one worker and publishes what became of them. All calls raise StoreUnavailable.
 
-    ``consumer`` must be the same after a restart and differ between workers. What another worker left for
-    ``take_over_s`` is taken over: a slow worker may then find its note already read, which does no harm.
+    ``consumer`` must be the same after a restart and differ between workers. Jobs that nobody held (`hold`) for
+    ``take_over_s`` are left behind, and anybody's: a worker that only slept may then find its notes already read,
+    which does no harm.
     """
 
     def __init__(self, redis: "Redis", consumer: str, *, take_over_s: float = 30.0) -> None:
+        self.take_over_s = take_over_s
         self._redis = redis
         self._consumer = consumer
-        self._take_over_s = take_over_s
         self._next_look = 0.0
         self._own_pending = True
         self._publish = redis.register_script(PUBLISH)
@@ -148,25 +158,81 @@ class JobQueue:
         return queued
 
     async def claim(self, limit: int, block_s: float) -> list[Claimed]:
-        """The next jobs, at most ``limit``, or none after ``block_s``. Earlier claims must be dealt with.
+        """The next new jobs, at most ``limit``, or none after ``block_s``."""
+        with _group_errors():
+            answer: Any = await self._redis.xreadgroup(
+                WORKERS, self._consumer, {JOBS: ">"}, count=limit, block=max(1, int(block_s * 1000))
+            )
+        return await self._decode([(entry, fields, 1) for entry, fields in answer[0][1]]) if answer else []
 
-        A job that was claimed before, by this worker's last life or by a dead one, comes alone: should it be
-        the one that killed them, its count of deliveries grows and no other's.
+    async def left_behind(self) -> bool:
+        """Whether a job was claimed before, by this worker's last life or by a worker that is gone.
+
+        Asks Redis only now and then, and after `open`. Whatever this worker holds must be held (`hold`) by then.
         """
-        try:
-            with redis_errors():
-                again = await self._claim_again()
-                return again or await self._claim_new(limit, block_s)
-        except ResponseError as error:
-            if "NOGROUP" in str(error):
-                raise StoreUnavailable("the consumer group is gone") from error
-            raise
+        with _group_errors():
+            if self._own_pending:
+                if await self._pending(1):
+                    return True
+                self._own_pending = False
+            elif time.monotonic() < self._next_look:
+                return False
+            if await self._pending(1):
+                return True
+        self._next_look = time.monotonic() + self.take_over_s / 3
+        return False
+
+    async def claim_left(self, limit: int) -> list[Claimed]:
+        """Jobs that were left behind. Earlier claims must be dealt with.
+
+        One that a worker began comes alone: should it be the one that killed the worker, its count of deliveries
+        grows and no other's. Those that were in the fewest hands come first, so that workers that die of something
+        else do not die with the same job in hand over and over. Those that were handed back come together.
+        """
+        with _group_errors():
+            pending = await self._pending(limit)
+            pending.sort(key=lambda job: job["times_delivered"])
+            jobs = [job for job in pending if job["times_delivered"] == 0] or pending[:1]
+            async with self._redis.pipeline(transaction=False) as pipe:
+                for job in jobs:
+                    pipe.xclaim(JOBS, WORKERS, self._consumer, self._idle_ms, [job["message_id"]])
+                answers = await pipe.execute() if jobs else []
+        entries, gone = [], []
+        for job, answer in zip(jobs, answers, strict=True):
+            if answer == [(None, None)]:  # Redis 6.2, for an entry that was deleted but never finished
+                gone.append(job["message_id"].decode())
+            else:
+                entries += [(entry, fields, job["times_delivered"] + 1) for entry, fields in answer]
+        await self.finish(gone)
+        return await self._decode(entries)
+
+    async def hold(self, entries: Sequence[str]) -> None:
+        """Say of claimed jobs that this worker lives and deals with them, so that no other takes them over."""
+        if entries:
+            with _group_errors():
+                await self._redis.xclaim(JOBS, WORKERS, self._consumer, 0, list(entries), justid=True)
+
+    async def hand_back(self, entries: Sequence[str]) -> None:
+        """Leave claimed jobs that were not begun to whoever looks first, as if they had never been claimed."""
+        if entries:
+            with _group_errors():
+                await self._redis.xclaim(
+                    JOBS, WORKERS, self._consumer, 0, list(entries), idle=_LONG_AGO_MS, retrycount=0, justid=True
+                )
 
     async def notes(self, claimed: Sequence[Claimed]) -> list[StoredNote | None]:
         """The records of the jobs' notes, in order; None where there is none, or none that can be read."""
         with redis_errors():
             records: list[Any] = await self._redis.mget([NOTE + item.job.note_id for item in claimed])
-        return [_decode_note(record) for record in records]
+        return [_decoded(StoredNote, record) for record in records]
+
+    async def readings(self, claimed: Sequence[Claimed]) -> list[StoredReading | None]:
+        """What the model last said about the jobs' notes, in order, whatever version that was; None where nothing."""
+        if not claimed:
+            return []
+        with redis_errors():
+            records: list[Any] = await self._redis.mget([READING + item.job.note_id for item in claimed])
+        return [_decoded(StoredReading, record) for record in records]
 
     async def publish(self, results: Sequence[tuple[Claimed, StoredReading]]) -> int:
         """Store and announce the readings that are still wanted, and finish their jobs, in one transaction.
@@ -216,41 +282,21 @@ class JobQueue:
             if not cursor:
                 return queued
 
-    async def _claim_again(self) -> list[Claimed]:
-        if self._own_pending:
-            if left := await self._take_over(idle_ms=0, consumer=self._consumer):
-                return left
-            self._own_pending = False
-        if time.monotonic() < self._next_look:
-            return []
-        if left := await self._take_over(idle_ms=int(self._take_over_s * 1000), consumer=None):
-            return left
-        self._next_look = time.monotonic() + self._take_over_s / 3
-        return []
-
-    async def _take_over(self, idle_ms: int, consumer: str | None) -> list[Claimed]:
-        while True:
-            pending: list[Any] = await self._redis.xpending_range(
-                JOBS, WORKERS, "-", "+", 1, consumername=consumer, idle=idle_ms or None
-            )
-            if not pending:
-                return []
-            entry, deliveries = pending[0]["message_id"], pending[0]["times_delivered"] + 1
-            entries: list[Any] = await self._redis.xclaim(JOBS, WORKERS, self._consumer, idle_ms, [entry])
-            if entries == [(None, None)]:  # Redis 6.2, for an entry that was deleted but never finished
-                await self.finish([entry.decode()])
-            elif claimed := await self._decode(entries, deliveries):
-                return claimed
-
-    async def _claim_new(self, limit: int, block_s: float) -> list[Claimed]:
-        answer: Any = await self._redis.xreadgroup(
-            WORKERS, self._consumer, {JOBS: ">"}, count=limit, block=max(1, int(block_s * 1000))
+    async def _pending(self, limit: int) -> list[Any]:
+        """The first jobs left behind: this worker's own as long as it has not begun, then those nobody holds."""
+        consumer = self._consumer if self._own_pending else None
+        pending: list[Any] = await self._redis.xpending_range(
+            JOBS, WORKERS, "-", "+", limit, consumername=consumer, idle=self._idle_ms or None
         )
-        return await self._decode(answer[0][1], deliveries=1) if answer else []
+        return pending
 
-    async def _decode(self, entries: Sequence[tuple[bytes, Fields]], deliveries: int) -> list[Claimed]:
+    @property
+    def _idle_ms(self) -> int:
+        return 0 if self._own_pending else int(self.take_over_s * 1000)
+
+    async def _decode(self, entries: Sequence[tuple[bytes, Fields, int]]) -> list[Claimed]:
         claimed, malformed = [], []
-        for entry, fields in entries:
+        for entry, fields, deliveries in entries:
             try:
                 claimed.append(Claimed(entry.decode(), EmbedJob.decode(fields), deliveries))
             except ValueError:
@@ -261,11 +307,23 @@ class JobQueue:
         return claimed
 
 
-def _decode_note(record: bytes | None) -> StoredNote | None:
+@contextmanager
+def _group_errors() -> Iterator[None]:
+    """`redis_errors`, and StoreUnavailable when the consumer group is gone, as after the loss of all data."""
     try:
-        return None if record is None else StoredNote.decode(record)
+        with redis_errors():
+            yield
+    except ResponseError as error:
+        if any(word in str(error) for word in _GROUP_GONE):
+            raise StoreUnavailable("the consumer group is gone") from error
+        raise
+
+
+def _decoded(kind: type[R], record: bytes | None) -> R | None:
+    try:
+        return None if record is None else kind.decode(record)
     except ValueError:
-        log.exception("note_malformed")
+        log.exception("record_malformed", extra={"kind": kind.__name__})
         return None
 
 

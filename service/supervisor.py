@@ -397,14 +397,16 @@ def _role(place: Place, name: str, command: str, rank: int, environment: dict[st
 def _environment(settings: Settings, place: Place) -> dict[str, str]:
     workers = [str(place.runtime / f"worker-{number}.sock") for number in range(len(settings.worker.addresses))]
     shards = [str(place.runtime / f"shard-{number}.sock") for number in range(len(settings.index.addresses))]
-    chosen = "snapshot_dir" in settings.index.model_fields_set
-    snapshots = settings.index.snapshot_dir.absolute() if chosen else place.state / "index"
+    own = {"snapshot_dir": place.state / "index", "serving_dir": place.state / "serving"}
+    for chosen in (settings.index, settings.worker):
+        own |= {name: getattr(chosen, name).absolute() for name in own.keys() & chosen.model_fields_set}
     return {
         "NOTELLM_STATE_DIR": str(place.state),
         "NOTELLM_CHECKPOINT": str(settings.checkpoint.absolute()),
         "NOTELLM_WORKER__ADDRESSES": json.dumps(workers),
         "NOTELLM_INDEX__ADDRESSES": json.dumps(shards),
-        "NOTELLM_INDEX__SNAPSHOT_DIR": str(snapshots),
+        "NOTELLM_WORKER__SERVING_DIR": str(own["serving_dir"]),
+        "NOTELLM_INDEX__SNAPSHOT_DIR": str(own["snapshot_dir"]),
         "NOTELLM_OPS__PORT": "0",
     }
 

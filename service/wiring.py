@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
     from indexer.types import Searcher, Tally
+    from model.backends.base import Backend
     from service.recommend import Drafter
 
 log = logging.getLogger(__name__)
@@ -114,10 +115,11 @@ async def _gateway(settings: Settings) -> None:
 
 async def _worker(settings: Settings) -> None:
     from indexer import rpc
-    from model.backends import open_backend
     from service.drafts import draft_handlers
+    from service.engine import Engine
+    from service.sampling import CategorySampler
     from service.streams import JobQueue
-    from service.worker import Engine, Worker
+    from service.worker import Worker
 
     own = settings.worker
     stop = _stop_event()
@@ -126,12 +128,13 @@ async def _worker(settings: Settings) -> None:
     missing = Missing("the model", "redis")
     with _operations(settings.ops, missing, "worker", manifest.fingerprint):
         with _setup_errors(CheckpointError):
-            backend = await asyncio.to_thread(open_backend, own.backend, settings.checkpoint, own.threads)
+            backend = await asyncio.to_thread(_open_backend, settings, manifest)
         missing.names = ["redis"]
         engine = Engine(backend, max_batch_tokens=own.max_batch_tokens, max_drafts=own.max_drafts)
         async with _redis(settings) as redis, engine.running():
             queue = JobQueue(redis, consumer=f"{socket.gethostname()}-{own.number}")
-            worker = Worker(engine, queue, hashtags=own.hashtags)
+            sampler = CategorySampler(engine, manifest.categories, own.free_category_share)
+            worker = Worker(engine, queue, sampler, hashtags=own.hashtags, cached_readings=own.cached_readings)
             store = RedisStore(redis, settings.max_queue)
 
             async def measure() -> None:
@@ -142,7 +145,23 @@ async def _worker(settings: Settings) -> None:
                 server = await rpc.serve(address, draft_handlers(engine))
             async with _repeating(measure, _QUEUE_EVERY_S), _when(stop, worker.stop):
                 await worker.run()
+            await engine.drain(_GRACE_S)
             await server.close()
+
+
+def _open_backend(settings: Settings, manifest: Manifest) -> "Backend":
+    """The model, once it has said of the canaries what its checkpoint says; they warm it up, too."""
+    from model import golden
+    from model.backends import Runtime, gpu_memory, open_backend
+
+    own = settings.worker
+    runtime = Runtime(own.dtype, own.threads, own.serving_dir, own.tensor_parallel, own.gpu_memory)
+    backend = open_backend(own.backend, settings.checkpoint, runtime)
+    started = time.monotonic()
+    golden.check(backend, manifest)
+    log.info("canaries_read", extra={"seconds": round(time.monotonic() - started, 3)})
+    metrics.GPU_MEMORY_BYTES.set_function(gpu_memory)
+    return backend
 
 
 async def _indexer(settings: Settings) -> None:

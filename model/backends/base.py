@@ -42,14 +42,29 @@ class Reading:
     category: Scored | None
 
 
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Seconds that a `Backend.read` took: reading the prompts, and writing category and hashtags behind them."""
+
+    prefill_s: float
+    decode_s: float
+
+
 class Backend(Protocol):
-    """Runs NoteLLM on batches. Synchronous, single-threaded, never touches the network.
+    """Runs NoteLLM on batches. Synchronous, never touches the network.
+
+    All calls come from one thread, but for `tokenize`, which may run on others beside them. Where memory runs out a
+    call raises MemoryError or torch's OutOfMemoryError, and may be tried again with less.
 
     ``fingerprint`` names weights, tokenizer, template, head and dimension: vectors of two fingerprints never meet.
+    ``dtype`` is the precision that it computes in: float32, bfloat16 or float16. ``timings`` are those of the last
+    `read`, of a backend that can tell.
     """
 
     fingerprint: str
     dim: int
+    dtype: str
+    timings: Timings | None
 
     def tokenize(self, notes: Sequence[Note]) -> list[Prompt]:
         """One prompt a note, in order. Title and content are cut by tokens; never raises on any text."""
@@ -61,4 +76,8 @@ class Backend(Protocol):
 
     def read(self, prompts: Sequence[Prompt], max_hashtags: int) -> list[Reading]:
         """Vector, hashtags and category of every prompt from one prefill each, in order."""
+        ...
+
+    def write_categories(self, prompts: Sequence[Prompt]) -> list[str]:
+        """What the network writes for the category when nothing holds it to the closed set (section 5.5), in order."""
         ...

@@ -4,6 +4,7 @@ Shapes: N prompts, L tokens, H hidden, V vocabulary, D embedding. Padding stands
 is the last token of every prompt and decoding appends to all of them at once.
 """
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
@@ -15,17 +16,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import DynamicCache
 
-from model.backends.base import Prompt, Reading, Scored
+from model.backends.base import Prompt, Reading, Timings
 from model.batching import batches
 from model.checkpoint import load
 from model.network import NoteLLM
 from model.note import Note
-from model.prompt import PromptBuilder
-from model.tagger import TOKENS_PER_HASHTAG, CategoryPath, TagGrammar, category_trie, parse_tags
+from model.prompt import PromptBuilder, Task
+from model.tagger import Grammar, Grammars
 
 EMBED_BATCH_TOKENS = 8192
-# What is written freely for a category and has not ended by then, or by the length of the longest name, is none.
-CATEGORY_TOKENS = 32
+
+Written = list[tuple[list[int], list[float]]]  # for each prompt: tokens, and the log-probability of each
 
 
 class HfBackend:
@@ -34,16 +35,17 @@ class HfBackend:
     def __init__(self, network: NoteLLM, builder: PromptBuilder, categories: tuple[str, ...], fingerprint: str) -> None:
         self.fingerprint = fingerprint
         self.dim = network.dim
+        self.dtype = str(network.backbone.dtype).removeprefix("torch.")
         self.builder = builder
+        self.timings: Timings | None = None
         self._network = network
-        self._trie = category_trie(builder, categories)
-        self._grammar = TagGrammar(builder)
-        self._category_tokens = max([CATEGORY_TOKENS, *(len(builder.output(name)) for name in categories)])
+        self._grammars = Grammars(builder, categories)
 
     @classmethod
-    def open(cls, folder: Path) -> Self:
-        """Open a checkpoint. Raises CheckpointError when it cannot be used."""
-        network, builder, manifest = load(folder)
+    def open(cls, folder: Path, dtype: str = "float32") -> Self:
+        """Open a checkpoint, on the GPU if there is one. Raises CheckpointError when it cannot be used."""
+        network, builder, manifest = load(folder, dtype)
+        network.to("cuda" if torch.cuda.is_available() else "cpu")
         return cls(network, builder, manifest.categories, manifest.fingerprint)
 
     def tokenize(self, notes: Sequence[Note]) -> list[Prompt]:
@@ -57,7 +59,7 @@ class HfBackend:
         vectors_ND = np.zeros((len(prompts), self.dim), dtype=np.float32)
         for positions in batches([len(prompt.token_ids) for prompt in prompts], EMBED_BATCH_TOKENS):
             prefix = self._prefill([prompts[position].token_ids for position in positions], cached=False)
-            vectors_ND[positions] = prefix.vectors_ND.numpy()
+            vectors_ND[positions] = prefix.vectors_ND.cpu().numpy()
         return vectors_ND
 
     @torch.inference_mode()
@@ -65,17 +67,22 @@ class HfBackend:
         """Vector, category and hashtags of one batch, in order."""
         if not prompts:
             return []
+        started = time.perf_counter()
         prefix = self._prefill([prompt.token_ids for prompt in prompts])
-        categories = self._categories(prefix)
+        vectors_ND = prefix.vectors_ND.cpu().numpy()  # waits for a GPU
+        prefilled = time.perf_counter()
+        category, tags = self._grammars.category, self._grammars.tags(max_hashtags)
+        categories = [category.parse(*written) for written in self._write(prefix, "category", category, last=False)]
         if not self.builder.template.shares_prefix:
             notes = [prompt.note for prompt in prompts]
-            topics_prefix = self._prefill(self.builder.prompts(notes, "topics", max_hashtags))
+            prefix_of_topics = self._prefill(self.builder.prompts(notes, "topics", max_hashtags))
         else:
-            topics_prefix = prefix
-        hashtags = self._hashtags(topics_prefix, max_hashtags)
+            prefix_of_topics = prefix
+        hashtags = [tags.parse(*written) for written in self._write(prefix_of_topics, "topics", tags, max_hashtags)]
+        self.timings = Timings(prefilled - started, time.perf_counter() - prefilled)
         return [
-            Reading(vector, tuple(tags[:max_hashtags]), category)
-            for vector, tags, category in zip(prefix.vectors_ND.numpy(), hashtags, categories, strict=True)
+            Reading(vector, tuple(found), category)
+            for vector, found, category in zip(vectors_ND, hashtags, categories, strict=True)
         ]
 
     @torch.inference_mode()
@@ -87,15 +94,15 @@ class HfBackend:
         written = [""] * len(prompts)
         for positions in batches([len(prompt.token_ids) for prompt in prompts], EMBED_BATCH_TOKENS):
             prefix = self._prefill([prompts[position].token_ids for position in positions])
-            for position, tokens in zip(positions, self._freely(prefix), strict=True):
-                written[position] = self.builder.decode(tokens).strip()
+            for position, found in zip(positions, self._write(prefix, "category", self._grammars.free), strict=True):
+                written[position] = self._grammars.free.parse(*found)
         return written
 
     def _prefill(self, prompts: Sequence[Sequence[int]], cached: bool = True) -> "_Prefix":
         length = max(len(ids) for ids in prompts)
         pad = self.builder.special.pad
-        ids_NL = torch.tensor([[pad] * (length - len(ids)) + list(ids) for ids in prompts])
-        mask_NL = torch.tensor([[0] * (length - len(ids)) + [1] * len(ids) for ids in prompts])
+        ids_NL = torch.tensor([[pad] * (length - len(ids)) + list(ids) for ids in prompts], device=self._device)
+        mask_NL = torch.tensor([[0] * (length - len(ids)) + [1] * len(ids) for ids in prompts], device=self._device)
         # Column -1 is [EMB]: the state before it is the note's (section 4.3).
         found = ids_NL[:, -1] == self.builder.special.emb
         if not bool(found.all()):
@@ -111,60 +118,41 @@ class HfBackend:
         vectors_ND = F.normalize(self._network.embedding(output.last_hidden_state[:, -2]), dim=-1)
         return _Prefix(vectors_ND, mask_NL, cache)
 
-    def _categories(self, prefix: "_Prefix") -> list[Scored | None]:
-        paths = [CategoryPath(self._trie) for _ in range(len(prefix.mask_NL))]
-        if not self._trie.names:
-            return [None] * len(paths)
+    def _write(self, prefix: "_Prefix", task: Task, grammar: Grammar, count: int = 1, *, last: bool = True) -> Written:
+        """Greedy decoding of one task behind every prompt of a prefix; behind the ``last`` one its cache is spent."""
+        outputs: Written = [([], []) for _ in range(len(prefix.mask_NL))]
+        if not grammar.goes_on([]):
+            return outputs
         decoder = _Decoder(self._network, prefix)
-        logits_NV = decoder.feed_all(self.builder.guidance("category"))
-        while not all(path.done for path in paths):
-            pad = self.builder.special.pad
-            tokens = [pad if path.done else path.step(row) for path, row in zip(paths, logits_NV, strict=True)]
-            if not all(path.done for path in paths):
-                logits_NV = decoder.feed(torch.tensor(tokens)[:, None])
-        return [path.result() for path in paths]
-
-    def _freely(self, prefix: "_Prefix") -> list[list[int]]:
-        decoder = _Decoder(self._network, prefix)
-        logits_NV = decoder.feed_all(self.builder.guidance("category"))
-        tokens: list[list[int]] = [[] for _ in range(len(prefix.mask_NL))]
-        open_N = torch.arange(len(tokens))  # which prompts still write
-        for _ in range(self._category_tokens):
-            best_N = logits_NV.argmax(dim=-1)
-            going = best_N != self.builder.special.eos
-            open_N, best_N = open_N[going], best_N[going]
-            for row, token in zip(open_N.tolist(), best_N.tolist(), strict=True):
-                tokens[row].append(token)
-            if len(open_N) == 0:
+        logits_NV = decoder.feed_all(self.builder.guidance(task, count))
+        rows = list(range(len(outputs)))  # the prompts that are still in the batch
+        for _ in range(grammar.max_tokens):
+            self._extend([outputs[row] for row in rows], grammar, logits_NV)
+            going = [grammar.goes_on(outputs[row][0]) for row in rows]
+            if not any(going):
                 break
-            logits_NV = decoder.feed(best_N[:, None], keep_N=going)
-        return tokens
+            next_N = torch.tensor([outputs[row][0][-1] for row in rows], device=self._device)
+            if last:
+                # Finished prompts leave the batch: most of the work is behind the first few hashtags.
+                rows = [row for row, goes in zip(rows, going, strict=True) if goes]
+                keep_N = torch.tensor(going, device=self._device)
+                logits_NV = decoder.feed(next_N[keep_N][:, None], keep_N=keep_N)
+            else:
+                logits_NV = decoder.feed(next_N[:, None])
+        return outputs
 
-    def _hashtags(self, prefix: "_Prefix", count: int) -> list[list[Scored]]:
-        decoder = _Decoder(self._network, prefix)
-        logits_NV = decoder.feed_all(self.builder.guidance("topics", count))
-        tokens: list[list[int]] = [[] for _ in range(len(prefix.mask_NL))]
-        scores: list[list[float]] = [[] for _ in range(len(prefix.mask_NL))]
-        open_N = torch.arange(len(tokens))  # which prompts still write
-        for _ in range(count * (TOKENS_PER_HASHTAG + 1)):
-            allowed_NV = self._grammar.mask(logits_NV, [tokens[row] for row in open_N.tolist()])
-            best = torch.log_softmax(allowed_NV, dim=-1).max(dim=-1)
-            for row, token, score in zip(open_N.tolist(), best.indices.tolist(), best.values.tolist(), strict=True):
-                tokens[row].append(token)
-                scores[row].append(score)
-            going = torch.tensor([self._goes_on(tokens[row], count) for row in open_N.tolist()])
-            open_N = open_N[going]
-            if len(open_N) == 0:
-                break
-            # Finished prompts leave the batch: most of the work is behind the first few hashtags.
-            logits_NV = decoder.feed(best.indices[going][:, None], keep_N=going)
-        return [
-            parse_tags(self.builder, written, log_probabilities)
-            for written, log_probabilities in zip(tokens, scores, strict=True)
-        ]
+    @staticmethod
+    def _extend(outputs: Written, grammar: Grammar, logits_NV: Tensor) -> None:
+        """The likeliest next token for every output that goes on."""
+        open_N = [row for row, (tokens, _) in enumerate(outputs) if grammar.goes_on(tokens)]
+        best = grammar.log_probabilities(logits_NV[open_N], [outputs[row][0] for row in open_N]).max(dim=-1)
+        for row, token, score in zip(open_N, best.indices.tolist(), best.values.tolist(), strict=True):
+            outputs[row][0].append(token)
+            outputs[row][1].append(score)
 
-    def _goes_on(self, written: Sequence[int], count: int) -> bool:
-        return written[-1] != self._grammar.end and written.count(self._grammar.comma) < count
+    @property
+    def _device(self) -> torch.device:
+        return self._network.log_scale.device
 
 
 class _Prefix:
@@ -190,7 +178,8 @@ class _Decoder:
 
     def feed_all(self, tokens: Sequence[int]) -> Tensor:
         """Append the same tokens to every prompt; logits behind the last one, shape (N, V)."""
-        return self.feed(torch.tensor([list(tokens)]).expand(len(self._mask_NL), -1))
+        ids_NT = torch.tensor([list(tokens)], device=self._mask_NL.device).expand(len(self._mask_NL), -1)
+        return self.feed(ids_NT)
 
     def feed(self, ids_NT: Tensor, keep_N: Tensor | None = None) -> Tensor:
         """Append T tokens to each prompt, of those in ``keep_N`` only; logits behind the last, shape (N, V)."""
@@ -202,7 +191,7 @@ class _Decoder:
         output = self._network.backbone.base_model(
             input_ids=ids_NT,
             attention_mask=self._mask_NL,
-            position_ids=before + torch.arange(ids_NT.shape[1]),
+            position_ids=before + torch.arange(ids_NT.shape[1], device=ids_NT.device),
             past_key_values=self._cache,
             use_cache=True,
         )

@@ -9,30 +9,25 @@ attention, recomputation and padding count as nothing. The last line is one JSON
 
 import argparse
 import json
+import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer
-from transformers import LlamaConfig, LlamaForCausalLM
 
-from model.checkpoint import special_ids
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from support.llamas import SHAPES, random_llama
+
 from model.examples import Draw, TrainingSet
 from model.gradients import Step
-from model.minilm import minilm_folder
-from model.network import NoteLLM, add_embedding_token
+from model.network import NoteLLM
 from model.prompt import SHARED, PromptBuilder
 from model.ranks import Ranks, clip
 from model.recipes import small
 from model.samples.generate import sample_notes
 
 WARM_STEPS = 2
-VOCABULARY = 32_000
-SHAPES = {  # hidden, intermediate, layers, heads
-    "tiny": (256, 688, 4, 4),
-    "0.5b": (1024, 2816, 36, 16),
-    "7b": (4096, 11008, 32, 32),
-}
 
 
 def main() -> None:
@@ -82,26 +77,11 @@ def measure(arguments: argparse.Namespace, device: torch.device) -> dict[str, ob
 
 
 def prepared(shape: str, device: torch.device) -> tuple[NoteLLM, TrainingSet]:
-    hidden, intermediate, layers, heads = SHAPES[shape]
-    folder = minilm_folder()
-    assert folder is not None
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    special = special_ids(tokenizer, "[CLS]", "[SEP]", "[PAD]")
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=hidden,
-        intermediate_size=intermediate,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        tie_word_embeddings=False,
-    )
-    with torch.device(device):
-        backbone = LlamaForCausalLM(config).to(torch.bfloat16)
-    add_embedding_token(backbone, tokenizer.get_vocab_size())
+    network, tokenizer, special = random_llama(shape, device)
     notes = list(sample_notes())
     pairs = [(notes[place].id, notes[place + 1].id) for place in range(0, len(notes) - 1, 2)]
     training_set = TrainingSet(notes, pairs, PromptBuilder(tokenizer, special, SHARED, 20, 80))
-    return NoteLLM(backbone, 128).to(device), training_set
+    return network, training_set
 
 
 def matrix_peak(device: torch.device) -> float:

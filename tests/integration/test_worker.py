@@ -1,76 +1,39 @@
 """The worker on a real Redis, with a model that hashes."""
 
 import asyncio
+import logging
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from prometheus_client import REGISTRY
 from redis import Redis as SyncRedis
 from redis.asyncio import Redis
 from support.hashing import BAD, HashingBackend, text_vector
 from support.redis import RedisServer
+from support.working import Gate, changes, drain, idle, stored, until, working
 
-from indexer import rpc
-from indexer.types import Change
-from model.backends.base import Prompt, Reading, Scored
+from model.backends.base import Prompt, Reading
 from model.note import Note
-from service.drafts import WorkerPool, draft_handlers
-from service.errors import WorkerUnavailable
+from service.engine import BackendBroken
 from service.messages import (
     DEAD,
     EMBEDDINGS,
     FINGERPRINT,
     JOBS,
+    READING,
     WORKERS,
     EmbedJob,
     Failure,
+    StoredNote,
     StoredReading,
-    decode_change,
 )
-from service.store import RedisStore, StoredNote, Suggestion, open_redis
+from service.sampling import place_of
+from service.store import RedisStore, Suggestion, open_redis
 from service.streams import JobQueue, RedisChangeStream, open_sync_redis
-from service.worker import MAX_DELIVERIES, Engine, Worker
-
-
-def stored(note_id: str, title: str = "Kyoto by bus") -> StoredNote:
-    return StoredNote(Note(note_id, title), 0)
-
-
-@asynccontextmanager
-async def working(backend: HashingBackend, redis: Redis, consumer: str = "w0", **queue: float) -> AsyncIterator[Worker]:
-    """A worker that can be stepped; `run` is up to the test."""
-    engine = Engine(backend, max_batch_tokens=64, max_drafts=4)
-    async with engine.running():
-        yield Worker(engine, JobQueue(redis, consumer, **queue), hashtags=5)
-
-
-async def drain(backend: HashingBackend, redis: Redis, **options: object) -> None:
-    """One worker's life: work until nothing is left."""
-    async with working(backend, redis, **options) as worker:
-        running = asyncio.create_task(worker.run())
-        await until(lambda: idle(redis, backend.fingerprint))
-        worker.stop()
-        await running
-
-
-async def idle(redis: Redis, fingerprint: str) -> bool:
-    """A worker of this model is at work, and nothing waits for it."""
-    return await redis.get(FINGERPRINT) == fingerprint.encode() and await redis.xlen(JOBS) == 0
-
-
-async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    """Waits until the condition holds."""
-    async with asyncio.timeout(20):
-        while not await condition():
-            await asyncio.sleep(0.01)
-
-
-async def changes(redis: Redis) -> list[Change]:
-    """Everything that was announced to the index."""
-    return [decode_change(cursor.decode(), fields) for cursor, fields in await redis.xrange(EMBEDDINGS)]
+from service.worker import MAX_DELIVERIES
 
 
 @pytest.fixture
@@ -191,12 +154,13 @@ async def test_a_vector_that_the_index_would_refuse_is_a_failure(redis, store, s
     class Broken(HashingBackend):
         def read(self, prompts: Sequence[Prompt], max_hashtags: int) -> list[Reading]:
             readings = super().read(prompts, max_hashtags)
-            return [replace(reading, vector=reading.vector * np.float32(scale)) for reading in readings]
+            bad = [np.float32(scale if prompt.note.id == "n1" else 1.0) for prompt in prompts]
+            return [replace(reading, vector=reading.vector * by) for reading, by in zip(readings, bad, strict=True)]
 
-    await store.put([stored("n1")])
+    await store.put([stored("n1"), stored("n2")])
     await drain(Broken(), redis)
 
-    assert await changes(redis) == []
+    assert [change.id for change in await changes(redis)] == ["n2"]
     assert "unit norm" in (await store.suggestion("n1")).failure
 
 
@@ -208,7 +172,7 @@ async def test_a_note_that_kills_its_workers_is_given_up_and_the_rest_survives(r
         if life == 0:
             assert len(await queue.claim(10, 0.1)) == 3
             continue
-        while (claimed := await queue.claim(1, 0.01)) and claimed[0].job.note_id != "killer":
+        while (claimed := await queue.claim_left(10)) and claimed[0].job.note_id != "killer":
             reading = StoredReading(1, "hashing-a", text_vector("x"), (), None)
             await queue.publish([(item, reading) for item in claimed])
 
@@ -216,6 +180,21 @@ async def test_a_note_that_kills_its_workers_is_given_up_and_the_rest_survives(r
 
     assert sorted(change.id for change in await changes(redis)) == ["n1", "n3"]
     assert "did not survive" in (await store.suggestion("killer")).failure
+
+
+async def test_workers_that_die_of_something_else_do_not_die_with_the_same_note_in_hand(redis, store):
+    await store.put([stored(f"n{i}") for i in range(3)])
+    queue = JobQueue(redis, "w0")
+    await queue.open("hashing-a")
+    await queue.claim(10, 0.1)
+    in_hand = []
+    for _ in range(6):
+        queue = JobQueue(redis, "w0")
+        await queue.open("hashing-a")
+        [item] = await queue.claim_left(10)
+        in_hand.append((item.job.note_id, item.deliveries))
+
+    assert in_hand == [("n0", 2), ("n1", 2), ("n2", 2), ("n0", 3), ("n1", 3), ("n2", 3)]
 
 
 async def test_a_malformed_job_is_dropped_and_the_next_is_read(redis, store):
@@ -310,186 +289,307 @@ async def test_the_worker_waits_for_a_dead_redis_and_goes_on_with_what_it_had_re
         server.close()
 
 
-async def test_told_to_stop_the_worker_finishes_its_batch_and_leaves_the_rest_to_the_next(redis, store):
-    reading, released = threading.Event(), threading.Event()
-
-    def before() -> None:
-        reading.set()
-        released.wait(10)
-
-    await store.put([stored(f"n{i}", "x" * 60) for i in range(3)])
-    async with working(HashingBackend(before=before), redis) as worker:
+async def test_a_consumer_group_that_is_lost_with_all_data_is_made_again(redis, store):
+    backend = HashingBackend()
+    async with working(backend, redis) as worker:
         running = asyncio.create_task(worker.run())
-        await asyncio.to_thread(reading.wait, 10)
+        await store.put([stored("n1", "before")])
+        await until(lambda: idle(redis, backend.fingerprint))
+        await redis.flushall()
+        await store.put([stored("n1", "after")])
+        await until(lambda: idle(redis, backend.fingerprint))
         worker.stop()
-        released.set()
         await running
+
+    assert backend.batches == [["before"], ["after"]]
+
+
+async def test_told_to_stop_the_worker_finishes_its_batch_and_hands_back_the_rest_as_if_never_claimed(redis, store):
+    gate = Gate()
+    await store.put([stored(f"n{i}", "x" * 60) for i in range(3)])
+    async with working(HashingBackend(before=gate), redis) as worker:
+        running = asyncio.create_task(worker.run())
+        await gate.closed_on()
+        worker.stop()
+        gate.open.set()
+        await running
+    assert [change.id for change in await changes(redis)] == ["n0"]
+
+    another = JobQueue(redis, "another")
+    await another.open("hashing-a")
+    assert await another.left_behind()
+    left = await another.claim_left(10)
+    assert [(item.job.note_id, item.deliveries) for item in left] == [("n1", 1), ("n2", 1)]
+    assert not await JobQueue(redis, "third").left_behind()
+
+
+async def aged(redis: Redis) -> None:
+    """Every claimed job looks as if nobody had said a word about it for a minute."""
+    for job in await redis.xpending_range(JOBS, WORKERS, "-", "+", 100):
+        await redis.xclaim(JOBS, WORKERS, job["consumer"], 0, [job["message_id"]], idle=60_000, justid=True)
+
+
+async def test_what_a_live_worker_holds_is_nobody_elses_however_long_it_takes(redis, store):
+    await store.put([stored("n1"), stored("n2")])
+    slow, another = JobQueue(redis, "slow"), JobQueue(redis, "another")
+    await slow.open("hashing-a")
+    claimed = await slow.claim(10, 0.1)
+    await aged(redis)
+    await slow.hold([item.entry for item in claimed])
+
+    assert not await another.left_behind()
+    await aged(redis)
+    again = JobQueue(redis, "another")
+    assert await again.left_behind()
+    assert [(item.job.note_id, item.deliveries) for item in await again.claim_left(10)] == [("n1", 2)]
+
+
+async def test_a_worker_at_a_long_batch_says_that_it_lives(redis, store):
+    async def fresh() -> bool:
+        [job] = await redis.xpending_range(JOBS, WORKERS, "-", "+", 10)
+        return job["time_since_delivered"] < 60_000
+
+    gate = Gate()
+    await store.put([stored("n1")])
+    async with working(HashingBackend(before=gate), redis, take_over_s=0.3) as worker:
+        running = asyncio.create_task(worker.run())
+        await gate.closed_on()
+        await aged(redis)
+        await until(fresh)
+        gate.open.set()
+        await until(lambda: idle(redis, "hashing-a"))
+        worker.stop()
+        await running
+
     assert len(await changes(redis)) == 1
 
-    await drain(HashingBackend(), redis)
-    assert sorted(change.id for change in await changes(redis)) == ["n0", "n1", "n2"]
 
+async def test_the_next_notes_are_tokenized_while_the_model_reads(redis, store):
+    tokenized: list[str] = []
 
-class Gate:
-    """Holds the model's thread until it is opened."""
+    class Telling(HashingBackend):
+        def tokenize(self, notes: Sequence[Note]) -> list[Prompt]:
+            tokenized.extend(note.id for note in notes)
+            return super().tokenize(notes)
 
-    def __init__(self) -> None:
-        self.reached = threading.Event()
-        self.open = threading.Event()
+    async def both() -> bool:
+        return tokenized == ["n0", "n1"]
 
-    def __call__(self) -> None:
-        self.reached.set()
-        self.open.wait(10)
-
-
-async def test_a_draft_goes_before_the_backlog_and_the_backlog_never_starves():
     gate = Gate()
-    backend = HashingBackend(before=gate)
-    engine = Engine(backend, max_batch_tokens=6, max_drafts=100)
-    prompts = backend.tokenize([Note("", "stored")])
-    async with engine.running():
-        first = asyncio.create_task(engine.read(prompts, 1))
-        await asyncio.to_thread(gate.reached.wait, 10)
-        backlog = [asyncio.create_task(engine.read(prompts, 1)) for _ in range(2)]
-        drafts = [asyncio.create_task(engine.read_draft(Note("", f"draft{i}"), 1, 10)) for i in range(3)]
-        await asyncio.sleep(0)
+    backend = Telling(before=gate)
+    await store.put([stored("n0")])
+    async with working(backend, redis) as worker:
+        running = asyncio.create_task(worker.run())
+        await gate.closed_on()
+        await store.put([stored("n1")])
+        await until(both)
+        assert backend.batches == []
         gate.open.set()
-        await asyncio.gather(first, *backlog, *drafts)
+        await until(lambda: idle(redis, backend.fingerprint))
+        worker.stop()
+        await running
 
-    assert [title for [title] in backend.batches] == [
-        "stored",
-        "draft0",
-        "stored",
-        "draft1",
-        "stored",
-        "draft2",
+
+async def test_a_worker_holds_tokens_for_a_few_batches_and_leaves_the_others_to_other_workers(redis, store):
+    async def only_the_slow_ones() -> bool:
+        return await redis.xlen(JOBS) == (await redis.xpending(JOBS, WORKERS))["pending"]
+
+    gate = Gate()
+    await store.put([stored(f"n{i:03}", f"title {i:03}" + "." * 10) for i in range(200)])
+    async with (
+        working(HashingBackend(before=gate), redis, "slow") as slow,
+        working(HashingBackend(), redis, "w1") as fast,
+    ):
+        running = [asyncio.create_task(slow.run())]
+        await gate.closed_on()
+        running.append(asyncio.create_task(fast.run()))
+        await until(only_the_slow_ones)
+        held = {consumer["name"]: consumer["pending"] for consumer in await redis.xinfo_consumers(JOBS, WORKERS)}
+        gate.open.set()
+        await until(lambda: idle(redis, "hashing-a"))
+        for worker in (slow, fast):
+            worker.stop()
+        await asyncio.gather(*running)
+
+    # Three notes of 20 tokens make a batch of 64: one is read, two wait, and a claim may be one note too large.
+    assert 3 <= held[b"slow"] <= 3 + 6 + 8
+    assert sorted(change.id for change in await changes(redis)) == [f"n{i:03}" for i in range(200)]
+
+
+async def test_notes_that_fail_for_want_of_memory_wait_for_better_times_and_are_given_up_in_the_end(redis, store):
+    class Small(HashingBackend):
+        def read(self, prompts: Sequence[Prompt], max_hashtags: int) -> list[Reading]:
+            if any(len(prompt.token_ids) > 50 for prompt in prompts):
+                self.batches.append([])
+                raise MemoryError("no room")
+            return super().read(prompts, max_hashtags)
+
+    async def given_up() -> bool:
+        return await redis.xlen(DEAD) == 1
+
+    await store.put([stored("large", "x" * 60), stored("small")])
+    backend = Small()
+    async with working(backend, redis, take_over_s=0.01) as worker:
+        running = asyncio.create_task(worker.run())
+        await until(given_up)
+        worker.stop()
+        await running
+
+    assert [change.id for change in await changes(redis)] == ["small"]
+    assert len([batch for batch in backend.batches if not batch]) >= MAX_DELIVERIES
+    assert "did not survive" in (await store.suggestion("large")).failure
+
+
+async def test_a_worker_whose_model_is_broken_ends_and_gives_no_note_up(redis, store, caplog):
+    class Broken(HashingBackend):
+        def read(self, prompts: Sequence[Prompt], max_hashtags: int) -> list[Reading]:
+            raise RuntimeError("secret")
+
+    await store.put([stored(f"n{i}", "x" * 30) for i in range(5)])
+    for _ in range(MAX_DELIVERIES + 1):
+        async with working(Broken(), redis) as worker:
+            with caplog.at_level(logging.WARNING), pytest.raises(BackendBroken):
+                await worker.run()
+    assert "secret" not in caplog.text
+
+    await drain(HashingBackend(), redis, consumer="healthy")
+    assert sorted(change.id for change in await changes(redis)) == [f"n{i}" for i in range(5)]
+    assert (await store.counts()).failed == 0
+
+
+def hits() -> dict[str, float]:
+    name = "notellm_embed_cache_hits_total"
+    return {cache: REGISTRY.get_sample_value(name, {"cache": cache}) or 0.0 for cache in ("stored", "recent")}
+
+
+NOTE = Note("n1", "Kyoto by bus", "The 100 stops everywhere.", ("bus",), "Travel", 3)
+
+
+@pytest.mark.parametrize(
+    ("after", "read_again"),
+    [
+        (StoredNote(replace(NOTE, category="Buses"), 0), False),
+        (StoredNote(replace(NOTE, exposure=4), 0), False),
+        (StoredNote(NOTE, 0, author="somebody", created_at="2026-01-01T00:00:00Z"), False),
+        (StoredNote(replace(NOTE, title="Kyoto on foot"), 0), True),
+        (StoredNote(replace(NOTE, content="The 205, too."), 0), True),
+        (StoredNote(replace(NOTE, hashtags=("bus", "kyoto")), 0), True),
+        (StoredNote(replace(NOTE, title="Kyoto by", content="bus" + NOTE.content), 0), True),
+    ],
+)
+async def test_a_note_is_read_again_only_when_what_stands_in_the_prompt_has_changed(redis, store, after, read_again):
+    await store.put([StoredNote(NOTE, 0)])
+    await drain(HashingBackend(), redis)
+    await store.put([after])
+    backend, before = HashingBackend(), hits()
+    await drain(backend, redis)
+
+    assert len(backend.batches) == read_again
+    assert hits()["stored"] - before["stored"] == (not read_again)
+    first, second = await changes(redis)
+    assert (first.version, second.version) == (1, 2)
+    assert np.array_equal(second.vector, text_vector(f"hashing-a{after.note.title}"))
+    assert (await store.suggestion("n1")).version == 2
+
+
+async def test_an_unchanged_note_is_read_again_by_another_model_for_more_hashtags_or_with_a_record_of_old(redis, store):
+    async def read(backend: HashingBackend, category: str) -> int:
+        await store.put([StoredNote(replace(NOTE, category=category), 0)])
+        await drain(backend, redis)
+        return len(backend.batches)
+
+    assert await read(HashingBackend(), "one") == 1
+    assert await read(HashingBackend("hashing-b"), "two") == 1
+
+    old = StoredReading.decode(await redis.get(READING + "n1"))
+    await redis.set(READING + "n1", replace(old, source=b"").encode())
+    assert await read(HashingBackend("hashing-b"), "three") == 1
+
+    backend = HashingBackend("hashing-b")
+    await store.put([StoredNote(replace(NOTE, category="four"), 0)])
+    async with working(backend, redis, hashtags=6) as worker:
+        running = asyncio.create_task(worker.run())
+        await until(lambda: idle(redis, "hashing-b"))
+        worker.stop()
+        await running
+    assert len(backend.batches) == 1
+
+
+async def test_a_text_that_comes_back_or_stands_in_another_note_is_read_once_while_it_is_remembered(redis, store):
+    backend, before = HashingBackend(), hits()
+    async with working(backend, redis, cached_readings=1) as worker:
+        running = asyncio.create_task(worker.run())
+
+        async def put(note_id: str, title: str) -> None:
+            await store.put([stored(note_id, title)])
+            await until(lambda: idle(redis, "hashing-a"))
+
+        await put("n1", "one")
+        await store.delete("n1")
+        await put("n1", "one")
+        await put("n2", "one")
+        await put("n2", "two")
+        await put("n2", "one")
+        worker.stop()
+        await running
+
+    assert backend.batches == [["one"], ["two"], ["one"]]
+    assert hits()["recent"] - before["recent"] == 2
+    assert [(change.id, change.version) for change in await changes(redis)] == [
+        ("n1", 1),
+        ("n1", 2),
+        ("n1", 3),
+        ("n2", 1),
+        ("n2", 2),
+        ("n2", 3),
     ]
 
 
-async def test_drafts_that_ask_for_as_many_hashtags_share_a_pass():
-    gate = Gate()
-    backend = HashingBackend(before=gate)
-    engine = Engine(backend, max_batch_tokens=100, max_drafts=100)
-    async with engine.running():
-        first = asyncio.create_task(engine.read_draft(Note("", "first"), 1, 10))
-        await asyncio.to_thread(gate.reached.wait, 10)
-        two = asyncio.create_task(engine.read_draft(Note("", "a b c"), 2, 10))
-        three = asyncio.create_task(engine.read_draft(Note("", "d e f"), 3, 10))
-        two_again = asyncio.create_task(engine.read_draft(Note("", "g h i"), 2, 10))
-        await asyncio.sleep(0)
-        gate.open.set()
-        await first
-
-        assert [tag.name for tag in (await two).hashtags] == ["a", "b"]
-        assert [tag.name for tag in (await two_again).hashtags] == ["g", "h"]
-        assert [tag.name for tag in (await three).hashtags] == ["d", "e", "f"]
-    assert backend.batches == [["first"], ["a b c", "g h i"], ["d e f"]]
+def ill() -> tuple[float, float]:
+    names = ("notellm_categories_sampled_total", "notellm_categories_illegal_total")
+    sampled, illegal = (REGISTRY.get_sample_value(name) for name in names)
+    return sampled, illegal
 
 
-async def test_a_draft_that_fails_fails_alone():
-    gate = Gate()
-    engine = Engine(HashingBackend(before=gate), max_batch_tokens=100, max_drafts=100)
-    async with engine.running():
-        first = asyncio.create_task(engine.read_draft(Note("", "first"), 1, 10))
-        await asyncio.to_thread(gate.reached.wait, 10)
-        bad = asyncio.create_task(engine.read_draft(Note("", BAD), 1, 10))
-        good = asyncio.create_task(engine.read_draft(Note("", "good"), 1, 10))
-        await asyncio.sleep(0)
-        gate.open.set()
+async def test_the_category_of_a_share_of_notes_is_also_written_freely_and_counted_against_the_closed_set(redis, store):
+    share = sorted(place_of(f"n{i}") for i in range(60))[20]
+    await store.put([stored(f"n{i}", "x" * (1 + i % 2)) for i in range(60)])
+    sampled, illegal = ill()
+    expected = [i for i in range(60) if place_of(f"n{i}") < share]
 
-        await first
-        assert (await good).hashtags == (Scored("good", 0.9),)
-        with pytest.raises(RuntimeError):
-            await bad
+    async def all_sampled() -> bool:
+        return ill()[0] - sampled == 20
 
+    async with working(HashingBackend(), redis, sampled=share) as worker:
+        running = asyncio.create_task(worker.run())
+        await until(all_sampled)
+        await until(lambda: idle(redis, "hashing-a"))
+        worker.stop()
+        await running
 
-async def test_a_draft_whose_time_is_up_or_whose_caller_left_is_never_read():
-    gate = Gate()
-    backend = HashingBackend(before=gate)
-    engine = Engine(backend, max_batch_tokens=100, max_drafts=100)
-    async with engine.running():
-        first = asyncio.create_task(engine.read_draft(Note("", "first"), 1, 10))
-        await asyncio.to_thread(gate.reached.wait, 10)
-        late = asyncio.create_task(engine.read_draft(Note("", "late"), 1, 0.01))
-        left = asyncio.create_task(engine.read_draft(Note("", "left"), 1, 10))
-        await asyncio.sleep(0.05)
-        left.cancel()
-        gate.open.set()
-        await first
-        with pytest.raises(WorkerUnavailable):
-            await late
-    assert backend.batches == [["first"]]
+    # Titles of even length make the model write a category that is not in the set.
+    assert len(expected) == 20
+    assert ill()[1] - illegal == len([i for i in expected if i % 2])
 
 
-async def test_too_many_drafts_are_refused_at_once():
-    gate = Gate()
-    engine = Engine(HashingBackend(before=gate), max_batch_tokens=100, max_drafts=2)
-    async with engine.running():
-        drafts = [asyncio.create_task(engine.read_draft(Note("", "first"), 1, 10))]
-        await asyncio.to_thread(gate.reached.wait, 10)
-        drafts += [asyncio.create_task(engine.read_draft(Note("", "next"), 1, 10)) for _ in range(2)]
-        await asyncio.sleep(0)
-        with pytest.raises(WorkerUnavailable):
-            await engine.read_draft(Note("", "one too many"), 1, 10)
-        gate.open.set()
-        assert len(await asyncio.gather(*drafts)) == 3
+@pytest.mark.parametrize("share", [0.0, 1.0])
+async def test_sampling_is_off_at_zero_and_fails_no_note(redis, store, share, caplog):
+    class Mute(HashingBackend):
+        asked = 0
 
+        def write_categories(self, prompts: Sequence[Prompt]) -> list[str]:
+            self.asked += len(prompts)
+            raise RuntimeError("secret")
 
-@asynccontextmanager
-async def draft_server(backend: HashingBackend, address: str, max_drafts: int = 8) -> AsyncIterator[None]:
-    engine = Engine(backend, max_batch_tokens=64, max_drafts=max_drafts)
-    async with engine.running():
-        server = await rpc.serve(address, draft_handlers(engine))
-        try:
-            yield
-        finally:
-            await server.close()
+    await store.put([stored(f"n{i}") for i in range(20)])
+    before, backend = ill(), Mute()
+    await drain(backend, redis, sampled=share)
 
-
-async def test_a_draft_comes_back_over_rpc_as_the_model_read_it(tmp_path):
-    address = str(tmp_path / "w.sock")
-    note = Note("", "京都 by bus", "content", ("bus",))
-    backend = HashingBackend()
-    async with draft_server(backend, address):
-        pool = WorkerPool([address], "hashing-a")
-        reading = await pool.read(note, 2, timeout_s=5)
-        assert await pool.ready(timeout_s=5)
-        await pool.close()
-
-    [expected] = backend.read(backend.tokenize([note]), 2)
-    assert np.array_equal(reading.vector, expected.vector)
-    assert (reading.hashtags, reading.category) == (expected.hashtags, expected.category)
-
-
-async def test_a_refusal_and_a_dead_address_lead_to_the_next_worker(tmp_path):
-    full, good, dead = (str(tmp_path / name) for name in ("full", "good", "dead"))
-    gate = Gate()
-    async with (
-        draft_server(HashingBackend(before=gate), full, max_drafts=1),
-        draft_server(HashingBackend(), good),
-    ):
-        alone = WorkerPool([full], "hashing-a")
-        first = asyncio.create_task(alone.read(Note("", "first"), 1, timeout_s=10))
-        await asyncio.to_thread(gate.reached.wait, 10)
-        second = asyncio.create_task(alone.read(Note("", "second"), 1, timeout_s=10))
-        await asyncio.sleep(0.05)
-        pool = WorkerPool([full, dead, good], "hashing-a")
-        for _ in range(10):
-            assert (await pool.read(Note("", "third"), 1, timeout_s=10)).hashtags[0].name == "third"
-        gate.open.set()
-        await asyncio.gather(first, second)
-        await pool.close()
-        await alone.close()
-
-
-async def test_without_a_worker_of_this_model_a_draft_is_refused_in_time(tmp_path):
-    address = str(tmp_path / "w.sock")
-    async with draft_server(HashingBackend("another"), address):
-        pool = WorkerPool([address, str(tmp_path / "dead")], "hashing-a")
-        assert not await pool.ready(timeout_s=5)
-        with pytest.raises(WorkerUnavailable):
-            await pool.read(Note("", "draft"), 1, timeout_s=5)
-        await pool.close()
+    assert len(await changes(redis)) == 20
+    assert (await store.counts()).failed == 0
+    assert (backend.asked > 0) == (share > 0)
+    assert ill() == before
+    assert "secret" not in caplog.text
 
 
 async def test_the_stream_of_changes_is_read_from_any_cursor_and_malformed_entries_are_skipped(

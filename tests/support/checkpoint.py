@@ -5,6 +5,7 @@ from pathlib import Path
 
 from support.tiny import tiny_base
 
+from model import golden
 from model.checkpoint import Manifest, save, special_ids
 from model.network import NoteLLM, add_embedding_token
 from model.recipes import mini
@@ -12,10 +13,12 @@ from model.recipes import mini
 CATEGORIES = ("Baking", "Home Decor", "Travel")
 
 
-def tiny_checkpoint(folder: Path, seed: int = 0) -> Manifest:
+def tiny_checkpoint(folder: Path, seed: int = 0, shape: str = "llama", template: str = "shared") -> Manifest:
     """Write it into the folder; another seed is another model."""
-    base = tiny_base("llama", seed)
+    base = tiny_base(shape, seed)
     special = special_ids(base.tokenizer, base.bos, base.eos, base.pad)
     add_embedding_token(base.backbone, base.tokenizer.get_vocab_size())
     network = NoteLLM(base.backbone, dim=16).eval()
-    return save(folder, network, base.tokenizer, special, replace(mini(), dim=16), CATEGORIES, {})
+    recipe = replace(mini(), dim=16, template=template)
+    save(folder, network, base.tokenizer, special, recipe, CATEGORIES, {})
+    return golden.record(folder)

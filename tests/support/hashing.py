@@ -28,6 +28,8 @@ class HashingBackend:
     """
 
     dim = DIM
+    dtype = "float32"
+    timings = None
 
     def __init__(self, fingerprint: str = "hashing-a", before: Callable[[], object] = lambda: None) -> None:
         self.fingerprint = fingerprint
@@ -49,6 +51,9 @@ class HashingBackend:
         if any(BAD in title for title in titles):
             raise RuntimeError(f"cannot read {BAD!r}")
         return [self._reading(title, max_hashtags) for title in titles]
+
+    def write_categories(self, prompts: Sequence[Prompt]) -> list[str]:
+        return ["Travel" if len(prompt.note.title) % 2 else "Travels" for prompt in prompts]
 
     def _reading(self, title: str, max_hashtags: int) -> Reading:
         words = title.split()[:max_hashtags]

@@ -7,10 +7,14 @@ from transformers import (
     BertLMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
     OPTConfig,
     OPTForCausalLM,
     Qwen2Config,
     Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
 )
 
 from model.base import BaseModel
@@ -48,23 +52,27 @@ def tiny_base(shape: str, seed: int = 0) -> BaseModel:
     tokenizer = tiny_tokenizer()
     sizes = {
         "vocab_size": tokenizer.get_vocab_size(),
-        "hidden_size": 32,
+        "hidden_size": 64,
         "intermediate_size": 64,
         "num_hidden_layers": 2,
-        "num_attention_heads": 4,
+        "num_attention_heads": 2,  # of 32 dimensions each: the smallest that vLLM has kernels for
         "max_position_embeddings": 512,
     }
     backbone = {
         "llama": lambda: LlamaForCausalLM(LlamaConfig(**sizes, tie_word_embeddings=False)),
-        "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**sizes, num_key_value_heads=2, tie_word_embeddings=True)),
+        "mistral": lambda: MistralForCausalLM(MistralConfig(**sizes, num_key_value_heads=1)),
+        "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**sizes, num_key_value_heads=1, tie_word_embeddings=True)),
+        "qwen3": lambda: Qwen3ForCausalLM(
+            Qwen3Config(**sizes, num_key_value_heads=1, head_dim=32, tie_word_embeddings=True)
+        ),
         "opt": lambda: OPTForCausalLM(
             OPTConfig(
                 vocab_size=sizes["vocab_size"],
-                hidden_size=32,
-                word_embed_proj_dim=32,
+                hidden_size=64,
+                word_embed_proj_dim=64,
                 ffn_dim=64,
                 num_hidden_layers=2,
-                num_attention_heads=4,
+                num_attention_heads=2,
                 max_position_embeddings=512,
                 do_layer_norm_before=False,
             )

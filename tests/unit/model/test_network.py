@@ -1,8 +1,9 @@
 import pytest
 import torch
 from support.tiny import tiny_base
+from transformers import RobertaConfig
 
-from model.network import NoteLLM, add_embedding_token
+from model.network import NoteLLM, add_embedding_token, open_backbone
 
 
 @pytest.mark.parametrize("shape", ["llama", "qwen2", "opt", "bert"])
@@ -43,3 +44,9 @@ def test_new_token_rows_start_as_the_mean_of_the_old_ones_on_both_sides(shape):
     torch.testing.assert_close(backbone.get_input_embeddings().weight[-1], old_in.mean(dim=0))
     torch.testing.assert_close(backbone.get_output_embeddings().weight[-1], old_out.mean(dim=0))
     torch.testing.assert_close(backbone.get_input_embeddings().weight[:-1], old_in)
+
+
+def test_an_encoder_that_was_never_tried_as_a_decoder_is_refused(tmp_path):
+    RobertaConfig(vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="is a roberta; of the encoders only BERT"):
+        open_backbone(tmp_path)

@@ -9,12 +9,12 @@ from support.tiny import tiny_tokenizer
 
 from model.checkpoint import special_ids
 from model.prompt import SHARED, PromptBuilder
-from model.tagger import TOKENS_PER_HASHTAG, CategoryPath, TagGrammar, category_trie, parse_tags
+from model.tagger import TOKENS_PER_HASHTAG, CategoryGrammar, TagGrammar
 from model.tags import clean_tag
 
 _TOKENIZER = tiny_tokenizer()
 BUILDER = PromptBuilder(_TOKENIZER, special_ids(_TOKENIZER, "<s>", "</s>", None), SHARED, 20, 80)
-GRAMMAR = TagGrammar(BUILDER)
+GRAMMAR = TagGrammar(BUILDER, 20)
 SIZE = len(BUILDER.token_texts)
 
 
@@ -22,7 +22,7 @@ def _greedy(scores: torch.Tensor, steps: int) -> list[int]:
     """What a network that wants ``scores`` at every step may write."""
     written: list[int] = []
     while len(written) < steps and GRAMMAR.end not in written:
-        written.append(int(GRAMMAR.mask(scores[None], [written])[0].argmax()))
+        written.append(int(GRAMMAR.log_probabilities(scores[None], [written])[0].argmax()))
     return written
 
 
@@ -43,7 +43,7 @@ def test_a_list_may_be_empty_but_no_hashtag_of_it():
     assert _greedy(scores, 10) == [GRAMMAR.end]
     scores[GRAMMAR.comma] = 99.0
     assert _greedy(scores, 10)[0] == GRAMMAR.end
-    after_comma = GRAMMAR.mask(scores[None], [[5, GRAMMAR.comma]])[0]
+    after_comma = GRAMMAR.log_probabilities(scores[None], [[5, GRAMMAR.comma]])[0]
     assert after_comma[GRAMMAR.comma] == after_comma[GRAMMAR.end] == float("-inf")
 
 
@@ -52,7 +52,7 @@ def test_hashtags_stand_most_likely_first_with_their_mean_token_probability():
     cut = [place for place, token in enumerate(tokens) if token == GRAMMAR.comma]
     probabilities = [0.5] * cut[0] + [1.0] + [0.9] * (cut[1] - cut[0] - 1) + [1.0]
     probabilities += [0.7] * (len(tokens) - 1 - len(probabilities)) + [1.0]
-    found = parse_tags(BUILDER, tokens, [math.log(p) for p in probabilities])
+    found = GRAMMAR.parse(tokens, [math.log(p) for p in probabilities])
     assert [tag.name for tag in found] == ["diy", "travel"]
     assert found[0].score == pytest.approx(0.9)
     assert found[1].score == pytest.approx(0.7)
@@ -60,27 +60,60 @@ def test_hashtags_stand_most_likely_first_with_their_mean_token_probability():
 
 def test_a_hashtag_that_was_not_closed_is_dropped():
     tokens = BUILDER.output("travel, diy")[:-1]
-    assert [tag.name for tag in parse_tags(BUILDER, tokens, [0.0] * len(tokens))] == ["travel"]
+    assert [tag.name for tag in GRAMMAR.parse(tokens, [0.0] * len(tokens))] == ["travel"]
 
 
 def test_what_is_parsed_is_clean():
     tokens = BUILDER.output("slow _ travel, 3d")
-    names = {tag.name for tag in parse_tags(BUILDER, tokens, [0.0] * len(tokens))}
+    names = {tag.name for tag in GRAMMAR.parse(tokens, [0.0] * len(tokens))}
     assert names == {"slow_travel", "3d"}
     assert all(clean_tag(name) == name for name in names)
 
 
+def test_a_list_ends_behind_its_last_hashtag():
+    grammar = GRAMMAR.of(2)
+    tokens = BUILDER.output("travel, diy, trains")
+    commas = [place for place, token in enumerate(tokens) if token == grammar.comma]
+    assert grammar.goes_on(tokens[: commas[1]])
+    assert not grammar.goes_on(tokens[: commas[1] + 1])
+    assert [tag.name for tag in GRAMMAR.of(1).parse(tokens, [-0.1] * len(tokens))] == ["travel"]
+
+
 def test_the_probabilities_of_all_paths_through_the_closed_set_add_up_to_one():
-    """Each step is renormalised over what the set allows, so the leaves share out probability 1."""
+    """Each step is renormalised over what the set allows, so the categories share out probability 1."""
     names = ["Home Decor", "Home Gym", "Baking", "Travel"]
+    grammar = CategoryGrammar(BUILDER, names)
     logits = torch.randn(SIZE, generator=torch.Generator().manual_seed(1))
 
-    def total(path: CategoryPath) -> float:
-        if path.done:
-            return path.score
-        tokens = list(path.node.children)
-        shares = torch.softmax(logits[tokens], dim=0).tolist()
-        children = [path.node.children[token] for token in tokens]
-        return sum(total(CategoryPath(node, path.score * p)) for node, p in zip(children, shares, strict=True))
+    def leaves(tokens: list[int], log_probabilities: list[float]) -> dict[str, float]:
+        if not grammar.goes_on(tokens):
+            found = grammar.parse(tokens, log_probabilities)
+            return {found.name: found.score}
+        next_V = grammar.log_probabilities(logits[None], [tokens])[0]
+        found = {}
+        for token in next_V.isfinite().nonzero()[:, 0].tolist():
+            found |= leaves([*tokens, token], [*log_probabilities, float(next_V[token])])
+        return found
 
-    assert total(CategoryPath(category_trie(BUILDER, names))) == pytest.approx(1.0)
+    shares = leaves([], [])
+    assert sorted(shares) == sorted(names)
+    assert sum(shares.values()) == pytest.approx(1.0)
+
+
+def test_what_is_written_behind_a_complete_category_changes_nothing():
+    grammar = CategoryGrammar(BUILDER, ["Home Decor", "Home Gym", "Travel"])
+    tokens = BUILDER.output("Travel")
+    assert not grammar.goes_on(tokens[:1])
+    assert grammar.parse(tokens, [-0.5, *[-9.0] * (len(tokens) - 1)]).score == pytest.approx(math.exp(-0.5))
+
+
+def test_names_that_the_tokenizer_cannot_tell_apart_are_no_endless_path():
+    grammar = CategoryGrammar(BUILDER, ["Travel", "Travel"])
+    assert grammar.parse(BUILDER.output("Travel"), [0.0] * 20).name == "Travel"
+
+
+def test_a_network_may_have_more_logits_than_the_tokenizer_has_tokens():
+    logits = torch.zeros(1, SIZE + 7)
+    logits[0, SIZE:] = 99.0
+    for grammar in (GRAMMAR, CategoryGrammar(BUILDER, ["Baking", "Travel"])):
+        assert grammar.log_probabilities(logits, [[]]).shape == (1, SIZE)

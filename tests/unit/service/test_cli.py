@@ -64,6 +64,17 @@ def test_a_wrong_setting_is_one_line_that_names_it(environment, named):
     assert named in answer.stderr
 
 
+def test_a_process_that_fails_says_so_in_its_log_and_ends(monkeypatch, caplog):
+    def fail(settings: object) -> None:
+        raise RuntimeError("of a kind that nobody expected")
+
+    monkeypatch.setattr("service.wiring.run_worker", fail)
+    monkeypatch.setattr("service.logs.configure", lambda level: None)
+    result = CliRunner().invoke(cli, ["worker"])
+    assert result.exit_code == 1
+    assert [record.message for record in caplog.records] == ["process_failed"]
+
+
 def test_a_secret_is_not_shown_when_another_setting_is_wrong():
     answer = notellm("serve", NOTELLM_REDIS_URL="redis://:hunter2@h", NOTELLM_HTTP__PORT="x")
 

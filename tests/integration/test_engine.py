@@ -1,0 +1,420 @@
+"""The engine: whose turn it is on the model, what it does when the model fails, and drafts over the RPC."""
+
+import asyncio
+import weakref
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from prometheus_client import REGISTRY
+from support.hashing import BAD, HashingBackend
+from support.working import Gate, until
+
+from indexer import rpc
+from model.backends.base import Prompt, Reading, Scored, Timings
+from model.note import Note
+from service.drafts import WorkerPool, draft_handlers
+from service.engine import BackendBroken, Engine
+from service.errors import WorkerUnavailable
+
+
+def engine_of(backend: HashingBackend, *, max_batch_tokens: int = 100, max_drafts: int = 100) -> Engine:
+    return Engine(backend, max_batch_tokens=max_batch_tokens, max_drafts=max_drafts)
+
+
+def draft(engine: Engine, title: str, max_hashtags: int = 1, timeout_s: float = 60) -> "asyncio.Task[Reading]":
+    return asyncio.create_task(engine.read_draft(Note("", title), max_hashtags, timeout_s))
+
+
+async def waiting(engine: Engine, drafts: int) -> None:
+    """Returns when so many drafts wait for the model."""
+
+    async def as_many() -> bool:
+        return len(engine._drafts) == drafts
+
+    await until(as_many)
+
+
+async def test_a_draft_goes_before_the_backlog_and_the_backlog_never_starves():
+    gate = Gate()
+    backend = HashingBackend(before=gate)
+    engine = engine_of(backend, max_batch_tokens=6)
+    prompts = backend.tokenize([Note("", "stored")])
+    async with engine.running():
+        first = asyncio.create_task(engine.read(prompts, 1))
+        await gate.closed_on()
+        backlog = [asyncio.create_task(engine.read(prompts, 1)) for _ in range(2)]
+        drafts = []
+        for number in range(3):
+            drafts.append(draft(engine, f"draft{number}"))
+            await waiting(engine, number + 1)
+        gate.open.set()
+        await asyncio.gather(first, *backlog, *drafts)
+
+    assert [title for [title] in backend.batches] == ["stored", "draft0", "stored", "draft1", "stored", "draft2"]
+
+
+async def test_drafts_that_ask_for_as_many_hashtags_share_a_pass():
+    gate = Gate()
+    backend = HashingBackend(before=gate)
+    engine = engine_of(backend)
+    async with engine.running():
+        first = draft(engine, "first")
+        await gate.closed_on()
+        drafts = []
+        for number, (title, count) in enumerate([("a b c", 2), ("d e f", 3), ("g h i", 2)]):
+            drafts.append(draft(engine, title, count))
+            await waiting(engine, number + 1)
+        gate.open.set()
+        await first
+
+        assert [[tag.name for tag in (await one).hashtags] for one in drafts] == [
+            ["a", "b"],
+            ["d", "e", "f"],
+            ["g", "h"],
+        ]
+    assert backend.batches == [["first"], ["a b c", "g h i"], ["d e f"]]
+
+
+async def test_a_draft_that_fails_fails_alone():
+    gate = Gate()
+    engine = engine_of(HashingBackend(before=gate))
+    async with engine.running():
+        first = draft(engine, "first")
+        await gate.closed_on()
+        bad, good = draft(engine, BAD), draft(engine, "good")
+        await waiting(engine, 2)
+        gate.open.set()
+
+        await first
+        assert (await good).hashtags == (Scored("good", 0.9),)
+        with pytest.raises(RuntimeError):
+            await bad
+    assert not engine.broken.is_set()
+
+
+async def test_a_draft_that_cannot_be_tokenized_fails_alone():
+    class Picky(HashingBackend):
+        def tokenize(self, notes: Sequence[Note]) -> list[Prompt]:
+            if any(note.title == "unreadable" for note in notes):
+                raise ValueError("no prompt")
+            return super().tokenize(notes)
+
+    engine = engine_of(Picky())
+    async with engine.running():
+        with pytest.raises(ValueError, match="no prompt"):
+            await draft(engine, "unreadable")
+        assert (await draft(engine, "good")).hashtags == (Scored("good", 0.9),)
+
+
+async def test_a_draft_whose_time_is_up_or_whose_caller_left_is_never_read():
+    gate = Gate()
+    backend = HashingBackend(before=gate)
+    engine = engine_of(backend)
+    async with engine.running():
+        first = draft(engine, "first")
+        await gate.closed_on()
+        late, left = draft(engine, "late", timeout_s=0.01), draft(engine, "left")
+        await waiting(engine, 2)
+        await asyncio.sleep(0.05)
+        left.cancel()
+        gate.open.set()
+        await first
+        with pytest.raises(WorkerUnavailable):
+            await late
+    assert backend.batches == [["first"]]
+
+
+async def test_too_many_drafts_are_refused_at_once():
+    gate = Gate()
+    engine = engine_of(HashingBackend(before=gate), max_drafts=2)
+    async with engine.running():
+        drafts = [draft(engine, "first")]
+        await gate.closed_on()
+        drafts += [draft(engine, "next") for _ in range(2)]
+        await asyncio.sleep(0)
+        with pytest.raises(WorkerUnavailable):
+            await engine.read_draft(Note("", "one too many"), 1, 10)
+        gate.open.set()
+        assert len(await asyncio.gather(*drafts)) == 3
+
+
+async def test_an_engine_that_ends_refuses_drafts_and_answers_those_that_wait():
+    gate = Gate()
+    engine = engine_of(HashingBackend(before=gate))
+    async with engine.running():
+        first = draft(engine, "first")
+        await gate.closed_on()
+        second = draft(engine, "second")
+        await waiting(engine, 1)
+        draining = asyncio.create_task(engine.drain(timeout_s=60))
+        await asyncio.sleep(0)
+        with pytest.raises(WorkerUnavailable):
+            await engine.read_draft(Note("", "third"), 1, 10)
+        assert not draining.done()
+        gate.open.set()
+        await draining
+
+        assert first.done()
+        assert second.done()
+
+
+async def test_draining_is_over_when_its_time_is():
+    gate = Gate()
+    engine = engine_of(HashingBackend(before=gate))
+    async with engine.running():
+        first = draft(engine, "first")
+        await gate.closed_on()
+        await engine.drain(timeout_s=0.01)
+
+        assert not first.done()
+        gate.open.set()
+
+
+async def test_notes_are_tokenized_while_the_model_is_busy():
+    gate = Gate()
+    engine = engine_of(HashingBackend(before=gate))
+    async with engine.running():
+        first = draft(engine, "first")
+        await gate.closed_on()
+
+        [prompt] = await engine.tokenize([Note("", "next")])
+
+        assert prompt.token_ids == tuple(map(ord, "next"))
+        gate.open.set()
+        await first
+
+
+class OutOfMemoryError(RuntimeError):
+    """Named as the one of torch, which is no MemoryError."""
+
+
+class Allocation:
+    """What a pass takes; weakly referenced by the test."""
+
+
+class SmallBackend(HashingBackend):
+    """Has room for so many padded tokens, and notes whether a failed pass still holds memory at the next one."""
+
+    def __init__(self, room: int, error: type[Exception] = MemoryError) -> None:
+        super().__init__()
+        self.room = room
+        self.leaked = False
+        self._error = error
+        self._last: weakref.ref[Allocation] = weakref.ref(Allocation())
+
+    def read(self, prompts: Sequence[Prompt], max_hashtags: int) -> list[Reading]:
+        self.leaked |= self._last() is not None
+        allocation = Allocation()
+        self._last = weakref.ref(allocation)
+        if len(prompts) * max(len(prompt.token_ids) for prompt in prompts) > self.room:
+            self.batches.append([])
+            raise self._error("no memory")
+        return super().read(prompts, max_hashtags)
+
+
+@pytest.mark.parametrize("error", [MemoryError, OutOfMemoryError])
+async def test_a_batch_that_is_out_of_memory_is_halved_and_frees_what_it_held(error):
+    backend = SmallBackend(room=40, error=error)
+    engine = engine_of(backend)
+    notes = [Note("", f"{number:010}") for number in range(8)]
+    async with engine.running():
+        readings = await engine.read(backend.tokenize(notes), 1)
+
+    assert [reading.hashtags[0].name for reading in readings] == [note.title for note in notes]
+    assert [len(batch) for batch in backend.batches] == [0, 4, 4]
+    assert not backend.leaked
+
+
+async def test_batches_are_smaller_for_a_while_after_memory_ran_out():
+    backend = SmallBackend(room=40)
+    engine = engine_of(backend, max_batch_tokens=128)
+    prompts = backend.tokenize([Note("", f"{number:010}") for number in range(8)])
+    async with engine.running():
+        assert engine.batch_tokens == 128
+        await engine.read(prompts, 1)
+        assert 40 <= engine.batch_tokens < 60
+        backend.room = 1000
+        for _ in range(64):
+            await engine.read(prompts[:1], 1)
+        assert engine.batch_tokens == 128
+
+
+async def test_a_note_that_has_no_room_alone_comes_back_as_an_error_and_the_others_as_readings():
+    backend = SmallBackend(room=50)
+    engine = engine_of(backend)
+    async with engine.running():
+        readings = await engine.read(backend.tokenize([Note("", "x" * 60), Note("", "short"), Note("", "brief")]), 1)
+
+    assert [type(reading) for reading in readings] == [MemoryError, Reading, Reading]
+    assert not engine.broken.is_set()
+
+
+class BrokenBackend(HashingBackend):
+    """As a GPU that has fallen off the bus."""
+
+    def read(self, prompts: Sequence[Prompt], max_hashtags: int) -> list[Reading]:
+        raise RuntimeError("device lost")
+
+
+async def test_a_backend_that_cannot_read_a_harmless_note_is_broken():
+    backend = BrokenBackend()
+    engine = engine_of(backend)
+    async with engine.running():
+        with pytest.raises(BackendBroken):
+            await engine.read(backend.tokenize([Note("", "stored")]), 1)
+    assert engine.broken.is_set()
+
+
+async def test_a_draft_finds_out_that_the_backend_is_broken_and_its_caller_may_ask_another_worker():
+    engine = engine_of(BrokenBackend())
+    async with engine.running():
+        with pytest.raises(WorkerUnavailable):
+            await draft(engine, "draft")
+    assert engine.broken.is_set()
+
+
+async def test_a_backend_that_forgets_a_note_or_gives_a_vector_of_another_length_is_found_out():
+    class Careless(HashingBackend):
+        def read(self, prompts: Sequence[Prompt], max_hashtags: int) -> list[Reading]:
+            readings = super().read(prompts, max_hashtags)
+            if len(prompts) > 1:
+                return readings[1:]
+            by = np.float32(3 if prompts[0].note.title == "long" else 1)
+            return [replace(reading, vector=reading.vector * by) for reading in readings]
+
+    backend = Careless()
+    engine = engine_of(backend)
+    async with engine.running():
+        good, bad = await engine.read(backend.tokenize([Note("", "good"), Note("", "long")]), 1)
+
+    assert isinstance(good, Reading)
+    assert "unit norm" in str(bad)
+
+
+def figure(name: str, **labels: str) -> float:
+    return REGISTRY.get_sample_value(name, labels) or 0.0
+
+
+async def test_every_pass_is_measured_and_its_parts_where_the_backend_can_tell():
+    stages = ("tokenize", "infer", "prefill", "decode")
+
+    def seen() -> dict[str, float]:
+        name = "notellm_embed_stage_duration_seconds"
+        return {
+            **{stage: figure(f"{name}_count", stage=stage) for stage in stages},
+            "prefill_s": figure(f"{name}_sum", stage="prefill"),
+            "decode_s": figure(f"{name}_sum", stage="decode"),
+            "tokens": figure("notellm_embed_tokens_total"),
+            "batches": figure("notellm_embed_batch_tokens_count"),
+            "batch_tokens": figure("notellm_embed_batch_tokens_sum"),
+        }
+
+    class Telling(HashingBackend):
+        timings = Timings(prefill_s=0.25, decode_s=0.5)
+
+    before = seen()
+    for backend in (HashingBackend(), Telling()):
+        engine = engine_of(backend)
+        async with engine.running():
+            prompts = await engine.tokenize([Note("", "four"), Note("", "sixsix")])
+            await engine.read(prompts, 1)
+    after = seen()
+
+    assert {name: after[name] - before[name] for name in after} == {
+        "tokenize": 2,
+        "infer": 2,
+        "prefill": 1,
+        "decode": 1,
+        "prefill_s": 0.25,
+        "decode_s": 0.5,
+        "tokens": 20,
+        "batches": 2,
+        "batch_tokens": 20,
+    }
+
+
+@asynccontextmanager
+async def draft_server(backend: HashingBackend, address: str, max_drafts: int = 8) -> AsyncIterator[Engine]:
+    engine = engine_of(backend, max_drafts=max_drafts)
+    async with engine.running():
+        server = await rpc.serve(address, draft_handlers(engine))
+        try:
+            yield engine
+        finally:
+            await server.close()
+
+
+async def test_a_draft_comes_back_over_rpc_as_the_model_read_it(tmp_path):
+    address = str(tmp_path / "w.sock")
+    note = Note("", "京都 by bus", "content", ("bus",))
+    backend = HashingBackend()
+    async with draft_server(backend, address):
+        pool = WorkerPool([address], "hashing-a")
+        reading = await pool.read(note, 2, timeout_s=30)
+        assert await pool.ready(timeout_s=30)
+        await pool.close()
+
+    [expected] = backend.read(backend.tokenize([note]), 2)
+    assert np.array_equal(reading.vector, expected.vector)
+    assert (reading.hashtags, reading.category) == (expected.hashtags, expected.category)
+
+
+@pytest.mark.parametrize("how", ["is cancelled", "breaks the connection"])
+async def test_a_draft_whose_caller_is_gone_over_rpc_is_never_read(tmp_path, how):
+    gate = Gate()
+    backend = HashingBackend(before=gate)
+    address = str(tmp_path / "w.sock")
+    async with draft_server(backend, address) as engine:
+        stays, goes = WorkerPool([address], "hashing-a"), WorkerPool([address], "hashing-a")
+        first = asyncio.create_task(stays.read(Note("", "first"), 1, timeout_s=60))
+        await gate.closed_on()
+        gone = asyncio.create_task(goes.read(Note("", "gone"), 1, timeout_s=60))
+        await waiting(engine, 1)
+        [waits] = engine._drafts
+        if how == "is cancelled":
+            gone.cancel()
+        else:
+            await goes.close()
+        await asyncio.wait([gone])
+        await asyncio.wait([waits.answer])
+        gate.open.set()
+        await first
+        await stays.read(Note("", "last"), 1, timeout_s=60)
+        await asyncio.gather(stays.close(), goes.close())
+
+    assert gone.cancelled() or isinstance(gone.exception(), WorkerUnavailable)
+    assert backend.batches == [["first"], ["last"]]
+
+
+async def test_a_refusal_and_a_dead_address_lead_to_the_next_worker(tmp_path):
+    full, good, dead = (str(tmp_path / name) for name in ("full", "good", "dead"))
+    gate = Gate()
+    async with (
+        draft_server(HashingBackend(before=gate), full, max_drafts=1) as engine,
+        draft_server(HashingBackend(), good),
+    ):
+        alone = WorkerPool([full], "hashing-a")
+        first = asyncio.create_task(alone.read(Note("", "first"), 1, timeout_s=60))
+        await gate.closed_on()
+        second = asyncio.create_task(alone.read(Note("", "second"), 1, timeout_s=60))
+        await waiting(engine, 1)
+        pool = WorkerPool([full, dead, good], "hashing-a")
+        for _ in range(10):
+            assert (await pool.read(Note("", "third"), 1, timeout_s=60)).hashtags[0].name == "third"
+        gate.open.set()
+        await asyncio.gather(first, second)
+        await pool.close()
+        await alone.close()
+
+
+async def test_without_a_worker_of_this_model_a_draft_is_refused_in_time(tmp_path):
+    address = str(tmp_path / "w.sock")
+    async with draft_server(HashingBackend("another"), address):
+        pool = WorkerPool([address, str(tmp_path / "dead")], "hashing-a")
+        assert not await pool.ready(timeout_s=30)
+        with pytest.raises(WorkerUnavailable):
+            await pool.read(Note("", "draft"), 1, timeout_s=30)
+        await pool.close()

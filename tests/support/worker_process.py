@@ -1,0 +1,46 @@
+"""Workers as processes that can be killed: ``python -m support.worker_process URL``.
+
+It imports once and forks a worker for each line on its standard input, so that a life begins within milliseconds. The
+line is the worker's name, and the answer the id of its process.
+"""
+
+import asyncio
+import os
+import signal
+import sys
+import time
+
+from support.hashing import HashingBackend
+
+from service.engine import Engine
+from service.sampling import CategorySampler
+from service.store import open_redis
+from service.streams import JobQueue
+from service.worker import Worker
+
+TAKE_OVER_S = 1.0
+PASS_S = 0.02
+
+
+async def work(url: str, consumer: str) -> None:
+    """One worker's life, to the end that others make of it."""
+    engine = Engine(HashingBackend(before=lambda: time.sleep(PASS_S)), max_batch_tokens=256, max_drafts=1)
+    queue = JobQueue(open_redis(url), consumer, take_over_s=TAKE_OVER_S)
+    worker = Worker(engine, queue, CategorySampler(engine, ["Travel"], 0.05), hashtags=2, cached_readings=100)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, worker.stop)
+    async with engine.running():
+        await worker.run()
+
+
+def main(url: str) -> None:
+    """Fork until the standard input ends."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    for line in sys.stdin:
+        if (process := os.fork()) == 0:
+            asyncio.run(work(url, line.strip()))
+            os._exit(0)
+        print(process, flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
