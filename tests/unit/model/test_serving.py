@@ -1,5 +1,6 @@
 import json
-from concurrent.futures import ThreadPoolExecutor
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -55,9 +56,11 @@ def test_another_model_takes_the_place_of_the_one_before(tmp_path):
 
 def test_workers_that_start_together_find_one_whole_folder(tmp_path):
     tiny_checkpoint(tmp_path / "checkpoint")
-    with ThreadPoolExecutor(4) as workers:
-        found = list(workers.map(lambda _: write_serving(tmp_path / "checkpoint", tmp_path / "serving"), range(4)))
-    assert all(serving == found[0] for serving in found)
+    # Processes, as workers are: transformers cannot open models on several threads.
+    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as workers:
+        folders = [tmp_path / "checkpoint"] * 2, [tmp_path / "serving"] * 2
+        first, second = workers.map(write_serving, *folders)
+    assert first == second == open_serving(tmp_path / "serving")
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
