@@ -7,7 +7,6 @@ in a search, too. Compaction builds a new base beside the old one and swaps the 
 
 import math
 import threading
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
@@ -244,8 +243,13 @@ class VectorIndex:
         Refused are vectors of another model, and those with a `fault`. A delete holds for every model.
         """
         with self._writing:
-            outcomes = Counter(self._take(change) for change in changes)
-        return Tally(applied=outcomes.pop("applied", 0), stale=outcomes.pop("stale", 0), refused=dict(outcomes))
+            outcomes = [self._take(change) for change in changes]
+        refused = [
+            (change, outcome)
+            for change, outcome in zip(changes, outcomes, strict=True)
+            if outcome not in ("applied", "stale")
+        ]
+        return Tally(outcomes.count("applied"), outcomes.count("stale"), refused)
 
     def search(self, queries_ND: Floats, k: int, exclude: Sequence[str] = ()) -> list[list[Neighbor]]:
         """The k nearest ids of each query by cosine, closest first, without those in ``exclude``.
@@ -295,6 +299,12 @@ class VectorIndex:
             base = build_base(recipe_for(len(rows), self.dim), vectors_MD)
             with self._writing:
                 self._state = self._rebased(base, rows, len(seen.delta_vectors), kept_base, kept_delta)
+
+    def become(self, other: Self) -> None:
+        """Hold from now on what the other index holds, which must be given up. For readers it is one swap."""
+        with self._compacting, self._writing:
+            self._state = replace(other._state, generation=self._state.generation + 1)
+            self._tombstones = other._tombstones
 
     def contents(self) -> Contents:
         """What a snapshot keeps, as of now; later changes do not touch it."""

@@ -14,6 +14,7 @@ older ones as they were. Checksums are verified before anything is parsed: FAISS
 without a word and then answers wrongly.
 """
 
+import contextlib
 import io
 import json
 import logging
@@ -99,6 +100,21 @@ class Snapshots:
             return index, str(manifest["cursor"])
         return None
 
+    def discard(self) -> None:
+        """Remove all of them."""
+        for name in self._names():
+            shutil.rmtree(self._folder / name, ignore_errors=True)
+
+    def oldest_cursor(self) -> str | None:
+        """Cursor of the oldest snapshot that `load` may fall back to; None if there is none.
+
+        What lies behind it in the stream may still be needed, what lies before it never again.
+        """
+        for name in reversed(self._names()):
+            with contextlib.suppress(_Damaged, OSError):
+                return str(_manifest(self._folder / name)["cursor"])
+        return None
+
     def _names(self) -> list[str]:
         """Folders of whole or damaged snapshots, newest first."""
         if not self._folder.is_dir():
@@ -135,12 +151,17 @@ def _sync(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _read(folder: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """The manifest and every file of a snapshot, verified."""
+def _manifest(folder: Path) -> dict[str, Any]:
     manifest = (folder / MANIFEST).read_bytes()
     if sha256(manifest).hexdigest()[:16] != folder.name.partition("-")[2]:
         raise _Damaged(MANIFEST)
     described: dict[str, Any] = json.loads(manifest)
+    return described
+
+
+def _read(folder: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """The manifest and every file of a snapshot, verified."""
+    described = _manifest(folder)
     files = {name: (folder / name).read_bytes() for name in described["files"]}
     for name, digest in described["files"].items():
         if sha256(files[name]).hexdigest() != digest:

@@ -85,8 +85,8 @@ class ShardUnavailable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """What a follower did with a batch of changes, for metrics."""
+    """What an index did with a batch of changes; ``refused`` says why, in one word each."""
 
     applied: int = 0
     stale: int = 0
-    refused: dict[str, int] = field(default_factory=dict)
+    refused: list[tuple[Change, str]] = field(default_factory=list)

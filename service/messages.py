@@ -12,6 +12,7 @@ key                                 holds
 ``notellm:v1:tags``                 sorted set: hashtag -> number of live notes that carry it
 ``notellm:v1:counts``               hash: live, deleted, failed
 ``notellm:v1:fingerprint``          the active model's fingerprint
+``notellm:v1:cursors``              hash: indexer -> cursor of the oldest snapshot it may fall back to, and when
 ==================================  ==========================================================================
 
 Notes and readings begin with a header of fixed length, so that a script inside Redis reads the version
@@ -41,6 +42,7 @@ DEAD = "notellm:v1:dead"
 TAGS = "notellm:v1:tags"
 COUNTS = "notellm:v1:counts"
 FINGERPRINT = "notellm:v1:fingerprint"
+CURSORS = "notellm:v1:cursors"
 WORKERS = "workers"
 
 # What every script begins with: the keys above, and the header of records as `_header` writes it.

@@ -51,6 +51,17 @@ INDEX_CHANGES = Counter(
     "Changes read from the stream.",
     ["shard", "outcome"],  # applied | stale | the reason of a refusal
 )
+INDEX_FRESHNESS_SECONDS = Histogram(
+    "notellm_index_freshness_seconds",
+    "From a change entering the stream to its being searchable, by the clocks of Redis and of the indexer.",
+    ["shard"],
+    buckets=_SLOW,
+)
+INDEX_CHORES_FAILED = Counter(
+    "notellm_index_chores_failed_total",
+    "Chores that failed while the shard went on answering; a full disk shows here first.",
+    ["shard", "chore"],  # snapshot | compaction
+)
 INDEX_CURSOR_AGE_SECONDS = Gauge(
     "notellm_index_cursor_age_seconds", "Age of the last change that a shard applied.", ["shard"]
 )

@@ -25,7 +25,7 @@ from service.store import RedisStore, open_redis, redis_errors
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
-    from indexer.types import Searcher, Tally
+    from indexer.types import Change, Searcher, Tally
     from service.recommend import Drafter
 
 log = logging.getLogger(__name__)
@@ -163,9 +163,9 @@ async def _indexer(settings: Settings) -> None:
     with _operations(settings.ops, missing, "indexer", manifest.fingerprint):
         snapshots = Snapshots(folder, manifest.fingerprint, own.number, len(own.addresses))
         loaded = await asyncio.to_thread(snapshots.load)
-        index, cursor = loaded or (VectorIndex(manifest.dim, manifest.fingerprint), "0-0")
+        index, cursor = loaded or (VectorIndex(manifest.dim, manifest.fingerprint), None)
         missing.names = ["the changes so far"]
-        stream = RedisChangeStream(open_sync_redis(_redis_url(settings)))
+        stream = RedisChangeStream(open_sync_redis(_redis_url(settings)), follower=address)
         follower = Follower(
             index,
             stream,
@@ -173,6 +173,7 @@ async def _indexer(settings: Settings) -> None:
             cursor,
             snapshot_every_s=own.snapshot_every_s,
             on_batch=_count_changes(own.number),
+            on_failure=lambda chore: metrics.INDEX_CHORES_FAILED.labels(str(own.number), chore).inc(),
         )
         _watch_index(own.number, lambda: len(index), lambda: index.generation, lambda: follower.cursor)
         follower.start()
@@ -233,10 +234,17 @@ async def _measure_queue(store: RedisStore) -> None:
         metrics.QUEUE_OLDEST_SECONDS.set(counts.oldest_job_s)
 
 
-def _count_changes(shard: int) -> "Callable[[Tally], None]":
-    def count(tally: "Tally") -> None:
-        for outcome, number in {"applied": tally.applied, "stale": tally.stale, **tally.refused}.items():
-            metrics.INDEX_CHANGES.labels(str(shard), outcome).inc(number)
+def _count_changes(shard: int) -> "Callable[[Sequence[Change], Tally], None]":
+    freshness = metrics.INDEX_FRESHNESS_SECONDS.labels(str(shard))
+
+    def count(changes: "Sequence[Change]", tally: "Tally") -> None:
+        metrics.INDEX_CHANGES.labels(str(shard), "applied").inc(tally.applied)
+        metrics.INDEX_CHANGES.labels(str(shard), "stale").inc(tally.stale)
+        for _, reason in tally.refused:
+            metrics.INDEX_CHANGES.labels(str(shard), reason).inc()
+        for change in changes:
+            if age_s := _age_s(change.cursor):  # what comes from the store has no place in the stream
+                freshness.observe(age_s)
 
     return count
 

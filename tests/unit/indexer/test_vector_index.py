@@ -139,9 +139,10 @@ def test_deletes_outlast_compaction(index):
     ],
 )
 def test_a_bad_vector_is_refused_counted_and_leaves_the_others_alone(index, vector, fingerprint, reason):
-    tally = index.apply([upsert("a", 1, unit(1)), upsert("b", 1, vector, fingerprint), upsert("c", 1, unit(1))])
+    bad = upsert("b", 1, vector, fingerprint)
+    tally = index.apply([upsert("a", 1, unit(1)), bad, upsert("c", 1, unit(1))])
 
-    assert tally == Tally(applied=2, stale=0, refused={reason: 1})
+    assert tally == Tally(applied=2, stale=0, refused=[(bad, reason)])
     assert index.lookup("b") is None
     assert sorted(ids(index.search(unit(1)[None], 5))) == ["a", "c"]
 

@@ -22,6 +22,8 @@ CONTRACT = {
     "notellm_index_generation": ("gauge", ("shard",)),
     "notellm_index_changes": ("counter", ("shard", "outcome")),
     "notellm_index_cursor_age_seconds": ("gauge", ("shard",)),
+    "notellm_index_freshness_seconds": ("histogram", ("shard",)),
+    "notellm_index_chores_failed": ("counter", ("shard", "chore")),
 }
 
 
