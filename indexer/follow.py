@@ -16,7 +16,7 @@ import faiss
 
 from indexer.index import Contents, VectorIndex, due
 from indexer.shards import shard_of
-from indexer.snapshot import Snapshots
+from indexer.snapshot import KEPT, Snapshots
 from indexer.types import Change, Tally
 
 log = logging.getLogger(__name__)
@@ -164,7 +164,7 @@ class Follower:
         """From the store, into an index beside the one that answers; again from the start if that fails."""
         cursor, changes = self._stream.everything()
         self._stream.keep(cursor)
-        fresh = VectorIndex(self._index.dim, self._index.fingerprint)
+        fresh = self._index.beside()
         for batch in _batches(changes):
             self._take(fresh, batch)
             if self._stopping.is_set():
@@ -220,6 +220,7 @@ class Follower:
     def _save(self, contents: Contents, cursor: str) -> None:
         """The contents were taken at this cursor, in the thread that applies changes."""
         self._snapshots.save(contents, cursor)
+        self._index.snapshot_written(KEPT)
         self._saved_cursor, self._saved_at_s = cursor, time.monotonic()
 
 

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from hashlib import blake2b
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,8 @@ class Change:
     """One entry of the embeddings stream: upsert when ``vector`` is given, delete when it is None.
 
     ``cursor`` is the entry's place in the stream; a follower resumes behind the last one it applied.
-    ``version`` orders the changes of one id: only a newer one has an effect.
+    ``version`` orders the changes of one id: only a newer one has an effect. ``category`` and ``author`` are
+    codes, see `label`.
     """
 
     cursor: str
@@ -21,6 +23,35 @@ class Change:
     version: int
     fingerprint: str
     vector: NDArray[np.float32] | None
+    category: int = 0
+    author: int = 0
+
+
+def label(text: str | None) -> int:
+    """The 64-bit code by which an index knows a category or an author; 0 for none."""
+    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big") if text else 0
+
+
+class Answer(NamedTuple):
+    """Ids and their cosines, closest first."""
+
+    ids: list[str]
+    scores: list[float]
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One search of one shard: the k nearest to a unit vector, shape (dim,), without the ids in ``exclude``.
+
+    ``category`` is the code of the only category wanted, ``exclude_author`` that of an author not wanted;
+    0 for neither.
+    """
+
+    vector: NDArray[np.float32]
+    k: int
+    exclude: Sequence[str] = ()
+    category: int = 0
+    exclude_author: int = 0
 
 
 @dataclass(frozen=True, slots=True)

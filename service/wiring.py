@@ -163,7 +163,7 @@ async def _indexer(settings: Settings) -> None:
     with _operations(settings.ops, missing, "indexer", manifest.fingerprint):
         snapshots = Snapshots(folder, manifest.fingerprint, own.number, len(own.addresses))
         loaded = await asyncio.to_thread(snapshots.load)
-        index, cursor = loaded or (VectorIndex(manifest.dim, manifest.fingerprint), None)
+        index, cursor = loaded or (VectorIndex(manifest.dim, manifest.fingerprint, folder), None)
         missing.names = ["the changes so far"]
         stream = RedisChangeStream(open_sync_redis(_redis_url(settings)), follower=address)
         follower = Follower(

@@ -4,6 +4,7 @@ The same test must fail for twins of the index that lack one of its duties; othe
 """
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from indexer.index import VectorIndex
 from indexer.snapshot import Snapshots
+from indexer.tombstones import Tombstones
 from indexer.types import Change
 
 DIM = 4
@@ -98,30 +100,26 @@ def test_any_history_leaves_what_a_dictionary_would_hold(history):
 
 
 class IgnoresVersions(VectorIndex):
-    def _version(self, id_: str) -> float:
+    def _version(self, id_: str, row: int | None) -> float:
         return -1
 
 
 class ForgetsTombstones(VectorIndex):
-    def compact(self) -> None:
-        super().compact()
-        self._tombstones.clear()
+    def compact(self, *, anew: bool = False) -> None:
+        super().compact(anew=anew)
+        self._tombstones = Tombstones()
 
 
 class LeavesOldRows(VectorIndex):
-    def _upsert(self, change: Change, vector_D: np.ndarray) -> None:
-        row = self._state.delta.append(change, vector_D)
-        self._state = self._state.with_row(row)
-        self._state.delta.rows.row_of[change.id] = row
-        self._tombstones.pop(change.id, None)
+    def _upsert(self, change: Change, row: int | None) -> None:
+        super()._upsert(change, None)
 
 
 class LosesTheDeltaOnRestart(VectorIndex):
     @classmethod
-    def restore(cls, contents):
-        index = cls(contents.dim, contents.fingerprint)
-        index._tombstones = dict(contents.tombstones)
-        return index
+    def restore(cls, contents, scratch=None):
+        nothing = VectorIndex(DIM, "m").contents()
+        return super().restore(replace(contents, base=nothing.base, rows=nothing.rows, delta=nothing.delta))
 
 
 @pytest.mark.parametrize("twin", [IgnoresVersions, ForgetsTombstones, LeavesOldRows, LosesTheDeltaOnRestart])
