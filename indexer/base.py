@@ -7,9 +7,8 @@ Legend: N queries, M rows, D dimension, K hits. A search answers ``scores_NK`` (
 import math
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import faiss
 import numpy as np
@@ -31,14 +30,13 @@ SCORED_ONE_BY_ONE = 8_192
 SCRATCH_PREFIX = "scratch-"
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """Which rows of a base may be found: ``count`` of them, those whose bit is 1; without bits, all.
+class Choice(NamedTuple):
+    """Which rows of a base may be found: ``size`` of them, those whose bit is 1; without bits, all.
 
     ``rows`` are their numbers, where they are at hand.
     """
 
-    count: int
+    size: int
     bits: Bits | None = None
     rows: Ints | None = None
 
@@ -158,24 +156,25 @@ class IvfBase:
         self.ivf = ivf
         self.store = store
         self._refined = _faiss.IndexRefine(ivf, store)
-        self._parameters: tuple[tuple[int, int], Bits | None, Any] | None = None
+        self._parameters: tuple[tuple[int, int, int], Bits | None, Any] | None = None
 
     def __len__(self) -> int:
         return int(self.ivf.ntotal)
 
     def search(self, queries_ND: Floats, k: int, choice: Choice) -> Hits:
         """Probes as many more lists as fewer rows are chosen; few are scored one by one, which is exact."""
-        if choice.count <= SCORED_ONE_BY_ONE:
+        if choice.size <= SCORED_ONE_BY_ONE:
             return self._scored(queries_ND, k, choice)
         nlist = self.recipe.nlist
-        nprobe = min(math.ceil(self.recipe.nprobe * len(self) / choice.count), nlist)
+        nprobe = min(math.ceil(self.recipe.nprobe * len(self) / choice.size), nlist)
         while True:
             scores_NK, rows_NK = self._refined.search(queries_ND, k, params=self._params(k, nprobe, choice.bits))
-            short_NK = rows_NK < 0
-            if nprobe == nlist or not short_NK.any():
+            if not (rows_NK[:, -1] < 0).any():
+                return scores_NK, rows_NK
+            if nprobe == nlist:
                 break
             nprobe = min(4 * nprobe, nlist)
-        scores_NK[short_NK] = -np.inf
+        scores_NK[rows_NK < 0] = -np.inf
         return scores_NK, rows_NK
 
     def exact(self, queries_ND: Floats, k: int, choice: Choice) -> Hits:
@@ -218,15 +217,15 @@ class IvfBase:
 
         Those of the last call are kept: making them takes a tenth of a search.
         """
-        last = self._parameters
-        if last and last[0] == (k, nprobe) and last[1] is bits:
+        last, key = self._parameters, (k, nprobe, self.recipe.rerank)
+        if last and last[0] == key and last[1] is bits:
             return last[2]
         selector = {} if bits is None else {"sel": _faiss.IDSelectorBitmap(bits)}
         params = _faiss.IndexRefineSearchParameters(
             k_factor=max(self.recipe.rerank, self.recipe.min_candidates / k),
             base_index_params=_faiss.SearchParametersIVF(nprobe=nprobe, **selector),
         )
-        self._parameters = (k, nprobe), bits, params
+        self._parameters = key, bits, params
         return params
 
 
@@ -286,24 +285,6 @@ def write_index(index: Any, write: Callable[[Any], Any]) -> None:
     _faiss.write_index(index, _faiss.PyCallbackIOWriter(attempt, 1 << 20))
     if failures:
         raise failures[0]
-
-
-def recall(base: Base, alive: Bits | None, k: int, sample: int) -> float:
-    """The share of the k nearest rows that a search finds, over the vectors of some rows; 1.0 for an empty base.
-
-    A row that is asked for its neighbors is not one of them. The rows are drawn alike every time.
-    """
-    live = live_rows(alive, len(base))
-    if len(live) < 2:
-        return 1.0
-    rows_N = np.random.default_rng(0).choice(live, min(sample, len(live)), replace=False)
-    queries_ND = base.vectors(rows_N)
-    choice = Choice(len(live), alive)
-    _, true_NK = base.exact(queries_ND, k + 1, choice)
-    _, found_NK = base.search(queries_ND, k + 1, choice)
-    wanted = [set(true_K[true_K >= 0].tolist()) - {row} for row, true_K in zip(rows_N, true_NK, strict=True)]
-    hits = [len(set(found_K.tolist()) & want) for found_K, want in zip(found_NK, wanted, strict=True)]
-    return sum(hits) / sum(len(want) for want in wanted)
 
 
 def _store(dim: int) -> Any:

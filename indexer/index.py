@@ -18,9 +18,10 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer.base import Base, FlatBase, Floats, Ints, build_base, recall
+from indexer.base import Base, FlatBase, Floats, Ints, build_base
 from indexer.bitmap import Bits, all_alive, flags, packed
 from indexer.factory import FLAT, IndexRecipe, recipe_for
+from indexer.recall import FLOOR, NOISE, Probe, tune
 from indexer.rows import Entries, Rows
 from indexer.state import State
 from indexer.tombstones import Tombstones
@@ -30,10 +31,6 @@ log = logging.getLogger(__name__)
 
 NORM_TOLERANCE = 1e-3
 GROWTH = 2
-RECALL_FLOOR = 0.96
-RECALL_K = 10
-RECALL_SAMPLE = 32
-RECALL_NOISE = 0.01
 
 
 def due(base: int, delta: int, dead: int) -> bool:
@@ -149,11 +146,11 @@ class VectorIndex:
     def recall(self) -> float:
         """Recall@10 of the base over a few of its own rows, measured now: the price of some exact searches."""
         state = self._state
-        return recall(state.base, state.base_alive, RECALL_K, RECALL_SAMPLE)
+        return Probe(state.base, state.base_alive).recall()
 
     def has_declined(self, measured: float) -> bool:
         """Whether a measured recall calls for training: it is too low, and was better after the last one."""
-        return measured < RECALL_FLOOR and measured < self._trained_recall - RECALL_NOISE
+        return measured < FLOOR and measured < self._trained_recall - NOISE
 
     def imbalance(self) -> float:
         """How much more a search reads than with lists of equal length: 1.0 is even, and for a flat base."""
@@ -214,7 +211,7 @@ class VectorIndex:
         answers: dict[int, Answer] = {}
         for (category, exclude_author, _), members in together.items():
             places = [place for place, _ in members]
-            unit_ND = _unit(np.stack([queries[place].vector for place in places]))
+            unit_ND = _unit(np.array([queries[place].vector for place in places], dtype=np.float32))
             found = state.search(unit_ND, max(wanted for _, wanted in members), category, exclude_author)
             for place, answer in zip(places, found, strict=True):
                 answers[place] = _trimmed(answer, queries[place])
@@ -299,14 +296,14 @@ class VectorIndex:
         kept_base = seen.live_base()
         vectors = _Kept(seen.base, kept_base, seen.vectors_MD[kept_delta])
         base = build_base(recipe_for(len(vectors), self.dim), vectors, scratch)
-        trained = recall(base, None, RECALL_K, RECALL_SAMPLE)
-        if trained < RECALL_FLOOR and trained < recall(seen.base, seen.base_alive, RECALL_K, RECALL_SAMPLE):
-            log.warning("base_refused", extra={"rows": len(vectors), "recall": trained})
+        recall = tune(base)
+        if recall < FLOOR and recall < Probe(seen.base, seen.base_alive).recall():
+            log.warning("base_refused", extra={"rows": len(vectors), "recall": recall})
             kept_base, base = _appended(seen, kept_delta, scratch)
             # Not to be tried again before there is much more to train on.
             base.recipe = replace(base.recipe, notes=len(base))
             return kept_base, base
-        self._trained_recall = trained
+        self._trained_recall = recall
         return kept_base, base
 
     def _rebased(self, base: Base, rows: Rows, folded: int, kept_base: Ints, kept_delta: Ints) -> State:
@@ -349,12 +346,14 @@ def _appended(seen: State, kept_delta: Ints, scratch: Path | None) -> tuple[Ints
 
 
 def _unit(vectors_ND: Floats) -> Floats:
-    norms_N = np.linalg.norm(vectors_ND, axis=1, keepdims=True)
-    return np.ascontiguousarray(vectors_ND / norms_N, dtype=np.float32)
+    vectors_ND /= np.sqrt(np.einsum("nd,nd->n", vectors_ND, vectors_ND))[:, None]
+    return vectors_ND
 
 
 def _trimmed(answer: Answer, query: Query) -> Answer:
     if not query.exclude:
+        if len(answer.ids) <= query.k:
+            return answer
         return Answer(answer.ids[: query.k], answer.scores[: query.k])
     unwanted = frozenset(query.exclude)
     kept = [place for place, id_ in enumerate(answer.ids) if id_ not in unwanted][: query.k]

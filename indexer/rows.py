@@ -4,7 +4,6 @@
 take 39 bytes each, where a list of strings and a dict from id to row would take more than 200.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Self
@@ -63,13 +62,13 @@ class Labels:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Immutable. ``ends`` says where in ``text`` each id ends; ``order`` sorts the rows by the hash of their id.
+    """Immutable. Row r's id is ``text[bounds[r]:bounds[r + 1]]``; ``order`` sorts the rows by the hash of their id.
 
     An id may have several rows, of which the last is its newest: a base keeps dead rows until it is built anew.
     """
 
-    text: NDArray[np.uint8]
-    ends: Short
+    text: str
+    bounds: Short
     versions: Ints
     hashes: Codes
     order: Short
@@ -78,21 +77,20 @@ class Rows:
 
     @classmethod
     def of(cls, entries: Entries) -> Self:
-        """Raises ValueError when the ids take more than 4 GiB."""
-        ids = [id_.encode() for id_ in entries.ids]
-        hashes_M = np.array([_hash(id_) for id_ in ids], dtype=np.uint64)
-        lengths = np.array([len(id_) for id_ in ids], dtype=np.int64)
+        """Raises ValueError when the ids are longer than 2^32 letters."""
+        hashes_M = np.array([_hash(id_) for id_ in entries.ids], dtype=np.uint64)
+        lengths = np.array([len(id_) for id_ in entries.ids], dtype=np.int64)
         versions = np.array(entries.versions, dtype=np.int64)
-        return cls._of(np.frombuffer(b"".join(ids), np.uint8), lengths, versions, hashes_M, entries.labels_M2)
+        return cls._of("".join(entries.ids), lengths, versions, hashes_M, entries.labels_M2)
 
     @classmethod
-    def _of(cls, text: NDArray[np.uint8], lengths: Ints, versions: Ints, hashes_M: Codes, labels_M2: Codes) -> Self:
+    def _of(cls, text: str, lengths: Ints, versions: Ints, hashes_M: Codes, labels_M2: Codes) -> Self:
         if len(text) > LARGEST:
-            raise ValueError(f"the ids of one shard take {len(text)} bytes; at most {LARGEST} fit")
+            raise ValueError(f"the ids of one shard have {len(text)} letters; at most {LARGEST} fit")
         order = np.argsort(hashes_M, kind="stable").astype(np.uint32)
         return cls(
             text,
-            np.cumsum(lengths).astype(np.uint32),
+            np.concatenate([[0], np.cumsum(lengths)]).astype(np.uint32),
             versions,
             hashes_M[order],
             order,
@@ -101,48 +99,48 @@ class Rows:
         )
 
     def __len__(self) -> int:
-        return len(self.ends)
+        return len(self.versions)
 
-    def ids(self, rows: Sequence[int]) -> list[str]:
-        """Ids of these rows, in this order."""
-        places = np.asarray(rows, dtype=np.int64)
-        ends = self.ends[places].tolist()
-        starts = np.where(places > 0, self.ends[places - 1], 0).tolist()
-        return [self.text[start:end].tobytes().decode() for start, end in zip(starts, ends, strict=True)]
+    def ids(self, rows_NK: Ints) -> list[list[str]]:
+        """Ids of a matrix of rows."""
+        text, starts, ends = self.text, self.bounds[rows_NK].tolist(), self.bounds[rows_NK + 1].tolist()
+        return [
+            [text[start:end] for start, end in zip(*places, strict=True)] for places in zip(starts, ends, strict=True)
+        ]
 
     def newest(self, id_: str) -> int:
         """The last row of an id, -1 if it has none."""
-        encoded = id_.encode()
-        hashed = np.uint64(_hash(encoded))
+        hashed = np.uint64(_hash(id_))
         place = int(np.searchsorted(self.hashes, hashed, side="right"))
         while place and self.hashes[place - 1] == hashed:
             place -= 1
             row = int(self.order[place])
-            start = int(self.ends[row - 1]) if row else 0
-            if self.text[start : int(self.ends[row])].tobytes() == encoded:
+            if self.text[self.bounds[row] : self.bounds[row + 1]] == id_:
                 return row
         return -1
 
     def taken(self, rows: Ints) -> Self:
         """These rows alone, in this order."""
-        ends = self.ends.astype(np.int64)
-        lengths = np.diff(ends, prepend=0)[rows]
-        # Byte by byte: where each byte of the new text stands in the old one.
-        shifts = ends[rows] - np.cumsum(lengths)
-        text = self.text[np.arange(int(lengths.sum())) + np.repeat(shifts, lengths)]
+        lengths = self._lengths()[rows]
+        # Letter by letter: where each of the new text stands in the old one.
+        shifts = self.bounds[rows + 1] - np.cumsum(lengths)
+        places = np.arange(int(lengths.sum())) + np.repeat(shifts, lengths)
+        text = np.frombuffer(self.text.encode("utf-32-le"), dtype=np.uint32)[places].tobytes().decode("utf-32-le")
         return self._of(text, lengths, self.versions[rows], self._hashes()[rows], self._labels()[rows])
 
     def extended(self, entries: Entries) -> Self:
         """With more rows behind these."""
         more = type(self).of(entries)
-        lengths = [np.diff(rows.ends.astype(np.int64), prepend=0) for rows in (self, more)]
         return self._of(
-            np.concatenate([self.text, more.text]),
-            np.concatenate(lengths),
+            self.text + more.text,
+            np.concatenate([self._lengths(), more._lengths()]),
             np.concatenate([self.versions, more.versions]),
             np.concatenate([self._hashes(), more._hashes()]),
             np.concatenate([self._labels(), more._labels()]),
         )
+
+    def _lengths(self) -> Ints:
+        return np.diff(self.bounds.astype(np.int64))
 
     def _hashes(self) -> Codes:
         hashes_M = np.empty(len(self), dtype=np.uint64)
@@ -153,5 +151,5 @@ class Rows:
         return np.stack([self.category.each(), self.author.each()], axis=1)
 
 
-def _hash(id_: bytes) -> int:
-    return int.from_bytes(blake2b(id_, digest_size=8).digest(), "big")
+def _hash(id_: str) -> int:
+    return int.from_bytes(blake2b(id_.encode(), digest_size=8).digest(), "big")

@@ -238,7 +238,7 @@ def _description(contents: Contents) -> dict[str, Any]:
 def _delta_files(contents: Contents) -> dict[str, Content]:
     delta = contents.delta
     ids = {"delta": delta.ids, "tombstones": contents.tombstones}
-    arrays = {
+    arrays: dict[str, NDArray[Any]] = {
         "versions": np.array(delta.versions, dtype=np.int64),
         "vectors": delta.vectors_MD,
         "labels": delta.labels_M2,
@@ -250,8 +250,9 @@ def _delta_files(contents: Contents) -> dict[str, Content]:
 def _base_files(contents: Contents) -> dict[str, Content]:
     base, rows = contents.base, contents.rows
     arrays: dict[str, NDArray[Any]] = {
-        part.name: getattr(rows, part.name) for part in fields(Rows) if part.name not in LABELS
+        part.name: getattr(rows, part.name) for part in fields(Rows) if part.name not in ("text", *LABELS)
     }
+    arrays["text"] = np.frombuffer(rows.text.encode(), dtype=np.uint8)
     for name in LABELS:
         arrays |= {f"{name}_{part.name}": getattr(getattr(rows, name), part.name) for part in fields(Labels)}
     if isinstance(base, FlatBase):
@@ -289,7 +290,7 @@ def _contents(manifest: Mapping[str, Any], files: Mapping[str, bytes], folder: P
         fingerprint=manifest["fingerprint"],
         generation=manifest["generation"],
         base=base,
-        rows=Rows(**rows),
+        rows=Rows(**rows | {"text": rows["text"].tobytes().decode()}),
         base_alive=delta["base_alive"],
         delta=Entries(ids["delta"], delta["versions"].tolist(), delta["vectors"], delta["labels"]),
         tombstones=ids["tombstones"],

@@ -4,7 +4,7 @@ Rows of the delta are numbered behind those of the base.
 """
 
 import math
-from collections.abc import Sequence
+from bisect import bisect_left
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -18,6 +18,7 @@ from indexer.rows import Codes, Entries, Rows
 from indexer.types import Answer, Change
 
 SMALLEST_DELTA = 1024
+ONE = np.float32(1.0)
 
 
 class Delta:
@@ -150,13 +151,14 @@ class State:
     def search(self, queries_ND: Floats, k: int, category: int = 0, exclude_author: int = 0) -> list[Answer]:
         """The k best rows of base and delta together, for each query. Codes as in `indexer.types.Query`."""
         choice = self._choice(category, exclude_author)
-        hits = self.base.search(queries_ND, k, choice) if choice.count else _nothing(len(queries_ND))
+        hits = self.base.search(queries_ND, k, choice) if choice.size else _nothing(len(queries_ND))
         if len(self.vectors_MD):
             hits = self._joined(hits, self._search_delta(queries_ND, k, category, exclude_author), k)
         scores_NK, rows_NK = hits
         # Float16 and rounding leave the cosine of equal vectors a little above 1.
-        np.minimum(scores_NK, np.float32(1.0), out=scores_NK)
-        return [self._answer(*hit) for hit in zip(scores_NK.tolist(), rows_NK.tolist(), strict=True)]
+        np.minimum(scores_NK, ONE, out=scores_NK)
+        found = map(Answer, self._ids(rows_NK), scores_NK.tolist())
+        return list(found) if not rows_NK.size or scores_NK[:, -1].min() > -math.inf else list(map(_cut, found))
 
     def _choice(self, category: int, exclude_author: int) -> Choice:
         if category:
@@ -185,18 +187,24 @@ class State:
             k,
         )
 
-    def _answer(self, scores: list[float], rows: list[int]) -> Answer:
-        if scores and scores[-1] == -math.inf:
-            end = scores.index(-math.inf)
-            scores, rows = scores[:end], rows[:end]
-        return Answer(self._ids(rows), scores)
-
-    def _ids(self, rows: Sequence[int]) -> list[str]:
+    def _ids(self, rows_NK: Ints) -> list[list[str]]:
+        """Some id for a cell without a hit."""
         first = len(self.rows)
         if not len(self.vectors_MD):
-            return self.rows.ids(rows)
-        in_base = iter(self.rows.ids([row for row in rows if row < first]))
-        return [next(in_base) if row < first else self.delta.ids[row - first] for row in rows]
+            return self.rows.ids(rows_NK)
+        in_base_NK = rows_NK < first
+        known = self.rows.ids(np.where(in_base_NK, rows_NK, -1))
+        for ids_K, rows_K in zip(known, rows_NK.tolist(), strict=True):
+            for place, row in enumerate(rows_K):
+                if row >= first:
+                    ids_K[place] = self.delta.ids[row - first]
+        return known
+
+
+def _cut(answer: Answer) -> Answer:
+    """Without the cells without a hit."""
+    hits = bisect_left(answer.scores, math.inf, key=lambda score: -score)
+    return Answer(answer.ids[:hits], answer.scores[:hits])
 
 
 def _nothing(queries: int) -> Hits:

@@ -39,8 +39,7 @@ class Answer(NamedTuple):
     scores: list[float]
 
 
-@dataclass(frozen=True, slots=True)
-class Query:
+class Query(NamedTuple):
     """One search of one shard: the k nearest to a unit vector, shape (dim,), without the ids in ``exclude``.
 
     ``category`` is the code of the only category wanted, ``exclude_author`` that of an author not wanted;

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 import indexer.index
-from indexer.base import IvfBase, recall
+from indexer.base import IvfBase, build_base
 from indexer.factory import IndexRecipe
 from indexer.index import VectorIndex, outgrown
+from indexer.recall import Probe, tune
 from indexer.types import Change
 
 DIM = 32
@@ -95,8 +96,19 @@ def test_recall_is_one_minus_the_share_of_neighbors_that_a_search_misses():
     base = filled().contents().base
     assert isinstance(base, IvfBase)
 
-    assert recall(base, None, 10, 16) >= 0.95
-    assert recall(Misses(base.recipe, base.ivf, base.store), None, 10, 16) == pytest.approx(0.8)
+    assert Probe(base).recall() >= 0.95
+    assert Probe(Misses(base.recipe, base.ivf, base.store)).recall() == pytest.approx(0.8)
+
+
+def test_lists_are_added_to_the_search_until_its_recall_is_enough():
+    """Without clusters, neighbors lie in many lists."""
+    vectors = np.random.default_rng(5).normal(size=(12_000, 8)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    base = build_base(IndexRecipe("IVF256,PQ4x4fsr", 12_000, 256, nprobe=1, rerank=8, min_candidates=200), vectors)
+    before = Probe(base).recall()
+
+    assert before < 0.96 <= tune(base)
+    assert base.recipe.nprobe > 1
 
 
 def test_a_base_whose_recall_is_worse_is_not_published(monkeypatch, caplog):

@@ -20,7 +20,7 @@ def entries(names: list[str], first_version: int = 1) -> Entries:
 
 def check(rows: Rows, names: list[str]) -> None:
     assert len(rows) == len(names)
-    assert rows.ids(list(range(len(names)))[::-1]) == names[::-1]
+    assert rows.ids(np.arange(len(names), dtype=np.int64)[None, ::-1]) == [names[::-1]]
     newest = {name: row for row, name in enumerate(names)}
     assert {name: rows.newest(name) for name in names} == newest
     assert rows.newest("nobody") == -1
