@@ -30,6 +30,7 @@ from indexer.types import Answer, Change, Held, Neighbor, Query, Tally
 log = logging.getLogger(__name__)
 
 NORM_TOLERANCE = 1e-3
+LARGEST_K = 16_384
 GROWTH = 2
 
 
@@ -182,7 +183,7 @@ class VectorIndex:
         """The k nearest ids of each query by cosine, closest first; see `answer` and `indexer.types.Query`.
 
         Raises:
-            ValueError: if k < 1, or a query has a `fault`.
+            ValueError: see `check`.
         """
         queries = [Query(query_D, k, exclude, category, exclude_author) for query_D in queries_ND]
         for query in queries:
@@ -190,9 +191,11 @@ class VectorIndex:
         return [[Neighbor(*pair) for pair in zip(*answer, strict=True)] for answer in self.answer(queries)]
 
     def check(self, query: Query) -> None:
-        """Raises ValueError if k < 1, or the vector has a `fault`."""
-        if query.k < 1:
-            raise ValueError(f"k must be positive; got {query.k}")
+        """Raises ValueError if k is out of bounds, a label is negative, or the vector has a `fault`."""
+        if not 1 <= query.k <= LARGEST_K:
+            raise ValueError(f"k must be positive and at most {LARGEST_K}; got {query.k}")
+        if not (0 <= query.category < 2**64 and 0 <= query.exclude_author < 2**64):
+            raise ValueError("labels must be numbers of 64 bits")
         if reason := fault(query.vector, self.dim):
             raise ValueError(f"a query must be a unit vector of {self.dim} numbers; refused for its {reason}")
 

@@ -95,9 +95,20 @@ class Searcher(Protocol):
     """What the gateway sees of the index. Every call ends within ``timeout_s``; a dead shard is left out."""
 
     async def search(
-        self, vector: NDArray[np.float32], k: int, exclude: Sequence[str] = (), *, timeout_s: float
+        self,
+        vector: NDArray[np.float32],
+        k: int,
+        exclude: Sequence[str] = (),
+        *,
+        category: str | None = None,
+        exclude_author: str | None = None,
+        timeout_s: float,
     ) -> Found:
-        """The k nearest ids by cosine, closest first, without those in ``exclude``."""
+        """The k nearest ids by cosine, closest first, without those in ``exclude``.
+
+        With a ``category``, only notes of that one; with ``exclude_author``, none of that author's. As many as
+        exist, up to k, whatever share of the notes passes.
+        """
         ...
 
     async def lookup(self, id: str, *, timeout_s: float) -> Held | None:  # noqa: A002

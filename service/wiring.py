@@ -151,14 +151,16 @@ async def _indexer(settings: Settings) -> None:
     from indexer.follow import Follower
     from indexer.index import VectorIndex
     from indexer.server import serve_shard
+    from indexer.shards import replicas
     from indexer.snapshot import Snapshots
     from service.streams import RedisChangeStream, open_sync_redis
 
     own = settings.index
     stop = _stop_event()
     manifest = _manifest(settings)
-    address = _own_address(own.addresses, own.number, "NOTELLM_INDEX__NUMBER")
-    folder = own.snapshot_dir / f"shard-{own.number}"
+    shard = replicas(_own_address(own.addresses, own.number, "NOTELLM_INDEX__NUMBER"))
+    address = _own_address(shard, own.replica, "NOTELLM_INDEX__REPLICA")
+    folder = own.snapshot_dir / (f"shard-{own.number}" if own.replica == 0 else f"shard-{own.number}-{own.replica}")
     missing = Missing("the snapshot")
     with _operations(settings.ops, missing, "indexer", manifest.fingerprint):
         snapshots = Snapshots(folder, manifest.fingerprint, own.number, len(own.addresses))
