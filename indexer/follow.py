@@ -4,6 +4,7 @@ The follower's thread is the index's one writer. Compaction and snapshots run be
 """
 
 import logging
+import math
 import os
 import threading
 import time
@@ -72,9 +73,9 @@ class Follower:
 
     The shard is the one the snapshots are for. Without a cursor, and whenever the stream no longer holds what
     lies behind it, the index is rebuilt from the store; until that is done it answers as before.
-    ``caught_up`` is set once the stream was read to its end. ``on_batch`` is called in that thread with the
-    changes of every batch that were this shard's, and what became of them; ``on_failure`` with the name of a
-    chore that failed.
+    ``caught_up`` is set once the stream was read to its end; ``recall`` is the last one measured. ``on_batch``
+    is called in that thread with the changes of every batch that were this shard's, and what became of them;
+    ``on_failure`` with the name of a chore that failed.
     """
 
     def __init__(
@@ -85,12 +86,14 @@ class Follower:
         cursor: str | None,
         *,
         snapshot_every_s: float = 60.0,
+        probe_every_s: float = 300.0,
         on_batch: Callable[[Sequence[Change], Tally], None] = lambda *_: None,
         on_failure: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.cursor = cursor or START
         self.caught_up = threading.Event()
         self.rebuilds = 0
+        self.recall = 1.0
         self._complete = cursor is not None
         self._index = index
         self._stream = stream
@@ -104,6 +107,8 @@ class Follower:
         self._chore: tuple[str, Future[None]] | None = None
         self._no_chore_before_s = 0.0
         self._kept: str | None = None
+        self._probe_every_s = probe_every_s
+        self._probed_at_s = -math.inf
         self._saved_cursor = cursor
         self._saved_at_s = time.monotonic()
 
@@ -209,6 +214,17 @@ class Follower:
             self._chore = "snapshot", self._chores.submit(self._save, self._index.contents(), self.cursor)
         elif due(figures.base, figures.delta, figures.dead):
             self._chore = "compaction", self._chores.submit(self._index.compact)
+        elif now_s - self._probed_at_s >= self._probe_every_s:
+            self._probed_at_s = now_s
+            self._chore = "probe", self._chores.submit(self._probe)
+
+    def _probe(self) -> None:
+        """Measure recall; train anew when it has declined."""
+        self.recall = self._index.recall()
+        if self._index.has_declined(self.recall):
+            log.warning("recall_declined", extra={"recall": self.recall})
+            self._index.compact(anew=True)
+            self.recall = self._index.recall()
 
     def _is_news(self) -> bool:
         """Whether a snapshot would hold what the last one does not, and could be gone on from.

@@ -15,7 +15,7 @@ from indexer import bitmap
 from indexer.base import Base, Choice, Floats, Hits, Ints, best, exact
 from indexer.bitmap import Bits, all_alive, flags
 from indexer.rows import Codes, Entries, Rows
-from indexer.types import Answer, Change
+from indexer.types import Answer, Change, label
 
 SMALLEST_DELTA = 1024
 ONE = np.float32(1.0)
@@ -47,7 +47,7 @@ class Delta:
             self.vectors_MD = _grown(self.vectors_MD, 2 * row)
             self.labels_M2 = _grown(self.labels_M2, 2 * row)
         self.vectors_MD[row] = vector_D
-        self.labels_M2[row] = change.category, change.author
+        self.labels_M2[row] = label(change.category), label(change.author)
         self.ids.append(change.id)
         self.versions.append(change.version)
         self.before.append(self.newest.get(change.id, -1))

@@ -15,7 +15,7 @@ class Change:
 
     ``cursor`` is the entry's place in the stream; a follower resumes behind the last one it applied.
     ``version`` orders the changes of one id: only a newer one has an effect. ``category`` and ``author`` are
-    codes, see `label`.
+    what a search may filter by.
     """
 
     cursor: str
@@ -23,8 +23,8 @@ class Change:
     version: int
     fingerprint: str
     vector: NDArray[np.float32] | None
-    category: int = 0
-    author: int = 0
+    category: str | None = None
+    author: str | None = None
 
 
 def label(text: str | None) -> int:

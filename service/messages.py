@@ -209,13 +209,26 @@ def encode_change(change: Change) -> dict[bytes, bytes]:
     }
     if change.vector is not None:
         fields[b"vector"] = pack_vector(change.vector)
+    for name, label in ((b"category", change.category), (b"author", change.author)):
+        if label is not None:
+            fields[name] = label.encode()
     return fields
 
 
 def decode_change(cursor: str, fields: Fields) -> Change:
     """Inverse of `encode_change`. Raises ValueError on a malformed entry."""
     vector = unpack_vector(fields[b"vector"]) if b"vector" in fields else None
-    return Change(cursor, _text(fields, b"id"), _number(fields, b"version"), _text(fields, b"fingerprint"), vector)
+    # Entries of older releases have no labels.
+    category, author = (fields[name].decode() if name in fields else None for name in (b"category", b"author"))
+    return Change(
+        cursor,
+        _text(fields, b"id"),
+        _number(fields, b"version"),
+        _text(fields, b"fingerprint"),
+        vector,
+        category,
+        author,
+    )
 
 
 def tag_keys(hashtags: Sequence[str]) -> list[str]:

@@ -49,13 +49,21 @@ PUBLISH = (
 local published = 0
 for i = 2, #ARGV, 6 do
   local entry, id, number, reading = ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2]), ARGV[i + 3]
-  if live(redis.call('GET', NOTE .. id), number) then
+  local note = redis.call('GET', NOTE .. id)
+  if live(note, number) then
     local known = redis.call('GET', READING .. id)
     if not (known and version(known) == number and read_by(known, ARGV[1])) then
       redis.call('SET', READING .. id, reading)
       forget_failure(id)
-      redis.call('XADD', EMBEDDINGS, '*', 'id', id, 'version', ARGV[i + 2],
-        'fingerprint', ARGV[i + 4], 'vector', ARGV[i + 5])
+      local change = {'id', id, 'version', ARGV[i + 2], 'fingerprint', ARGV[i + 4], 'vector', ARGV[i + 5]}
+      local held = cmsgpack.unpack(note)
+      for _, label in ipairs({'category', 'author'}) do
+        if type(held[label]) == 'string' then
+          change[#change + 1] = label
+          change[#change + 1] = held[label]
+        end
+      end
+      redis.call('XADD', EMBEDDINGS, '*', unpack(change))
       published = published + 1
     end
   end
@@ -138,8 +146,21 @@ redis.call('XTRIM', EMBEDDINGS, 'MINID', oldest)
 """
 )
 
+# ARGV: where to begin, how many to count at most.
+LAG = (
+    LUA
+    + """
+local entries = redis.call('XRANGE', EMBEDDINGS, ARGV[1], '+', 'COUNT', ARGV[2])
+if #entries == 0 then return {0, 0} end
+local now = redis.call('TIME')
+local first = tonumber(string.match(entries[1][1], '^%d+'))
+return {#entries, math.max(0, math.floor(now[1] * 1000 + now[2] / 1000) - first)}
+"""
+)
+
 START = "0-0"
 SCANNED = 512
+COUNTED = 10_000
 FORGOTTEN_S = 7 * 24 * 3600
 
 
@@ -315,8 +336,8 @@ class RedisChangeStream:
     """The embeddings stream, read in order from any cursor; the `ChangeStream` of `indexer.follow`.
 
     ``follower`` must be the same after a restart and differ between indexers. Not thread-safe: one follower,
-    one stream. ``malformed`` counts the entries and records that were skipped. All calls raise
-    StoreUnavailable.
+    one stream; only `lag` may be called beside it. ``malformed`` counts the entries and records that were
+    skipped. All calls raise StoreUnavailable.
     """
 
     def __init__(self, redis: "SyncRedis", follower: str = "indexer") -> None:
@@ -325,6 +346,7 @@ class RedisChangeStream:
         self._skipped = ("", "")
         self._refuse = redis.register_script(REFUSE)
         self._keep = redis.register_script(KEEP)
+        self._lag = redis.register_script(LAG)
         self.malformed = 0
 
     def read(self, after: str, limit: int, block_s: float) -> list[Change]:
@@ -378,6 +400,15 @@ class RedisChangeStream:
         with redis_errors():
             self._keep(args=[self._follower, cursor, FORGOTTEN_S])
 
+    def lag(self, cursor: str) -> tuple[int, float]:
+        """How many entries lie behind the cursor, counted up to 10,000, and the age of the first in seconds.
+
+        Counted inside Redis, by whose clock the age is, too: the vectors do not travel.
+        """
+        with redis_errors():
+            entries, age_ms = self._lag(args=[f"({cursor}", COUNTED])
+        return int(entries), int(age_ms) / 1000
+
     def _entries(self, after: str, limit: int, block_s: float) -> list[tuple[bytes, Fields]]:
         # BLOCK 0 would wait for ever.
         block = max(1, int(block_s * 1000)) if block_s > 0 else None
@@ -411,7 +442,8 @@ class RedisChangeStream:
             return None
         if held.deleted or held.version < read.version:
             return None
-        return Change(START, id_, read.version, read.fingerprint, read.vector)
+        category, author = held.note.category, held.author
+        return Change(START, id_, read.version, read.fingerprint, read.vector, category, author)
 
 
 def open_sync_redis(url: str, *, timeout_s: float = 10.0) -> "SyncRedis":

@@ -13,6 +13,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 from model.checkpoint import CheckpointError, Manifest, read_manifest
@@ -25,6 +26,8 @@ from service.store import RedisStore, open_redis, redis_errors
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
+    from indexer.follow import Follower
+    from indexer.index import VectorIndex
     from indexer.types import Change, Searcher, Tally
     from service.recommend import Drafter
 
@@ -177,7 +180,7 @@ async def _indexer(settings: Settings) -> None:
             on_batch=_count_changes(own.number),
             on_failure=lambda chore: metrics.INDEX_CHORES_FAILED.labels(str(own.number), chore).inc(),
         )
-        _watch_index(own.number, lambda: len(index), lambda: index.generation, lambda: follower.cursor)
+        _watch_index(own.number, index, follower)
         follower.start()
         try:
             # Without a snapshot there is nothing to answer from yet; with one, it is better than silence.
@@ -191,7 +194,13 @@ async def _indexer(settings: Settings) -> None:
             async def check() -> None:
                 missing.names = [] if follower.caught_up.is_set() else ["the changes so far"]
 
-            async with _repeating(check, _PROBE_EVERY_S / 4):
+            async def measure_lag() -> None:
+                with contextlib.suppress(StoreUnavailable):
+                    changes, age_s = await asyncio.to_thread(stream.lag, follower.cursor)
+                    metrics.INDEX_LAG_CHANGES.labels(str(own.number)).set(changes)
+                    metrics.INDEX_LAG_SECONDS.labels(str(own.number)).set(age_s)
+
+            async with _repeating(check, _PROBE_EVERY_S / 4), _repeating(measure_lag, _QUEUE_EVERY_S):
                 await stop.wait()
             await server.close()
         finally:
@@ -251,12 +260,30 @@ def _count_changes(shard: int) -> "Callable[[Sequence[Change], Tally], None]":
     return count
 
 
-def _watch_index(
-    shard: int, notes: Callable[[], int], generation: Callable[[], int], cursor: Callable[[], str]
-) -> None:
-    metrics.INDEX_NOTES.labels(str(shard)).set_function(notes)
-    metrics.INDEX_GENERATION.labels(str(shard)).set_function(generation)
-    metrics.INDEX_CURSOR_AGE_SECONDS.labels(str(shard)).set_function(lambda: _age_s(cursor()))
+def _watch_index(shard: int, index: "VectorIndex", follower: "Follower") -> None:
+    name = str(shard)
+    metrics.INDEX_NOTES.labels(name).set_function(lambda: len(index))
+    metrics.INDEX_GENERATION.labels(name).set_function(lambda: index.generation)
+    metrics.INDEX_CURSOR_AGE_SECONDS.labels(name).set_function(lambda: _age_s(follower.cursor))
+    metrics.INDEX_RECALL.labels(name).set_function(lambda: follower.recall)
+    metrics.INDEX_IMBALANCE.labels(name).set_function(index.imbalance)
+    metrics.INDEX_BYTES_PER_NOTE.labels(name).set_function(lambda: _own_memory_bytes() / max(len(index), 1))
+    for part in ("base", "delta", "dead", "tombstones"):
+        metrics.INDEX_ROWS.labels(name, part).set_function(partial(_figure, index, part))
+
+
+def _figure(index: "VectorIndex", part: str) -> int:
+    figure: int = getattr(index.figures, part)
+    return figure
+
+
+def _own_memory_bytes() -> int:
+    """Anonymous memory of this process."""
+    with contextlib.suppress(OSError), open("/proc/self/status") as status:  # noqa: PTH123
+        for line in status:
+            if line.startswith("RssAnon:"):
+                return 1024 * int(line.split()[1])
+    return 0
 
 
 def _age_s(cursor: str) -> float:

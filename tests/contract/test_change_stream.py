@@ -79,6 +79,20 @@ async def test_everything_is_the_newest_reading_of_every_live_note(community, st
     assert (change.fingerprint, change.vector.tolist()) == ("m", VECTOR.tolist())
 
 
+async def test_a_change_carries_what_searches_filter_by_from_the_stream_and_from_the_store(community, stream):
+    await community.store.put(
+        [
+            StoredNote(Note("a", "a", category="Home Decor"), 0, author="Zoë"),
+            StoredNote(Note("b", "b"), 0),
+        ]
+    )
+    await community.read()
+
+    expected = [("a", "Home Decor", "Zoë"), ("b", None, None)]
+    for changes in (stream.read("0-0", 10, 0), stream.everything()[1]):
+        assert sorted((change.id, change.category, change.author) for change in changes) == expected
+
+
 async def test_what_is_written_while_everything_is_read_lies_behind_the_cursor(community, stream):
     await community.write("a")
     await community.read()
@@ -180,3 +194,20 @@ async def test_a_refused_version_that_was_replaced_is_nobodys_concern(community,
 
     assert await community.redis.xlen(DEAD) == 0
     assert (await community.store.counts()).failed == 0
+
+
+async def test_the_lag_is_what_lies_behind_a_cursor_and_how_old_the_first_of_it_is(community, stream):
+    assert stream.lag("0-0") == (0, 0.0)
+    for id_ in "abc":
+        await community.write(id_)
+    await community.read()
+    first, _, last = [change.cursor for change in stream.read("0-0", 10, 0)]
+
+    changes, age_s = stream.lag(first)
+
+    assert changes == 2
+    assert 0 <= age_s < 60
+    assert stream.lag(last) == (0, 0.0)
+    await community.redis.delete(EMBEDDINGS)
+    await community.redis.xadd(EMBEDDINGS, {"id": "d"}, id="1000-0")
+    assert stream.lag("0-0")[1] > 1e9

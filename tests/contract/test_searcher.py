@@ -11,7 +11,7 @@ from indexer.client import ShardedSearcher, merge
 from indexer.index import VectorIndex
 from indexer.server import ShardServer, serve_shard
 from indexer.shards import shard_of
-from indexer.types import Change, Held, Neighbor, Searcher, ShardUnavailable, label
+from indexer.types import Change, Held, Neighbor, Searcher, ShardUnavailable
 from tests.unit.service.memory import MemorySearcher
 
 SHARDS = 3
@@ -310,7 +310,7 @@ async def test_a_shard_without_any_replica_is_left_out_and_comes_back(cluster):
 
 async def test_only_notes_of_the_category_and_not_of_the_author_are_found(cluster, sharded):
     for row, vector in enumerate(VECTORS):
-        category, author = label("Travel" if row % 3 else "Baking"), label(f"author {row % 7}")
+        category, author = "Travel" if row % 3 else "Baking", f"author {row % 7}"
         cluster.apply(Change("0-1", f"n{row}", 1, "m", vector, category, author))
     rows = [row for row in range(ROWS) if row % 3 and row % 7 != 2]
 

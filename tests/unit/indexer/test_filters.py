@@ -19,7 +19,7 @@ QUERIES /= np.linalg.norm(QUERIES, axis=1, keepdims=True)
 
 
 def change(row: int, version: int = 1) -> Change:
-    return Change("0-0", str(row), version, "m", VECTORS[row], label(CATEGORY[row]), label(AUTHOR[row]))
+    return Change("0-0", str(row), version, "m", VECTORS[row], CATEGORY[row], AUTHOR[row])
 
 
 @pytest.fixture(scope="module", params=["base", "base and delta"])
@@ -79,9 +79,9 @@ def test_excluded_ids_make_room_within_a_category(index):
 
 def test_a_note_that_moved_to_another_category_is_found_there_only():
     index = VectorIndex(DIM, "m")
-    index.apply([Change("0-0", "a", 1, "m", VECTORS[0], label("old"))])
+    index.apply([Change("0-0", "a", 1, "m", VECTORS[0], "old")])
     index.compact()
-    index.apply([Change("0-1", "a", 2, "m", VECTORS[0], label("new"))])
+    index.apply([Change("0-1", "a", 2, "m", VECTORS[0], "new")])
 
     for _ in range(2):
         assert index.search(VECTORS[:1], 5, category=label("old")) == [[]]

@@ -307,6 +307,18 @@ def test_the_index_is_compacted_in_the_background_when_due(stream, tmp_path):
         assert len(shard.index) == 1100
 
 
+def test_recall_is_probed_and_a_decline_leads_to_training(stream, tmp_path, caplog, monkeypatch):
+    trained = []
+    monkeypatch.setattr(VectorIndex, "recall", lambda _: 0.99 if trained else 0.5)
+    monkeypatch.setattr(VectorIndex, "compact", lambda _, anew=False: trained.append(anew))
+
+    with caplog.at_level(logging.WARNING), Shard(stream, tmp_path) as shard:
+        eventually(lambda: shard.follower.recall == 0.99)
+
+    assert trained == [True]
+    assert [record.message for record in caplog.records] == ["recall_declined"]
+
+
 def test_a_failing_stream_is_survived_and_nothing_is_skipped(stream, tmp_path, caplog):
     stream.failures = [ConnectionError("gone"), ValueError("strange")]
 
