@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from service.cli_convert import convert
+from service.cli_index import index
 from service.cli_model import COMMANDS, mistakes
 from service.cli_reproduce import reproduce
 
@@ -135,7 +136,7 @@ def load(notes: str, url: str, no_wait: bool) -> None:
             raise click.ClickException(str(error)) from error
 
 
-for command in (*COMMANDS, convert, reproduce):
+for command in (*COMMANDS, convert, index, reproduce):
     cli.add_command(command)
 
 
