@@ -15,13 +15,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
+import faiss
 import numpy as np
 from numpy.typing import NDArray
 
 from indexer.base import Base, FlatBase, Floats, Ints, build_base
 from indexer.bitmap import Bits, all_alive, flags, packed
 from indexer.factory import FLAT, IndexRecipe, recipe_for
-from indexer.recall import FLOOR, NOISE, Probe, tune
+from indexer.recall import FLOORS, NOISE, Probe, tune
 from indexer.rows import Entries, Rows
 from indexer.state import State
 from indexer.tombstones import Tombstones
@@ -151,7 +152,7 @@ class VectorIndex:
 
     def has_declined(self, measured: float) -> bool:
         """Whether a measured recall calls for training: it is too low, and was better after the last one."""
-        return measured < FLOOR and measured < self._trained_recall - NOISE
+        return measured < FLOORS[10] and measured < self._trained_recall - NOISE
 
     def imbalance(self) -> float:
         """How much more a search reads than with lists of equal length: 1.0 is even, and for a flat base."""
@@ -214,7 +215,8 @@ class VectorIndex:
         answers: dict[int, Answer] = {}
         for (category, exclude_author, _), members in together.items():
             places = [place for place, _ in members]
-            unit_ND = _unit(np.array([queries[place].vector for place in places], dtype=np.float32))
+            unit_ND = np.array([queries[place].vector for place in places], dtype=np.float32)
+            faiss.normalize_L2(unit_ND)
             found = state.search(unit_ND, max(wanted for _, wanted in members), category, exclude_author)
             for place, answer in zip(places, found, strict=True):
                 answers[place] = _trimmed(answer, queries[place])
@@ -299,8 +301,8 @@ class VectorIndex:
         kept_base = seen.live_base()
         vectors = _Kept(seen.base, kept_base, seen.vectors_MD[kept_delta])
         base = build_base(recipe_for(len(vectors), self.dim), vectors, scratch)
-        recall = tune(base)
-        if recall < FLOOR and recall < Probe(seen.base, seen.base_alive).recall():
+        recall = tune(base).recall()
+        if recall < FLOORS[10] and recall < Probe(seen.base, seen.base_alive).recall():
             log.warning("base_refused", extra={"rows": len(vectors), "recall": recall})
             kept_base, base = _appended(seen, kept_delta, scratch)
             # Not to be tried again before there is much more to train on.
@@ -346,11 +348,6 @@ class _Kept:
 def _appended(seen: State, kept_delta: Ints, scratch: Path | None) -> tuple[Ints, Base]:
     """All rows of the base, the dead ones, too, and behind them those of the delta."""
     return np.arange(len(seen.rows)), seen.base.extended(seen.vectors_MD[kept_delta], scratch)
-
-
-def _unit(vectors_ND: Floats) -> Floats:
-    vectors_ND /= np.sqrt(np.einsum("nd,nd->n", vectors_ND, vectors_ND))[:, None]
-    return vectors_ND
 
 
 def _trimmed(answer: Answer, query: Query) -> Answer:

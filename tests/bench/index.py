@@ -162,7 +162,7 @@ def hnsw_at(recall_at_10: float, flat: Any, queries: np.ndarray, truth: np.ndarr
     def search(queries: np.ndarray, k: int) -> Any:
         return graph.knn_query(queries, k, num_threads=1 if len(queries) == 1 else faiss.omp_get_max_threads())[0]
 
-    for effort in (100, 150, 200, 300, 400, 600, 800, 1200, 1600):
+    for effort in (10, 15, 20, 30, 50, 80, 120, 200, 400, 800):
         graph.set_ef(effort)
         reached = recall(search, queries, truth, 10)
         if reached >= recall_at_10:
