@@ -38,10 +38,10 @@ GROWTH = 2
 def due(base: int, delta: int, dead: int) -> bool:
     """Whether to compact, given rows of the base, rows of the delta, and dead rows of both.
 
-    Every search reads the whole delta (8,192 rows of 128 floats are 4 MB, half a millisecond), and folding it
-    into the base copies that: a tenth of the base, within 1,024 and 8,192 rows. Dead rows only take room: a fifth.
+    Every search reads the whole delta (4,000 rows of 128 floats are 2 MB), and folding it in copies the base: one
+    in 250 of its rows, within 1,024 and 8,192. Dead rows only take room: a fifth.
     """
-    return delta >= min(max(base // 10, 1024), 8192) or dead >= max(base // 5, 1024)
+    return delta >= min(max(base // 250, 1024), 8192) or dead >= max(base // 5, 1024)
 
 
 def outgrown(recipe: IndexRecipe, rows: int, dead: int) -> bool:
