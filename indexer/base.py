@@ -155,11 +155,12 @@ class IvfBase:
         self.recipe = recipe
         self.ivf = ivf
         self.store = store
+        self._rows = int(ivf.ntotal)
         self._refined = _faiss.IndexRefine(ivf, store)
         self._parameters: tuple[tuple[int, int, int], Bits | None, Any] | None = None
 
     def __len__(self) -> int:
-        return int(self.ivf.ntotal)
+        return self._rows
 
     def search(self, queries_ND: Floats, k: int, choice: Choice) -> Hits:
         """Probes as many more lists as fewer rows are chosen; few are scored one by one, which is exact."""
@@ -169,7 +170,7 @@ class IvfBase:
         nprobe = min(math.ceil(self.recipe.nprobe * len(self) / choice.size), nlist)
         while True:
             scores_NK, rows_NK = self._refined.search(queries_ND, k, params=self._params(k, nprobe, choice.bits))
-            if not (rows_NK[:, -1] < 0).any():
+            if rows_NK[:, -1].min() >= 0:
                 return scores_NK, rows_NK
             if nprobe == nlist:
                 break

@@ -104,8 +104,10 @@ class Rows:
     def ids(self, rows_NK: Ints) -> list[list[str]]:
         """Ids of a matrix of rows."""
         starts, ends = self.bounds[rows_NK].tolist(), self.bounds[rows_NK + 1].tolist()
-        # Without a loop in Python: half the time of a hundred ids.
-        return [list(map(self.text.__getitem__, map(slice, *places))) for places in zip(starts, ends, strict=True)]
+        text = self.text
+        return [
+            [text[start:end] for start, end in zip(*places, strict=True)] for places in zip(starts, ends, strict=True)
+        ]
 
     def newest(self, id_: str) -> int:
         """The last row of an id, -1 if it has none."""

@@ -18,7 +18,6 @@ from indexer.rows import Codes, Entries, Rows
 from indexer.types import Answer, Change, label
 
 SMALLEST_DELTA = 1024
-ONE = np.float32(1.0)
 
 
 class Delta:
@@ -155,10 +154,7 @@ class State:
         if len(self.vectors_MD):
             hits = self._joined(hits, self._search_delta(queries_ND, k, category, exclude_author), k)
         scores_NK, rows_NK = hits
-        # Float16 and rounding leave the cosine of equal vectors a little above 1.
-        np.minimum(scores_NK, ONE, out=scores_NK)
-        found = map(Answer, self._ids(rows_NK), scores_NK.tolist())
-        return list(found) if not rows_NK.size or scores_NK[:, -1].min() > -math.inf else list(map(_cut, found))
+        return [_answer(*found) for found in zip(self._ids(rows_NK), scores_NK.tolist(), strict=True)]
 
     def _choice(self, category: int, exclude_author: int) -> Choice:
         if category:
@@ -201,10 +197,15 @@ class State:
         return known
 
 
-def _cut(answer: Answer) -> Answer:
-    """Without the cells without a hit."""
-    hits = bisect_left(answer.scores, math.inf, key=lambda score: -score)
-    return Answer(answer.ids[:hits], answer.scores[:hits])
+def _answer(ids: list[str], scores: list[float]) -> Answer:
+    """Without the cells that have no hit."""
+    if scores and scores[-1] == -math.inf:
+        hits = bisect_left(scores, math.inf, key=lambda score: -score)
+        ids, scores = ids[:hits], scores[:hits]
+    if scores and scores[0] > 1.0:
+        # Float16 and rounding leave the cosine of equal vectors a little above 1.
+        scores = [min(score, 1.0) for score in scores]
+    return Answer(ids, scores)
 
 
 def _nothing(queries: int) -> Hits:

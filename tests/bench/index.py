@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from indexer.snapshot import Snapshots
 from indexer.types import Answer, Query
 
 DIM = 128
-ROWS_OF_A_CLUSTER = 100
+ROWS_OF_A_CLUSTER = 1000
 SPREAD = 0.6
 QUERIES = 512
 BATCH = 64
@@ -90,7 +90,7 @@ def measure(rows: int, rounds: int, *, hnsw: bool) -> dict[str, object]:
         said(f"loaded: {report['snapshot']}")
         index, _ = snapshots.load()
         base = index.contents().base
-        report["recipe"] = base.recipe.name
+        report["recipe"] = asdict(base.recipe)
         contenders = {"index": ours(index), "raw_faiss": raw(base), "flat": lambda q, k: flat.search(q, k)[1]}
         report["recall"] = {
             name: {f"@{k}": recall(search, queries, truth, k) for k in (10, 100)} for name, search in contenders.items()

@@ -156,6 +156,7 @@ class Life:
         self.index = kind(DIM, "m")
         self.oracle = Oracle()
         self.stream: list[Change] = []
+        self.rebuilt_at = 0
 
     def write(self, id_: str, row: int | None) -> None:
         """The next version of an id; without a row, its deletion."""
@@ -174,7 +175,8 @@ class Life:
         """From as far back as anybody ever reads again; nothing may come back even for a moment."""
         oldest = self.snapshots.oldest_cursor()
         full = len(list(self.folder.glob("[0-9]*-*"))) == KEPT
-        for change in self.stream[int(oldest) if oldest and full else 0 :]:
+        first = int(oldest) if oldest and full else 0
+        for change in self.stream[max(first, self.rebuilt_at) :]:
             self.index.apply([change])
             check(self.index, self.oracle)
 
@@ -184,6 +186,7 @@ class Life:
         if loaded is None:
             self.index = self.kind(DIM, "m")
             self.index.apply(list(self.oracle.live().values()))
+            self.rebuilt_at = len(self.stream)
             return
         index, cursor = loaded
         self.index = self.kind.restore(index.contents())

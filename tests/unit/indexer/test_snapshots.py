@@ -91,7 +91,8 @@ def test_a_faiss_base_is_saved_and_loaded(snapshots, tmp_path):
     loaded, _ = snapshots.load()
 
     assert (newest(tmp_path) / "base.faiss").is_file()
-    assert loaded.recipe == recipe_for(10_000, DIM)
+    assert loaded.recipe == saved.recipe
+    assert loaded.recipe.name == recipe_for(10_000, DIM).name
     assert loaded.search(vectors[:20], 10) == saved.search(vectors[:20], 10)
     assert loaded.lookup("5") is None
 
