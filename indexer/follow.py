@@ -9,7 +9,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from itertools import islice
 from typing import Protocol
 
@@ -153,8 +153,7 @@ class Follower:
         # Asked after reading: what is held now was held then.
         if not self._stream.holds(self.cursor):
             log.warning("stream_gap", extra={"cursor": self.cursor})
-            # They lead to a place in a history that is no longer told.
-            self._snapshots.discard()
+            self._forget_snapshots()
             self._complete = False
             return
         if changes:
@@ -164,6 +163,13 @@ class Follower:
             self.caught_up.set()
         self._keep()
         self._start_chore()
+
+    def _forget_snapshots(self) -> None:
+        """They lead to a place in a history that is no longer told; one that is being written, too."""
+        if self._chore is not None:
+            wait([self._chore[1]])
+        self._snapshots.discard()
+        self._saved_cursor = self._kept = None
 
     def _rebuild(self) -> None:
         """From the store, into an index beside the one that answers; again from the start if that fails."""

@@ -348,3 +348,29 @@ def test_waiting_doubles_from_a_tenth_of_a_second_up_to_five():
     assert waits[:3] == pytest.approx([0.1, 0.2, 0.4])
     assert waits == sorted(waits)
     assert max(waits) == 5.0
+
+
+def test_a_snapshot_that_was_being_written_when_the_gap_was_seen_does_not_stay(stream, tmp_path, monkeypatch):
+    writing, go_on = threading.Event(), threading.Event()
+    save = Snapshots.save
+
+    def slowly(snapshots, contents, cursor):
+        writing.set()
+        assert go_on.wait(30)
+        save(snapshots, contents, cursor)
+
+    monkeypatch.setattr(Snapshots, "save", slowly)
+    with Shard(stream, tmp_path, every_s=0.01) as shard:
+        for row in range(3):
+            stream.add(f"old{row}", 1, VECTORS[row])
+        assert writing.wait(30)
+        shard.reaches(stream)
+        stream.entries.clear()
+        stream.add("new", 1, VECTORS[9])
+        threading.Timer(0.2, go_on.set).start()
+        eventually(lambda: shard.follower.rebuilds == 2)
+        eventually(lambda: shard.follower.cursor == stream.end)
+
+    found, cursor = Snapshots(tmp_path / "0", "m").load()
+    assert (cursor, len(found)) == (stream.end, 1)
+    assert Snapshots(tmp_path / "0", "m").oldest_cursor() == stream.end
