@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 DEMO_STATE ?= .demo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test vllm-test check bench bench-worker mini constraints image-test clean
+.PHONY: help demo test vllm-test check bench bench-index bench-worker mini constraints image-test clean
 
 help: ## Say what each target does.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -51,6 +51,9 @@ bench-worker: $(VLLM_VENV)/.installed ## Measure what a note costs the worker, o
 
 bench: $(VENV)/.dev-installed ## Measure the hot path; the last line is one JSON object.
 	$(BIN)/python tests/bench/related.py
+
+bench-index: $(VENV)/.dev-installed ## Measure the index on a million vectors; the last line is one JSON object.
+	$(BIN)/python tests/bench/index.py
 
 mini: $(VENV)/.dev-installed ## Train model/mini again from the sample notes.
 	$(BIN)/notellm samples --out build/samples

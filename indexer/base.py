@@ -4,49 +4,78 @@ Legend: N queries, M rows, D dimension, K hits. A search answers ``scores_NK`` (
 ``rows_NK``; a cell without a hit has score -inf.
 """
 
-from dataclasses import dataclass
-from typing import Any, Protocol
+import math
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
 
 import faiss
 import numpy as np
 from numpy.typing import NDArray
 
 from indexer.bitmap import Bits, flags
+from indexer.factory import FLAT, SAMPLE_PER_LIST, IndexRecipe
 
 # The stubs that come with FAISS know neither keyword parameters nor arrays as arguments.
 _faiss: Any = faiss
 
 Floats = NDArray[np.float32]
-Hits = tuple[Floats, NDArray[np.int64]]
+Ints = NDArray[np.int64]
+Hits = tuple[Floats, Ints]
+
+CHUNK = 65_536
+# So many rows are scored one by one about as fast as the lists are probed that would hold k of them.
+SCORED_ONE_BY_ONE = 8_192
+SCRATCH_PREFIX = "scratch-"
 
 
-@dataclass(frozen=True, slots=True)
-class IndexRecipe:
-    """How a base of one size is built and searched; see `indexer.factory` for the choice.
+class Choice(NamedTuple):
+    """Which rows of a base may be found: ``size`` of them, those whose bit is 1; without bits, all.
 
-    ``name`` is ``flat`` or a string of `faiss.index_factory`. The best
-    ``max(min_candidates, rerank * k)`` rows by PQ distance are scored again with their float16 vectors.
+    ``rows`` are their numbers, where they are at hand.
     """
 
-    name: str
-    nlist: int = 0
-    nprobe: int = 0
-    rerank: int = 0
-    min_candidates: int = 0
+    size: int
+    bits: Bits | None = None
+    rows: Ints | None = None
+
+
+class Vectors(Protocol):
+    """Unit vectors that may be too many to hold at once; an array of shape (M, D) is one."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: Any, /) -> Any:
+        """These rows, a slice or numbers, as a float32 matrix."""
+        ...
 
 
 class Base(Protocol):
     """Unit vectors that can be searched from many threads at once."""
 
     recipe: IndexRecipe
-    store: NDArray[Any]
 
-    def search(self, queries_ND: Floats, k: int, alive: Bits) -> Hits:
-        """The k best rows that are alive; fewer columns than k only if the base has fewer rows."""
+    def __len__(self) -> int: ...
+
+    def search(self, queries_ND: Floats, k: int, choice: Choice) -> Hits:
+        """The k best of the chosen rows; fewer columns than k only if the base has fewer rows."""
         ...
 
-    def vectors(self, rows: NDArray[np.int64]) -> Floats:
+    def exact(self, queries_ND: Floats, k: int, choice: Choice) -> Hits:
+        """The same by scoring every row: what a search is measured against."""
+        ...
+
+    def vectors(self, rows: Ints) -> Floats:
         """Stored vectors of these rows, shape (len(rows), D)."""
+        ...
+
+    def extended(self, vectors_MD: Floats, scratch: Path | None) -> "Base":
+        """A base with more rows behind those of this one, coded as these were. See `build_base`."""
+        ...
+
+    def imbalance(self) -> float:
+        """How much more a search reads than if all lists had the same length; 1.0 without lists."""
         ...
 
 
@@ -67,14 +96,15 @@ def products(queries_ND: Floats, vectors_MD: Floats) -> Floats:
     return scores_NM
 
 
-def exact(queries_ND: Floats, vectors_MD: Floats, k: int, alive: Bits) -> Hits:
-    """Score every row that is alive."""
-    rows = len(vectors_MD)
-    scores_NM = np.where(flags(alive, rows), products(queries_ND, vectors_MD), np.float32(-np.inf))
-    return best(scores_NM, np.broadcast_to(np.arange(rows), scores_NM.shape), k)
+def exact(queries_ND: Floats, vectors_MD: Floats, k: int, alive: NDArray[np.bool_] | None = None) -> Hits:
+    """Score every row that is alive; without flags, all are."""
+    scores_NM = products(queries_ND, vectors_MD)
+    if alive is not None:
+        scores_NM[:, ~alive] = -np.inf
+    return best(scores_NM, np.broadcast_to(np.arange(len(vectors_MD)), scores_NM.shape), k)
 
 
-def best(scores_NM: Floats, rows_NM: NDArray[np.int64], k: int) -> Hits:
+def best(scores_NM: Floats, rows_NM: Ints, k: int) -> Hits:
     """The k best columns of each row, best first."""
     if k < scores_NM.shape[1]:
         top_NK = np.argpartition(scores_NM, -k, axis=1)[:, -k:]
@@ -91,46 +121,178 @@ class FlatBase:
         self.recipe = recipe
         self.store = store_MD
 
-    def search(self, queries_ND: Floats, k: int, alive: Bits) -> Hits:
+    def __len__(self) -> int:
+        return len(self.store)
+
+    def search(self, queries_ND: Floats, k: int, choice: Choice) -> Hits:
         """Exact."""
+        alive = None if choice.bits is None else flags(choice.bits, len(self))
         return exact(queries_ND, self.store, k, alive)
 
-    def vectors(self, rows: NDArray[np.int64]) -> Floats:
+    exact = search
+
+    def vectors(self, rows: Ints) -> Floats:
         """As they were given."""
         vectors: Floats = self.store[rows]
         return vectors
 
+    def extended(self, vectors_MD: Floats, scratch: Path | None) -> "FlatBase":  # noqa: ARG002
+        """Copied."""
+        return FlatBase(self.recipe, np.concatenate([self.store, vectors_MD]))
+
+    def imbalance(self) -> float:
+        """Always even."""
+        return 1.0
+
 
 class IvfBase:
-    """A FAISS index that proposes candidates, and a float16 store that puts them in order."""
+    """A FAISS index that proposes candidates, and a float16 store that puts them in order.
 
-    def __init__(self, recipe: IndexRecipe, store_MD: NDArray[np.float16], ivf: Any) -> None:
+    The store may be mapped from a file, and must then never be added to: FAISS would end the process.
+    """
+
+    def __init__(self, recipe: IndexRecipe, ivf: Any, store: Any) -> None:
         self.recipe = recipe
-        self.store = store_MD
         self.ivf = ivf
+        self.store = store
+        self._rows = int(ivf.ntotal)
+        self._refined = _faiss.IndexRefine(ivf, store)
+        self._parameters: tuple[tuple[int, int, int], Bits | None, Any] | None = None
 
-    def search(self, queries_ND: Floats, k: int, alive: Bits) -> Hits:
-        """Probes more lists, in the end all of them, while a query has fewer than k candidates."""
-        candidates = min(max(self.recipe.min_candidates, self.recipe.rerank * k), len(self.store))
-        nprobe = self.recipe.nprobe
+    def __len__(self) -> int:
+        return self._rows
+
+    def search(self, queries_ND: Floats, k: int, choice: Choice) -> Hits:
+        """Probes as many more lists as fewer rows are chosen; few are scored one by one, which is exact."""
+        if choice.size <= SCORED_ONE_BY_ONE:
+            return self._scored(queries_ND, k, choice)
+        nlist = self.recipe.nlist
+        nprobe = min(math.ceil(self.recipe.nprobe * len(self) / choice.size), nlist)
         while True:
-            rows_NC = self._candidates(queries_ND, candidates, nprobe, alive)
-            if nprobe >= self.recipe.nlist or (rows_NC >= 0).sum(axis=1).min() >= k:
+            scores_NK, rows_NK = self._refined.search(queries_ND, k, params=self._params(k, nprobe, choice.bits))
+            if rows_NK[:, -1].min() >= 0:
+                return scores_NK, rows_NK
+            if nprobe == nlist:
                 break
-            nprobe = min(4 * nprobe, self.recipe.nlist)
-        reranked = [self._rerank(query_D, rows_C, k) for query_D, rows_C in zip(queries_ND, rows_NC, strict=True)]
-        return np.concatenate([scores for scores, _ in reranked]), np.concatenate([rows for _, rows in reranked])
+            nprobe = min(4 * nprobe, nlist)
+        scores_NK[rows_NK < 0] = -np.inf
+        return scores_NK, rows_NK
 
-    def vectors(self, rows: NDArray[np.int64]) -> Floats:
+    def exact(self, queries_ND: Floats, k: int, choice: Choice) -> Hits:
+        """Over the float16 vectors."""
+        params = None if choice.bits is None else _faiss.SearchParameters(sel=_faiss.IDSelectorBitmap(choice.bits))
+        scores_NK, rows_NK = self.store.search(queries_ND, k, params=params)
+        scores_NK[rows_NK < 0] = -np.inf
+        return scores_NK, rows_NK
+
+    def vectors(self, rows: Ints) -> Floats:
         """Rounded to float16: a cosine is off by less than 1e-3."""
-        return self.store[rows].astype(np.float32)
+        if not len(rows):
+            return np.empty((0, self.store.d), dtype=np.float32)
+        vectors: Floats = self.store.reconstruct_batch(rows)
+        return vectors
 
-    def _candidates(self, queries_ND: Floats, count: int, nprobe: int, alive: Bits) -> NDArray[np.int64]:
-        # Parameters travel with the call: `ivf.nprobe = ...` would change the searches of other threads.
-        params = _faiss.SearchParametersIVF(nprobe=nprobe, sel=_faiss.IDSelectorBitmap(alive))
-        rows_NC: NDArray[np.int64] = self.ivf.search(queries_ND, count, params=params)[1]
-        return rows_NC
+    def extended(self, vectors_MD: Floats, scratch: Path | None) -> "IvfBase":
+        """Index and store copied."""
+        ivf = _faiss.clone_index(self.ivf)
+        ivf.add(vectors_MD)
+        store = _store(self.store.d)
+        for start in range(0, len(self), CHUNK):
+            store.add(self.store.reconstruct_n(start, min(CHUNK, len(self) - start)))
+        store.add(vectors_MD)
+        return IvfBase(self.recipe, ivf, paged(store, scratch))
 
-    def _rerank(self, query_D: Floats, rows_C: NDArray[np.int64], k: int) -> Hits:
-        scores_C = np.where(rows_C >= 0, products(query_D[None], self.vectors(rows_C)), np.float32(-np.inf))
-        return best(scores_C, rows_C[None], k)
+    def imbalance(self) -> float:
+        """As FAISS defines it."""
+        return float(self.ivf.invlists.imbalance_factor())
+
+    def _scored(self, queries_ND: Floats, k: int, choice: Choice) -> Hits:
+        rows_M = choice.rows
+        if rows_M is None:
+            rows_M = live_rows(choice.bits, len(self))
+        scores_NK, places_NK = exact(queries_ND, self.vectors(rows_M), k)
+        return scores_NK, rows_M[places_NK]
+
+    def _params(self, k: int, nprobe: int, bits: Bits | None) -> Any:
+        """Parameters travel with the call: ``ivf.nprobe = ...`` would change the searches of other threads.
+
+        Those of the last call are kept: making them takes a tenth of a search.
+        """
+        last, key = self._parameters, (k, nprobe, self.recipe.rerank)
+        if last and last[0] == key and last[1] is bits:
+            return last[2]
+        selector = {} if bits is None else {"sel": _faiss.IDSelectorBitmap(bits)}
+        params = _faiss.IndexRefineSearchParameters(
+            k_factor=max(self.recipe.rerank, self.recipe.min_candidates / k),
+            base_index_params=_faiss.SearchParametersIVF(nprobe=nprobe, **selector),
+        )
+        self._parameters = key, bits, params
+        return params
+
+
+def live_rows(bits: Bits | None, rows: int) -> Ints:
+    """Numbers of the rows whose bit is 1; without bits, of all."""
+    return np.arange(rows) if bits is None else np.flatnonzero(flags(bits, rows))
+
+
+def build_base(recipe: IndexRecipe, vectors_MD: Vectors, scratch: Path | None = None) -> Base:
+    """Train and fill a base from unit vectors. The same vectors give the same base.
+
+    The re-rank store is then mapped from a file without a name in the folder ``scratch``, if there is one.
+
+    Raises:
+        OSError: if that file cannot be written.
+    """
+    if recipe.name == FLAT:
+        return FlatBase(recipe, vectors_MD[:])
+    sample_MD = vectors_MD[_sample(len(vectors_MD), SAMPLE_PER_LIST * recipe.nlist)]
+    ivf = _faiss.index_factory(sample_MD.shape[1], recipe.name, faiss.METRIC_INNER_PRODUCT)
+    ivf.train(sample_MD)
+    store = _store(sample_MD.shape[1])
+    for start in range(0, len(vectors_MD), CHUNK):
+        chunk_MD = vectors_MD[start : start + CHUNK]
+        ivf.add(chunk_MD)
+        store.add(chunk_MD)
+    return IvfBase(recipe, ivf, paged(store, scratch))
+
+
+def paged(store: Any, folder: Path | None) -> Any:
+    """The store mapped from a file that vanishes with the process: the system may drop its pages."""
+    if folder is None:
+        return store
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=SCRATCH_PREFIX) as file:
+        write_index(store, file.write)
+        file.flush()
+        return mapped(Path(file.name))
+
+
+def mapped(path: Path) -> Any:
+    """A store read from a file that stays where it is."""
+    return _faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
+
+
+def write_index(index: Any, write: Callable[[Any], Any]) -> None:
+    """Serialize an index into ``write``. What that raises is raised: FAISS' own files may end early unseen."""
+    failures: list[Exception] = []
+
+    def attempt(data: bytes) -> None:
+        if not failures:
+            try:
+                write(data)
+            except OSError as error:
+                failures.append(error)
+
+    _faiss.write_index(index, _faiss.PyCallbackIOWriter(attempt, 1 << 20))
+    if failures:
+        raise failures[0]
+
+
+def _store(dim: int) -> Any:
+    return _faiss.IndexScalarQuantizer(dim, _faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
+
+
+def _sample(rows: int, count: int) -> Any:
+    if count >= rows:
+        return slice(None)
+    return np.sort(np.random.default_rng(0).choice(rows, count, replace=False))

@@ -9,31 +9,78 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexer.rpc import RpcClient, RpcError
-from indexer.shards import shard_of
-from indexer.types import Found, Held, Neighbor, ShardStatus, ShardUnavailable
+from indexer.shards import replicas, shard_of
+from indexer.types import Found, Held, Neighbor, ShardStatus, ShardUnavailable, label
 
 log = logging.getLogger(__name__)
 
 
+# Of the caller's time: the rest is for what came back from the others.
+SHARD_PART = 0.8
+REST_S = 1.0
+
+
+class Shard:
+    """One shard's replicas, of which any may answer. They take turns; one that failed rests for a second."""
+
+    def __init__(self, addresses: str) -> None:
+        self._clients = [RpcClient(address) for address in replicas(addresses)]
+        self._resting_until_s = dict.fromkeys(self._clients, 0.0)
+
+    async def call(self, method: str, params: dict[str, Any], *, timeout_s: float) -> dict[str, Any]:
+        """The answer of the first that gives one. Each gets its part of the time that is left.
+
+        Raises:
+            RpcError: the last replica's, when all have failed.
+        """
+        clock = asyncio.get_running_loop()
+        end_s = clock.time() + timeout_s
+        # Those that rest come last and not never: when all do, one of them may be back.
+        turns = sorted(self._clients, key=lambda client: max(self._resting_until_s[client] - clock.time(), 0))
+        self._clients.append(self._clients.pop(0))
+        for untried, client in zip(range(len(turns), 0, -1), turns, strict=True):
+            try:
+                return await client.call(method, params, timeout_s=(end_s - clock.time()) / untried)
+            except RpcError as error:
+                self._resting_until_s[client] = clock.time() + REST_S
+                if untried == 1:
+                    raise
+                log.info("replica_failed", extra={"address": client.address, "reason": type(error).__name__})
+        raise AssertionError("a shard has at least one replica")
+
+    async def close(self) -> None:
+        """Break the connections."""
+        await asyncio.gather(*(client.close() for client in self._clients))
+
+
 class ShardedSearcher:
-    """`Searcher` over shard servers, given in the order of their numbers.
+    """`Searcher` over shard servers, given in the order of their numbers; see `indexer.shards.replicas`.
 
     With a ``fingerprint``, shards that hold another model's vectors refuse, and count as not answering.
     """
 
     def __init__(self, addresses: Sequence[str], fingerprint: str | None = None) -> None:
-        self._shards = [RpcClient(address) for address in addresses]
+        self._shards = [Shard(shard) for shard in addresses]
         self._fingerprint = fingerprint
         self._lost: set[int] = set()
 
     async def search(
-        self, vector: NDArray[np.float32], k: int, exclude: Sequence[str] = (), *, timeout_s: float
+        self,
+        vector: NDArray[np.float32],
+        k: int,
+        exclude: Sequence[str] = (),
+        *,
+        category: str | None = None,
+        exclude_author: str | None = None,
+        timeout_s: float,
     ) -> Found:
         """The k nearest over all shards that answer. ``generation`` is the lowest among them."""
         params = {
             "vector": vector.astype("<f4").tobytes(),
             "k": k,
             "exclude": list(exclude),
+            "category": label(category),
+            "exclude_author": label(exclude_author),
             "fingerprint": self._fingerprint,
         }
         answers = await self._ask_all("search", params, timeout_s)
@@ -70,7 +117,7 @@ class ShardedSearcher:
     async def _ask(self, shard: int, method: str, params: dict[str, Any], timeout_s: float) -> dict[str, Any] | None:
         """The shard's answer, or None; logged when that changes, not at every call."""
         try:
-            answer = await self._shards[shard].call(method, params, timeout_s=timeout_s)
+            answer = await self._shards[shard].call(method, params, timeout_s=SHARD_PART * timeout_s)
         except RpcError as error:
             if shard not in self._lost:
                 self._lost.add(shard)

@@ -4,35 +4,62 @@ The follower's thread is the index's one writer. Compaction and snapshots run be
 """
 
 import logging
+import math
+import os
 import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from itertools import islice
 from typing import Protocol
 
 import faiss
 
 from indexer.index import Contents, VectorIndex, due
 from indexer.shards import shard_of
-from indexer.snapshot import Snapshots
+from indexer.snapshot import KEPT, Snapshots
 from indexer.types import Change, Tally
 
 log = logging.getLogger(__name__)
 
+START = "0-0"
 BATCH = 512
 BLOCK_S = 0.5
 LONGEST_WAIT_S = 5.0
 CHORE_RETRY_S = 10.0
+NICE = 10
 
 
 class ChangeStream(Protocol):
-    """The ordered, replayable stream of changes of all shards. Synchronous; used by one thread."""
+    """The ordered, replayable stream of changes of all shards, and the store behind it.
+
+    Synchronous; used by one thread. Every method may raise any exception when the stream is out of reach.
+    """
 
     def read(self, after: str, limit: int, block_s: float) -> list[Change]:
         """Up to ``limit`` changes behind the cursor ``after``, oldest first.
 
-        Waits up to ``block_s`` seconds for the first one. May raise any exception when out of reach.
+        Waits up to ``block_s`` seconds for the first one.
         """
+        ...
+
+    def holds(self, cursor: str) -> bool:
+        """Whether everything behind this cursor can still be read, and is what was written behind it."""
+        ...
+
+    def everything(self) -> tuple[str, Iterator[Change]]:
+        """A cursor, and the newest change of every live note at that moment or later, from the store.
+
+        Who applies them and then follows from the cursor has missed nothing.
+        """
+        ...
+
+    def refuse(self, change: Change, reason: str) -> None:
+        """Report a vector that no index can take. Doing so again changes nothing."""
+        ...
+
+    def keep(self, cursor: str) -> None:
+        """This follower needs what lies behind the cursor, and nothing before it: that may be cut off."""
         ...
 
 
@@ -44,8 +71,11 @@ def wait_s(failures: int) -> float:
 class Follower:
     """Applies the shard's share of a stream to an index from a cursor on, in a thread of its own.
 
-    The shard is the one the snapshots are for. ``caught_up`` is set once the stream was read to its end.
-    ``on_batch`` is called in that thread with the tally of every batch that was not empty.
+    The shard is the one the snapshots are for. Without a cursor, and whenever the stream no longer holds what
+    lies behind it, the index is rebuilt from the store; until that is done it answers as before.
+    ``caught_up`` is set once the stream was read to its end; ``recall`` is the last one measured. ``on_batch``
+    is called in that thread with the changes of every batch that were this shard's, and what became of them;
+    ``on_failure`` with the name of a chore that failed.
     """
 
     def __init__(
@@ -53,24 +83,32 @@ class Follower:
         index: VectorIndex,
         stream: ChangeStream,
         snapshots: Snapshots,
-        cursor: str,
+        cursor: str | None,
         *,
         snapshot_every_s: float = 60.0,
-        on_batch: Callable[[Tally], None] = lambda _: None,
+        probe_every_s: float = 300.0,
+        on_batch: Callable[[Sequence[Change], Tally], None] = lambda *_: None,
+        on_failure: Callable[[str], None] = lambda _: None,
     ) -> None:
-        self.cursor = cursor
+        self.cursor = cursor or START
         self.caught_up = threading.Event()
+        self.rebuilds = 0
+        self.recall = 1.0
+        self._complete = cursor is not None
         self._index = index
         self._stream = stream
         self._snapshots = snapshots
         self._snapshot_every_s = snapshot_every_s
         self._on_batch = on_batch
+        self._on_failure = on_failure
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="follower", daemon=True)
-        # One thread: building a base must leave the other cores to the searches.
-        self._chores = ThreadPoolExecutor(1, "chores", faiss.omp_set_num_threads, (1,))
-        self._chore: Future[None] | None = None
+        self._chores = ThreadPoolExecutor(1, "chores", _yield_to_searches)
+        self._chore: tuple[str, Future[None]] | None = None
         self._no_chore_before_s = 0.0
+        self._kept: str | None = None
+        self._probe_every_s = probe_every_s
+        self._probed_at_s = -math.inf
         self._saved_cursor = cursor
         self._saved_at_s = time.monotonic()
 
@@ -83,7 +121,7 @@ class Follower:
         self._stopping.set()
         self._thread.join()
         self._chores.shutdown()
-        if self.cursor == self._saved_cursor:
+        if not self._is_news():
             return
         try:
             self._save(self._index.contents(), self.cursor)
@@ -108,37 +146,114 @@ class Follower:
                 self._stopping.wait(wait_s(failures))
 
     def _step(self) -> None:
+        if not self._complete:
+            self._rebuild()
+            return
         changes = self._stream.read(self.cursor, BATCH, BLOCK_S)
+        # Asked after reading: what is held now was held then.
+        if not self._stream.holds(self.cursor):
+            log.warning("stream_gap", extra={"cursor": self.cursor})
+            self._forget_snapshots()
+            self._complete = False
+            return
         if changes:
-            own = [change for change in changes if self._is_own(change)]
-            tally = self._index.apply(own)
+            self._take(self._index, changes)
             self.cursor = changes[-1].cursor
-            self._on_batch(tally)
         if len(changes) < BATCH:
             self.caught_up.set()
+        self._keep()
         self._start_chore()
+
+    def _forget_snapshots(self) -> None:
+        """They lead to a place in a history that is no longer told; one that is being written, too."""
+        if self._chore is not None:
+            wait([self._chore[1]])
+        self._snapshots.discard()
+        self._saved_cursor = self._kept = None
+
+    def _rebuild(self) -> None:
+        """From the store, into an index beside the one that answers; again from the start if that fails."""
+        cursor, changes = self._stream.everything()
+        self._stream.keep(cursor)
+        fresh = self._index.beside()
+        for batch in _batches(changes):
+            self._take(fresh, batch)
+            if self._stopping.is_set():
+                return
+        self._index.become(fresh)
+        self.rebuilds += 1
+        self.cursor, self._complete = cursor, True
+        log.info("index_rebuilt", extra={"cursor": cursor, "notes": len(fresh)})
+
+    def _take(self, index: VectorIndex, changes: Sequence[Change]) -> None:
+        own = [change for change in changes if self._is_own(change)]
+        tally = index.apply(own)
+        for change, reason in tally.refused:
+            if reason != "fingerprint":  # another model's vector is no fault of its own
+                self._stream.refuse(change, reason)
+        self._on_batch(own, tally)
 
     def _is_own(self, change: Change) -> bool:
         return shard_of(change.id, self._snapshots.shards) == self._snapshots.shard
 
+    def _keep(self) -> None:
+        """Once for each snapshot: the oldest of them needs what lies behind its cursor."""
+        if self._kept != self._saved_cursor:
+            self._kept = self._saved_cursor
+            self._stream.keep(self._snapshots.oldest_cursor() or START)
+
     def _start_chore(self) -> None:
         now_s = time.monotonic()
         if self._chore is not None:
-            if not self._chore.done():
+            name, chore = self._chore
+            if not chore.done():
                 return
-            if error := self._chore.exception():
-                log.error("chore_failed", exc_info=error)
+            if error := chore.exception():
+                log.error("chore_failed", extra={"chore": name}, exc_info=error)
+                self._on_failure(name)
                 self._no_chore_before_s = now_s + CHORE_RETRY_S
             self._chore = None
         if now_s < self._no_chore_before_s:
             return
         figures = self._index.figures
-        if self.cursor != self._saved_cursor and now_s - self._saved_at_s >= self._snapshot_every_s:
-            self._chore = self._chores.submit(self._save, self._index.contents(), self.cursor)
+        if self._is_news() and now_s - self._saved_at_s >= self._snapshot_every_s:
+            self._chore = "snapshot", self._chores.submit(self._save, self._index.contents(), self.cursor)
         elif due(figures.base, figures.delta, figures.dead):
-            self._chore = self._chores.submit(self._index.compact)
+            self._chore = "compaction", self._chores.submit(self._index.compact)
+        elif now_s - self._probed_at_s >= self._probe_every_s:
+            self._probed_at_s = now_s
+            self._chore = "probe", self._chores.submit(self._probe)
+
+    def _probe(self) -> None:
+        """Measure recall; train anew when it has declined."""
+        self.recall = self._index.recall()
+        if self._index.has_declined(self.recall):
+            log.warning("recall_declined", extra={"recall": self.recall})
+            self._index.compact(anew=True)
+            self.recall = self._index.recall()
+
+    def _is_news(self) -> bool:
+        """Whether a snapshot would hold what the last one does not, and could be gone on from.
+
+        The start of the stream is no such place: whether the stream was cut behind it can never be told.
+        """
+        return self._complete and self.cursor not in (self._saved_cursor, START)
 
     def _save(self, contents: Contents, cursor: str) -> None:
         """The contents were taken at this cursor, in the thread that applies changes."""
         self._snapshots.save(contents, cursor)
+        self._index.snapshot_written(KEPT)
         self._saved_cursor, self._saved_at_s = cursor, time.monotonic()
+
+
+def _batches(changes: Iterable[Change]) -> Iterator[list[Change]]:
+    left = iter(changes)
+    while batch := list(islice(left, BATCH)):
+        yield batch
+
+
+def _yield_to_searches() -> None:
+    """What every thread that does chores begins with: one core, and that only when nobody else wants it."""
+    faiss.omp_set_num_threads(1)
+    # On Linux a thread has a priority of its own.
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)

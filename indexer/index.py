@@ -1,36 +1,56 @@
 """One shard's index in memory: an immutable base, a small exact delta, and tombstones.
 
-Readers take one reference to an immutable `State` and never wait. The writer appends a row to the delta,
-publishes a new state, and only then enters the row in the map from id to row: who finds an id there finds it
-in a search, too. Compaction builds a new base beside the old one and swaps the reference.
+Readers take one reference to an immutable `State` and never wait. The writer appends a row to the delta and then
+publishes a new state: what `lookup` has seen, a later search finds. Compaction builds a new base beside the old
+one and swaps the reference; most often it appends the delta to a copy, and when the base has grown or died enough
+it trains anew.
 """
 
+import logging
 import math
 import threading
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Self
+from pathlib import Path
+from typing import Any, Self
 
+import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer.base import Base, FlatBase, Floats, IndexRecipe, best, exact
-from indexer.bitmap import Bits, all_alive, flags, packed, without
-from indexer.factory import build_base, recipe_for
-from indexer.types import Change, Held, Neighbor, Tally
+from indexer.base import Base, FlatBase, Floats, Ints, build_base
+from indexer.bitmap import Bits, all_alive, flags, packed
+from indexer.factory import FLAT, IndexRecipe, recipe_for
+from indexer.recall import FLOORS, NOISE, Probe, tune
+from indexer.rows import Entries, Rows
+from indexer.state import State
+from indexer.tombstones import Tombstones
+from indexer.types import Answer, Change, Held, Neighbor, Query, Tally
+
+log = logging.getLogger(__name__)
 
 NORM_TOLERANCE = 1e-3
-SMALLEST_DELTA = 1024
+LARGEST_K = 16_384
+GROWTH = 2
 
 
 def due(base: int, delta: int, dead: int) -> bool:
     """Whether to compact, given rows of the base, rows of the delta, and dead rows of both.
 
-    Every search reads the whole delta (32,768 rows of 128 floats are 16 MB), and the price of building
-    grows with the base: a tenth of the base, within 1,024 and 32,768 rows. Dead rows only take room: a fifth.
+    Every search reads the whole delta (4,000 rows of 128 floats are 2 MB), and folding it in copies the base: one
+    in 250 of its rows, within 1,024 and 8,192. Dead rows only take room: a fifth.
     """
-    return delta >= min(max(base // 10, 1024), 32_768) or dead >= max(base // 5, 1024)
+    return delta >= min(max(base // 250, 1024), 8192) or dead >= max(base // 5, 1024)
+
+
+def outgrown(recipe: IndexRecipe, rows: int, dead: int) -> bool:
+    """Whether a base of so many rows, of which some are dead, is to be built and trained anew.
+
+    Appending fits its lists and codes ever less, and keeps the dead: twice the rows they were trained for, or
+    a fifth of them dead. A flat base has nothing to train, and one list more than it needs would cost its readers.
+    """
+    return recipe.name == FLAT or rows - dead >= GROWTH * recipe.notes or dead >= max(rows // 5, 1024)
 
 
 def fault(vector: NDArray[np.float32], dim: int) -> str | None:
@@ -54,43 +74,6 @@ class Figures:
     tombstones: int
 
 
-class Rows:
-    """Ids and versions by row, and the newest row by id."""
-
-    def __init__(self, ids: Sequence[str] = (), versions: Sequence[int] = ()) -> None:
-        self.ids = list(ids)
-        self.versions = list(versions)
-        self.row_of = {id_: row for row, id_ in enumerate(self.ids)}
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def take(self, rows: NDArray[np.int64]) -> tuple[list[str], list[int]]:
-        """Ids and versions of these rows, in this order."""
-        return [self.ids[row] for row in rows], [self.versions[row] for row in rows]
-
-
-class Delta:
-    """Rows that are searched exactly. It only grows: what is published never changes again."""
-
-    def __init__(self, rows: Rows, vectors_MD: Floats) -> None:
-        capacity = max(SMALLEST_DELTA, 2 * len(rows))
-        self.rows = rows
-        self.buffer_MD = np.empty((capacity, vectors_MD.shape[1]), dtype=np.float32)
-        self.buffer_MD[: len(rows)] = vectors_MD
-
-    def append(self, change: Change, vector_D: Floats) -> int:
-        """Write a row that no reader knows of yet, and return its number."""
-        row = len(self.rows)
-        if row == len(self.buffer_MD):
-            # Readers keep the old buffer through their state.
-            self.buffer_MD = np.concatenate([self.buffer_MD, np.empty_like(self.buffer_MD)])
-        self.buffer_MD[row] = vector_D
-        self.rows.ids.append(change.id)
-        self.rows.versions.append(change.version)
-        return row
-
-
 @dataclass(frozen=True, slots=True)
 class Contents:
     """Everything an index holds at one moment, for a snapshot; the delta without its dead rows."""
@@ -99,132 +82,55 @@ class Contents:
     fingerprint: str
     generation: int
     base: Base
-    base_rows: Rows
+    rows: Rows
     base_alive: Bits
-    delta_rows: Rows
-    delta_vectors: Floats
-    tombstones: dict[str, int]
-
-
-@dataclass(frozen=True, slots=True)
-class State:
-    """What a reader sees. ``delta_vectors`` is the published part of the delta; bits beyond it are void."""
-
-    generation: int
-    base: Base
-    base_rows: Rows
-    base_alive: Bits
-    delta: Delta
-    delta_vectors: Floats
-    delta_alive: Bits
-    dead: int
-
-    @classmethod
-    def of(
-        cls,
-        generation: int,
-        base: Base,
-        base_rows: Rows,
-        base_alive: Bits,
-        delta_rows: Rows,
-        delta_vectors: Floats,
-    ) -> Self:
-        """A state whose delta rows are all alive."""
-        delta = Delta(delta_rows, delta_vectors)
-        rows = len(base_rows)
-        return cls(
-            generation=generation,
-            base=base,
-            base_rows=base_rows,
-            base_alive=base_alive,
-            delta=delta,
-            delta_vectors=delta.buffer_MD[: len(delta_rows)],
-            delta_alive=all_alive(len(delta.buffer_MD)),
-            dead=rows - int(flags(base_alive, rows).sum()),
-        )
-
-    def __len__(self) -> int:
-        return len(self.base_rows) + len(self.delta_vectors) - self.dead
-
-    def with_row(self, row: int) -> Self:
-        """This row of the delta published."""
-        alive = self.delta_alive
-        if row >= 8 * len(alive):
-            alive = np.concatenate([alive, all_alive(8 * len(alive))])
-        return replace(self, delta_vectors=self.delta.buffer_MD[: row + 1], delta_alive=alive)
-
-    def without(self, id_: str) -> Self:
-        """The row that the id has, if any, dead. The id must not be dead already."""
-        if (row := self.delta.rows.row_of.get(id_)) is not None:
-            return replace(self, delta_alive=without(self.delta_alive, [row]), dead=self.dead + 1)
-        if (row := self.base_rows.row_of.get(id_)) is not None:
-            return replace(self, base_alive=without(self.base_alive, [row]), dead=self.dead + 1)
-        return self
-
-    def live_base(self) -> NDArray[np.int64]:
-        """Numbers of the base's rows that are alive."""
-        return np.flatnonzero(flags(self.base_alive, len(self.base_rows)))
-
-    def live_delta(self) -> NDArray[np.int64]:
-        """Numbers of the delta's rows that are published and alive."""
-        return np.flatnonzero(flags(self.delta_alive, len(self.delta_vectors)))
-
-    def search(self, queries_ND: Floats, k: int) -> list[list[Neighbor]]:
-        """The k best rows of base and delta together."""
-        base_scores, base_rows = self.base.search(queries_ND, k, self.base_alive)
-        delta_scores, delta_rows = exact(queries_ND, self.delta_vectors, k, self.delta_alive)
-        # Rows of the delta are numbered behind those of the base.
-        scores_NK, rows_NK = best(
-            np.concatenate([base_scores, delta_scores], axis=1),
-            np.concatenate([base_rows, delta_rows + len(self.base_rows)], axis=1),
-            k,
-        )
-        # Float16 and rounding leave the cosine of equal vectors a little above 1.
-        scores_NK = np.minimum(scores_NK, np.float32(1.0))
-        return [
-            [Neighbor(self._id(row), score) for row, score in zip(rows, scores, strict=True) if score > -math.inf]
-            for rows, scores in zip(rows_NK.tolist(), scores_NK.tolist(), strict=True)
-        ]
-
-    def _id(self, row: int) -> str:
-        first = len(self.base_rows)
-        return self.base_rows.ids[row] if row < first else self.delta.rows.ids[row - first]
+    delta: Entries
+    tombstones: list[dict[str, int]]
 
 
 class VectorIndex:
-    """The newest vector of every id of one shard, for one model. One writer thread, any number of readers."""
+    """The newest vector of every id of one shard, for one model. One writer thread, any number of readers.
 
-    def __init__(self, dim: int, fingerprint: str) -> None:
+    With a folder ``scratch``, the vectors of an IVF base live in a file there and not in memory.
+    """
+
+    def __init__(self, dim: int, fingerprint: str, scratch: Path | None = None) -> None:
         self.dim = dim
         self.fingerprint = fingerprint
-        self._tombstones: dict[str, int] = {}
+        self._scratch = scratch
+        self._tombstones = Tombstones()
+        self._trained_recall = 1.0
         self._writing = threading.Lock()
         self._compacting = threading.Lock()
         nothing = np.empty((0, dim), dtype=np.float32)
+        entries = Entries([], [], nothing, np.empty((0, 2), dtype=np.uint64))
         base = FlatBase(recipe_for(0, dim), nothing)
-        self._state = State.of(0, base, Rows(), all_alive(0), Rows(), nothing)
+        self._state = State.of(0, base, Rows.of(entries), all_alive(0), entries)
 
     @classmethod
-    def restore(cls, contents: Contents) -> Self:
+    def restore(cls, contents: Contents, scratch: Path | None = None) -> Self:
         """The index that gave these contents."""
-        index = cls(contents.dim, contents.fingerprint)
-        index._tombstones = dict(contents.tombstones)
-        index._state = State.of(
-            contents.generation,
-            contents.base,
-            contents.base_rows,
-            contents.base_alive,
-            contents.delta_rows,
-            contents.delta_vectors,
-        )
+        index = cls(contents.dim, contents.fingerprint, scratch)
+        index._tombstones = Tombstones(contents.tombstones)
+        index._state = State.of(contents.generation, contents.base, contents.rows, contents.base_alive, contents.delta)
         return index
+
+    def beside(self) -> Self:
+        """An empty index for the same vectors, to be filled while this one answers; see `become`."""
+        return type(self)(self.dim, self.fingerprint, self._scratch)
+
+    def become(self, other: Self) -> None:
+        """Hold from now on what the other index holds, which must be given up. For readers it is one swap."""
+        with self._compacting, self._writing:
+            self._state = replace(other._state, generation=self._state.generation + 1)
+            self._tombstones = other._tombstones
 
     def __len__(self) -> int:
         return len(self._state)
 
     @property
     def generation(self) -> int:
-        """How many times the base was rebuilt."""
+        """How many times the base was replaced."""
         return self._state.generation
 
     @property
@@ -236,7 +142,21 @@ class VectorIndex:
     def figures(self) -> Figures:
         """Sizes at this moment."""
         state = self._state
-        return Figures(len(state.base_rows), len(state.delta_vectors), state.dead, len(self._tombstones))
+        dead = state.base_dead + state.delta_dead
+        return Figures(len(state.rows), len(state.vectors_MD), dead, len(self._tombstones))
+
+    def recall(self) -> float:
+        """Recall@10 of the base over a few of its own rows, measured now: the price of some exact searches."""
+        state = self._state
+        return Probe(state.base, state.base_alive).recall()
+
+    def has_declined(self, measured: float) -> bool:
+        """Whether a measured recall calls for training: it is too low, and was better after the last one."""
+        return measured < FLOORS[10] and measured < self._trained_recall - NOISE
+
+    def imbalance(self) -> float:
+        """How much more a search reads than with lists of equal length: 1.0 is even, and for a flat base."""
+        return self._state.base.imbalance()
 
     def apply(self, changes: Sequence[Change]) -> Tally:
         """Take each change iff it is newer than what is held, tombstones included. A bad one never raises.
@@ -244,126 +164,197 @@ class VectorIndex:
         Refused are vectors of another model, and those with a `fault`. A delete holds for every model.
         """
         with self._writing:
-            outcomes = Counter(self._take(change) for change in changes)
-        return Tally(applied=outcomes.pop("applied", 0), stale=outcomes.pop("stale", 0), refused=dict(outcomes))
+            outcomes = [self._take(change) for change in changes]
+        refused = [
+            (change, outcome)
+            for change, outcome in zip(changes, outcomes, strict=True)
+            if outcome not in ("applied", "stale")
+        ]
+        return Tally(outcomes.count("applied"), outcomes.count("stale"), refused)
 
-    def search(self, queries_ND: Floats, k: int, exclude: Sequence[str] = ()) -> list[list[Neighbor]]:
-        """The k nearest ids of each query by cosine, closest first, without those in ``exclude``.
-
-        Fewer than k only if fewer exist. With an IVF base the candidates are approximate, their order is not.
+    def search(
+        self,
+        queries_ND: Floats,
+        k: int,
+        exclude: Sequence[str] = (),
+        *,
+        category: int = 0,
+        exclude_author: int = 0,
+    ) -> list[list[Neighbor]]:
+        """The k nearest ids of each query by cosine, closest first; see `answer` and `indexer.types.Query`.
 
         Raises:
-            ValueError: if k < 1, or a query has a `fault`.
+            ValueError: see `check`.
         """
-        if k < 1:
-            raise ValueError(f"k must be positive; got {k}")
-        for query_D in queries_ND:
-            if reason := fault(query_D, self.dim):
-                raise ValueError(f"a query must be a unit vector of {self.dim} numbers; refused for its {reason}")
-        if not len(queries_ND):
-            return []
-        unwanted = frozenset(exclude)
-        norms_N = np.linalg.norm(queries_ND, axis=1, keepdims=True)
-        unit_ND = np.ascontiguousarray(queries_ND / norms_N, dtype=np.float32)
-        # Excluded by id after the search: a row in the map may be newer than the state that is searched.
-        hits = self._state.search(unit_ND, k + len(unwanted))
-        return [[neighbor for neighbor in found if neighbor.id not in unwanted][:k] for found in hits]
+        queries = [Query(query_D, k, exclude, category, exclude_author) for query_D in queries_ND]
+        for query in queries:
+            self.check(query)
+        return [[Neighbor(*pair) for pair in zip(*answer, strict=True)] for answer in self.answer(queries)]
+
+    def check(self, query: Query) -> None:
+        """Raises ValueError if k is out of bounds, a label is negative, or the vector has a `fault`."""
+        if not 1 <= query.k <= LARGEST_K:
+            raise ValueError(f"k must be positive and at most {LARGEST_K}; got {query.k}")
+        if not (0 <= query.category < 2**64 and 0 <= query.exclude_author < 2**64):
+            raise ValueError("labels must be numbers of 64 bits")
+        if reason := fault(query.vector, self.dim):
+            raise ValueError(f"a query must be a unit vector of {self.dim} numbers; refused for its {reason}")
+
+    def answer(self, queries: Sequence[Query]) -> list[Answer]:
+        """Answers to queries that were checked, in their order, all of one state.
+
+        Fewer than k hits only if fewer exist. With an IVF base the candidates are approximate, their order is
+        not. Queries with the same filters are searched together, which costs each of them less.
+        """
+        state = self._state
+        together = defaultdict(list)
+        for place, query in enumerate(queries):
+            # Excluded ids are left out behind the search. A hundred hits are not sought for who wants ten.
+            wanted = query.k + len(query.exclude)
+            together[query.category, query.exclude_author, wanted.bit_length()].append((place, wanted))
+        answers: dict[int, Answer] = {}
+        for (category, exclude_author, _), members in together.items():
+            places = [place for place, _ in members]
+            unit_ND = np.array([queries[place].vector for place in places], dtype=np.float32)
+            faiss.normalize_L2(unit_ND)
+            found = state.search(unit_ND, max(wanted for _, wanted in members), category, exclude_author)
+            for place, answer in zip(places, found, strict=True):
+                answers[place] = _trimmed(answer, queries[place])
+        return [answers[place] for place in range(len(queries))]
 
     def lookup(self, id: str) -> Held | None:  # noqa: A002
-        """What is held for an id; None if it was never seen or is deleted.
-
-        Tombstones are read before the state: an answer is then right for some moment during the call.
-        """
-        if id in self._tombstones:
-            return None
+        """What is held for an id; None if it was never seen or is deleted."""
         state = self._state
-        if (row := state.delta.rows.row_of.get(id)) is not None:
-            return Held(state.delta.rows.versions[row], state.delta.buffer_MD[row])
-        if (row := state.base_rows.row_of.get(id)) is not None:
-            return Held(state.base_rows.versions[row], state.base.vectors(np.array([row]))[0])
-        return None
+        row = state.find(id)
+        return None if row is None else Held(state.version(row), state.vector(row))
 
-    def compact(self) -> None:
-        """Fold the delta into a new base with the recipe for its size. Readers and the writer go on."""
+    def compact(self, *, anew: bool = False) -> None:
+        """Fold the delta into a new base. Readers and the writer go on.
+
+        The rows are appended to a copy of the base, or if that is `outgrown`, or with ``anew``, all live rows
+        go into a base trained on them; unless its recall is worse than that of appending.
+
+        Raises:
+            OSError: if the file of vectors cannot be written; nothing has changed then.
+        """
         with self._compacting:
             seen = self._state
-            kept_base, kept_delta = seen.live_base(), seen.live_delta()
-            base_ids, base_versions = seen.base_rows.take(kept_base)
-            delta_ids, delta_versions = seen.delta.rows.take(kept_delta)
-            rows = Rows(base_ids + delta_ids, base_versions + delta_versions)
-            vectors_MD = np.concatenate([seen.base.vectors(kept_base), seen.delta_vectors[kept_delta]])
-            base = build_base(recipe_for(len(rows), self.dim), vectors_MD)
+            kept_delta = seen.live_delta()
+            fold = self._trained if anew or outgrown(seen.base.recipe, len(seen.rows), seen.base_dead) else _appended
+            kept_base, base = fold(seen, kept_delta, self._scratch)
+            rows = seen.rows if len(kept_base) == len(seen.rows) else seen.rows.taken(kept_base)
+            rows = rows.extended(seen.entries(kept_delta))
             with self._writing:
-                self._state = self._rebased(base, rows, len(seen.delta_vectors), kept_base, kept_delta)
+                self._state = self._rebased(base, rows, len(seen.vectors_MD), kept_base, kept_delta)
+
+    def snapshot_written(self, kept: int) -> None:
+        """The contents are safe on disk, in the newest of ``kept`` snapshots: old tombstones may go."""
+        with self._writing:
+            self._tombstones.snapshot_written(kept)
 
     def contents(self) -> Contents:
         """What a snapshot keeps, as of now; later changes do not touch it."""
         with self._writing:
-            state, tombstones = self._state, dict(self._tombstones)
-        kept = state.live_delta()
+            state, tombstones = self._state, self._tombstones.epochs()
         return Contents(
             dim=self.dim,
             fingerprint=self.fingerprint,
             generation=state.generation,
             base=state.base,
-            base_rows=state.base_rows,
+            rows=state.rows,
             base_alive=state.base_alive,
-            delta_rows=Rows(*state.delta.rows.take(kept)),
-            delta_vectors=state.delta_vectors[kept],
+            delta=state.entries(state.live_delta()),
             tombstones=tombstones,
         )
 
     def _take(self, change: Change) -> str:
-        if change.version <= self._version(change.id):
+        row = self._state.find(change.id)
+        if change.version <= self._version(change.id, row):
             return "stale"
         if change.vector is None:
-            self._delete(change)
+            if row is not None:
+                self._state = self._state.without(row)
+            self._tombstones.put(change.id, change.version)
             return "applied"
         if change.fingerprint != self.fingerprint:
             return "fingerprint"
         if reason := fault(change.vector, self.dim):
             return reason
-        self._upsert(change, change.vector / np.linalg.norm(change.vector))
+        self._upsert(change, row)
         return "applied"
 
-    def _version(self, id_: str) -> float:
-        if (version := self._tombstones.get(id_)) is not None:
-            return version
-        for rows in (self._state.delta.rows, self._state.base_rows):
-            if (row := rows.row_of.get(id_)) is not None:
-                return rows.versions[row]
-        return -math.inf
+    def _version(self, id_: str, row: int | None) -> float:
+        """The version that a change must exceed."""
+        held = self._tombstones.version(id_) if row is None else self._state.version(row)
+        return -math.inf if held is None else held
 
-    def _delete(self, change: Change) -> None:
-        if change.id not in self._tombstones:
-            self._state = self._state.without(change.id)
-        self._tombstones[change.id] = change.version
+    def _upsert(self, change: Change, row: int | None) -> None:
+        assert change.vector is not None
+        state = self._state
+        state.delta.append(change, change.vector / np.linalg.norm(change.vector))
+        # The old row dies and the new one appears in one swap.
+        self._state = (state if row is None else state.without(row)).grown()
+        self._tombstones.remove(change.id)
 
-    def _upsert(self, change: Change, vector_D: Floats) -> None:
-        state, deleted = self._state, change.id in self._tombstones
-        row = state.delta.append(change, vector_D)
-        self._state = (state if deleted else state.without(change.id)).with_row(row)
-        # Only now may `lookup` find it, and the tombstone goes last: what lies below it is old.
-        state.delta.rows.row_of[change.id] = row
-        self._tombstones.pop(change.id, None)
+    def _trained(self, seen: State, kept_delta: Ints, scratch: Path | None) -> tuple[Ints, Base]:
+        """All live rows, in a base trained on them; or what `_appended` gives, if its recall is not worse."""
+        kept_base = seen.live_base()
+        vectors = _Kept(seen.base, kept_base, seen.vectors_MD[kept_delta])
+        base = build_base(recipe_for(len(vectors), self.dim), vectors, scratch)
+        recall = tune(base).recall()
+        if recall < FLOORS[10] and recall < Probe(seen.base, seen.base_alive).recall():
+            log.warning("base_refused", extra={"rows": len(vectors), "recall": recall})
+            kept_base, base = _appended(seen, kept_delta, scratch)
+            # Not to be tried again before there is much more to train on.
+            base.recipe = replace(base.recipe, notes=len(base))
+            return kept_base, base
+        self._trained_recall = recall
+        return kept_base, base
 
-    def _rebased(
-        self, base: Base, rows: Rows, folded: int, kept_base: NDArray[np.int64], kept_delta: NDArray[np.int64]
-    ) -> State:
+    def _rebased(self, base: Base, rows: Rows, folded: int, kept_base: Ints, kept_delta: Ints) -> State:
         """The present state on a base of ``kept_base`` and ``kept_delta``, of the first ``folded`` rows.
 
         Rows that died meanwhile are dead in the new base; rows that came meanwhile are its delta.
         """
         now = self._state
-        base_alive = flags(now.base_alive, len(now.base_rows))[kept_base]
-        delta_alive = flags(now.delta_alive, len(now.delta_vectors))[kept_delta]
+        base_alive = flags(now.base_alive, len(now.rows))[kept_base]
+        delta_alive = flags(now.delta_alive, len(now.vectors_MD))[kept_delta]
         newer = now.live_delta()
         newer = newer[newer >= folded]
-        return State.of(
-            now.generation + 1,
-            base,
-            rows,
-            packed(np.concatenate([base_alive, delta_alive])),
-            Rows(*now.delta.rows.take(newer)),
-            now.delta_vectors[newer],
-        )
+        alive = packed(np.concatenate([base_alive, delta_alive]))
+        return State.of(now.generation + 1, base, rows, alive, now.entries(newer))
+
+
+class _Kept:
+    """Rows of a base and then of a delta, as `build_base` reads them: a chunk at a time."""
+
+    def __init__(self, base: Base, kept_base: Ints, delta_MD: Floats) -> None:
+        self._base = base
+        self._kept_base = kept_base
+        self._delta_MD = delta_MD
+
+    def __len__(self) -> int:
+        return len(self._kept_base) + len(self._delta_MD)
+
+    def __getitem__(self, rows: Any) -> Floats:
+        rows_M = np.arange(len(self))[rows]
+        in_base = rows_M < len(self._kept_base)
+        vectors_MD = np.empty((len(rows_M), self._delta_MD.shape[1]), dtype=np.float32)
+        vectors_MD[in_base] = self._base.vectors(self._kept_base[rows_M[in_base]])
+        vectors_MD[~in_base] = self._delta_MD[rows_M[~in_base] - len(self._kept_base)]
+        return vectors_MD
+
+
+def _appended(seen: State, kept_delta: Ints, scratch: Path | None) -> tuple[Ints, Base]:
+    """All rows of the base, the dead ones, too, and behind them those of the delta."""
+    return np.arange(len(seen.rows)), seen.base.extended(seen.vectors_MD[kept_delta], scratch)
+
+
+def _trimmed(answer: Answer, query: Query) -> Answer:
+    if not query.exclude:
+        if len(answer.ids) <= query.k:
+            return answer
+        return Answer(answer.ids[: query.k], answer.scores[: query.k])
+    unwanted = frozenset(query.exclude)
+    kept = [place for place, id_ in enumerate(answer.ids) if id_ not in unwanted][: query.k]
+    return Answer([answer.ids[place] for place in kept], [answer.scores[place] for place in kept])

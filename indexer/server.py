@@ -1,16 +1,14 @@
 """One shard's server: search, lookup and status over RPC. Vectors travel as little-endian float32."""
 
-import asyncio
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import Any
 
-import faiss
 import numpy as np
 
+from indexer.batching import Batcher
 from indexer.index import VectorIndex
 from indexer.rpc import RpcRefused, RpcServer, serve
+from indexer.types import Query
 
 SEARCHERS = 2
 
@@ -22,8 +20,7 @@ class ShardServer:
         self._index = index
         self._shard = shard
         self._cursor = cursor
-        # OpenMP counts threads per calling thread: setting it once for the process would miss the pool.
-        self._pool = ThreadPoolExecutor(SEARCHERS, "search", faiss.omp_set_num_threads, (threads,))
+        self._batcher = Batcher(index.answer, searchers=SEARCHERS, threads=threads)
         self._server: RpcServer
 
     @property
@@ -39,24 +36,19 @@ class ShardServer:
     async def close(self) -> None:
         """Stop answering."""
         await self._server.close()
-        self._pool.shutdown()
+        self._batcher.close()
 
     async def _search(self, params: dict[str, Any]) -> dict[str, Any]:
         self._same_model(params)
-        loop = asyncio.get_running_loop()
         try:
-            query_1D = np.frombuffer(params["vector"], dtype="<f4")[None]
-            search = partial(self._index.search, query_1D, params["k"], params["exclude"])
-            # Read first: the answer holds at least what this generation held.
-            generation = self._index.generation
-            [found] = await loop.run_in_executor(self._pool, search)
+            query = _query(params)
+            self._index.check(query)
         except (KeyError, TypeError, ValueError) as error:
             raise RpcRefused(f"bad search: {error}") from error
-        return {
-            "ids": [neighbor.id for neighbor in found],
-            "scores": [neighbor.score for neighbor in found],
-            "generation": generation,
-        }
+        # Read first: the answer holds at least what this generation held.
+        generation = self._index.generation
+        ids, scores = await self._batcher.search(query)
+        return {"ids": ids, "scores": scores, "generation": generation}
 
     async def _lookup(self, params: dict[str, Any]) -> dict[str, Any]:
         self._same_model(params)
@@ -78,6 +70,19 @@ class ShardServer:
     def _same_model(self, params: dict[str, Any]) -> None:
         if params.get("fingerprint") not in (None, self._index.fingerprint):
             raise RpcRefused("another model")
+
+
+def _query(params: dict[str, Any]) -> Query:
+    """Raises KeyError, TypeError or ValueError: what one caller sends must not fail the batch it is searched in."""
+    vector = np.frombuffer(params["vector"], dtype="<f4")
+    k, exclude = params["k"], params["exclude"]
+    # Callers of older releases know no filters.
+    category, exclude_author = params.get("category", 0), params.get("exclude_author", 0)
+    if not all(type(number) is int for number in (k, category, exclude_author)):
+        raise TypeError("k and labels are numbers")
+    if not all(isinstance(id_, str) for id_ in exclude):
+        raise TypeError("ids are text")
+    return Query(vector, k, exclude, category, exclude_author)
 
 
 async def serve_shard(

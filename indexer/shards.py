@@ -1,6 +1,11 @@
-"""Which shard holds an id."""
+"""Which shard holds an id, and where its replicas are."""
 
 from hashlib import blake2b
+
+
+def replicas(addresses: str) -> list[str]:
+    """The addresses of one shard's replicas, which are written with commas between them."""
+    return [address.strip() for address in addresses.split(",")]
 
 
 def shard_of(id: str, shards: int) -> int:  # noqa: A002

@@ -5,41 +5,56 @@
     CURRENT              name of the newest folder
     00000007-<digest>/   digest: the first 16 hex digits of the manifest's SHA-256
         manifest.json    fingerprint, shard, cursor, generation, recipe, counts, SHA-256 of every file
-        ids.msgpack      ids of base and delta, tombstones
-        arrays.npz       versions, live bits, vectors
-        base.faiss       only for an IVF base
+        delta.npz        what changes all the time: the delta, and which rows of the base are alive
+        ids.msgpack      ids of the delta, tombstones
+        rows.npz         ids, versions and labels of the base's rows, and the vectors of a flat base
+        base.faiss       codes of an IVF base
+        store.faiss      vectors of an IVF base in float16; they are read where they lie
 
 A snapshot is written into a staging folder, synced file by file, and renamed; a crash at any point leaves the
-older ones as they were. Checksums are verified before anything is parsed: FAISS loads most damaged files
-without a word and then answers wrongly.
+older ones as they were. Files of a base that the last snapshot held, too, are linked and not written again.
+Checksums are verified before anything is parsed: FAISS loads most damaged files without a word and then answers
+wrongly.
 """
 
+import contextlib
 import io
 import json
 import logging
 import os
 import shutil
-from collections.abc import Mapping
-from dataclasses import asdict
-from hashlib import sha256
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, fields
+from functools import partial
+from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any
 
 import faiss
 import msgpack
 import numpy as np
+from numpy.typing import NDArray
 
-from indexer.base import Base, FlatBase, IndexRecipe, IvfBase
-from indexer.index import Contents, Rows, VectorIndex
+from indexer.base import SCRATCH_PREFIX, Base, FlatBase, IvfBase, mapped, write_index
+from indexer.factory import IndexRecipe
+from indexer.index import Contents, VectorIndex
+from indexer.rows import Entries, Labels, Rows
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 KEPT = 3
 CURRENT = "CURRENT"
 STAGING = "staging"
 STAGED_POINTER = "CURRENT.staging"
 MANIFEST = "manifest.json"
+STORE = "store.faiss"
+BASE_FILES = ("rows.npz", "base.faiss", STORE)
+LABELS = ("category", "author")
+
+Buffer = bytes | memoryview
+# Writes a file's bytes, in pieces, with the function it is given.
+Content = Callable[[Callable[[Buffer], None]], object]
 
 
 class _Damaged(Exception):
@@ -52,6 +67,7 @@ class Snapshots:
     def __init__(self, folder: Path, fingerprint: str, shard: int = 0, shards: int = 1) -> None:
         self.shard, self.shards = shard, shards
         self._folder = folder
+        self._base: tuple[Base | None, str] = None, ""  # what the newest snapshot holds, and its name
         # With another number of shards this one holds other ids.
         self._identity = {"format": FORMAT, "fingerprint": fingerprint, "shard": shard, "shards": shards}
 
@@ -65,17 +81,18 @@ class Snapshots:
         staged = self._folder / STAGING
         shutil.rmtree(staged, ignore_errors=True)
         staged.mkdir()
-        digests = {name: _write(staged / name, data) for name, data in _files(contents).items()}
+        digests = self._stage_base(staged, contents) | _write_all(staged, _delta_files(contents))
         manifest = json.dumps(self._identity | _description(contents) | {"cursor": cursor, "files": digests}, indent=1)
-        digest = _write(staged / MANIFEST, manifest.encode())
+        digest = _write(staged / MANIFEST, lambda write: write(manifest.encode()))
         _sync(staged)
         names = self._names()
         name = f"{_number(names[0]) + 1 if names else 1:08d}-{digest[:16]}"
         staged.rename(self._folder / name)
         _sync(self._folder)
-        _write(self._folder / STAGED_POINTER, name.encode())
+        _write(self._folder / STAGED_POINTER, lambda write: write(name.encode()))
         (self._folder / STAGED_POINTER).replace(self._folder / CURRENT)
         _sync(self._folder)
+        self._base = contents.base, name
         for old in self._names()[KEPT:]:
             shutil.rmtree(self._folder / old, ignore_errors=True)
 
@@ -84,6 +101,8 @@ class Snapshots:
 
         None if there is none; the log says why each was passed over.
         """
+        for leftover in self._folder.glob(f"{SCRATCH_PREFIX}*"):
+            leftover.unlink()
         for name in self._candidates():
             try:
                 manifest, files = _read(self._folder / name)
@@ -94,9 +113,43 @@ class Snapshots:
             if foreign:
                 log.warning("snapshot_refused", extra={"snapshot": name, "differs_in": foreign})
                 continue
-            index = VectorIndex.restore(_contents(manifest, files))
+            contents = _contents(manifest, files, self._folder / name)
+            self._base = contents.base, name
+            index = VectorIndex.restore(contents, self._folder)
             log.info("snapshot_loaded", extra={"snapshot": name, "rows": len(index), "cursor": manifest["cursor"]})
             return index, str(manifest["cursor"])
+        return None
+
+    def _stage_base(self, staged: Path, contents: Contents) -> dict[str, str]:
+        """Link or write the base's files; returns their digests."""
+        base, name = self._base
+        if base is contents.base:
+            try:
+                digests = _manifest(self._folder / name)["files"]
+                linked = {file: digest for file, digest in digests.items() if file in BASE_FILES}
+                for file in linked:
+                    (staged / file).hardlink_to(self._folder / name / file)
+            except (_Damaged, OSError) as error:
+                log.warning("snapshot_not_linked", extra={"snapshot": name, "reason": str(error)})
+                for file in BASE_FILES:  # to write into a link would be to write into the older snapshot
+                    (staged / file).unlink(missing_ok=True)
+            else:
+                return linked
+        return _write_all(staged, _base_files(contents))
+
+    def discard(self) -> None:
+        """Remove all of them."""
+        for name in self._names():
+            shutil.rmtree(self._folder / name, ignore_errors=True)
+
+    def oldest_cursor(self) -> str | None:
+        """Cursor of the oldest snapshot that `load` may fall back to; None if there is none.
+
+        What lies behind it in the stream may still be needed, what lies before it never again.
+        """
+        for name in reversed(self._names()):
+            with contextlib.suppress(_Damaged, OSError):
+                return str(_manifest(self._folder / name)["cursor"])
         return None
 
     def _names(self) -> list[str]:
@@ -118,13 +171,23 @@ def _number(name: str) -> int:
     return int(name.partition("-")[0])
 
 
-def _write(path: Path, data: bytes | memoryview) -> str:
+def _write_all(folder: Path, files: Mapping[str, Content]) -> dict[str, str]:
+    return {name: _write(folder / name, content) for name, content in files.items()}
+
+
+def _write(path: Path, content: Content) -> str:
     """Write and sync a file, and return its SHA-256."""
+    digest = sha256()
     with path.open("wb") as file:
-        file.write(data)
+
+        def write(data: Buffer) -> None:
+            file.write(data)
+            digest.update(data)
+
+        content(write)
         file.flush()
         os.fsync(file.fileno())
-    return sha256(data).hexdigest()
+    return digest.hexdigest()
 
 
 def _sync(folder: Path) -> None:
@@ -135,15 +198,26 @@ def _sync(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _read(folder: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """The manifest and every file of a snapshot, verified."""
+def _manifest(folder: Path) -> dict[str, Any]:
     manifest = (folder / MANIFEST).read_bytes()
     if sha256(manifest).hexdigest()[:16] != folder.name.partition("-")[2]:
         raise _Damaged(MANIFEST)
     described: dict[str, Any] = json.loads(manifest)
-    files = {name: (folder / name).read_bytes() for name in described["files"]}
+    return described
+
+
+def _read(folder: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """The manifest and the files of a snapshot, verified; the largest is not kept in memory."""
+    described = _manifest(folder)
+    files = {}
     for name, digest in described["files"].items():
-        if sha256(files[name]).hexdigest() != digest:
+        with (folder / name).open("rb") as file:
+            if name == STORE:
+                found = file_digest(file, "sha256")
+            else:
+                files[name] = file.read()
+                found = sha256(files[name])
+        if found.hexdigest() != digest:
             raise _Damaged(name)
     return described, files
 
@@ -154,55 +228,75 @@ def _description(contents: Contents) -> dict[str, Any]:
         "generation": contents.generation,
         "recipe": asdict(contents.base.recipe),
         "counts": {
-            "base": len(contents.base_rows),
-            "delta": len(contents.delta_rows),
-            "tombstones": len(contents.tombstones),
+            "base": len(contents.rows),
+            "delta": len(contents.delta),
+            "tombstones": sum(map(len, contents.tombstones)),
         },
     }
 
 
-def _files(contents: Contents) -> dict[str, bytes | memoryview]:
-    ids = {
-        "base": contents.base_rows.ids,
-        "delta": contents.delta_rows.ids,
-        "tombstones": contents.tombstones,
+def _delta_files(contents: Contents) -> dict[str, Content]:
+    delta = contents.delta
+    ids = {"delta": delta.ids, "tombstones": contents.tombstones}
+    arrays: dict[str, NDArray[Any]] = {
+        "versions": np.array(delta.versions, dtype=np.int64),
+        "vectors": delta.vectors_MD,
+        "labels": delta.labels_M2,
+        "base_alive": contents.base_alive,
     }
-    arrays = io.BytesIO()
-    np.savez(
-        arrays,
-        allow_pickle=False,
-        base_versions=np.array(contents.base_rows.versions, dtype=np.int64),
-        base_alive=contents.base_alive,
-        base_store=contents.base.store,
-        delta_versions=np.array(contents.delta_rows.versions, dtype=np.int64),
-        delta_vectors=contents.delta_vectors,
-    )
-    files: dict[str, bytes | memoryview] = {
-        "ids.msgpack": msgpack.packb(ids),
-        "arrays.npz": arrays.getbuffer(),
-    }
-    if isinstance(contents.base, IvfBase):
-        files["base.faiss"] = faiss.serialize_index(contents.base.ivf).data
-    return files
+    return {"ids.msgpack": lambda write: write(msgpack.packb(ids)), "delta.npz": _npz(arrays)}
 
 
-def _contents(manifest: Mapping[str, Any], files: Mapping[str, bytes]) -> Contents:
+def _base_files(contents: Contents) -> dict[str, Content]:
+    base, rows = contents.base, contents.rows
+    arrays: dict[str, NDArray[Any]] = {
+        part.name: getattr(rows, part.name) for part in fields(Rows) if part.name not in ("text", *LABELS)
+    }
+    arrays["text"] = np.frombuffer(rows.text.encode(), dtype=np.uint8)
+    for name in LABELS:
+        arrays |= {f"{name}_{part.name}": getattr(getattr(rows, name), part.name) for part in fields(Labels)}
+    if isinstance(base, FlatBase):
+        return {"rows.npz": _npz({**arrays, "store": base.store})}
+    assert isinstance(base, IvfBase)
+    return {
+        "rows.npz": _npz(arrays),
+        "base.faiss": partial(write_index, base.ivf),
+        STORE: partial(write_index, base.store),
+    }
+
+
+def _npz(arrays: Mapping[str, NDArray[Any]]) -> Content:
+    def content(write: Callable[[Buffer], None]) -> None:
+        file = io.BytesIO()
+        np.savez(file, allow_pickle=False, **arrays)
+        write(file.getbuffer())
+
+    return content
+
+
+def _contents(manifest: Mapping[str, Any], files: Mapping[str, bytes], folder: Path) -> Contents:
     ids = msgpack.unpackb(files["ids.msgpack"])
-    with np.load(io.BytesIO(files["arrays.npz"]), allow_pickle=False) as arrays:
-        recipe = IndexRecipe(**manifest["recipe"])
-        store = arrays["base_store"]
-        base: Base = FlatBase(recipe, store)
-        if "base.faiss" in files:
-            ivf = faiss.deserialize_index(np.frombuffer(files["base.faiss"], dtype=np.uint8))
-            base = IvfBase(recipe, store, ivf)
-        return Contents(
-            dim=manifest["dim"],
-            fingerprint=manifest["fingerprint"],
-            generation=manifest["generation"],
-            base=base,
-            base_rows=Rows(ids["base"], arrays["base_versions"].tolist()),
-            base_alive=arrays["base_alive"],
-            delta_rows=Rows(ids["delta"], arrays["delta_versions"].tolist()),
-            delta_vectors=arrays["delta_vectors"],
-            tombstones=ids["tombstones"],
-        )
+    rows, delta = _arrays(files["rows.npz"]), _arrays(files["delta.npz"])
+    recipe = IndexRecipe(**manifest["recipe"])
+    if STORE in manifest["files"]:
+        ivf = faiss.deserialize_index(np.frombuffer(files["base.faiss"], dtype=np.uint8))
+        base: Base = IvfBase(recipe, ivf, mapped(folder / STORE))
+    else:
+        base = FlatBase(recipe, rows.pop("store"))
+    for name in LABELS:
+        rows[name] = Labels(*(rows.pop(f"{name}_{part.name}") for part in fields(Labels)))
+    return Contents(
+        dim=manifest["dim"],
+        fingerprint=manifest["fingerprint"],
+        generation=manifest["generation"],
+        base=base,
+        rows=Rows(**rows | {"text": rows["text"].tobytes().decode()}),
+        base_alive=delta["base_alive"],
+        delta=Entries(ids["delta"], delta["versions"].tolist(), delta["vectors"], delta["labels"]),
+        tombstones=ids["tombstones"],
+    )
+
+
+def _arrays(data: bytes) -> dict[str, Any]:
+    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+        return dict(arrays)

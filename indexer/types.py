@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from hashlib import blake2b
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,8 @@ class Change:
     """One entry of the embeddings stream: upsert when ``vector`` is given, delete when it is None.
 
     ``cursor`` is the entry's place in the stream; a follower resumes behind the last one it applied.
-    ``version`` orders the changes of one id: only a newer one has an effect.
+    ``version`` orders the changes of one id: only a newer one has an effect. ``category`` and ``author`` are
+    what a search may filter by.
     """
 
     cursor: str
@@ -21,6 +23,34 @@ class Change:
     version: int
     fingerprint: str
     vector: NDArray[np.float32] | None
+    category: str | None = None
+    author: str | None = None
+
+
+def label(text: str | None) -> int:
+    """The 64-bit code by which an index knows a category or an author; 0 for none."""
+    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big") if text else 0
+
+
+class Answer(NamedTuple):
+    """Ids and their cosines, closest first."""
+
+    ids: list[str]
+    scores: list[float]
+
+
+class Query(NamedTuple):
+    """One search of one shard: the k nearest to a unit vector, shape (dim,), without the ids in ``exclude``.
+
+    ``category`` is the code of the only category wanted, ``exclude_author`` that of an author not wanted;
+    0 for neither.
+    """
+
+    vector: NDArray[np.float32]
+    k: int
+    exclude: Sequence[str] = ()
+    category: int = 0
+    exclude_author: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +95,20 @@ class Searcher(Protocol):
     """What the gateway sees of the index. Every call ends within ``timeout_s``; a dead shard is left out."""
 
     async def search(
-        self, vector: NDArray[np.float32], k: int, exclude: Sequence[str] = (), *, timeout_s: float
+        self,
+        vector: NDArray[np.float32],
+        k: int,
+        exclude: Sequence[str] = (),
+        *,
+        category: str | None = None,
+        exclude_author: str | None = None,
+        timeout_s: float,
     ) -> Found:
-        """The k nearest ids by cosine, closest first, without those in ``exclude``."""
+        """The k nearest ids by cosine, closest first, without those in ``exclude``.
+
+        With a ``category``, only notes of that one; with ``exclude_author``, none of that author's. As many as
+        exist, up to k, whatever share of the notes passes.
+        """
         ...
 
     async def lookup(self, id: str, *, timeout_s: float) -> Held | None:  # noqa: A002
@@ -85,8 +126,8 @@ class ShardUnavailable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """What a follower did with a batch of changes, for metrics."""
+    """What an index did with a batch of changes; ``refused`` says why, in one word each."""
 
     applied: int = 0
     stale: int = 0
-    refused: dict[str, int] = field(default_factory=dict)
+    refused: list[tuple[Change, str]] = field(default_factory=list)

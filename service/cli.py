@@ -11,6 +11,7 @@ import click
 from service.cli_convert import convert
 from service.cli_embed import embed
 from service.cli_export import export, golden
+from service.cli_index import index
 from service.cli_model import COMMANDS, mistakes
 from service.cli_reproduce import reproduce
 
@@ -145,7 +146,7 @@ def load(notes: str, url: str, no_wait: bool) -> None:
             raise click.ClickException(str(error)) from error
 
 
-for command in (*COMMANDS, embed, export, golden, convert, reproduce):
+for command in (*COMMANDS, embed, export, golden, convert, index, reproduce):
     cli.add_command(command)
 
 

@@ -12,6 +12,7 @@ key                                 holds
 ``notellm:v1:tags``                 sorted set: hashtag -> number of live notes that carry it
 ``notellm:v1:counts``               hash: live, deleted, failed
 ``notellm:v1:fingerprint``          the active model's fingerprint
+``notellm:v1:cursors``              hash: indexer -> cursor of the oldest snapshot it may fall back to, and when
 ==================================  ==========================================================================
 
 Notes and readings begin with a header of fixed length, so that a script inside Redis reads the version
@@ -42,6 +43,7 @@ DEAD = "notellm:v1:dead"
 TAGS = "notellm:v1:tags"
 COUNTS = "notellm:v1:counts"
 FINGERPRINT = "notellm:v1:fingerprint"
+CURSORS = "notellm:v1:cursors"
 WORKERS = "workers"
 
 SOURCE_BYTES = 16
@@ -217,13 +219,26 @@ def encode_change(change: Change) -> dict[bytes, bytes]:
     }
     if change.vector is not None:
         fields[b"vector"] = pack_vector(change.vector)
+    for name, label in ((b"category", change.category), (b"author", change.author)):
+        if label is not None:
+            fields[name] = label.encode()
     return fields
 
 
 def decode_change(cursor: str, fields: Fields) -> Change:
     """Inverse of `encode_change`. Raises ValueError on a malformed entry."""
     vector = unpack_vector(fields[b"vector"]) if b"vector" in fields else None
-    return Change(cursor, _text(fields, b"id"), _number(fields, b"version"), _text(fields, b"fingerprint"), vector)
+    # Entries of older releases have no labels.
+    category, author = (fields[name].decode() if name in fields else None for name in (b"category", b"author"))
+    return Change(
+        cursor,
+        _text(fields, b"id"),
+        _number(fields, b"version"),
+        _text(fields, b"fingerprint"),
+        vector,
+        category,
+        author,
+    )
 
 
 def source_of(note: Note, max_hashtags: int) -> bytes:

@@ -75,6 +75,43 @@ INDEX_CHANGES = Counter(
     "Changes read from the stream.",
     ["shard", "outcome"],  # applied | stale | the reason of a refusal
 )
+INDEX_FRESHNESS_SECONDS = Histogram(
+    "notellm_index_freshness_seconds",
+    "From a change entering the stream to its being searchable, by the clocks of Redis and of the indexer.",
+    ["shard"],
+    buckets=_SLOW,
+)
+INDEX_RECALL = Gauge(
+    "notellm_index_recall", "Recall@10 against exact search, over a sample of a shard's own notes.", ["shard"]
+)
+INDEX_IMBALANCE = Gauge(
+    "notellm_index_imbalance", "How much more a search reads than with lists of equal length; 1 is even.", ["shard"]
+)
+INDEX_ROWS = Gauge(
+    "notellm_index_rows",
+    "Rows that a shard holds: searched by lists, searched one by one, or dead until it is built anew.",
+    ["shard", "part"],  # base | delta | dead | tombstones
+)
+INDEX_LAG_CHANGES = Gauge(
+    "notellm_index_lag_changes",
+    "Changes in the stream that a shard has not applied yet, counted up to 10,000.",
+    ["shard"],
+)
+INDEX_LAG_SECONDS = Gauge(
+    "notellm_index_lag_seconds",
+    "Age of the oldest change that a shard has not applied yet; 0 when there is none.",
+    ["shard"],
+)
+INDEX_BYTES_PER_NOTE = Gauge(
+    "notellm_index_bytes_per_note",
+    "Memory of the process that cannot be dropped, by notes; files that are mapped do not count.",
+    ["shard"],
+)
+INDEX_CHORES_FAILED = Counter(
+    "notellm_index_chores_failed_total",
+    "Chores that failed while the shard went on answering; a full disk shows here first.",
+    ["shard", "chore"],  # snapshot | compaction | probe
+)
 INDEX_CURSOR_AGE_SECONDS = Gauge(
     "notellm_index_cursor_age_seconds", "Age of the last change that a shard applied.", ["shard"]
 )

@@ -98,9 +98,10 @@ class IndexSettings(BaseModel, frozen=True, extra="forbid"):
 
     addresses: tuple[str, ...] = Field(
         default=("127.0.0.1:9200", "127.0.0.1:9201"),
-        description="Every shard in order: host:port, or the path of a unix socket.",
+        description="Every shard in order: host:port, or the path of a unix socket; replicas with commas between.",
     )
     number: NonNegativeInt = Field(default=0, description="Which shard this indexer is.")
+    replica: NonNegativeInt = Field(default=0, description="Which replica of its shard this indexer is.")
     snapshot_dir: Path = Field(default=Path("index"), description="Folder of the snapshots; one subfolder a shard.")
     snapshot_every_s: PositiveFloat = Field(default=60.0, description="Time between snapshots while notes change.")
     threads: PositiveInt = Field(default=1, description="Threads of one search.")

@@ -13,6 +13,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 from model.checkpoint import CheckpointError, Manifest, read_manifest
@@ -25,7 +26,9 @@ from service.store import RedisStore, open_redis, redis_errors
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
-    from indexer.types import Searcher, Tally
+    from indexer.follow import Follower
+    from indexer.index import VectorIndex
+    from indexer.types import Change, Searcher, Tally
     from model.backends.base import Backend
     from service.recommend import Drafter
 
@@ -170,21 +173,23 @@ async def _indexer(settings: Settings) -> None:
     from indexer.follow import Follower
     from indexer.index import VectorIndex
     from indexer.server import serve_shard
+    from indexer.shards import replicas
     from indexer.snapshot import Snapshots
     from service.streams import RedisChangeStream, open_sync_redis
 
     own = settings.index
     stop = _stop_event()
     manifest = _manifest(settings)
-    address = _own_address(own.addresses, own.number, "NOTELLM_INDEX__NUMBER")
-    folder = own.snapshot_dir / f"shard-{own.number}"
+    shard = replicas(_own_address(own.addresses, own.number, "NOTELLM_INDEX__NUMBER"))
+    address = _own_address(shard, own.replica, "NOTELLM_INDEX__REPLICA")
+    folder = own.snapshot_dir / (f"shard-{own.number}" if own.replica == 0 else f"shard-{own.number}-{own.replica}")
     missing = Missing("the snapshot")
     with _operations(settings.ops, missing, "indexer", manifest.fingerprint):
         snapshots = Snapshots(folder, manifest.fingerprint, own.number, len(own.addresses))
         loaded = await asyncio.to_thread(snapshots.load)
-        index, cursor = loaded or (VectorIndex(manifest.dim, manifest.fingerprint), "0-0")
+        index, cursor = loaded or (VectorIndex(manifest.dim, manifest.fingerprint, folder), None)
         missing.names = ["the changes so far"]
-        stream = RedisChangeStream(open_sync_redis(_redis_url(settings)))
+        stream = RedisChangeStream(open_sync_redis(_redis_url(settings)), follower=address)
         follower = Follower(
             index,
             stream,
@@ -192,8 +197,9 @@ async def _indexer(settings: Settings) -> None:
             cursor,
             snapshot_every_s=own.snapshot_every_s,
             on_batch=_count_changes(own.number),
+            on_failure=lambda chore: metrics.INDEX_CHORES_FAILED.labels(str(own.number), chore).inc(),
         )
-        _watch_index(own.number, lambda: len(index), lambda: index.generation, lambda: follower.cursor)
+        _watch_index(own.number, index, follower)
         follower.start()
         try:
             # Without a snapshot there is nothing to answer from yet; with one, it is better than silence.
@@ -207,7 +213,13 @@ async def _indexer(settings: Settings) -> None:
             async def check() -> None:
                 missing.names = [] if follower.caught_up.is_set() else ["the changes so far"]
 
-            async with _repeating(check, _PROBE_EVERY_S / 4):
+            async def measure_lag() -> None:
+                with contextlib.suppress(StoreUnavailable):
+                    changes, age_s = await asyncio.to_thread(stream.lag, follower.cursor)
+                    metrics.INDEX_LAG_CHANGES.labels(str(own.number)).set(changes)
+                    metrics.INDEX_LAG_SECONDS.labels(str(own.number)).set(age_s)
+
+            async with _repeating(check, _PROBE_EVERY_S / 4), _repeating(measure_lag, _QUEUE_EVERY_S):
                 await stop.wait()
             await server.close()
         finally:
@@ -252,20 +264,45 @@ async def _measure_queue(store: RedisStore) -> None:
         metrics.QUEUE_OLDEST_SECONDS.set(counts.oldest_job_s)
 
 
-def _count_changes(shard: int) -> "Callable[[Tally], None]":
-    def count(tally: "Tally") -> None:
-        for outcome, number in {"applied": tally.applied, "stale": tally.stale, **tally.refused}.items():
-            metrics.INDEX_CHANGES.labels(str(shard), outcome).inc(number)
+def _count_changes(shard: int) -> "Callable[[Sequence[Change], Tally], None]":
+    freshness = metrics.INDEX_FRESHNESS_SECONDS.labels(str(shard))
+
+    def count(changes: "Sequence[Change]", tally: "Tally") -> None:
+        metrics.INDEX_CHANGES.labels(str(shard), "applied").inc(tally.applied)
+        metrics.INDEX_CHANGES.labels(str(shard), "stale").inc(tally.stale)
+        for _, reason in tally.refused:
+            metrics.INDEX_CHANGES.labels(str(shard), reason).inc()
+        for change in changes:
+            if age_s := _age_s(change.cursor):  # what comes from the store has no place in the stream
+                freshness.observe(age_s)
 
     return count
 
 
-def _watch_index(
-    shard: int, notes: Callable[[], int], generation: Callable[[], int], cursor: Callable[[], str]
-) -> None:
-    metrics.INDEX_NOTES.labels(str(shard)).set_function(notes)
-    metrics.INDEX_GENERATION.labels(str(shard)).set_function(generation)
-    metrics.INDEX_CURSOR_AGE_SECONDS.labels(str(shard)).set_function(lambda: _age_s(cursor()))
+def _watch_index(shard: int, index: "VectorIndex", follower: "Follower") -> None:
+    name = str(shard)
+    metrics.INDEX_NOTES.labels(name).set_function(lambda: len(index))
+    metrics.INDEX_GENERATION.labels(name).set_function(lambda: index.generation)
+    metrics.INDEX_CURSOR_AGE_SECONDS.labels(name).set_function(lambda: _age_s(follower.cursor))
+    metrics.INDEX_RECALL.labels(name).set_function(lambda: follower.recall)
+    metrics.INDEX_IMBALANCE.labels(name).set_function(index.imbalance)
+    metrics.INDEX_BYTES_PER_NOTE.labels(name).set_function(lambda: _own_memory_bytes() / max(len(index), 1))
+    for part in ("base", "delta", "dead", "tombstones"):
+        metrics.INDEX_ROWS.labels(name, part).set_function(partial(_figure, index, part))
+
+
+def _figure(index: "VectorIndex", part: str) -> int:
+    figure: int = getattr(index.figures, part)
+    return figure
+
+
+def _own_memory_bytes() -> int:
+    """Anonymous memory of this process."""
+    with contextlib.suppress(OSError), open("/proc/self/status") as status:  # noqa: PTH123
+        for line in status:
+            if line.startswith("RssAnon:"):
+                return 1024 * int(line.split()[1])
+    return 0
 
 
 def _age_s(cursor: str) -> float:

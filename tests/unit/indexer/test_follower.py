@@ -3,13 +3,13 @@
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from indexer.follow import Follower, wait_s
+from indexer.follow import START, Follower, wait_s
 from indexer.index import VectorIndex
 from indexer.shards import shard_of
 from indexer.snapshot import Snapshots
@@ -20,14 +20,29 @@ VECTORS = np.random.default_rng(0).normal(size=(64, DIM)).astype(np.float32)
 VECTORS /= np.linalg.norm(VECTORS, axis=1, keepdims=True)
 
 
+def place(cursor: str) -> int:
+    """Number of changes before the cursor."""
+    return int(cursor.partition("-")[0])
+
+
 class ListStream:
-    """A `ChangeStream` over a list: the cursor is the number of changes before it."""
+    """A `ChangeStream` over a list: the cursor is the number of changes before it.
+
+    The first ``cut`` of them can no longer be read. The store holds the newest change of every id.
+    """
 
     def __init__(self) -> None:
         self.entries: list[Change] = []
         self.failures: list[Exception] = []
+        self.cut = 0
         self.reads = 0
+        self.refused: list[tuple[str, str]] = []
+        self.kept: list[str] = []
         self._news = threading.Condition()
+
+    @property
+    def end(self) -> str:
+        return str(len(self.entries)) if self.entries else START
 
     def add(self, id_: str, version: int, vector: np.ndarray | None) -> None:
         with self._news:
@@ -39,8 +54,22 @@ class ListStream:
         if self.failures:
             raise self.failures.pop()
         with self._news:
-            self._news.wait_for(lambda: len(self.entries) > int(after), timeout=min(block_s, 0.05))
-            return self.entries[int(after) : int(after) + limit]
+            self._news.wait_for(lambda: len(self.entries) > place(after), timeout=min(block_s, 0.05))
+            first = max(place(after), self.cut)
+            return self.entries[first : first + limit]
+
+    def holds(self, cursor: str) -> bool:
+        return self.cut <= place(cursor) <= len(self.entries)
+
+    def everything(self) -> tuple[str, Iterator[Change]]:
+        newest = {change.id: change for change in self.entries}
+        return self.end, iter([change for change in newest.values() if change.vector is not None])
+
+    def refuse(self, change: Change, reason: str) -> None:
+        self.refused.append((change.id, reason))
+
+    def keep(self, cursor: str) -> None:
+        self.kept.append(cursor)
 
 
 def eventually(condition: Callable[[], bool]) -> None:
@@ -61,10 +90,17 @@ class Shard:
 
     def __init__(self, stream: ListStream, folder: Path, shard: int = 0, shards: int = 1, every_s: float = 60.0):
         self.snapshots = Snapshots(folder / str(shard), "m", shard, shards)
-        self.index, cursor = self.snapshots.load() or (VectorIndex(DIM, "m"), "0")
+        self.index, cursor = self.snapshots.load() or (VectorIndex(DIM, "m"), None)
         self.tallies: list[Tally] = []
+        self.failed: list[str] = []
         self.follower = Follower(
-            self.index, stream, self.snapshots, cursor, snapshot_every_s=every_s, on_batch=self.tallies.append
+            self.index,
+            stream,
+            self.snapshots,
+            cursor,
+            snapshot_every_s=every_s,
+            on_batch=lambda _, tally: self.tallies.append(tally),
+            on_failure=self.failed.append,
         )
         self.follower.start()
 
@@ -75,16 +111,14 @@ class Shard:
         self.follower.stop()
 
     def reaches(self, stream: ListStream) -> None:
-        eventually(lambda: self.follower.cursor == str(len(stream.entries)))
+        eventually(lambda: self.follower.cursor == stream.end)
 
 
 def test_changes_are_applied_and_counted_and_the_cursor_moves(stream, tmp_path):
-    stream.add("a", 1, VECTORS[0])
-    stream.add("a", 1, VECTORS[1])
-    stream.add("b", 1, np.zeros(DIM, dtype=np.float32))
-
     with Shard(stream, tmp_path) as shard:
-        shard.reaches(stream)
+        stream.add("a", 1, VECTORS[0])
+        stream.add("a", 1, VECTORS[1])
+        stream.add("b", 1, np.zeros(DIM, dtype=np.float32))
         stream.add("c", 1, VECTORS[2])
         shard.reaches(stream)
 
@@ -92,7 +126,106 @@ def test_changes_are_applied_and_counted_and_the_cursor_moves(stream, tmp_path):
         assert shard.index.lookup("c") is not None
         eventually(lambda: sum(tally.applied for tally in shard.tallies) == 2)
     assert sum(tally.stale for tally in shard.tallies) == 1
-    assert sum(tally.refused.get("norm", 0) for tally in shard.tallies) == 1
+    assert [reason for tally in shard.tallies for _, reason in tally.refused] == ["norm"]
+    assert stream.refused == [("b", "norm")]
+
+
+def test_a_vector_of_another_model_is_counted_and_not_reported_as_bad(stream, tmp_path):
+    stream.entries.append(Change("1", "a", 1, "another", VECTORS[0]))
+
+    with Shard(stream, tmp_path) as shard:
+        shard.reaches(stream)
+        eventually(lambda: shard.tallies != [])
+    assert [reason for tally in shard.tallies for _, reason in tally.refused] == ["fingerprint"]
+    assert stream.refused == []
+
+
+def test_without_a_snapshot_the_index_comes_from_the_store_and_not_from_the_stream(stream, tmp_path):
+    """The stream may have been cut long ago."""
+    stream.add("a", 1, VECTORS[0])
+    stream.add("b", 1, VECTORS[1])
+    stream.add("a", 2, VECTORS[2])
+    stream.add("b", 2, None)
+    stream.cut = 3
+
+    with Shard(stream, tmp_path) as shard:
+        shard.reaches(stream)
+        eventually(shard.follower.caught_up.is_set)
+        assert shard.index.lookup("a").version == 2
+        assert shard.index.lookup("b") is None
+        stream.add("c", 1, VECTORS[3])
+        shard.reaches(stream)
+        assert len(shard.index) == 2
+
+
+@pytest.mark.parametrize("gap", ["cut behind the cursor", "made anew"])
+def test_a_gap_in_the_stream_leads_to_a_rebuild_from_the_store(stream, tmp_path, gap, caplog):
+    for row in range(10):
+        stream.add(f"n{row}", 1, VECTORS[row])
+    with Shard(stream, tmp_path) as shard:
+        shard.reaches(stream)
+    if gap == "made anew":
+        stream.entries.clear()
+    stream.add("n0", 2, None)
+    stream.add("n1", 2, VECTORS[20])
+    stream.add("m", 1, VECTORS[21])
+    stream.cut = len(stream.entries) if gap != "made anew" else 0
+    survivors = {change.id for change in stream.entries} - {"n0"}
+
+    with caplog.at_level(logging.WARNING), Shard(stream, tmp_path) as shard:
+        eventually(lambda: shard.follower.rebuilds == 1)
+        assert {found.id for found in shard.index.search(VECTORS[:1], 100)[0]} == survivors
+        assert shard.index.lookup("n1").version == 2
+        assert shard.index.generation == 2  # the first was from nothing
+        stream.add("later", 1, VECTORS[22])
+        shard.reaches(stream)
+        assert shard.index.lookup("later") is not None
+    assert [record.message for record in caplog.records] == ["stream_gap"]
+    with Shard(stream, tmp_path) as shard:
+        assert len(shard.index) == len(survivors) + 1
+        assert shard.follower.rebuilds == 0
+
+
+def test_what_changes_while_the_store_is_read_is_not_missed(stream, tmp_path):
+    """The cursor is taken before: what came meanwhile is read again behind it."""
+    stream.add("a", 1, VECTORS[0])
+    stream.add("b", 1, VECTORS[1])
+    everything = stream.everything
+
+    def slowly() -> tuple[str, Iterator[Change]]:
+        cursor, found = everything()
+        stream.add("a", 2, None)
+        stream.add("c", 1, VECTORS[2])
+        return cursor, found
+
+    stream.everything = slowly
+
+    with Shard(stream, tmp_path) as shard:
+        shard.reaches(stream)
+        assert (shard.index.lookup("a"), len(shard.index)) == (None, 2)
+
+
+def test_a_store_out_of_reach_during_a_rebuild_is_asked_again(stream, tmp_path):
+    stream.add("a", 1, VECTORS[0])
+    everything = stream.everything
+    stream.everything = lambda: (_ for _ in ()).throw(ConnectionError("gone"))
+
+    with Shard(stream, tmp_path) as shard:
+        time.sleep(0.05)
+        assert not shard.follower.caught_up.is_set()
+        stream.everything = everything
+        shard.reaches(stream)
+        assert shard.index.lookup("a") is not None
+
+
+def test_the_stream_is_told_to_keep_what_the_oldest_snapshot_needs(stream, tmp_path):
+    with Shard(stream, tmp_path, every_s=0.01) as shard:
+        for row in range(6):
+            stream.add(f"n{row}", 1, VECTORS[row])
+            eventually(lambda: shard.snapshots.load() is not None and shard.snapshots.load()[1] == stream.end)
+        eventually(lambda: stream.kept[-1] == "4")
+        assert shard.snapshots.oldest_cursor() == "4"
+    assert stream.kept == sorted(stream.kept, key=place)
 
 
 def test_each_shard_takes_its_own_ids_and_together_they_take_all(stream, tmp_path):
@@ -166,20 +299,32 @@ def test_the_end_of_the_stream_is_reported_once_it_was_read(stream, tmp_path):
 
 
 def test_the_index_is_compacted_in_the_background_when_due(stream, tmp_path):
-    for row in range(1100):
-        stream.add(f"n{row}", 1, VECTORS[row % 64])
-
     with Shard(stream, tmp_path) as shard:
+        for row in range(1100):
+            stream.add(f"n{row}", 1, VECTORS[row % 64])
         shard.reaches(stream)
-        eventually(lambda: shard.index.generation == 1)
+        eventually(lambda: shard.index.generation == 2)  # the first was from nothing
         assert len(shard.index) == 1100
+
+
+def test_recall_is_probed_and_a_decline_leads_to_training(stream, tmp_path, caplog, monkeypatch):
+    trained = []
+    monkeypatch.setattr(VectorIndex, "recall", lambda _: 0.99 if trained else 0.5)
+    monkeypatch.setattr(VectorIndex, "compact", lambda _, anew=False: trained.append(anew))
+
+    with caplog.at_level(logging.WARNING), Shard(stream, tmp_path) as shard:
+        eventually(lambda: shard.follower.recall == 0.99)
+
+    assert trained == [True]
+    assert [record.message for record in caplog.records] == ["recall_declined"]
 
 
 def test_a_failing_stream_is_survived_and_nothing_is_skipped(stream, tmp_path, caplog):
     stream.failures = [ConnectionError("gone"), ValueError("strange")]
-    stream.add("a", 1, VECTORS[0])
 
     with caplog.at_level(logging.WARNING), Shard(stream, tmp_path) as shard:
+        eventually(lambda: stream.failures == [])
+        stream.add("a", 1, VECTORS[0])
         shard.reaches(stream)
         assert shard.index.lookup("a") is not None
     assert [record.message for record in caplog.records] == ["follow_failed", "follow_failed"]
@@ -193,6 +338,7 @@ def test_a_folder_that_cannot_be_written_stops_neither_changes_nor_the_end(strea
         stream.add("b", 1, VECTORS[1])
         shard.reaches(stream)
         assert shard.index.lookup("b") is not None
+        assert shard.failed[0] == "snapshot"
     assert caplog.records[-1].message == "last_snapshot_failed"
 
 
@@ -202,3 +348,29 @@ def test_waiting_doubles_from_a_tenth_of_a_second_up_to_five():
     assert waits[:3] == pytest.approx([0.1, 0.2, 0.4])
     assert waits == sorted(waits)
     assert max(waits) == 5.0
+
+
+def test_a_snapshot_that_was_being_written_when_the_gap_was_seen_does_not_stay(stream, tmp_path, monkeypatch):
+    writing, go_on = threading.Event(), threading.Event()
+    save = Snapshots.save
+
+    def slowly(snapshots, contents, cursor):
+        writing.set()
+        assert go_on.wait(30)
+        save(snapshots, contents, cursor)
+
+    monkeypatch.setattr(Snapshots, "save", slowly)
+    with Shard(stream, tmp_path, every_s=0.01) as shard:
+        for row in range(3):
+            stream.add(f"old{row}", 1, VECTORS[row])
+        assert writing.wait(30)
+        shard.reaches(stream)
+        stream.entries.clear()
+        stream.add("new", 1, VECTORS[9])
+        threading.Timer(0.2, go_on.set).start()
+        eventually(lambda: shard.follower.rebuilds == 2)
+        eventually(lambda: shard.follower.cursor == stream.end)
+
+    found, cursor = Snapshots(tmp_path / "0", "m").load()
+    assert (cursor, len(found)) == (stream.end, 1)
+    assert Snapshots(tmp_path / "0", "m").oldest_cursor() == stream.end

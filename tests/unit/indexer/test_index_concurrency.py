@@ -155,3 +155,28 @@ def test_a_snapshot_is_of_one_moment_though_the_index_goes_on():
     assert copy.lookup("a").version == 1
     assert copy.lookup("b") is None
     assert len(copy) == 1
+
+
+def test_eight_readers_find_every_note_through_two_hundred_swaps():
+    """Nothing is written meanwhile: whatever base answers, it must hold all notes, each once."""
+    vectors = unit_rows(500, seed=7)
+    index = VectorIndex(DIM, "m")
+    index.apply([Change("0-0", str(row), 1, "m", vector) for row, vector in enumerate(vectors)])
+    names = {str(row) for row in range(len(vectors))}
+
+    def search() -> None:
+        before = index.generation
+        [found] = index.search(vectors[:1], len(vectors))
+        assert len(found) == len(names)
+        assert {neighbor.id for neighbor in found} == names
+        assert found[0].id == "0"
+        assert index.lookup("499") is not None
+        assert index.generation >= before
+
+    def swap() -> None:
+        for _ in range(200):
+            index.compact()
+
+    while_running(swap, [search] * 8)
+
+    assert index.generation == 200

@@ -3,7 +3,10 @@
 The same test must fail for twins of the index that lack one of its duties; otherwise it would prove nothing.
 """
 
+import os
+import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +15,12 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from indexer.index import VectorIndex
-from indexer.snapshot import Snapshots
+from indexer.snapshot import KEPT, Snapshots
+from indexer.tombstones import Tombstones
 from indexer.types import Change
 
+# INDEX_HISTORIES=20000 tries as many as a release should.
+HISTORIES = int(os.environ.get("INDEX_HISTORIES", "200"))
 DIM = 4
 IDS = "abcdef"
 # Hundreds of restarts sync thousands of files: in memory, where the system has such a folder, that is free.
@@ -29,7 +35,7 @@ changes = st.builds(
     st.none() | st.integers(0, len(POOL) - 1),
 )
 batches = st.lists(changes, max_size=8)
-steps = st.lists(batches | st.sampled_from(["compact", "restart", "replay"]), max_size=10)
+steps = st.lists(batches | st.sampled_from(["compact", "append", "restart", "replay"]), max_size=10)
 
 
 class Oracle:
@@ -72,6 +78,8 @@ def follow(kind: type[VectorIndex], history: list[list[Change] | str]) -> None:
         for step in history:
             if step == "compact":
                 index.compact()
+            elif step == "append":
+                append(index)
             elif step == "restart":
                 index = restarted(kind, index, Path(folder))
             elif step == "replay":
@@ -83,6 +91,13 @@ def follow(kind: type[VectorIndex], history: list[list[Change] | str]) -> None:
             check(index, oracle)
 
 
+def append(index: VectorIndex) -> None:
+    """What compaction does to a base that is large: its rows stay, the dead ones, too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("indexer.index.outgrown", lambda *_: False)
+        index.compact()
+
+
 def restarted(kind: type[VectorIndex], index: VectorIndex, folder: Path) -> VectorIndex:
     snapshots = Snapshots(folder, "m")
     snapshots.save(index.contents(), "1-0")
@@ -91,37 +106,33 @@ def restarted(kind: type[VectorIndex], index: VectorIndex, folder: Path) -> Vect
     return kind.restore(loaded.contents())
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=HISTORIES, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(steps)
 def test_any_history_leaves_what_a_dictionary_would_hold(history):
     follow(VectorIndex, history)
 
 
 class IgnoresVersions(VectorIndex):
-    def _version(self, id_: str) -> float:
+    def _version(self, id_: str, row: int | None) -> float:
         return -1
 
 
 class ForgetsTombstones(VectorIndex):
-    def compact(self) -> None:
-        super().compact()
-        self._tombstones.clear()
+    def compact(self, *, anew: bool = False) -> None:
+        super().compact(anew=anew)
+        self._tombstones = Tombstones()
 
 
 class LeavesOldRows(VectorIndex):
-    def _upsert(self, change: Change, vector_D: np.ndarray) -> None:
-        row = self._state.delta.append(change, vector_D)
-        self._state = self._state.with_row(row)
-        self._state.delta.rows.row_of[change.id] = row
-        self._tombstones.pop(change.id, None)
+    def _upsert(self, change: Change, row: int | None) -> None:
+        super()._upsert(change, None)
 
 
 class LosesTheDeltaOnRestart(VectorIndex):
     @classmethod
-    def restore(cls, contents):
-        index = cls(contents.dim, contents.fingerprint)
-        index._tombstones = dict(contents.tombstones)
-        return index
+    def restore(cls, contents, scratch=None):
+        nothing = VectorIndex(DIM, "m").contents()
+        return super().restore(replace(contents, base=nothing.base, rows=nothing.rows, delta=nothing.delta))
 
 
 @pytest.mark.parametrize("twin", [IgnoresVersions, ForgetsTombstones, LeavesOldRows, LosesTheDeltaOnRestart])
@@ -133,3 +144,116 @@ def test_a_twin_that_neglects_one_duty_is_found_out(twin):
 
     with pytest.raises(AssertionError):
         history_test()
+
+
+class Life:
+    """An indexer's life: it follows a stream in order, takes snapshots, and goes on from one of the last three."""
+
+    def __init__(self, kind: type[VectorIndex], folder: Path) -> None:
+        self.kind = kind
+        self.snapshots = Snapshots(folder, "m")
+        self.folder = folder
+        self.index = kind(DIM, "m")
+        self.oracle = Oracle()
+        self.stream: list[Change] = []
+        self.rebuilt_at = 0
+
+    def write(self, id_: str, row: int | None) -> None:
+        """The next version of an id; without a row, its deletion."""
+        known = self.oracle.newest.get(id_)
+        version = known.version + 1 if known else 1
+        change = Change(f"{len(self.stream)}-0", id_, version, "m", None if row is None else POOL[row])
+        self.stream.append(change)
+        self.oracle.apply([change])
+        self.index.apply([change])
+
+    def snapshot(self) -> None:
+        self.snapshots.save(self.index.contents(), str(len(self.stream)))
+        self.index.snapshot_written(KEPT)
+
+    def replay(self) -> None:
+        """From as far back as anybody ever reads again; nothing may come back even for a moment."""
+        oldest = self.snapshots.oldest_cursor()
+        full = len(list(self.folder.glob("[0-9]*-*"))) == KEPT
+        first = int(oldest) if oldest and full else 0
+        for change in self.stream[max(first, self.rebuilt_at) :]:
+            self.index.apply([change])
+            check(self.index, self.oracle)
+
+    def restart(self) -> None:
+        """Without a snapshot, from the store, which the oracle stands for."""
+        loaded = self.snapshots.load()
+        if loaded is None:
+            self.index = self.kind(DIM, "m")
+            self.index.apply(list(self.oracle.live().values()))
+            self.rebuilt_at = len(self.stream)
+            return
+        index, cursor = loaded
+        self.index = self.kind.restore(index.contents())
+        self.index.apply(self.stream[int(cursor) :])
+
+    def fall_back(self) -> None:
+        """The newest snapshot is damaged."""
+        if names := sorted(self.folder.glob("[0-9]*-*")):
+            (names[-1] / "manifest.json").write_bytes(b"")
+        self.restart()
+        if names:
+            shutil.rmtree(names[-1])
+
+
+acts = st.one_of(
+    st.tuples(st.sampled_from(IDS), st.none() | st.integers(0, len(POOL) - 1)),
+    st.sampled_from(["snapshot", "replay", "restart", "fall_back", "compact", "append"]),
+)
+
+
+def live(kind: type[VectorIndex], history: list[tuple[str, int | None] | str]) -> None:
+    with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
+        life = Life(kind, Path(folder))
+        for act in history:
+            if isinstance(act, tuple):
+                life.write(*act)
+            elif act == "compact":
+                life.index.compact()
+            elif act == "append":
+                append(life.index)
+            else:
+                getattr(life, act)()
+            check(life.index, life.oracle)
+
+
+@settings(max_examples=HISTORIES, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(acts, max_size=25))
+def test_no_life_of_an_indexer_forgets_a_delete_or_a_write(history):
+    """Though tombstones go with the snapshots that no reader goes back behind."""
+    live(VectorIndex, history)
+
+
+class ForgetsTombstonesAtOnce(VectorIndex):
+    def snapshot_written(self, kept: int) -> None:
+        self._tombstones = Tombstones()
+
+
+@pytest.mark.parametrize("twin", [ForgetsTombstonesAtOnce, IgnoresVersions, LosesTheDeltaOnRestart])
+def test_a_twin_that_is_careless_with_its_past_is_found_out(twin):
+    @settings(max_examples=500, deadline=None, database=None, phases=[Phase.generate], report_multiple_bugs=False)
+    @given(st.lists(acts, min_size=5, max_size=25))
+    def life_test(history):
+        live(twin, history)
+
+    with pytest.raises(AssertionError):
+        life_test()
+
+
+def test_tombstones_do_not_add_up():
+    with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
+        life = Life(VectorIndex, Path(folder))
+        for round_ in range(6):
+            life.write(IDS[round_], 0)
+            life.write(IDS[round_], None)
+            life.snapshot()
+
+        assert life.index.figures.tombstones == KEPT
+        life.replay()
+        life.restart()
+        check(life.index, life.oracle)

@@ -5,13 +5,17 @@ import json
 import logging
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from indexer.factory import build_base, recipe_for
+from indexer.base import build_base
+from indexer.bitmap import all_alive
+from indexer.factory import recipe_for
 from indexer.index import VectorIndex
+from indexer.rows import Entries, Rows
 from indexer.snapshot import CURRENT, KEPT, STAGED_POINTER, STAGING, Snapshots
 from indexer.types import Change
 
@@ -87,7 +91,8 @@ def test_a_faiss_base_is_saved_and_loaded(snapshots, tmp_path):
     loaded, _ = snapshots.load()
 
     assert (newest(tmp_path) / "base.faiss").is_file()
-    assert loaded.recipe == recipe_for(10_000, DIM)
+    assert loaded.recipe == saved.recipe
+    assert loaded.recipe.name == recipe_for(10_000, DIM).name
     assert loaded.search(vectors[:20], 10) == saved.search(vectors[:20], 10)
     assert loaded.lookup("5") is None
 
@@ -131,7 +136,7 @@ def damages(data: bytes) -> dict[str, bytes]:
     }
 
 
-@pytest.mark.parametrize("name", ["manifest.json", "ids.msgpack", "arrays.npz", "base.faiss"])
+@pytest.mark.parametrize("name", ["manifest.json", "ids.msgpack", "delta.npz", "rows.npz", "base.faiss", "store.faiss"])
 @pytest.mark.parametrize("damage", damages(b"some data"))
 def test_a_damaged_file_is_noticed_and_the_older_snapshot_taken(snapshots, tmp_path, name, damage, caplog):
     snapshots.save(index_of("ab").contents(), "1-0")
@@ -152,19 +157,19 @@ def ivf_index() -> VectorIndex:
     vectors = unit_rows(1000)
     contents = index_of("abcd").contents()
     recipe = recipe_for(10_000, DIM)
-    small = type(recipe)("IVF4,PQ4x4fsr", nlist=4, nprobe=4, rerank=4, min_candidates=100)
+    small = replace(recipe, name="IVF4,PQ4x4fsr", notes=1000, nlist=4, nprobe=4)
     base = build_base(small, vectors)
-    rows = type(contents.base_rows)([str(row) for row in range(1000)], [1] * 1000)
-    alive = np.full(125, 0xFF, dtype=np.uint8)
+    labels = np.zeros((1000, 2), dtype=np.uint64)
+    rows = Rows.of(Entries([str(row) for row in range(1000)], [1] * 1000, vectors, labels))
     return VectorIndex.restore(
-        type(contents)(DIM, "m", 2, base, rows, alive, contents.delta_rows, contents.delta_vectors, {})
+        replace(contents, generation=2, base=base, rows=rows, base_alive=all_alive(1000), tombstones=[{}])
     )
 
 
 def test_a_missing_file_counts_as_damage(snapshots, tmp_path):
     snapshots.save(index_of("ab").contents(), "1-0")
     snapshots.save(index_of("cd").contents(), "2-0")
-    (newest(tmp_path) / "arrays.npz").unlink()
+    (newest(tmp_path) / "rows.npz").unlink()
 
     assert snapshots.load()[1] == "1-0"
 
@@ -198,7 +203,7 @@ class _PowerLost(BaseException):
     pass
 
 
-@pytest.mark.parametrize("survived", range(9))
+@pytest.mark.parametrize("survived", range(10))
 def test_a_crash_at_any_sync_leaves_a_loadable_snapshot_and_the_next_save_works(
     snapshots, tmp_path, survived, monkeypatch
 ):
@@ -247,5 +252,60 @@ def test_nothing_is_ever_unpickled(snapshots, tmp_path):
     """The check must not depend on a checksum that the attacker writes as well: NumPy is told to refuse."""
     snapshots.save(index_of("ab").contents(), "1-0")
 
-    with np.load(newest(tmp_path) / "arrays.npz", allow_pickle=False) as arrays:
-        assert not any(arrays[name].dtype.hasobject for name in arrays.files)
+    for name in ("rows.npz", "delta.npz"):
+        with np.load(newest(tmp_path) / name, allow_pickle=False) as arrays:
+            assert not any(arrays[part].dtype.hasobject for part in arrays.files)
+
+
+def test_an_unchanged_base_is_linked_and_not_written_again(snapshots, tmp_path):
+    index = ivf_index()
+    snapshots.save(index.contents(), "1-0")
+    first = newest(tmp_path)
+    index.apply([Change("0-1", "later", 1, "m", VECTORS[0])])
+    snapshots.save(index.contents(), "2-0")
+    second = newest(tmp_path)
+    index.compact()
+    snapshots.save(index.contents(), "3-0")
+    third = newest(tmp_path)
+
+    for name in ("rows.npz", "base.faiss", "store.faiss"):
+        assert (first / name).samefile(second / name)
+        assert not (second / name).samefile(third / name)
+    shutil.rmtree(first)
+    loaded, cursor = Snapshots(tmp_path, "m").load()
+    assert cursor == "3-0"
+    assert loaded.lookup("later") is not None
+
+
+def test_a_link_that_cannot_be_made_leaves_the_older_snapshot_alone(snapshots, tmp_path):
+    index = ivf_index()
+    snapshots.save(index.contents(), "1-0")
+    first = newest(tmp_path)
+    (first / "store.faiss").rename(tmp_path / "kept")  # one of three links fails
+    snapshots.save(index.contents(), "2-0")
+    (tmp_path / "kept").rename(first / "store.faiss")
+
+    assert snapshots.load()[1] == "2-0"
+    shutil.rmtree(newest(tmp_path))
+    loaded, cursor = Snapshots(tmp_path, "m").load()
+    assert (cursor, len(loaded)) == ("1-0", len(index))
+
+
+def test_the_vectors_of_a_loaded_base_are_read_where_they_lie(snapshots, tmp_path):
+    snapshots.save(ivf_index().contents(), "1-0")
+
+    loaded, _ = snapshots.load()
+
+    assert str(newest(tmp_path) / "store.faiss") in Path(f"/proc/{os.getpid()}/maps").read_text()
+    for number in range(2, 6):  # the folder it lies in goes, the vectors stay
+        snapshots.save(index_of("ab").contents(), f"{number}-0")
+    assert loaded.lookup("7").vector == pytest.approx(unit_rows(1000)[7], abs=1e-3)
+
+
+def test_what_a_killed_process_left_in_the_folder_is_removed(snapshots, tmp_path):
+    snapshots.save(index_of("ab").contents(), "1-0")
+    (tmp_path / "scratch-abc").write_bytes(b"vectors")
+
+    snapshots.load()
+
+    assert not (tmp_path / "scratch-abc").exists()

@@ -61,7 +61,9 @@ def test_a_head_that_follows_a_teacher_starts_nearer_to_it_than_chance():
     # A teacher that is a linear map of the states can be followed all the way, but for the ridge.
     torch.manual_seed(0)
     target = torch.zeros(len(NOTES), 8)
-    target[notes] = torch.nn.functional.normalize((states - states.mean(dim=0)) @ torch.randn(states.shape[1], 8), dim=1)
+    target[notes] = torch.nn.functional.normalize(
+        (states - states.mean(dim=0)) @ torch.randn(states.shape[1], 8), dim=1
+    )
     follow_teacher(network, training_set, target)
     cosines = torch.cosine_similarity(network.embedding(states), target[notes])
     assert cosines.mean().item() > 0.8

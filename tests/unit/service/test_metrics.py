@@ -29,6 +29,14 @@ CONTRACT = {
     "notellm_index_generation": ("gauge", ("shard",)),
     "notellm_index_changes": ("counter", ("shard", "outcome")),
     "notellm_index_cursor_age_seconds": ("gauge", ("shard",)),
+    "notellm_index_freshness_seconds": ("histogram", ("shard",)),
+    "notellm_index_chores_failed": ("counter", ("shard", "chore")),
+    "notellm_index_recall": ("gauge", ("shard",)),
+    "notellm_index_imbalance": ("gauge", ("shard",)),
+    "notellm_index_rows": ("gauge", ("shard", "part")),
+    "notellm_index_lag_changes": ("gauge", ("shard",)),
+    "notellm_index_lag_seconds": ("gauge", ("shard",)),
+    "notellm_index_bytes_per_note": ("gauge", ("shard",)),
 }
 
 

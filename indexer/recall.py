@@ -1,0 +1,80 @@
+"""How good a base's answers are, measured against exact search."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from indexer.base import Base, Choice, Floats, Hits, live_rows
+from indexer.bitmap import Bits
+from indexer.factory import IndexRecipe
+
+SAMPLE = 32
+FLOORS = {10: 0.96, 100: 0.99}
+NOISE = 0.01
+MOST_CANDIDATES = 64
+
+
+class Probe:
+    """Some rows of a base, always the same, that are asked for their nearest neighbors.
+
+    That is what related notes are asked for, too. A row is not its own neighbor.
+    """
+
+    def __init__(self, base: Base, alive: Bits | None = None) -> None:
+        """Searches exactly, once: the price of reading every vector for each row of the sample."""
+        live = live_rows(alive, len(base))
+        self._rows_N = np.random.default_rng(0).choice(live, min(SAMPLE, len(live)), replace=False)
+        self._base = base
+        self._choice = Choice(len(live), alive)
+        self._queries_ND = base.vectors(self._rows_N)
+        self._nearest = self._neighbors(base.exact, max(FLOORS))
+
+    def recall(self, k: int = 10) -> float:
+        """Recall@k, for a k of `FLOORS`: the share of the nearest rows that a search finds; 1.0 where are none."""
+        wanted = [nearest[:k] for nearest in self._nearest]
+        if not any(wanted):
+            return 1.0
+        found = self._neighbors(self._base.search, k)
+        hits = sum(len(set(one) & set(want)) for one, want in zip(found, wanted, strict=True))
+        return hits / sum(map(len, wanted))
+
+    def sufficiency(self) -> float:
+        """The lowest recall by its floor: 1.0 or more is enough."""
+        return min(self.recall(k) / floor for k, floor in FLOORS.items())
+
+    def _neighbors(self, search: Callable[[Floats, int, Choice], Hits], k: int) -> list[list[int]]:
+        if not len(self._rows_N):
+            return []
+        _, rows_NK = search(self._queries_ND, k + 1, self._choice)
+        return [
+            [row for row in rows_K if row not in (own, -1)][:k]
+            for own, rows_K in zip(self._rows_N.tolist(), rows_NK.tolist(), strict=True)
+        ]
+
+
+def tune(base: Base) -> Probe:
+    """Make searches of a new base do twice as much, of what helps more, until recall is enough.
+
+    How many lists hold the neighbors, and how many candidates the codes confuse, depends on the data, which
+    no table knows.
+    """
+    probe = Probe(base)
+
+    def measured(recipe: IndexRecipe) -> float:
+        base.recipe = recipe
+        return probe.sufficiency()
+
+    reached = probe.sufficiency()
+    while reached < 1.0 and (wider := list(_wider(base.recipe))):
+        sufficiencies = [measured(recipe) for recipe in wider]
+        reached = max(sufficiencies)
+        base.recipe = wider[sufficiencies.index(reached)]
+    return probe
+
+
+def _wider(recipe: IndexRecipe) -> Iterator[IndexRecipe]:
+    if 0 < recipe.rerank < MOST_CANDIDATES:
+        yield replace(recipe, rerank=2 * recipe.rerank, min_candidates=2 * recipe.min_candidates)
+    if recipe.nprobe < recipe.nlist:
+        yield replace(recipe, nprobe=2 * recipe.nprobe)

@@ -1,0 +1,218 @@
+"""What one search sees of an index: an immutable base, the published part of a delta, and which rows are alive.
+
+Rows of the delta are numbered behind those of the base.
+"""
+
+import math
+from bisect import bisect_left
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from indexer import bitmap
+from indexer.base import Base, Choice, Floats, Hits, Ints, best, exact
+from indexer.bitmap import Bits, all_alive, flags
+from indexer.rows import Codes, Entries, Rows
+from indexer.types import Answer, Change, label
+
+SMALLEST_DELTA = 1024
+
+
+class Delta:
+    """Rows that are searched exactly. It only grows: what is published never changes again.
+
+    ``newest`` leads from an id to its last row, ``before`` from a row to the one that the id had before, or to
+    -1. Both may be ahead of what is published.
+    """
+
+    def __init__(self, entries: Entries) -> None:
+        """The ids of the entries are distinct."""
+        rows = len(entries)
+        capacity = max(SMALLEST_DELTA, 2 * rows)
+        self.ids = entries.ids
+        self.versions = entries.versions
+        self.newest = {id_: row for row, id_ in enumerate(entries.ids)}
+        self.before = [-1] * rows
+        self.vectors_MD = _grown(entries.vectors_MD, capacity)
+        self.labels_M2 = _grown(entries.labels_M2, capacity)
+
+    def append(self, change: Change, vector_D: Floats) -> None:
+        """Write a row that no reader knows of yet."""
+        row = len(self.ids)
+        if row == len(self.vectors_MD):
+            # Readers keep the old arrays through their state.
+            self.vectors_MD = _grown(self.vectors_MD, 2 * row)
+            self.labels_M2 = _grown(self.labels_M2, 2 * row)
+        self.vectors_MD[row] = vector_D
+        self.labels_M2[row] = label(change.category), label(change.author)
+        self.ids.append(change.id)
+        self.versions.append(change.version)
+        self.before.append(self.newest.get(change.id, -1))
+        self.newest[change.id] = row
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """``vectors_MD`` and ``labels_M2`` are the published part of the delta; bits beyond it are void."""
+
+    generation: int
+    base: Base
+    rows: Rows
+    base_alive: Bits
+    base_dead: int
+    delta: Delta
+    vectors_MD: Floats
+    labels_M2: Codes
+    delta_alive: Bits
+    delta_dead: int
+
+    @classmethod
+    def of(cls, generation: int, base: Base, rows: Rows, base_alive: Bits, entries: Entries) -> Self:
+        """A state whose delta holds these entries, all alive."""
+        delta = Delta(entries)
+        return cls(
+            generation=generation,
+            base=base,
+            rows=rows,
+            base_alive=base_alive,
+            base_dead=len(rows) - int(flags(base_alive, len(rows)).sum()),
+            delta=delta,
+            vectors_MD=delta.vectors_MD[: len(entries)],
+            labels_M2=delta.labels_M2[: len(entries)],
+            delta_alive=all_alive(len(delta.vectors_MD)),
+            delta_dead=0,
+        )
+
+    def __len__(self) -> int:
+        return len(self.rows) + len(self.vectors_MD) - self.base_dead - self.delta_dead
+
+    def grown(self) -> Self:
+        """The next row of the delta published."""
+        end = len(self.vectors_MD) + 1
+        alive = self.delta_alive
+        if end > 8 * len(alive):
+            alive = np.concatenate([alive, all_alive(8 * len(alive))])
+        return replace(
+            self,
+            vectors_MD=self.delta.vectors_MD[:end],
+            labels_M2=self.delta.labels_M2[:end],
+            delta_alive=alive,
+        )
+
+    def without(self, row: int) -> Self:
+        """This row, which must be alive, dead."""
+        if row < len(self.rows):
+            base_alive = bitmap.without(self.base_alive, np.array([row]))
+            return replace(self, base_alive=base_alive, base_dead=self.base_dead + 1)
+        delta_alive = bitmap.without(self.delta_alive, np.array([row - len(self.rows)]))
+        return replace(self, delta_alive=delta_alive, delta_dead=self.delta_dead + 1)
+
+    def find(self, id_: str) -> int | None:
+        """The row of an id, if it is published and alive."""
+        row = self.delta.newest.get(id_, -1)
+        while row >= len(self.vectors_MD):
+            row = self.delta.before[row]
+        if row >= 0:
+            return len(self.rows) + row if bitmap.is_alive(self.delta_alive, row) else None
+        row = self.rows.newest(id_)
+        return row if row >= 0 and bitmap.is_alive(self.base_alive, row) else None
+
+    def version(self, row: int) -> int:
+        """The version that a row holds."""
+        first = len(self.rows)
+        return int(self.rows.versions[row]) if row < first else self.delta.versions[row - first]
+
+    def vector(self, row: int) -> Floats:
+        """The vector that a row holds, shape (D,)."""
+        first = len(self.rows)
+        vector_D: Floats = self.base.vectors(np.array([row]))[0] if row < first else self.vectors_MD[row - first]
+        return vector_D
+
+    def live_base(self) -> Ints:
+        """Numbers of the base's rows that are alive."""
+        return np.flatnonzero(flags(self.base_alive, len(self.rows)))
+
+    def live_delta(self) -> Ints:
+        """Numbers, within the delta, of its rows that are published and alive."""
+        return np.flatnonzero(flags(self.delta_alive, len(self.vectors_MD)))
+
+    def entries(self, delta_rows: Ints) -> Entries:
+        """These rows of the delta, numbered within it."""
+        return Entries(
+            [self.delta.ids[row] for row in delta_rows],
+            [self.delta.versions[row] for row in delta_rows],
+            self.vectors_MD[delta_rows],
+            self.labels_M2[delta_rows],
+        )
+
+    def search(self, queries_ND: Floats, k: int, category: int = 0, exclude_author: int = 0) -> list[Answer]:
+        """The k best rows of base and delta together, for each query. Codes as in `indexer.types.Query`."""
+        choice = self._choice(category, exclude_author)
+        hits = self.base.search(queries_ND, k, choice) if choice.size else _nothing(len(queries_ND))
+        if len(self.vectors_MD):
+            hits = self._joined(hits, self._search_delta(queries_ND, k, category, exclude_author), k)
+        scores_NK, rows_NK = hits
+        return [_answer(*found) for found in zip(self._ids(rows_NK), scores_NK.tolist(), strict=True)]
+
+    def _choice(self, category: int, exclude_author: int) -> Choice:
+        if category:
+            rows_M = bitmap.only(self.rows.category.rows(category), self.base_alive)
+            if exclude_author:
+                rows_M = np.setdiff1d(rows_M, self.rows.author.rows(exclude_author), assume_unique=True)
+            return Choice(len(rows_M), bitmap.of(rows_M, len(self.rows)), rows_M)
+        live = len(self.rows) - self.base_dead
+        if exclude_author:
+            unwanted_M = bitmap.only(self.rows.author.rows(exclude_author), self.base_alive)
+            return Choice(live - len(unwanted_M), bitmap.without(self.base_alive, unwanted_M))
+        return Choice(live, self.base_alive if self.base_dead else None)
+
+    def _search_delta(self, queries_ND: Floats, k: int, category: int, exclude_author: int) -> Hits:
+        alive = flags(self.delta_alive, len(self.vectors_MD))
+        if category:
+            alive = alive & (self.labels_M2[:, 0] == np.uint64(category))
+        if exclude_author:
+            alive = alive & (self.labels_M2[:, 1] != np.uint64(exclude_author))
+        return exact(queries_ND, self.vectors_MD, k, alive)
+
+    def _joined(self, base: Hits, delta: Hits, k: int) -> Hits:
+        return best(
+            np.concatenate([base[0], delta[0]], axis=1),
+            np.concatenate([base[1], delta[1] + len(self.rows)], axis=1),
+            k,
+        )
+
+    def _ids(self, rows_NK: Ints) -> list[list[str]]:
+        """Some id for a cell without a hit."""
+        first = len(self.rows)
+        if not len(self.vectors_MD):
+            return self.rows.ids(rows_NK)
+        in_base_NK = rows_NK < first
+        known = self.rows.ids(np.where(in_base_NK, rows_NK, -1))
+        for ids_K, rows_K in zip(known, rows_NK.tolist(), strict=True):
+            for place, row in enumerate(rows_K):
+                if row >= first:
+                    ids_K[place] = self.delta.ids[row - first]
+        return known
+
+
+def _answer(ids: list[str], scores: list[float]) -> Answer:
+    """Without the cells that have no hit."""
+    if scores and scores[-1] == -math.inf:
+        hits = bisect_left(scores, math.inf, key=lambda score: -score)
+        ids, scores = ids[:hits], scores[:hits]
+    if scores and scores[0] > 1.0:
+        # Float16 and rounding leave the cosine of equal vectors a little above 1.
+        scores = [min(score, 1.0) for score in scores]
+    return Answer(ids, scores)
+
+
+def _nothing(queries: int) -> Hits:
+    return np.empty((queries, 0), dtype=np.float32), np.empty((queries, 0), dtype=np.int64)
+
+
+def _grown(array: NDArray[Any], capacity: int) -> NDArray[Any]:
+    larger = np.empty((capacity, *array.shape[1:]), dtype=array.dtype)
+    larger[: len(array)] = array
+    return larger

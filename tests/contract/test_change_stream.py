@@ -1,0 +1,213 @@
+"""What the embeddings stream in Redis promises to the indexers that follow it."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from redis.asyncio import Redis
+from support.redis import RedisServer
+
+from indexer.types import Change
+from model.note import Note
+from service.messages import CURSORS, DEAD, EMBEDDINGS, READING, StoredNote, StoredReading
+from service.store import RedisStore
+from service.streams import JobQueue, RedisChangeStream, open_sync_redis
+
+VECTOR = np.array([0.6, 0.8], dtype=np.float32)
+
+
+class Community:
+    """Notes in Redis and, where `read` was called, what a worker publishes of them."""
+
+    def __init__(self, redis: Redis) -> None:
+        self.redis = redis
+        self.store = RedisStore(redis, 10_000)
+        self.queue = JobQueue(redis, "w0")
+
+    async def write(self, id_: str, title: str = "") -> int:
+        [version] = await self.store.put([StoredNote(Note(id_, title or id_), 0)])
+        return version
+
+    async def read(self, vector: np.ndarray = VECTOR) -> None:
+        """All that waits."""
+        await self.queue.open("m")
+        while claimed := await self.queue.claim(100, 0.01):
+            await self.queue.publish(
+                [(item, StoredReading(item.job.version, "m", vector, (), None)) for item in claimed]
+            )
+
+
+@pytest.fixture
+def community(redis: Redis) -> Community:
+    return Community(redis)
+
+
+@pytest.fixture
+def stream(redis: Redis, redis_server: RedisServer) -> Iterator[RedisChangeStream]:
+    client = open_sync_redis(redis_server.url)
+    yield RedisChangeStream(client, "first")
+    client.close()
+
+
+@pytest.fixture
+def second(redis: Redis, redis_server: RedisServer) -> Iterator[RedisChangeStream]:
+    client = open_sync_redis(redis_server.url)
+    yield RedisChangeStream(client, "second")
+    client.close()
+
+
+def drained(stream: RedisChangeStream) -> tuple[str, dict[str, int]]:
+    cursor, changes = stream.everything()
+    return cursor, {change.id: change.version for change in changes}
+
+
+async def test_everything_is_the_newest_reading_of_every_live_note(community, stream):
+    for number in range(1200):
+        await community.write(f"n{number}")
+    await community.read()
+    await community.write("n0", "written again, not yet read")
+    await community.store.delete("n1")
+    await community.write("n2", "written again")
+    await community.read()
+    await community.write("unread")
+
+    cursor, found = drained(stream)
+
+    assert found == {f"n{number}": 2 if number in (0, 2) else 1 for number in range(1200) if number != 1}
+    assert stream.read(cursor, 10, 0) == []
+    [change] = [change for change in stream.everything()[1] if change.id == "n5"]
+    assert (change.fingerprint, change.vector.tolist()) == ("m", VECTOR.tolist())
+
+
+async def test_a_change_carries_what_searches_filter_by_from_the_stream_and_from_the_store(community, stream):
+    await community.store.put(
+        [
+            StoredNote(Note("a", "a", category="Home Decor"), 0, author="Zoë"),
+            StoredNote(Note("b", "b"), 0),
+        ]
+    )
+    await community.read()
+
+    expected = [("a", "Home Decor", "Zoë"), ("b", None, None)]
+    for changes in (stream.read("0-0", 10, 0), stream.everything()[1]):
+        assert sorted((change.id, change.category, change.author) for change in changes) == expected
+
+
+async def test_what_is_written_while_everything_is_read_lies_behind_the_cursor(community, stream):
+    await community.write("a")
+    await community.read()
+
+    cursor, changes = stream.everything()
+    await community.store.delete("a")
+    await community.write("b")
+    await community.read()
+
+    assert [change.id for change in changes] == ["b"]
+    assert [change.id for change in stream.read(cursor, 10, 0)] == ["a", "b"]
+
+
+async def test_a_reading_that_cannot_be_decoded_is_skipped_and_counted(community, stream):
+    await community.write("a")
+    await community.write("b")
+    await community.read()
+    await community.redis.set(READING + "a", b"\x81")
+
+    assert set(drained(stream)[1]) == {"b"}
+    assert stream.malformed == 1
+
+
+async def test_an_empty_stream_holds_its_start_and_everything_is_nothing(community, stream):
+    assert drained(stream) == ("0-0", {})
+    assert stream.holds("0-0")
+
+
+@pytest.mark.parametrize("loss", ["cut", "made anew", "restored without its end"])
+async def test_a_cursor_is_held_until_its_entry_is_lost(community, stream, loss):
+    for id_ in "abc":
+        await community.write(id_)
+    await community.read()
+    first, second, third = [change.cursor for change in stream.read("0-0", 10, 0)]
+    assert all(stream.holds(cursor) for cursor in (first, second, third))
+
+    if loss == "cut":
+        await community.redis.xtrim(EMBEDDINGS, minid=third, approximate=False)
+    elif loss == "made anew":
+        await community.redis.delete(EMBEDDINGS)
+    else:
+        await community.redis.xdel(EMBEDDINGS, second)
+    await community.store.delete("c")
+
+    assert not stream.holds(second)
+    assert stream.holds(stream.everything()[0])
+
+
+async def test_the_stream_is_cut_only_behind_the_oldest_cursor_of_all_followers(community, stream, second):
+    for id_ in "abcd":
+        await community.write(id_)
+    await community.read()
+    cursors = [change.cursor for change in stream.read("0-0", 10, 0)]
+
+    stream.keep("0-0")
+    second.keep(cursors[3])
+    assert len(stream.read("0-0", 10, 0)) == 4
+    stream.keep(cursors[1])
+    assert [change.id for change in second.read("0-0", 10, 0)] == ["b", "c", "d"]
+    assert stream.holds(cursors[1])
+    second.keep(cursors[3])
+    stream.keep(cursors[2])
+    assert [change.id for change in second.read("0-0", 10, 0)] == ["c", "d"]
+
+
+async def test_a_follower_that_was_silent_for_a_week_holds_nothing_back(community, stream):
+    for id_ in "ab":
+        await community.write(id_)
+    await community.read()
+    newest = stream.read("0-0", 10, 0)[1].cursor
+    seconds, _ = await community.redis.time()
+    await community.redis.hset(CURSORS, "gone", f"0-0 {seconds - 8 * 24 * 3600}")
+
+    stream.keep(newest)
+
+    assert [change.id for change in stream.read("0-0", 10, 0)] == ["b"]
+    assert list(await community.redis.hgetall(CURSORS)) == [b"first"]
+
+
+async def test_a_refused_vector_marks_its_note_and_is_reported_once(community, stream, second):
+    await community.write("a")
+    await community.read()
+    refused = Change("1-0", "a", 1, "m", VECTOR)
+
+    for follower in (stream, second, stream):
+        follower.refuse(refused, "norm")
+
+    [(_, entry)] = await community.redis.xrange(DEAD)
+    assert entry == {b"id": b"a", b"version": b"1", b"reason": b"index: norm"}
+    assert (await community.store.counts()).failed == 1
+    assert (await community.store.suggestion("a")).failure == "index: norm"
+
+
+async def test_a_refused_version_that_was_replaced_is_nobodys_concern(community, stream):
+    await community.write("a")
+    await community.write("a", "again")
+
+    stream.refuse(Change("1-0", "a", 1, "m", VECTOR), "norm")
+
+    assert await community.redis.xlen(DEAD) == 0
+    assert (await community.store.counts()).failed == 0
+
+
+async def test_the_lag_is_what_lies_behind_a_cursor_and_how_old_the_first_of_it_is(community, stream):
+    assert stream.lag("0-0") == (0, 0.0)
+    for id_ in "abc":
+        await community.write(id_)
+    await community.read()
+    first, _, last = [change.cursor for change in stream.read("0-0", 10, 0)]
+
+    changes, age_s = stream.lag(first)
+
+    assert changes == 2
+    assert 0 <= age_s < 60
+    assert stream.lag(last) == (0, 0.0)
+    await community.redis.delete(EMBEDDINGS)
+    await community.redis.xadd(EMBEDDINGS, {"id": "d"}, id="1000-0")
+    assert stream.lag("0-0")[1] > 1e9
