@@ -52,7 +52,7 @@ bench-worker: $(VLLM_VENV)/.installed ## Measure what a note costs the worker, o
 bench: $(VENV)/.dev-installed ## Measure the hot path; the last line is one JSON object.
 	$(BIN)/python tests/bench/related.py
 
-bench-index: $(VENV)/.dev-installed ## Measure the index on a million vectors; the last line is one JSON object.
+bench-index: $(VENV)/.dev-installed $(VENV)/.bench-installed ## Measure the index on a million vectors; the last line is one JSON object.
 	$(BIN)/python tests/bench/index.py
 
 mini: $(VENV)/.dev-installed ## Train model/mini again from the sample notes.
