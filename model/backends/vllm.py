@@ -21,9 +21,10 @@ from model.prompt import Task
 from model.serving import ServingCheckpoint, open_serving
 from model.tagger import Grammar, Grammars
 
-# vLLM takes the embedding out of its own process otherwise, one more copy of every answer for nothing: the worker
-# is a process of its own already, with a thread for the model.
+# The worker is a process of its own already, with a thread for the model.
 os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+# The second model runner, which GPUs take by default, has another interface for logits processors.
+os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
 
