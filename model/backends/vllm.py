@@ -25,6 +25,8 @@ from model.tagger import Grammar, Grammars
 os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
 # The second model runner, which GPUs take by default, has another interface for logits processors.
 os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")
+# GiB. On a CPU vLLM would take nine tenths of the machine's memory for its cache, and other processes run beside it.
+os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
 
