@@ -189,7 +189,8 @@ async def _indexer(settings: Settings) -> None:
         loaded = await asyncio.to_thread(snapshots.load)
         index, cursor = loaded or (VectorIndex(manifest.dim, manifest.fingerprint, folder), None)
         missing.names = ["the changes so far"]
-        stream = RedisChangeStream(open_sync_redis(_redis_url(settings)), follower=address)
+        # Not by its address: `serve` has other sockets after every start, and a name left behind holds the stream back.
+        stream = RedisChangeStream(open_sync_redis(_redis_url(settings)), follower=folder.name)
         follower = Follower(
             index,
             stream,

@@ -119,8 +119,9 @@ async def test_replicas_agree_stand_in_for_each_other_and_come_back(cluster, red
         cluster.start(0, 1)
         found = await until_found(everybody, vectors[0], NOTES - 1)
         assert "n0" not in {neighbor.id for neighbor in found.neighbors}
-        registered = {name.decode().rsplit("/", 1)[1] for name in await redis.hkeys(CURSORS)}
-        assert registered == {f"{shard}-{replica}.sock" for shard in range(SHARDS) for replica in range(REPLICAS)}
+        # One name for each, also after a restart, whatever its address is then.
+        registered = {name.decode() for name in await redis.hkeys(CURSORS)}
+        assert registered == {"shard-0", "shard-0-1", "shard-1", "shard-1-1"}
     finally:
         await everybody.close()
         await seconds.close()
