@@ -101,6 +101,21 @@ class ShardedSearcher:
             return None
         return Held(answer["version"], np.frombuffer(answer["vector"], dtype="<f4"))
 
+    async def vectors(self, ids: Sequence[str], *, timeout_s: float) -> dict[str, NDArray[np.float32]]:
+        """Each shard is asked for its own ids."""
+        of_shard: dict[int, list[str]] = {}
+        for id_ in ids:
+            of_shard.setdefault(shard_of(id_, len(self._shards)), []).append(id_)
+        answers = await asyncio.gather(
+            *(
+                self._ask(shard, "vectors", {"ids": own, "fingerprint": self._fingerprint}, timeout_s)
+                for shard, own in of_shard.items()
+            )
+        )
+        return {
+            id_: np.frombuffer(vector, dtype="<f4") for answer in answers if answer for id_, vector in answer.items()
+        }
+
     async def status(self, *, timeout_s: float) -> list[ShardStatus]:
         """State of the shards that answer, by shard number."""
         return [ShardStatus(**answer) for answer in await self._ask_all("status", {}, timeout_s)]

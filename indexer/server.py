@@ -30,7 +30,7 @@ class ShardServer:
 
     async def listen(self, address: str) -> None:
         """Start answering."""
-        handlers = {"search": self._search, "lookup": self._lookup, "status": self._status}
+        handlers = {"search": self._search, "lookup": self._lookup, "vectors": self._vectors, "status": self._status}
         self._server = await serve(address, handlers)
 
     async def close(self) -> None:
@@ -56,6 +56,14 @@ class ShardServer:
         if held is None:
             return {}
         return {"version": held.version, "vector": held.vector.astype("<f4").tobytes()}
+
+    async def _vectors(self, params: dict[str, Any]) -> dict[str, Any]:
+        self._same_model(params)
+        ids = params.get("ids")
+        if not isinstance(ids, list) or not all(isinstance(id_, str) for id_ in ids):
+            raise RpcRefused("ids are a list of text")
+        held = {id_: self._index.lookup(id_) for id_ in ids}
+        return {id_: found.vector.astype("<f4").tobytes() for id_, found in held.items() if found}
 
     async def _status(self, params: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG002
         return {

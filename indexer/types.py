@@ -115,6 +115,10 @@ class Searcher(Protocol):
         """What the id's own shard holds. Raises ShardUnavailable when that shard does not answer."""
         ...
 
+    async def vectors(self, ids: Sequence[str], *, timeout_s: float) -> dict[str, NDArray[np.float32]]:
+        """The exact unit vectors, shape (dim,), of those ids that the answering shards hold."""
+        ...
+
     async def status(self, *, timeout_s: float) -> list[ShardStatus]:
         """State of the shards that answer, by shard number."""
         ...

@@ -12,10 +12,12 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import metrics
 from service.errors import BadRequest, NoteLLMError
+from service.idempotency import Answers
 from service.logs import outline
 from service.recommend import Recommender
 from service.routes import router
@@ -27,6 +29,7 @@ log = logging.getLogger(__name__)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
 _MAX_MESSAGE = 300  # characters; JSON needs at most 6 bytes for one, and an error is at most 2 KiB
+_GZIP_FROM_BYTES, _GZIP_LEVEL = 1024, 5
 _CODES = {
     400: "bad_request",
     404: "not_found",
@@ -35,8 +38,8 @@ _CODES = {
 }
 
 
-def create_app(recommender: Recommender, settings: Settings) -> FastAPI:
-    """The public API over one recommender."""
+def create_app(recommender: Recommender, answers: Answers, settings: Settings) -> FastAPI:
+    """The public API over one recommender; ``answers`` are those to writes that may be sent again."""
     app = FastAPI(
         title="NoteLLM",
         version=version("notellm"),
@@ -46,11 +49,13 @@ def create_app(recommender: Recommender, settings: Settings) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.recommender = recommender
+    app.state.answers = answers
     app.state.http = settings.http
     app.include_router(router)
     app.add_exception_handler(NoteLLMError, _answer_our_error)
     app.add_exception_handler(RequestValidationError, _answer_invalid)
     app.add_exception_handler(HTTPException, _answer_http_error)
+    app.add_middleware(GZipMiddleware, minimum_size=_GZIP_FROM_BYTES, compresslevel=_GZIP_LEVEL)
     app.add_middleware(Observer)
     return app
 
@@ -71,14 +76,22 @@ class Observer:
             await self._app(scope, receive, send)
             return
         request_id = _request_id(Headers(scope=scope).get("x-request-id", ""))
-        scope.setdefault("state", {})["request_id"] = request_id
+        state = scope.setdefault("state", {})
+        state["request_id"] = request_id
+        is_head = scope["method"] == "HEAD"
+        if is_head:  # whatever can be got has a head
+            scope = {**scope, "method": "GET"}
         status = 0
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["X-Request-ID"] = request_id
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-ID"] = request_id
+                headers.setdefault("Cache-Control", "no-store")
+            elif is_head:
+                message = {**message, "body": b""}
             await send(message)
 
         start = time.perf_counter()

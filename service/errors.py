@@ -7,6 +7,9 @@
      ├── TooLarge               413 too_large
      ├── NoteNotFound           404 note_not_found
      ├── NotePending            409 note_pending          Retry-After
+     ├── NotAsExpected          412 precondition_failed
+     ├── KeyReused              422 idempotency_key_reused
+     ├── StillRunning           409 request_in_progress   Retry-After
      └── Unavailable            503                       Retry-After
           ├── StoreUnavailable      store_unavailable
           ├── IndexUnavailable      index_unavailable
@@ -47,6 +50,24 @@ class NotePending(NoteLLMError):
     """The note is accepted but not searchable yet."""
 
     status, code, retry_after_s = 409, "note_pending", 1
+
+
+class NotAsExpected(NoteLLMError):
+    """The note is not at the version that the request was made for."""
+
+    status, code = 412, "precondition_failed"
+
+
+class KeyReused(NoteLLMError):
+    """The idempotency key was used before, for another request."""
+
+    status, code = 422, "idempotency_key_reused"
+
+
+class StillRunning(NoteLLMError):
+    """A request with the same idempotency key is being answered."""
+
+    status, code, retry_after_s = 409, "request_in_progress", 1
 
 
 class Unavailable(NoteLLMError):

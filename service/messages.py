@@ -9,6 +9,10 @@ key                                 holds
 ``notellm:v1:jobs``                 stream of `EmbedJob`, consumer group ``workers``; read entries are deleted
 ``notellm:v1:embeddings``           stream of changes for the index, replayable from any cursor
 ``notellm:v1:dead``                 stream of jobs that were given up, with the reason
+``notellm:v1:writes``               stream of the ids that were written or deleted, for caches; only its end is kept
+``notellm:v1:events``               stream of what readers did with notes: one msgpack map an entry
+``notellm:v1:event:<id>``           there for as long as an event of this id would be a duplicate
+``notellm:v1:answer:<digest>``      msgpack list: the answer to a write that carried an idempotency key
 ``notellm:v1:tags``                 sorted set: hashtag -> number of live notes that carry it
 ``notellm:v1:counts``               hash: live, deleted, failed
 ``notellm:v1:fingerprint``          the active model's fingerprint
@@ -40,6 +44,10 @@ FAILED = "notellm:v1:failed:"
 JOBS = "notellm:v1:jobs"
 EMBEDDINGS = "notellm:v1:embeddings"
 DEAD = "notellm:v1:dead"
+WRITES = "notellm:v1:writes"
+EVENTS = "notellm:v1:events"
+EVENT = "notellm:v1:event:"
+ANSWER = "notellm:v1:answer:"
 TAGS = "notellm:v1:tags"
 COUNTS = "notellm:v1:counts"
 FINGERPRINT = "notellm:v1:fingerprint"
@@ -47,12 +55,15 @@ CURSORS = "notellm:v1:cursors"
 WORKERS = "workers"
 
 SOURCE_BYTES = 16
+# A cache that is further behind forgets everything, so a short log is enough.
+WRITES_KEPT = 10_000
 
 # What every script begins with: the keys above, and the header of records as `_header` writes it.
 LUA = f"""
 local NOTE, READING, FAILED = '{NOTE}', '{READING}', '{FAILED}'
 local JOBS, WORKERS, EMBEDDINGS, DEAD = '{JOBS}', '{WORKERS}', '{EMBEDDINGS}', '{DEAD}'
 local TAGS, COUNTS, FINGERPRINT = '{TAGS}', '{COUNTS}', '{FINGERPRINT}'
+local function wrote(id) redis.call('XADD', '{WRITES}', 'MAXLEN', '~', {WRITES_KEPT}, '*', 'id', id) end
 local function version(record) return (struct.unpack('>I8', record, 11)) end
 local function deleted(note) return string.byte(note, 27) == 0xc3 end
 local function body(note) return string.sub(note, 19) end

@@ -28,6 +28,16 @@ TAGS_SUGGESTED = Counter(
     ["source"],  # generated | neighbours | both
 )
 NOTES_ACCEPTED = Counter("notellm_notes_accepted_total", "Notes written, including those that changed nothing.")
+EVENTS = Counter(
+    "notellm_events_total",
+    "What readers did with notes, as it was delivered.",
+    ["outcome"],  # accepted | duplicate
+)
+CARDS = Counter(
+    "notellm_cards_total",
+    "Notes looked up for answers.",
+    ["source"],  # held: in the gateway's memory and confirmed | fetched: from the store
+)
 FRESHNESS_SECONDS = Histogram(
     "notellm_freshness_seconds",
     "From the acknowledgement of a write to the note being searchable, as seen by writes that wait.",

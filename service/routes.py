@@ -1,17 +1,22 @@
 """The routes of the contract. A route translates between HTTP and the recommender; it decides nothing."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, TypeVar, cast
 
 import orjson
-from fastapi import APIRouter, Depends, HTTPException, Path, Query, Request, Response
-from fastapi.routing import APIRoute
+from fastapi import APIRouter, Depends, HTTPException, Path, Request, Response
 from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
 
+from service.conditions import expected, is_fresh, note_tag, written_tag
 from service.errors import BadRequest, TooLarge
-from service.recommend import Described, Item, Recommender, Related, ServiceStatus, Tagged
+from service.idempotency import Answer, Answers
+from service.neighborhood import Item, Related
+from service.queries import NoQuery, PutQuery, Query, RelatedQuery, parameters, parse_query
+from service.ranking import in_common
+from service.recommend import Described, Recommender, ServiceStatus, Tagged
 from service.schemas import (
     ID_PATTERN,
     MAX_BULK,
@@ -19,6 +24,9 @@ from service.schemas import (
     BulkOut,
     DraftIn,
     ErrorOut,
+    EventIn,
+    EventsIn,
+    EventsOut,
     NoteIn,
     NoteOut,
     RelatedOut,
@@ -27,11 +35,16 @@ from service.schemas import (
     WrittenOut,
     parse,
     parse_bulk,
+    parse_events,
 )
 from service.settings import HttpSettings
 
+_JSON = "application/json"
 _BODY_S = 30.0
 _DIGITS = 6
+_MAX_KEY_CHARS = 255
+
+Q = TypeVar("Q", bound=Query)
 
 
 # The dependencies are coroutines because FastAPI sends plain functions through a thread pool.
@@ -43,26 +56,33 @@ async def _http(request: Request) -> HttpSettings:
     return cast(HttpSettings, request.app.state.http)
 
 
-async def _refuse_unknown_parameters(request: Request) -> None:
-    route = request.scope["route"]
-    assert isinstance(route, APIRoute)
-    known = {parameter.alias for parameter in route.dependant.query_params}
-    if not known.issuperset(request.query_params):
-        raise BadRequest("unknown query parameter")
-
-
 Recommend = Annotated[Recommender, Depends(_recommender)]
 Http = Annotated[HttpSettings, Depends(_http)]
 Id = Annotated[str, Path(pattern=ID_PATTERN, description="1 to 128 of A-Z a-z 0-9 . _ ~ : -")]
-Limit = Annotated[int, Query(ge=1, le=100, description="How many notes at most.")]
-Wait = Annotated[
-    float,
-    Query(ge=0, le=10, allow_inf_nan=False, description="Seconds to wait for the note to be searchable."),
-]
+
+_IF_MATCH = 'Only if the note is at this version: `"3"`, or the `ETag` of a read; `*` for any that exists.'
+_IF_NONE_MATCH = "`*`: only if there is no such note."
+_IF_NEWER = "The `ETag` of an earlier answer: 304 when nothing has changed."
+_IDEMPOTENCY_KEY = "1 to 255 visible ASCII characters; the same key within a day gets the same answer."
 
 
 def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": ErrorOut} for status in statuses}
+
+
+def _takes(query: type[Query] = NoQuery, **headers: str) -> dict[str, Any]:
+    """The parameters of a route, for OpenAPI; header names are written with underscores."""
+    described = [
+        {
+            "name": name.replace("_", "-").title(),
+            "in": "header",
+            "required": False,
+            "description": text,
+            "schema": {"type": "string"},
+        }
+        for name, text in headers.items()
+    ]
+    return {"parameters": [*parameters(query), *described]}
 
 
 def _body(model: type[BaseModel]) -> dict[str, Any]:
@@ -74,19 +94,36 @@ def _content(schemas: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": content}}
 
 
-router = APIRouter(dependencies=[Depends(_refuse_unknown_parameters)], responses=_errors(422, 500, 503))
+def _events_schema() -> dict[str, Any]:
+    schema = EventsIn.model_json_schema()
+    schema["properties"]["events"]["items"] = EventIn.model_json_schema()
+    return schema
 
 
-@router.get("/notes/{note_id}/related", response_model=RelatedOut, responses=_errors(404, 409))
-async def related_notes(note_id: Id, recommender: Recommend, k: Limit = 10) -> Response:
-    """Notes related to this one, closest first."""
-    related = await recommender.related(note_id, k)
-    return _json(_related_out(related, recommender.fingerprint))
+def _query(request: Request, model: type[Q]) -> Q:
+    return parse_query(model, request.scope["query_string"])
+
+
+router = APIRouter(responses=_errors(422, 500, 503))
+
+
+@router.get(
+    "/notes/{note_id}/related",
+    response_model=RelatedOut,
+    responses=_errors(404, 409),
+    openapi_extra=_takes(RelatedQuery),
+)
+async def related_notes(note_id: Id, request: Request, recommender: Recommend) -> Response:
+    """Notes related to this one, by descending score."""
+    query = _query(request, RelatedQuery)
+    related = await recommender.related(note_id, query.wanted())
+    return Response(_related_out(related, recommender.fingerprint, explain=query.explain), media_type=_JSON)
 
 
 @router.post("/notes/tags", response_model=TagsOut, responses=_errors(408, 413), openapi_extra=_body(DraftIn))
 async def suggest_tags(request: Request, recommender: Recommend, http: Http) -> Response:
     """Hashtags, category and, if wanted, related notes for a draft that is not stored."""
+    _query(request, NoQuery)
     draft = parse(DraftIn, await _read(request, http.max_body_bytes))
     tagged = await recommender.tags(
         draft.note(), max_hashtags=draft.max_hashtags, vocabulary=draft.vocabulary, related=draft.related
@@ -97,21 +134,30 @@ async def suggest_tags(request: Request, recommender: Recommend, http: Http) -> 
 @router.put(
     "/notes/{note_id}",
     response_model=WrittenOut,
-    responses={202: {"model": WrittenOut}, **_errors(408, 413)},
-    openapi_extra=_body(NoteIn),
+    responses={202: {"model": WrittenOut}, **_errors(408, 409, 412, 413)},
+    openapi_extra=_body(NoteIn)
+    | _takes(PutQuery, if_match=_IF_MATCH, if_none_match=_IF_NONE_MATCH, idempotency_key=_IDEMPOTENCY_KEY),
 )
-async def put_note(note_id: Id, request: Request, recommender: Recommend, http: Http, wait: Wait = 0.0) -> Response:
+async def put_note(note_id: Id, request: Request, recommender: Recommend, http: Http) -> Response:
     """Store a note, replacing the whole of an older one. 200 once it is searchable, 202 before."""
-    note = parse(NoteIn, await _read(request, http.max_body_bytes))
-    written = await recommender.put(note.record(note_id), wait)
-    return _json(asdict(written), 200 if written.status == "searchable" else 202)
+    wait_s = _query(request, PutQuery).wait
+    body = await _read(request, http.max_body_bytes)
+    record = parse(NoteIn, body).record(note_id)
+    version = expected(request.headers)
+
+    async def put() -> Answer:
+        written = await recommender.put(record, wait_s, version)
+        status = 200 if written.status == "searchable" else 202
+        return Answer(status, orjson.dumps(asdict(written)), written_tag(written.version))
+
+    return await _once(request, body, put)
 
 
 @router.post(
     "/notes",
     status_code=202,
     response_model=BulkOut,
-    responses=_errors(408, 413),
+    responses=_errors(408, 409, 413),
     openapi_extra=_content(
         {
             "application/json": {
@@ -121,35 +167,112 @@ async def put_note(note_id: Id, request: Request, recommender: Recommend, http: 
             },
             "application/x-ndjson": BulkNoteIn.model_json_schema(),
         }
-    ),
+    )
+    | _takes(idempotency_key=_IDEMPOTENCY_KEY),
 )
 async def put_notes(request: Request, recommender: Recommend, http: Http) -> Response:
     """Store up to 1,000 notes from a JSON array or NDJSON; those that are refused stand in the answer."""
+    _query(request, NoQuery)
     body = await _read(request, http.max_bulk_bytes)
     # Megabytes of JSON take long enough to parse to hold up every other request.
     records, rejected = await asyncio.to_thread(parse_bulk, body)
-    if records:
-        await recommender.put_many(records)
-    return _json({"accepted": len(records), "rejected": rejected}, 202)
+
+    async def put() -> Answer:
+        if records:
+            await recommender.put_many(records)
+        return Answer(202, orjson.dumps({"accepted": len(records), "rejected": rejected}))
+
+    return await _once(request, body, put)
 
 
-@router.get("/notes/{note_id}", response_model=NoteOut, responses=_errors(404))
-async def get_note(note_id: Id, recommender: Recommend) -> Response:
+@router.get(
+    "/notes/{note_id}",
+    response_model=NoteOut,
+    responses={304: {"description": "Nothing has changed."}, **_errors(404)},
+    openapi_extra=_takes(if_none_match=_IF_NEWER),
+)
+async def get_note(note_id: Id, request: Request, recommender: Recommend) -> Response:
     """The note, its version and status, and what the model suggests for it."""
-    return _json(_note_out(await recommender.describe(note_id)))
+    _query(request, NoQuery)
+    described = await recommender.describe(note_id)
+    body = orjson.dumps(_note_out(described))
+    tag = note_tag(described.record.version, body)
+    headers = {"ETag": tag, "Cache-Control": "private, no-cache"}
+    if is_fresh(request.headers, tag):
+        return Response(status_code=304, headers=headers)
+    return Response(body, headers=headers, media_type=_JSON)
 
 
-@router.delete("/notes/{note_id}", status_code=204, response_class=Response, responses=_errors(404))
-async def delete_note(note_id: Id, recommender: Recommend) -> Response:
+@router.delete(
+    "/notes/{note_id}",
+    status_code=204,
+    response_class=Response,
+    responses=_errors(404, 409, 412),
+    openapi_extra=_takes(if_match=_IF_MATCH, idempotency_key=_IDEMPOTENCY_KEY),
+)
+async def delete_note(note_id: Id, request: Request, recommender: Recommend) -> Response:
     """Delete a note. From the answer on, no related answer contains it."""
-    await recommender.delete(note_id)
-    return Response(status_code=204)
+    _query(request, NoQuery)
+    version = expected(request.headers)
+
+    async def delete() -> Answer:
+        await recommender.delete(note_id, version)
+        return Answer(204, b"")
+
+    return await _once(request, b"", delete)
+
+
+@router.post(
+    "/events",
+    status_code=202,
+    response_model=EventsOut,
+    responses=_errors(408, 409, 413),
+    openapi_extra=_content({"application/json": _events_schema()}) | _takes(idempotency_key=_IDEMPOTENCY_KEY),
+)
+async def record_events(request: Request, recommender: Recommend, http: Http) -> Response:
+    """Keep what readers did, up to 1,000 events; one that was sent before is counted as a duplicate."""
+    _query(request, NoQuery)
+    body = await _read(request, http.max_events_bytes)
+    events, rejected = await asyncio.to_thread(parse_events, body)
+
+    async def record() -> Answer:
+        accepted = await recommender.record(events)
+        duplicates = len(events) - accepted
+        return Answer(202, orjson.dumps({"accepted": accepted, "duplicates": duplicates, "rejected": rejected}))
+
+    return await _once(request, body, record)
 
 
 @router.get("/status", response_model=StatusOut)
-async def get_status(recommender: Recommend) -> Response:
+async def get_status(request: Request, recommender: Recommend) -> Response:
     """Notes by status, the queue, the index, the model, and how fresh the index is."""
+    _query(request, NoQuery)
     return _json(_status_out(await recommender.status(), recommender.fingerprint))
+
+
+async def _once(request: Request, body: bytes, run: Callable[[], Awaitable[Answer]]) -> Response:
+    """The answer of ``run``, or the one that was given to this idempotency key before."""
+    key = request.headers.get("idempotency-key")
+    if key is None:
+        answer, again = await run(), False
+    else:
+        if not (key.isascii() and key.isprintable() and 0 < len(key) <= _MAX_KEY_CHARS):
+            raise BadRequest("an idempotency key is 1 to 255 visible ASCII characters")
+        asked = [
+            request.method,
+            request.scope["path"],
+            request.scope["query_string"],
+            request.headers.get("if-match"),
+            request.headers.get("if-none-match"),
+            body,
+        ]
+        caller = getattr(request.state, "key_id", "")
+        answers = cast(Answers, request.app.state.answers)
+        answer, again = await answers.once(f"{caller} {key}", repr(asked).encode(), run)
+    headers = {"Idempotency-Replayed": "true"} if again else {}
+    if answer.etag:
+        headers["ETag"] = answer.etag
+    return Response(answer.body, answer.status, headers, _JSON if answer.body else None)
 
 
 async def _read(request: Request, max_bytes: int) -> bytes:
@@ -171,26 +294,37 @@ async def _read(request: Request, max_bytes: int) -> bytes:
     return bytes(body)
 
 
-def _json(content: object, status: int = 200) -> Response:
-    return Response(orjson.dumps(content), status, media_type="application/json")
+def _json(content: object) -> Response:
+    return Response(orjson.dumps(content), media_type=_JSON)
 
 
-def _item_out(item: Item) -> dict[str, Any]:
-    out: dict[str, Any] = {"note_id": item.note_id, "score": round(item.score, _DIGITS)}
-    if item.note:
-        out |= {"title": item.note.title, "category": item.note.category, "hashtags": item.note.hashtags}
-    return out
+def _item_out(item: Item, explanation: bytes = b"") -> bytes:
+    """An item as JSON. Ids are of characters that JSON leaves alone, and the card's part was written before."""
+    start = b'{"note_id":"%b","score":%b' % (item.note_id.encode(), orjson.dumps(round(item.score, _DIGITS)))
+    return b"".join((start, b"," + item.card.json if item.card else b"", explanation, b"}"))
 
 
-def _related_out(related: Related, fingerprint: str) -> dict[str, Any]:
-    return {
+def _explanation(item: Item, related: Related) -> bytes:
+    shared = in_common(related.card.hashtags, item.card.hashtags) if related.card and item.card else []
+    terms = {
+        "cosine": round(item.cosine, _DIGITS),
+        "popularity": round(item.popularity, _DIGITS),
+        "hashtags_in_common": shared,
+    }
+    return b',"explain":' + orjson.dumps(terms)
+
+
+def _related_out(related: Related, fingerprint: str, *, explain: bool) -> bytes:
+    items = [_item_out(item, _explanation(item, related) if explain else b"") for item in related.items]
+    about = {
         "note_id": related.note_id,
-        "items": [_item_out(item) for item in related.items],
+        "items": orjson.Fragment(b"[%b]" % b",".join(items)),
         "model": fingerprint,
         "generation": related.generation,
         "degraded": related.degraded,
         "shards": {"ok": related.shards_ok, "total": related.shards_total},
     }
+    return orjson.dumps(about)
 
 
 def _category_out(category: tuple[str, float] | None) -> dict[str, Any] | None:
@@ -206,7 +340,7 @@ def _tags_out(tagged: Tagged, fingerprint: str, *, with_related: bool) -> dict[s
         "model": fingerprint,
     }
     if with_related:
-        out["related"] = [_item_out(item) for item in tagged.related]
+        out["related"] = [orjson.Fragment(_item_out(item)) for item in tagged.related]
     return out
 
 

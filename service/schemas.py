@@ -24,6 +24,7 @@ from pydantic_core import ErrorDetails
 
 from model.note import Note
 from service.errors import BadRequest
+from service.events import Event, EventType
 from service.recommend import NoteStatus, Vocabulary
 from service.store import StoredNote
 from service.tags import Source
@@ -31,6 +32,7 @@ from service.tags import Source
 MAX_BULK = 1000
 ID_PATTERN = r"^[A-Za-z0-9._~:-]{1,128}$"
 _MAX_EXPOSURE = 2**53 - 1  # the largest integer that every JSON reader keeps exact
+_MAX_SECONDS = 253_402_300_799  # the last second of the year 9999
 _EXPLAINED = 3
 # What one element of a bulk array may take; the first is tried first because nearly every note fits.
 _ELEMENT_CHARS = (2**14, 2**19)
@@ -67,6 +69,7 @@ Label = Annotated[str, StringConstraints(max_length=128), _NoNul]
 Hashtag = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=64), _NoNul]
 NoteId = Annotated[str, StringConstraints(pattern=ID_PATTERN)]
 Time = Annotated[str, AfterValidator(_rfc_3339)]
+Key = Annotated[str, StringConstraints(min_length=1, max_length=128), _NoNul]
 
 
 class _Body(BaseModel):
@@ -117,6 +120,34 @@ class DraftIn(_Body):
         return Note("", self.title, self.content, tuple(self.hashtags))
 
 
+class EventIn(BaseModel):
+    """What a reader did with a note."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, frozen=True)
+
+    event_id: Key
+    user_id: Key
+    note_id: NoteId
+    source_note_id: NoteId | None = Field(default=None, description="The note that the reader came from.")
+    type: EventType
+    ts: Annotated[float, Field(ge=0, le=_MAX_SECONDS)] | Time = Field(
+        description="When: RFC 3339 with an offset, or seconds since 1970."
+    )
+
+    def event(self) -> Event:
+        """The event, for the log."""
+        ts = self.ts if isinstance(self.ts, float | int) else datetime.fromisoformat(self.ts.upper()).timestamp()
+        return Event(self.event_id, self.user_id, self.note_id, self.type, ts, self.source_note_id)
+
+
+class EventsIn(BaseModel):
+    """Events, each checked by itself: one bad event never sinks the rest."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+    events: Annotated[list[Any], Field(max_length=MAX_BULK)]
+
+
 class ErrorDetail(BaseModel):
     """What went wrong; `code` is stable, `message` is for people."""
 
@@ -131,6 +162,14 @@ class ErrorOut(BaseModel):
     error: ErrorDetail
 
 
+class ExplanationOut(BaseModel):
+    """What a score is made of: `score = cosine - popularity`."""
+
+    cosine: float
+    popularity: float = Field(description="What debias took off; 0 without debias.")
+    hashtags_in_common: list[str]
+
+
 class ItemOut(BaseModel):
     """A related note; while the store is down, only its id and score."""
 
@@ -139,6 +178,7 @@ class ItemOut(BaseModel):
     title: str | None = None
     category: str | None = None
     hashtags: list[str] | None = None
+    explain: ExplanationOut | None = None
 
 
 class ShardsOut(BaseModel):
@@ -203,6 +243,14 @@ class BulkOut(BaseModel):
     """How a bulk write went."""
 
     accepted: int
+    rejected: list[RejectedOut]
+
+
+class EventsOut(BaseModel):
+    """How a delivery of events went."""
+
+    accepted: int
+    duplicates: int
     rejected: list[RejectedOut]
 
 
@@ -299,6 +347,19 @@ def parse(model: type[Model], body: bytes | str) -> Model:
         return model.model_validate_json(body)
     except ValidationError as error:
         raise BadRequest(explain(error.errors(include_url=False, include_input=False))) from None
+
+
+def parse_events(body: bytes) -> tuple[list[Event], list[Rejected]]:
+    """The events of a body, and the elements that are none. Raises BadRequest when the whole is no delivery."""
+    events: list[Event] = []
+    rejected: list[Rejected] = []
+    for position, element in enumerate(parse(EventsIn, body).events):
+        try:
+            events.append(EventIn.model_validate(element).event())
+        except ValidationError as error:
+            message = explain(error.errors(include_url=False, include_input=False))
+            rejected.append(Rejected(position, BadRequest.code, message))
+    return events, rejected
 
 
 def parse_bulk(body: bytes) -> tuple[list[StoredNote], list[Rejected]]:

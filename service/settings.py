@@ -11,7 +11,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, Field, NonNegativeInt, PositiveFloat, PositiveInt, SecretStr, model_validator
+from pydantic import (
+    BaseModel,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    SecretStr,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 MINI = Path(__file__).parent.parent / "model" / "mini"
@@ -36,8 +45,17 @@ class HttpSettings(BaseModel, frozen=True, extra="forbid"):
     related_s: PositiveFloat = Field(default=1.0, description="Deadline of GET related.")
     write_s: PositiveFloat = Field(default=2.0, description="Deadline of a write, without the caller's wait.")
     tags_s: PositiveFloat = Field(default=15.0, description="Deadline of POST /notes/tags.")
+    popularity_weight: NonNegativeFloat = Field(
+        default=0.01,
+        description="b of debias: how much of a cosine a note loses per unit of log(1 + exposure) at debias=1; "
+        "`notellm evaluate` fits it.",
+    )
+    cached_notes: PositiveInt = Field(
+        default=100_000, description="Notes whose title, labels and vector a gateway remembers; about 2 kB each."
+    )
     max_body_bytes: PositiveInt = Field(default=256 * 1024, description="Largest body of one note or draft.")
     max_bulk_bytes: PositiveInt = Field(default=32 * 1024 * 1024, description="Largest body of a bulk write.")
+    max_events_bytes: PositiveInt = Field(default=1024 * 1024, description="Largest body of a delivery of events.")
     allow_open: bool = Field(
         default=False,
         description="1 listens beyond loopback, where anybody may read and write: only for a network that is "

@@ -78,6 +78,8 @@ async def _gateway(settings: Settings) -> None:
     from indexer.client import ShardedSearcher
     from service.app import create_app
     from service.drafts import WorkerPool
+    from service.events import RedisEvents
+    from service.idempotency import Answers
     from service.protocol import BoundedProtocol
     from service.recommend import Recommender
 
@@ -89,10 +91,11 @@ async def _gateway(settings: Settings) -> None:
     with _operations(settings.ops, missing, "gateway", manifest.fingerprint):
         async with _redis(settings, timeout_s=settings.http.write_s) as redis:
             store = RedisStore(redis, settings.max_queue)
-            recommender = Recommender(store, searcher, workers, settings, manifest.fingerprint)
+            events = RedisEvents(redis)
+            recommender = Recommender(store, events, searcher, workers, settings, manifest.fingerprint)
             server = uvicorn.Server(
                 uvicorn.Config(
-                    create_app(recommender, settings),
+                    create_app(recommender, Answers(redis), settings),
                     http=BoundedProtocol,
                     ws="none",
                     lifespan="off",

@@ -155,6 +155,17 @@ async def test_lookup_gives_version_and_vector_of_a_held_id_only(subject):
     assert await searcher.lookup("never seen", timeout_s=5) is None
 
 
+async def test_vectors_are_those_of_the_ids_that_are_held(subject):
+    for number in range(6):
+        subject.hold(f"n{number}", 1, VECTORS[number])
+
+    vectors = await subject.searcher.vectors(["n4", "never", "n1"], timeout_s=5)
+
+    assert set(vectors) == {"n4", "n1"}
+    assert np.array_equal(vectors["n4"], VECTORS[4])
+    assert await subject.searcher.vectors([], timeout_s=5) == {}
+
+
 async def test_what_was_deleted_is_not_found(subject):
     searcher = filled(subject)
     subject.forget("n7")

@@ -8,7 +8,7 @@ from redis.asyncio import Redis
 from support.redis import RedisServer
 
 from model.note import Note
-from service.errors import QueueFull, StoreUnavailable
+from service.errors import NotAsExpected, QueueFull, StoreUnavailable
 from service.messages import DEAD, EMBEDDINGS, FINGERPRINT, JOBS, EmbedJob, decode_change
 from service.store import NoteStore, RedisStore, StoredNote, open_redis
 from tests.unit.service.memory import MemoryStore
@@ -94,6 +94,50 @@ async def test_a_note_written_again_after_its_delete_gets_the_next_version(store
 
     assert await store.put([KYOTO]) == [3]
     assert await store.get(["n1"]) == [replace(KYOTO, version=3)]
+
+
+async def test_a_write_that_expects_another_version_changes_nothing(store):
+    await store.put([KYOTO])
+    edited = replace(KYOTO, author="a2")
+
+    for expected in (2, -1, "none"):
+        with pytest.raises(NotAsExpected):
+            await store.put([edited], expected)
+        with pytest.raises(NotAsExpected):
+            await store.delete("n1", expected)
+    assert await store.get(["n1"]) == [replace(KYOTO, version=1)]
+    assert await store.put([edited], 1) == [2]
+    assert await store.put([KYOTO], "any") == [3]
+    assert await store.delete("n1", 3)
+
+
+async def test_a_note_that_is_not_there_or_deleted_is_at_no_version(store):
+    for expected in (1, 2, "any"):
+        with pytest.raises(NotAsExpected):
+            await store.put([KYOTO], expected)
+    assert await store.put([KYOTO], "none") == [1]
+    await store.delete("n1")
+    for expected in (1, 2, "any"):
+        with pytest.raises(NotAsExpected):
+            await store.put([KYOTO], expected)
+    assert await store.put([KYOTO], "none") == [3]
+    assert not await store.delete("never", 1)
+
+
+async def test_a_view_tells_what_was_written_since_the_one_before(store):
+    nothing = await store.view(["n1"], None)
+    await store.put([KYOTO])
+    first = await store.view(["n1", "n2"], None)
+    await store.put([KYOTO])
+    await store.put([BREAD])
+    await store.delete("n1")
+    second = await store.view(["n2"], first.cursor)
+    third = await store.view([], second.cursor)
+
+    assert (nothing.records, nothing.written, nothing.cursor) == ([None], None, None)
+    assert (first.records, first.written) == ([replace(KYOTO, version=1), None], None)
+    assert (second.records, second.written) == ([replace(BREAD, version=1)], ["n2", "n1"])
+    assert (third.records, third.written, third.cursor) == ([], [], second.cursor)
 
 
 async def test_counts_follow_writes_and_deletes(store):

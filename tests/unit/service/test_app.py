@@ -71,7 +71,7 @@ class TestErrors:
             ("POST", "/status"),
             ("PATCH", "/notes/a"),
             ("GET", "/notes"),
-            ("HEAD", "/status"),
+            ("HEAD", "/events"),
             ("BREW", "/status"),
         ],
     )
@@ -192,6 +192,7 @@ class TestOpenApi:
             "POST /notes/tags",
             "PUT /notes/{note_id}",
             "POST /notes",
+            "POST /events",
             "GET /notes/{note_id}",
             "DELETE /notes/{note_id}",
             "GET /status",

@@ -11,6 +11,8 @@ CONTRACT = {
     "notellm_http_request_duration_seconds": ("histogram", ("route",)),
     "notellm_related_degraded": ("counter", ()),
     "notellm_tags_suggested": ("counter", ("source",)),
+    "notellm_events": ("counter", ("outcome",)),
+    "notellm_cards": ("counter", ("source",)),
     "notellm_notes_accepted": ("counter", ()),
     "notellm_freshness_seconds": ("histogram", ()),
     "notellm_notes_embedded": ("counter", ()),
