@@ -2,8 +2,9 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,9 @@ log = logging.getLogger(__name__)
 # Of the caller's time: the rest is for what came back from the others.
 SHARD_PART = 0.8
 REST_S = 1.0
+# What one frame carries of searches and of ids, which have at most 128 characters.
+LARGEST_BATCH = 64
+MOST_IDS = 20_000
 
 
 class Shard:
@@ -63,6 +67,8 @@ class ShardedSearcher:
         self._shards = [Shard(shard) for shard in addresses]
         self._fingerprint = fingerprint
         self._lost: set[int] = set()
+        self._waiting: list[_Search] = []
+        self._searching: set[asyncio.Task[None]] = set()
 
     async def search(
         self,
@@ -74,20 +80,21 @@ class ShardedSearcher:
         exclude_author: str | None = None,
         timeout_s: float,
     ) -> Found:
-        """The k nearest over all shards that answer. ``generation`` is the lowest among them."""
-        params = {
-            "vector": vector.astype("<f4").tobytes(),
-            "k": k,
-            "exclude": list(exclude),
-            "category": label(category),
-            "exclude_author": label(exclude_author),
-            "fingerprint": self._fingerprint,
-        }
-        answers = await self._ask_all("search", params, timeout_s)
+        """The k nearest over all shards that answer. ``generation`` is the lowest among them.
+
+        Searches of the same turn of the event loop travel together.
+        """
+        loop = asyncio.get_running_loop()
+        query = (vector.astype("<f4").tobytes(), k, list(exclude), label(category), label(exclude_author))
+        search = _Search(query, timeout_s, loop.create_future())
+        if not self._waiting:
+            loop.call_soon(self._send_waiting)
+        self._waiting.append(search)
+        answers = await search.answers
         return Found(
-            neighbors=merge([answer["ids"] for answer in answers], [answer["scores"] for answer in answers], k),
-            generation=min((answer["generation"] for answer in answers), default=0),
-            shards_ok=len(answers),
+            neighbors=merge(answers.of_shards, k),
+            generation=answers.generation,
+            shards_ok=len(answers.of_shards),
             shards_total=len(self._shards),
         )
 
@@ -124,6 +131,21 @@ class ShardedSearcher:
         """Break the connections."""
         await asyncio.gather(*(shard.close() for shard in self._shards))
 
+    def _send_waiting(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for searches in _fitting(waiting):
+            task = asyncio.get_running_loop().create_task(self._search_all(searches))
+            self._searching.add(task)
+            task.add_done_callback(self._searching.discard)
+
+    async def _search_all(self, searches: "list[_Search]") -> None:
+        params = {"queries": [search.query for search in searches], "fingerprint": self._fingerprint}
+        found = await self._ask_all("search", params, min(search.timeout_s for search in searches))
+        generation = min((answer["generation"] for answer in found), default=0)
+        for place, search in enumerate(searches):
+            if not search.answers.done():  # its caller gave up
+                search.answers.set_result(_Answers([answer["answers"][place] for answer in found], generation))
+
     async def _ask_all(self, method: str, params: dict[str, Any], timeout_s: float) -> list[dict[str, Any]]:
         shards = range(len(self._shards))
         answers = await asyncio.gather(*(self._ask(shard, method, params, timeout_s) for shard in shards))
@@ -144,15 +166,45 @@ class ShardedSearcher:
         return answer
 
 
-def merge(ids: Sequence[Sequence[str]], scores: Sequence[Sequence[float]], k: int) -> list[Neighbor]:
-    """The k best of several answers, closest first, ties by id.
+class _Answers(NamedTuple):
+    """Ids and scores of each shard that answered, and the lowest generation among them."""
+
+    of_shards: list[tuple[list[str], list[float]]]
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Search:
+    """A search on its way: the query as it travels, and who waits for the answers."""
+
+    query: tuple[bytes, int, list[str], int, int]
+    timeout_s: float
+    answers: asyncio.Future[_Answers]
+
+
+def _fitting(searches: Sequence[_Search]) -> Iterator[list[_Search]]:
+    """Searches in groups of which neither the queries nor the answers outgrow a frame."""
+    group: list[_Search] = []
+    ids = 0
+    for search in searches:
+        own = search.query[1] + len(search.query[2])
+        if group and (len(group) == LARGEST_BATCH or ids + own > MOST_IDS):
+            yield group
+            group, ids = [], 0
+        group.append(search)
+        ids += own
+    yield group
+
+
+def merge(answers: Sequence[tuple[Sequence[str], Sequence[float]]], k: int) -> list[Neighbor]:
+    """The k best of several answers, each ids and scores, closest first, ties by id.
 
     An id that two shards answer, as they do while their number changes, is taken once, with its best score.
     """
-    hits = [
-        Neighbor(id_, score)
-        for ids_K, scores_K in zip(ids, scores, strict=True)
-        for id_, score in zip(ids_K, scores_K, strict=True)
-    ]
-    hits.sort(key=lambda hit: (-hit.score, hit.id))
-    return list({hit.id: hit for hit in reversed(hits)}.values())[::-1][:k]
+    hits = sorted((-score, id_) for ids_K, scores_K in answers for id_, score in zip(ids_K, scores_K, strict=True))
+    best: dict[str, float] = {}
+    for negative, id_ in hits:
+        best.setdefault(id_, -negative)
+        if len(best) == k:
+            break
+    return [Neighbor(id_, score) for id_, score in best.items()]

@@ -41,14 +41,14 @@ class ShardServer:
     async def _search(self, params: dict[str, Any]) -> dict[str, Any]:
         self._same_model(params)
         try:
-            query = _query(params)
-            self._index.check(query)
+            queries = [_query(*query) for query in params["queries"]]
+            for query in queries:
+                self._index.check(query)
         except (KeyError, TypeError, ValueError) as error:
             raise RpcRefused(f"bad search: {error}") from error
         # Read first: the answer holds at least what this generation held.
         generation = self._index.generation
-        ids, scores = await self._batcher.search(query)
-        return {"ids": ids, "scores": scores, "generation": generation}
+        return {"answers": await self._batcher.search(queries), "generation": generation}
 
     async def _lookup(self, params: dict[str, Any]) -> dict[str, Any]:
         self._same_model(params)
@@ -80,17 +80,13 @@ class ShardServer:
             raise RpcRefused("another model")
 
 
-def _query(params: dict[str, Any]) -> Query:
-    """Raises KeyError, TypeError or ValueError: what one caller sends must not fail the batch it is searched in."""
-    vector = np.frombuffer(params["vector"], dtype="<f4")
-    k, exclude = params["k"], params["exclude"]
-    # Callers of older releases know no filters.
-    category, exclude_author = params.get("category", 0), params.get("exclude_author", 0)
+def _query(vector: bytes, k: int, exclude: list[str], category: int, exclude_author: int) -> Query:
+    """Raises TypeError or ValueError: what one caller sends must not fail the batch it is searched in."""
     if not all(type(number) is int for number in (k, category, exclude_author)):
         raise TypeError("k and labels are numbers")
     if not all(isinstance(id_, str) for id_ in exclude):
         raise TypeError("ids are text")
-    return Query(vector, k, exclude, category, exclude_author)
+    return Query(np.frombuffer(vector, dtype="<f4"), k, exclude, category, exclude_author)
 
 
 async def serve_shard(

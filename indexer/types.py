@@ -53,8 +53,7 @@ class Query(NamedTuple):
     exclude_author: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Neighbor:
+class Neighbor(NamedTuple):
     """A search hit: ``score`` is the cosine between the query and the stored vector."""
 
     id: str

@@ -7,6 +7,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,7 @@ log = logging.getLogger(__name__)
 _SLACK = 5
 _WIDENINGS = 3
 _WIDER = 4
+_MOST_CANDIDATES = 8192
 # What is re-ranked comes from a longer list: a popular note's place is taken by one that was further away.
 _RERANKED_PER_ITEM, _RERANKED_AT_LEAST = 4, 100
 _REASON_CHARS = 300
@@ -50,8 +52,7 @@ class Wanted:
         return max(_RERANKED_PER_ITEM * self.k, _RERANKED_AT_LEAST) if self.reranked else self.k + _SLACK
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
+class Item(NamedTuple):
     """A related note: ``score = cosine - popularity``. ``card`` is None while the store does not answer."""
 
     note_id: str
@@ -203,7 +204,7 @@ class Neighborhood:
             hits = _Hits(items, found, cards[0] if own else None, hydrated=True)
             if len(items) >= wanted.k or len(found.neighbors) < fetch:
                 break
-            fetch *= _WIDER
+            fetch = min(fetch * _WIDER, _MOST_CANDIDATES)
         return hits
 
     async def _search(

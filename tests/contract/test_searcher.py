@@ -342,6 +342,18 @@ async def test_many_searches_at_once_each_get_their_own_answer(cluster, sharded)
     assert [[neighbor.id for neighbor in one.neighbors] for one in found] == expected
 
 
+async def test_searches_that_together_outgrow_a_frame_travel_in_several(cluster, sharded):
+    for row, vector in enumerate(VECTORS):
+        cluster.hold(f"n{row}", 1, vector)
+    excluded = [f"{'x' * 120}{number}" for number in range(15_000)]
+    searches = [sharded.search(query, 7, excluded, timeout_s=10) for query in QUERIES[:6]]
+
+    found = await asyncio.gather(*searches)
+
+    for query, answer in zip(QUERIES, found, strict=False):
+        assert [near.score for near in answer.neighbors] == pytest.approx(sorted(VECTORS @ query)[:-8:-1], abs=1e-5)
+
+
 async def test_shards_of_another_model_do_not_answer(cluster):
     searcher = ShardedSearcher(cluster.addresses, "another")
 
@@ -361,6 +373,6 @@ async def test_the_generation_is_the_lowest_of_the_shards_that_answer(cluster, s
 
 
 def test_merging_takes_an_id_once_with_its_best_score_and_breaks_ties_by_id():
-    merged = merge([["a", "b", "c"], ["b", "d"]], [[0.9, 0.5, 0.4], [0.7, 0.4]], 4)
+    merged = merge([(["a", "b", "c"], [0.9, 0.5, 0.4]), (["b", "d"], [0.7, 0.4])], 4)
 
     assert merged == [Neighbor("a", 0.9), Neighbor("b", 0.7), Neighbor("c", 0.4), Neighbor("d", 0.4)]
