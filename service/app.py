@@ -15,7 +15,9 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import metrics
+from service.auth import declare_public, policy_of
 from service.errors import BadRequest, NoteLLMError
+from service.keys import Keyring
 from service.logs import outline
 from service.recommend import Recommender
 from service.routes import router
@@ -35,8 +37,8 @@ _CODES = {
 }
 
 
-def create_app(recommender: Recommender, settings: Settings) -> FastAPI:
-    """The public API over one recommender."""
+def create_app(recommender: Recommender, settings: Settings, keys: Keyring | None = None) -> FastAPI:
+    """The public API over one recommender; with keys, for those who have one."""
     app = FastAPI(
         title="NoteLLM",
         version=version("notellm"),
@@ -47,11 +49,16 @@ def create_app(recommender: Recommender, settings: Settings) -> FastAPI:
     )
     app.state.recommender = recommender
     app.state.http = settings.http
+    app.state.keys = keys
     app.include_router(router)
     app.add_exception_handler(NoteLLMError, _answer_our_error)
     app.add_exception_handler(RequestValidationError, _answer_invalid)
     app.add_exception_handler(HTTPException, _answer_http_error)
     app.add_middleware(Observer)
+    for route in app.routes:
+        if getattr(route, "path", None) == app.openapi_url:
+            declare_public(route)
+    assert all(map(policy_of, app.routes)), "a route without a policy"
     return app
 
 
@@ -117,8 +124,8 @@ def _request_id(given: str) -> str:
 
 async def _answer_our_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, NoteLLMError)
-    headers = {} if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)}
-    return _error(request.state.request_id, error.status, error.code, str(error), headers)
+    retry = {} if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)}
+    return _error(request.state.request_id, error.status, error.code, str(error), {**error.headers, **retry})
 
 
 async def _answer_invalid(request: Request, error: Exception) -> Response:

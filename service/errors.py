@@ -5,6 +5,8 @@
     NoteLLMError
      ├── BadRequest             422 invalid_request
      ├── TooLarge               413 too_large
+     ├── Unauthorized           401 unauthorized          WWW-Authenticate
+     ├── Forbidden              403 forbidden
      ├── NoteNotFound           404 note_not_found
      ├── NotePending            409 note_pending          Retry-After
      └── Unavailable            503                       Retry-After
@@ -14,6 +16,7 @@
           └── QueueFull             queue_full
 """
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 
@@ -23,6 +26,7 @@ class NoteLLMError(Exception):
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal"
     retry_after_s: ClassVar[int | None] = None
+    headers: ClassVar[Mapping[str, str]] = {}
 
 
 class BadRequest(NoteLLMError):
@@ -35,6 +39,18 @@ class TooLarge(NoteLLMError):
     """The body is larger than the route takes."""
 
     status, code = 413, "too_large"
+
+
+class Unauthorized(NoteLLMError):
+    """The route needs a key, and there is none, or none that lives."""
+
+    status, code, headers = 401, "unauthorized", {"WWW-Authenticate": "Bearer"}
+
+
+class Forbidden(NoteLLMError):
+    """The key does not have the route's scope."""
+
+    status, code = 403, "forbidden"
 
 
 class NoteNotFound(NoteLLMError):

@@ -10,6 +10,7 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
 
+from service.auth import GuardedRoute, needs
 from service.errors import BadRequest, TooLarge
 from service.recommend import Described, Item, Recommender, Related, ServiceStatus, Tagged
 from service.schemas import (
@@ -74,17 +75,30 @@ def _content(schemas: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": content}}
 
 
-router = APIRouter(dependencies=[Depends(_refuse_unknown_parameters)], responses=_errors(422, 500, 503))
+router = APIRouter(
+    dependencies=[Depends(_refuse_unknown_parameters)], responses=_errors(422, 500, 503), route_class=GuardedRoute
+)
 
 
-@router.get("/notes/{note_id}/related", response_model=RelatedOut, responses=_errors(404, 409))
+@router.get(
+    "/notes/{note_id}/related",
+    response_model=RelatedOut,
+    responses=_errors(404, 409),
+    dependencies=[needs("read")],
+)
 async def related_notes(note_id: Id, recommender: Recommend, k: Limit = 10) -> Response:
     """Notes related to this one, closest first."""
     related = await recommender.related(note_id, k)
     return _json(_related_out(related, recommender.fingerprint))
 
 
-@router.post("/notes/tags", response_model=TagsOut, responses=_errors(408, 413), openapi_extra=_body(DraftIn))
+@router.post(
+    "/notes/tags",
+    response_model=TagsOut,
+    responses=_errors(408, 413),
+    openapi_extra=_body(DraftIn),
+    dependencies=[needs("tags")],
+)
 async def suggest_tags(request: Request, recommender: Recommend, http: Http) -> Response:
     """Hashtags, category and, if wanted, related notes for a draft that is not stored."""
     draft = parse(DraftIn, await _read(request, http.max_body_bytes))
@@ -99,6 +113,7 @@ async def suggest_tags(request: Request, recommender: Recommend, http: Http) -> 
     response_model=WrittenOut,
     responses={202: {"model": WrittenOut}, **_errors(408, 413)},
     openapi_extra=_body(NoteIn),
+    dependencies=[needs("write")],
 )
 async def put_note(note_id: Id, request: Request, recommender: Recommend, http: Http, wait: Wait = 0.0) -> Response:
     """Store a note, replacing the whole of an older one. 200 once it is searchable, 202 before."""
@@ -122,6 +137,7 @@ async def put_note(note_id: Id, request: Request, recommender: Recommend, http: 
             "application/x-ndjson": BulkNoteIn.model_json_schema(),
         }
     ),
+    dependencies=[needs("write")],
 )
 async def put_notes(request: Request, recommender: Recommend, http: Http) -> Response:
     """Store up to 1,000 notes from a JSON array or NDJSON; those that are refused stand in the answer."""
@@ -133,20 +149,26 @@ async def put_notes(request: Request, recommender: Recommend, http: Http) -> Res
     return _json({"accepted": len(records), "rejected": rejected}, 202)
 
 
-@router.get("/notes/{note_id}", response_model=NoteOut, responses=_errors(404))
+@router.get("/notes/{note_id}", response_model=NoteOut, responses=_errors(404), dependencies=[needs("read")])
 async def get_note(note_id: Id, recommender: Recommend) -> Response:
     """The note, its version and status, and what the model suggests for it."""
     return _json(_note_out(await recommender.describe(note_id)))
 
 
-@router.delete("/notes/{note_id}", status_code=204, response_class=Response, responses=_errors(404))
+@router.delete(
+    "/notes/{note_id}",
+    status_code=204,
+    response_class=Response,
+    responses=_errors(404),
+    dependencies=[needs("write")],
+)
 async def delete_note(note_id: Id, recommender: Recommend) -> Response:
     """Delete a note. From the answer on, no related answer contains it."""
     await recommender.delete(note_id)
     return Response(status_code=204)
 
 
-@router.get("/status", response_model=StatusOut)
+@router.get("/status", response_model=StatusOut, dependencies=[needs("read")])
 async def get_status(recommender: Recommend) -> Response:
     """Notes by status, the queue, the index, the model, and how fresh the index is."""
     return _json(_status_out(await recommender.status(), recommender.fingerprint))

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from indexer.index import VectorIndex
     from indexer.types import Change, Searcher, Tally
     from model.backends.base import Backend
+    from service.keys import Keyring
     from service.recommend import Drafter
 
 log = logging.getLogger(__name__)
@@ -38,6 +39,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _PROBE_EVERY_S = 1.0
 _PROBE_S = 0.8
 _QUEUE_EVERY_S = 2.0
+_KEYS_EVERY_S = 0.5
 _GRACE_S = 8
 _KEEP_ALIVE_S = 75
 _BACKLOG = 2048
@@ -78,10 +80,12 @@ async def _gateway(settings: Settings) -> None:
     from indexer.client import ShardedSearcher
     from service.app import create_app
     from service.drafts import WorkerPool
+    from service.keys import Keyring
     from service.protocol import BoundedProtocol
     from service.recommend import Recommender
 
     manifest = _manifest(settings)
+    keys = Keyring(settings.keys_file) if settings.keys_file else None
     missing = Missing("redis", "the index", "a worker")
     searcher = ShardedSearcher(settings.index.addresses, manifest.fingerprint)
     workers = WorkerPool(settings.worker.addresses, manifest.fingerprint)
@@ -92,7 +96,7 @@ async def _gateway(settings: Settings) -> None:
             recommender = Recommender(store, searcher, workers, settings, manifest.fingerprint)
             server = uvicorn.Server(
                 uvicorn.Config(
-                    create_app(recommender, settings),
+                    create_app(recommender, settings, keys),
                     http=BoundedProtocol,
                     ws="none",
                     lifespan="off",
@@ -110,10 +114,18 @@ async def _gateway(settings: Settings) -> None:
             for number in SIGNALS:
                 signal.signal(number, lambda *_: None)
             probe = _probe(redis, searcher, workers, len(settings.index.addresses), manifest.fingerprint, missing)
-            async with _repeating(probe, _PROBE_EVERY_S):
+            async with _repeating(probe, _PROBE_EVERY_S), _repeating(_follow(keys), _KEYS_EVERY_S):
                 await server.serve(sockets=[listener])
             await searcher.close()
             await workers.close()
+
+
+def _follow(keys: "Keyring | None") -> Callable[[], Awaitable[None]]:
+    async def follow() -> None:
+        if keys:
+            await asyncio.to_thread(keys.refresh)
+
+    return follow
 
 
 async def _worker(settings: Settings) -> None:

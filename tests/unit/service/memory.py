@@ -19,6 +19,7 @@ from model.backends.base import Reading, Scored
 from model.note import Note
 from service.app import create_app
 from service.errors import QueueFull, StoreUnavailable, WorkerUnavailable
+from service.keys import Keyring
 from service.recommend import Recommender
 from service.settings import HttpSettings, IndexSettings, Settings
 from service.store import Counts, StoredNote, Suggestion
@@ -174,13 +175,13 @@ class WordDrafter:
 class MemoryGateway:
     """A whole gateway in memory; `drain` and `publish` play the worker and the index."""
 
-    def __init__(self, **http: float) -> None:
+    def __init__(self, keys: Keyring | None = None, **http: float) -> None:
         self.store = MemoryStore()
         self.searcher = MemorySearcher()
         self.drafter = WordDrafter()
         settings = Settings(http=HttpSettings.model_validate(http), index=IndexSettings(addresses=("shard0", "shard1")))
         self.recommender = Recommender(self.store, self.searcher, self.drafter, settings, FINGERPRINT)
-        self.app = create_app(self.recommender, settings)
+        self.app = create_app(self.recommender, settings, keys)
 
     def client(self) -> httpx.AsyncClient:
         """An HTTP client of the app; a 500 is an answer here, not an exception in the test."""
