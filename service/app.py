@@ -14,7 +14,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service import metrics
+from service import audit, metrics
 from service.auth import declare_public, policy_of
 from service.errors import BadRequest, NoteLLMError
 from service.keys import Keyring
@@ -116,6 +116,7 @@ def _observe(scope: Scope, status: int, seconds: float, request_id: str) -> None
             "request_id": request_id,
         },
     )
+    audit.record(scope, method, route, status)
 
 
 def _request_id(given: str) -> str:

@@ -53,6 +53,7 @@ class Guard(HTTPBearer):
         key = caller(request.scope, keyring)
         if key is None:
             raise Unauthorized("this needs a live key: Authorization: Bearer <key>")
+        request.state.key = key
         if not key.allows(self.scope):
             raise Forbidden(f"the key does not have the scope {self.scope}")
 
@@ -84,6 +85,7 @@ class GuardedRoute(APIRoute):
         policy = policy_of(self)
         if policy is None:
             raise TypeError(f"{path} has no policy: dependencies=[needs(...)] or [public]")
+        self.policy = policy
         # FastAPI puts what the router asks for before what the route asks for.
         self.dependant.dependencies.sort(key=lambda dependant: dependant.call is not policy)
         self.openapi_extra = {**(self.openapi_extra or {}), **({"x-scope": policy.scope} if policy.scope else {})}

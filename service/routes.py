@@ -10,6 +10,7 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
 
+from service import audit
 from service.auth import GuardedRoute, needs
 from service.errors import BadRequest, TooLarge
 from service.recommend import Described, Item, Recommender, Related, ServiceStatus, Tagged
@@ -144,6 +145,7 @@ async def put_notes(request: Request, recommender: Recommend, http: Http) -> Res
     body = await _read(request, http.max_bulk_bytes)
     # Megabytes of JSON take long enough to parse to hold up every other request.
     records, rejected = await asyncio.to_thread(parse_bulk, body)
+    audit.concerns(request, [record.note.id for record in records])
     if records:
         await recommender.put_many(records)
     return _json({"accepted": len(records), "rejected": rejected}, 202)

@@ -115,6 +115,9 @@ class Settings(BaseSettings):
     keys_file: Path | None = Field(
         default=None, description="Keys, from `notellm keys create`; without it nobody is asked for one."
     )
+    audit_file: Path | None = Field(
+        default=None, description="Where the gateway's audit log goes; without it, to where the other logs go."
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(default="INFO", description="Least level logged.")
     max_queue: PositiveInt = Field(default=1_000_000, description="Notes waiting at most; more are refused with 503.")
     http: HttpSettings = HttpSettings()

@@ -408,8 +408,8 @@ def _environment(settings: Settings, place: Place) -> dict[str, str]:
     own = {"snapshot_dir": place.state / "index", "serving_dir": place.state / "serving"}
     for chosen in (settings.index, settings.worker):
         own |= {name: getattr(chosen, name).absolute() for name in own.keys() & chosen.model_fields_set}
-    keys = {"NOTELLM_KEYS_FILE": str(settings.keys_file.absolute())} if settings.keys_file else {}
-    return keys | {
+    files = {"NOTELLM_KEYS_FILE": settings.keys_file, "NOTELLM_AUDIT_FILE": settings.audit_file}
+    return {name: str(file.absolute()) for name, file in files.items() if file} | {
         "NOTELLM_STATE_DIR": str(place.state),
         "NOTELLM_CHECKPOINT": str(settings.checkpoint.absolute()),
         "NOTELLM_WORKER__ADDRESSES": json.dumps(workers),

@@ -78,6 +78,7 @@ async def _gateway(settings: Settings) -> None:
     import uvicorn
 
     from indexer.client import ShardedSearcher
+    from service import audit
     from service.app import create_app
     from service.drafts import WorkerPool
     from service.keys import Keyring
@@ -86,6 +87,10 @@ async def _gateway(settings: Settings) -> None:
 
     manifest = _manifest(settings)
     keys = Keyring(settings.keys_file) if settings.keys_file else None
+    try:
+        audit.configure(settings.audit_file)
+    except OSError as error:
+        raise SetupError(f"NOTELLM_AUDIT_FILE={settings.audit_file}: {error.strerror}") from error
     missing = Missing("redis", "the index", "a worker")
     searcher = ShardedSearcher(settings.index.addresses, manifest.fingerprint)
     workers = WorkerPool(settings.worker.addresses, manifest.fingerprint)
