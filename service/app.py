@@ -15,9 +15,11 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service import metrics
+from service import audit, metrics
+from service.auth import declare_public, policy_of
 from service.errors import BadRequest, NoteLLMError
 from service.idempotency import Answers
+from service.keys import Keyring
 from service.logs import outline
 from service.recommend import Recommender
 from service.routes import router
@@ -38,8 +40,11 @@ _CODES = {
 }
 
 
-def create_app(recommender: Recommender, answers: Answers, settings: Settings) -> FastAPI:
-    """The public API over one recommender; ``answers`` are those to writes that may be sent again."""
+def create_app(recommender: Recommender, answers: Answers, settings: Settings, keys: Keyring | None = None) -> FastAPI:
+    """The public API over one recommender; with keys, for those who have one.
+
+    ``answers`` are those to writes that may be sent again.
+    """
     app = FastAPI(
         title="NoteLLM",
         version=version("notellm"),
@@ -51,12 +56,17 @@ def create_app(recommender: Recommender, answers: Answers, settings: Settings) -
     app.state.recommender = recommender
     app.state.answers = answers
     app.state.http = settings.http
+    app.state.keys = keys
     app.include_router(router)
     app.add_exception_handler(NoteLLMError, _answer_our_error)
     app.add_exception_handler(RequestValidationError, _answer_invalid)
     app.add_exception_handler(HTTPException, _answer_http_error)
     app.add_middleware(GZipMiddleware, minimum_size=_GZIP_FROM_BYTES, compresslevel=_GZIP_LEVEL)
     app.add_middleware(Observer)
+    for route in app.routes:
+        if getattr(route, "path", None) == app.openapi_url:
+            declare_public(route)
+    assert all(map(policy_of, app.routes)), "a route without a policy"
     return app
 
 
@@ -122,6 +132,7 @@ def _observe(scope: Scope, status: int, seconds: float, request_id: str) -> None
             "request_id": request_id,
         },
     )
+    audit.record(scope, method, route, status)
 
 
 def _request_id(given: str) -> str:
@@ -130,8 +141,8 @@ def _request_id(given: str) -> str:
 
 async def _answer_our_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, NoteLLMError)
-    headers = {} if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)}
-    return _error(request.state.request_id, error.status, error.code, str(error), headers)
+    retry = {} if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)}
+    return _error(request.state.request_id, error.status, error.code, str(error), {**error.headers, **retry})
 
 
 async def _answer_invalid(request: Request, error: Exception) -> Response:

@@ -12,6 +12,7 @@ from service.cli_convert import convert
 from service.cli_embed import embed
 from service.cli_export import export, golden
 from service.cli_index import index
+from service.cli_keys import key_option, keys
 from service.cli_model import COMMANDS, mistakes
 from service.cli_reproduce import reproduce
 
@@ -120,7 +121,8 @@ def settings() -> None:
 @click.argument("notes")
 @click.option("--url", default="http://127.0.0.1:8000", show_default=True, help="The running service.")
 @click.option("--no-wait", is_flag=True, help="Return when all are written; do not wait until they can be found.")
-def load(notes: str, url: str, no_wait: bool) -> None:
+@key_option
+def load(notes: str, url: str, no_wait: bool, key: str) -> None:
     """Send NOTES to a running service and wait until all of them can be found.
 
     NOTES is a .jsonl or .parquet file, a folder that holds notes.jsonl or notes.parquet, or the word
@@ -129,7 +131,8 @@ def load(notes: str, url: str, no_wait: bool) -> None:
     \b
       {"note_id": "n1", "title": "Three days in Kyoto", "content": "...", "hashtags": ["travel"]}
 
-    Loading the same notes again changes nothing. Prints how many notes were written and how fast.
+    Loading the same notes again changes nothing. Prints how many notes were written and how fast. A service with
+    keys wants one with the scopes write and, to wait, read.
 
     \b
     Examples:
@@ -141,12 +144,12 @@ def load(notes: str, url: str, no_wait: bool) -> None:
         from service.load import load as send
 
         try:
-            click.echo(str(send(read(notes), url, wait=not no_wait)))
+            click.echo(str(send(read(notes), url, wait=not no_wait, key=key)))
         except LoadError as error:
             raise click.ClickException(str(error)) from error
 
 
-for command in (*COMMANDS, embed, export, golden, convert, index, reproduce):
+for command in (*COMMANDS, embed, export, golden, convert, index, keys, reproduce):
     cli.add_command(command)
 
 

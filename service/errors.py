@@ -5,6 +5,8 @@
     NoteLLMError
      ├── BadRequest             422 invalid_request
      ├── TooLarge               413 too_large
+     ├── Unauthorized           401 unauthorized          WWW-Authenticate
+     ├── Forbidden              403 forbidden
      ├── NoteNotFound           404 note_not_found
      ├── NotePending            409 note_pending          Retry-After
      ├── NotAsExpected          412 precondition_failed
@@ -17,6 +19,7 @@
           └── QueueFull             queue_full
 """
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 
@@ -26,6 +29,7 @@ class NoteLLMError(Exception):
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal"
     retry_after_s: ClassVar[int | None] = None
+    headers: ClassVar[Mapping[str, str]] = {}
 
 
 class BadRequest(NoteLLMError):
@@ -38,6 +42,18 @@ class TooLarge(NoteLLMError):
     """The body is larger than the route takes."""
 
     status, code = 413, "too_large"
+
+
+class Unauthorized(NoteLLMError):
+    """The route needs a key, and there is none, or none that lives."""
+
+    status, code, headers = 401, "unauthorized", {"WWW-Authenticate": "Bearer"}
+
+
+class Forbidden(NoteLLMError):
+    """The key does not have the route's scope."""
+
+    status, code = 403, "forbidden"
 
 
 class NoteNotFound(NoteLLMError):

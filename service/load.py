@@ -17,6 +17,7 @@ BULK = 500
 _PATIENCE_S = 120.0
 _POLL_S = 0.5
 _SHOWN = 5
+_KEY_REFUSED = {httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN}
 
 
 class LoadError(Exception):
@@ -41,17 +42,19 @@ class Loaded:
         return "\n".join(lines)
 
 
-def load(notes: Sequence[Note], url: str, *, wait: bool = True) -> Loaded:
+def load(notes: Sequence[Note], url: str, *, wait: bool = True, key: str = "") -> Loaded:
     """Write the notes in bulks of 500; with ``wait``, return when none is pending any more.
 
-    The seconds include the wait. Progress goes to stderr, when that is a terminal.
+    The seconds include the wait. Progress goes to stderr, when that is a terminal. ``key`` is one of the service's,
+    empty for a service that asks for none.
 
     Raises:
         LoadError: if the service is not there, refuses a bulk, or stays overloaded for two minutes.
     """
     started = time.monotonic()
     loaded = Loaded()
-    with httpx.Client(base_url=url, timeout=60.0) as client:
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    with httpx.Client(base_url=url, timeout=60.0, headers=headers) as client:
         with _bar("written", len(notes)) as bar:
             for bulk in _bulks(notes):
                 _add(loaded, bulk, _post(client, bulk))
@@ -86,7 +89,7 @@ def _post(client: httpx.Client, bulk: Sequence[Note]) -> dict[str, Any]:
         if response.status_code == httpx.codes.ACCEPTED:
             return dict(response.json())
         if response.status_code not in {httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE}:
-            raise LoadError(f"the service refused the notes: {_message(response)}")
+            raise LoadError(f"the service refused the notes: {_message(response)}{_hint(response)}")
         if time.monotonic() > give_up:
             raise LoadError(f"the service stays overloaded: {_message(response)}")
         time.sleep(_retry_after_s(response))
@@ -103,6 +106,8 @@ def _wait(client: httpx.Client, accepted: int) -> None:
                 bar.refresh()
                 if not pending:
                     return
+            elif response.status_code in _KEY_REFUSED:
+                raise LoadError(f"cannot see whether they can be found: {_message(response)}{_hint(response)}")
             time.sleep(_POLL_S)
 
 
@@ -142,6 +147,10 @@ def _message(response: httpx.Response) -> str:
         return str(response.json()["error"]["message"])
     except (ValueError, KeyError, TypeError):
         return f"HTTP {response.status_code}"
+
+
+def _hint(response: httpx.Response) -> str:
+    return "; give one with --key or NOTELLM_KEY" if response.status_code in _KEY_REFUSED else ""
 
 
 def _bar(what: str, total: int) -> "tqdm[Any]":

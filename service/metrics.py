@@ -21,6 +21,12 @@ HTTP_SECONDS = Histogram(
     ["route"],
     buckets=_FAST,
 )
+KEYS = Gauge("notellm_keys", "Live keys; 0 also when the service asks for none.")
+KEYS_RELOADS = Counter(
+    "notellm_keys_reloads_total",
+    "How often a changed keys file was read.",
+    ["outcome"],  # ok | failed: the keys that were stay
+)
 RELATED_DEGRADED = Counter("notellm_related_degraded_total", "Answers to related without a shard or without the store.")
 TAGS_SUGGESTED = Counter(
     "notellm_tags_suggested_total",

@@ -10,9 +10,12 @@ from fastapi import APIRouter, Depends, HTTPException, Path, Request, Response
 from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
 
+from service import audit
+from service.auth import GuardedRoute, needs
 from service.conditions import expected, is_fresh, note_tag, written_tag
 from service.errors import BadRequest, TooLarge
 from service.idempotency import Answer, Answers
+from service.keys import Key
 from service.neighborhood import Item, Related
 from service.queries import NoQuery, PutQuery, Query, RelatedQuery, parameters, parse_query
 from service.ranking import in_common
@@ -104,7 +107,7 @@ def _query(request: Request, model: type[Q]) -> Q:
     return parse_query(model, request.scope["query_string"])
 
 
-router = APIRouter(responses=_errors(422, 500, 503))
+router = APIRouter(responses=_errors(422, 500, 503), route_class=GuardedRoute)
 
 
 @router.get(
@@ -112,6 +115,7 @@ router = APIRouter(responses=_errors(422, 500, 503))
     response_model=RelatedOut,
     responses=_errors(404, 409),
     openapi_extra=_takes(RelatedQuery),
+    dependencies=[needs("read")],
 )
 async def related_notes(note_id: Id, request: Request, recommender: Recommend) -> Response:
     """Notes related to this one, by descending score."""
@@ -120,7 +124,13 @@ async def related_notes(note_id: Id, request: Request, recommender: Recommend) -
     return Response(_related_out(related, recommender.fingerprint, explain=query.explain), media_type=_JSON)
 
 
-@router.post("/notes/tags", response_model=TagsOut, responses=_errors(408, 413), openapi_extra=_body(DraftIn))
+@router.post(
+    "/notes/tags",
+    response_model=TagsOut,
+    responses=_errors(408, 413),
+    openapi_extra=_body(DraftIn),
+    dependencies=[needs("tags")],
+)
 async def suggest_tags(request: Request, recommender: Recommend, http: Http) -> Response:
     """Hashtags, category and, if wanted, related notes for a draft that is not stored."""
     _query(request, NoQuery)
@@ -137,6 +147,7 @@ async def suggest_tags(request: Request, recommender: Recommend, http: Http) -> 
     responses={202: {"model": WrittenOut}, **_errors(408, 409, 412, 413)},
     openapi_extra=_body(NoteIn)
     | _takes(PutQuery, if_match=_IF_MATCH, if_none_match=_IF_NONE_MATCH, idempotency_key=_IDEMPOTENCY_KEY),
+    dependencies=[needs("write")],
 )
 async def put_note(note_id: Id, request: Request, recommender: Recommend, http: Http) -> Response:
     """Store a note, replacing the whole of an older one. 200 once it is searchable, 202 before."""
@@ -169,6 +180,7 @@ async def put_note(note_id: Id, request: Request, recommender: Recommend, http: 
         }
     )
     | _takes(idempotency_key=_IDEMPOTENCY_KEY),
+    dependencies=[needs("write")],
 )
 async def put_notes(request: Request, recommender: Recommend, http: Http) -> Response:
     """Store up to 1,000 notes from a JSON array or NDJSON; those that are refused stand in the answer."""
@@ -176,6 +188,7 @@ async def put_notes(request: Request, recommender: Recommend, http: Http) -> Res
     body = await _read(request, http.max_bulk_bytes)
     # Megabytes of JSON take long enough to parse to hold up every other request.
     records, rejected = await asyncio.to_thread(parse_bulk, body)
+    audit.concerns(request, [record.note.id for record in records])
 
     async def put() -> Answer:
         if records:
@@ -190,6 +203,7 @@ async def put_notes(request: Request, recommender: Recommend, http: Http) -> Res
     response_model=NoteOut,
     responses={304: {"description": "Nothing has changed."}, **_errors(404)},
     openapi_extra=_takes(if_none_match=_IF_NEWER),
+    dependencies=[needs("read")],
 )
 async def get_note(note_id: Id, request: Request, recommender: Recommend) -> Response:
     """The note, its version and status, and what the model suggests for it."""
@@ -209,6 +223,7 @@ async def get_note(note_id: Id, request: Request, recommender: Recommend) -> Res
     response_class=Response,
     responses=_errors(404, 409, 412),
     openapi_extra=_takes(if_match=_IF_MATCH, idempotency_key=_IDEMPOTENCY_KEY),
+    dependencies=[needs("write")],
 )
 async def delete_note(note_id: Id, request: Request, recommender: Recommend) -> Response:
     """Delete a note. From the answer on, no related answer contains it."""
@@ -228,6 +243,7 @@ async def delete_note(note_id: Id, request: Request, recommender: Recommend) -> 
     response_model=EventsOut,
     responses=_errors(408, 409, 413),
     openapi_extra=_content({"application/json": _events_schema()}) | _takes(idempotency_key=_IDEMPOTENCY_KEY),
+    dependencies=[needs("write")],
 )
 async def record_events(request: Request, recommender: Recommend, http: Http) -> Response:
     """Keep what readers did, up to 1,000 events; one that was sent before is counted as a duplicate."""
@@ -243,7 +259,7 @@ async def record_events(request: Request, recommender: Recommend, http: Http) ->
     return await _once(request, body, record)
 
 
-@router.get("/status", response_model=StatusOut)
+@router.get("/status", response_model=StatusOut, dependencies=[needs("read")])
 async def get_status(request: Request, recommender: Recommend) -> Response:
     """Notes by status, the queue, the index, the model, and how fresh the index is."""
     _query(request, NoQuery)
@@ -266,9 +282,9 @@ async def _once(request: Request, body: bytes, run: Callable[[], Awaitable[Answe
             request.headers.get("if-none-match"),
             body,
         ]
-        caller = getattr(request.state, "key_id", "")
+        caller = cast(Key | None, getattr(request.state, "key", None))
         answers = cast(Answers, request.app.state.answers)
-        answer, again = await answers.once(f"{caller} {key}", repr(asked).encode(), run)
+        answer, again = await answers.once(f"{caller.id if caller else ''} {key}", repr(asked).encode(), run)
     headers = {"Idempotency-Replayed": "true"} if again else {}
     if answer.etag:
         headers["ETag"] = answer.etag

@@ -25,12 +25,16 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 MINI = Path(__file__).parent.parent / "model" / "mini"
 
+# What commands read themselves, and no process.
+_OF_COMMANDS = {"NOTELLM_DATA_DIR", "NOTELLM_KEY"}
+
 
 class SetupError(Exception):
     """Something that the operator has to put right; the message is one line that says what."""
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches what listens there."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -58,18 +62,9 @@ class HttpSettings(BaseModel, frozen=True, extra="forbid"):
     max_events_bytes: PositiveInt = Field(default=1024 * 1024, description="Largest body of a delivery of events.")
     allow_open: bool = Field(
         default=False,
-        description="1 listens beyond loopback, where anybody may read and write: only for a network that is "
-        "closed otherwise, such as a container's.",
+        description="1 listens beyond loopback without keys, where anybody may read and write: only for a network "
+        "that is closed otherwise, such as a container's.",
     )
-
-    @model_validator(mode="after")
-    def _refuse_to_answer_anybody(self) -> Self:
-        if not self.allow_open and not _is_loopback(self.host):
-            raise ValueError(
-                f"NOTELLM_HTTP__HOST={self.host} would let anybody read and write, for there are no keys; "
-                "keep 127.0.0.1, or set NOTELLM_HTTP__ALLOW_OPEN=1 in a network that is closed otherwise"
-            )
-        return self
 
 
 class OpsSettings(BaseModel, frozen=True, extra="forbid"):
@@ -135,6 +130,12 @@ class Settings(BaseSettings):
     )
     checkpoint: Path = Field(default=MINI, description="Folder of the model: notellm.json, weights, tokenizer.")
     state_dir: Path = Field(default=Path("notellm-state"), description="Where `serve` keeps Redis and snapshots.")
+    keys_file: Path | None = Field(
+        default=None, description="Keys, from `notellm keys create`; without it nobody is asked for one."
+    )
+    audit_file: Path | None = Field(
+        default=None, description="Where the gateway's audit log goes; without it, to where the other logs go."
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(default="INFO", description="Least level logged.")
     max_queue: PositiveInt = Field(default=1_000_000, description="Notes waiting at most; more are refused with 503.")
     http: HttpSettings = HttpSettings()
@@ -146,8 +147,18 @@ class Settings(BaseSettings):
     def _refuse_what_would_be_ignored(self) -> Self:
         known = set(environment_names())
         for name in os.environ:
-            if name.startswith("NOTELLM_") and name not in known and name != "NOTELLM_DATA_DIR":
+            if name.startswith("NOTELLM_") and name not in known | _OF_COMMANDS:
                 raise ValueError(f"unknown setting {name}; `notellm settings` lists the known ones")
+        return self
+
+    @model_validator(mode="after")
+    def _refuse_to_answer_anybody(self) -> Self:
+        if not (self.keys_file or self.http.allow_open or is_loopback(self.http.host)):
+            raise ValueError(
+                f"NOTELLM_HTTP__HOST={self.http.host} would let anybody read and write, for there are no keys; "
+                "make one (`notellm keys create`) and set NOTELLM_KEYS_FILE, keep 127.0.0.1, or set "
+                "NOTELLM_HTTP__ALLOW_OPEN=1 in a network that is closed otherwise"
+            )
         return self
 
 

@@ -31,7 +31,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from service.settings import Settings, SetupError
+from service.keys import Keyring
+from service.settings import Settings, SetupError, is_loopback
 
 PR_SET_PDEATHSIG = 1
 USER_MISTAKE = 2
@@ -47,6 +48,7 @@ NoteLLM is ready.
   API         {api}
   operations  {ops}  (/livez, /readyz, /metrics)
   state       {state}  (logs, Redis, snapshots)
+  keys        {keys}
 
 Try it:
 
@@ -60,6 +62,9 @@ Try it:
 """
 RELATED = "  curl '{api}/notes/travel-01/related?k=10'\n"
 HINT = "`notellm load samples` fills it with sample notes. "
+NO_KEYS = "none: anybody on this machine may read and write (`notellm keys create` makes one)"
+OPEN = "none, and it listens beyond this machine: anybody who reaches it may read and write"
+KEYS = '{file}  (add -H "Authorization: Bearer $NOTELLM_KEY" to what follows)'
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,6 +263,8 @@ def serve(settings: Settings, *, samples: bool = False) -> int:
         SetupError: if the state folder or a port is in use, or there is no checkpoint or no Redis to start.
     """
     _check_checkpoint(settings.checkpoint)
+    if settings.keys_file:
+        Keyring(settings.keys_file)
     state = settings.state_dir.absolute()
     with hold(state) as lock, runtime_folder(state) as runtime:
         port = free_port(settings.http.host, settings.http.port, "NOTELLM_HTTP__PORT")
@@ -270,6 +277,7 @@ def serve(settings: Settings, *, samples: bool = False) -> int:
             api=api,
             ops=_url(settings.ops.host, ops_port),
             state=state,
+            keys=_keys(settings),
             related=RELATED.format(api=api) if samples else "",
             hint="" if samples else HINT,
         )
@@ -400,7 +408,8 @@ def _environment(settings: Settings, place: Place) -> dict[str, str]:
     own = {"snapshot_dir": place.state / "index", "serving_dir": place.state / "serving"}
     for chosen in (settings.index, settings.worker):
         own |= {name: getattr(chosen, name).absolute() for name in own.keys() & chosen.model_fields_set}
-    return {
+    files = {"NOTELLM_KEYS_FILE": settings.keys_file, "NOTELLM_AUDIT_FILE": settings.audit_file}
+    return {name: str(file.absolute()) for name, file in files.items() if file} | {
         "NOTELLM_STATE_DIR": str(place.state),
         "NOTELLM_CHECKPOINT": str(settings.checkpoint.absolute()),
         "NOTELLM_WORKER__ADDRESSES": json.dumps(workers),
@@ -418,6 +427,12 @@ def _check_checkpoint(folder: Path) -> None:
         read_manifest(folder)
     except CheckpointError as error:
         raise SetupError(f"{error}; NOTELLM_CHECKPOINT names the folder of the model") from error
+
+
+def _keys(settings: Settings) -> str:
+    if settings.keys_file:
+        return KEYS.format(file=settings.keys_file.absolute())
+    return NO_KEYS if is_loopback(settings.http.host) else OPEN
 
 
 def _end_with(parent: int) -> Callable[[], None] | None:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from indexer.index import VectorIndex
     from indexer.types import Change, Searcher, Tally
     from model.backends.base import Backend
+    from service.keys import Keyring
     from service.recommend import Drafter
 
 log = logging.getLogger(__name__)
@@ -38,6 +39,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _PROBE_EVERY_S = 1.0
 _PROBE_S = 0.8
 _QUEUE_EVERY_S = 2.0
+_KEYS_EVERY_S = 0.5
 _GRACE_S = 8
 _KEEP_ALIVE_S = 75
 _BACKLOG = 2048
@@ -76,14 +78,21 @@ async def _gateway(settings: Settings) -> None:
     import uvicorn
 
     from indexer.client import ShardedSearcher
+    from service import audit
     from service.app import create_app
     from service.drafts import WorkerPool
     from service.events import RedisEvents
     from service.idempotency import Answers
+    from service.keys import Keyring
     from service.protocol import BoundedProtocol
     from service.recommend import Recommender
 
     manifest = _manifest(settings)
+    keys = Keyring(settings.keys_file) if settings.keys_file else None
+    try:
+        audit.configure(settings.audit_file)
+    except OSError as error:
+        raise SetupError(f"NOTELLM_AUDIT_FILE={settings.audit_file}: {error.strerror}") from error
     missing = Missing("redis", "the index", "a worker")
     searcher = ShardedSearcher(settings.index.addresses, manifest.fingerprint)
     workers = WorkerPool(settings.worker.addresses, manifest.fingerprint)
@@ -95,7 +104,7 @@ async def _gateway(settings: Settings) -> None:
             recommender = Recommender(store, events, searcher, workers, settings, manifest.fingerprint)
             server = uvicorn.Server(
                 uvicorn.Config(
-                    create_app(recommender, Answers(redis), settings),
+                    create_app(recommender, Answers(redis), settings, keys),
                     http=BoundedProtocol,
                     ws="none",
                     lifespan="off",
@@ -113,10 +122,18 @@ async def _gateway(settings: Settings) -> None:
             for number in SIGNALS:
                 signal.signal(number, lambda *_: None)
             probe = _probe(redis, searcher, workers, len(settings.index.addresses), manifest.fingerprint, missing)
-            async with _repeating(probe, _PROBE_EVERY_S):
+            async with _repeating(probe, _PROBE_EVERY_S), _repeating(_follow(keys), _KEYS_EVERY_S):
                 await server.serve(sockets=[listener])
             await searcher.close()
             await workers.close()
+
+
+def _follow(keys: "Keyring | None") -> Callable[[], Awaitable[None]]:
+    async def follow() -> None:
+        if keys:
+            await asyncio.to_thread(keys.refresh)
+
+    return follow
 
 
 async def _worker(settings: Settings) -> None:

@@ -22,6 +22,7 @@ from service.app import create_app
 from service.errors import NotAsExpected, QueueFull, StoreUnavailable, WorkerUnavailable
 from service.events import Event
 from service.idempotency import Answers
+from service.keys import Keyring
 from service.recommend import Recommender
 from service.settings import HttpSettings, IndexSettings, Settings
 from service.store import Counts, Expected, StoredNote, Suggestion, View, open_redis
@@ -237,14 +238,14 @@ class MemoryGateway:
     Without a ``redis``, no write may carry an idempotency key.
     """
 
-    def __init__(self, redis: Redis | None = None, **http: float) -> None:
+    def __init__(self, keys: Keyring | None = None, redis: Redis | None = None, **http: float) -> None:
         self.store = MemoryStore()
         self.searcher = MemorySearcher()
         self.drafter = WordDrafter()
         settings = Settings(http=HttpSettings.model_validate(http), index=IndexSettings(addresses=("shard0", "shard1")))
         self.events = MemoryEvents()
         self.recommender = Recommender(self.store, self.events, self.searcher, self.drafter, settings, FINGERPRINT)
-        self.app = create_app(self.recommender, Answers(redis or open_redis("unix:///nowhere")), settings)
+        self.app = create_app(self.recommender, Answers(redis or open_redis("unix:///nowhere")), settings, keys)
 
     def client(self) -> httpx.AsyncClient:
         """An HTTP client of the app; a 500 is an answer here, not an exception in the test."""

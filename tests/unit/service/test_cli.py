@@ -52,6 +52,7 @@ def test_every_command_explains_itself_with_an_example(command):
         ({"NOTELLM_CHEKPOINT": "x"}, "NOTELLM_CHEKPOINT"),
         ({"NOTELLM_WORKER__ADDRESSES": "a:1,b:2"}, "NOTELLM_WORKER__ADDRESSES"),
         ({"NOTELLM_HTTP__HOST": "0.0.0.0"}, "NOTELLM_HTTP__ALLOW_OPEN"),
+        ({"NOTELLM_KEYS_FILE": "/nowhere.json"}, "notellm keys create"),
         ({"NOTELLM_CHECKPOINT": "/nowhere"}, "NOTELLM_CHECKPOINT"),
     ],
 )
@@ -107,11 +108,17 @@ class Service(BaseHTTPRequestHandler):
 
     bodies: ClassVar[list[list[dict[str, Any]]]]
     polls: ClassVar[int]
+    keys: ClassVar[list[str | None]]
+    refusal: ClassVar[int]
 
     def do_POST(self) -> None:
+        self.keys.append(self.headers["Authorization"])
         body = self.rfile.read(int(self.headers["Content-Length"]))
         notes = [json.loads(line) for line in body.splitlines()]
         self.bodies.append(notes)
+        if self.refusal:
+            self._answer(self.refusal, {"error": {"message": "no entry"}})
+            return
         if len(self.bodies) == 1:
             self._answer(503, {"error": {"message": "full"}}, retry_after="0")
             return
@@ -121,6 +128,7 @@ class Service(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         type(self).polls += 1
+        self.keys.append(self.headers["Authorization"])
         pending = 3 if self.polls == 1 else 0
         self._answer(200, {"notes": {"pending": pending}, "queue": {"depth": 0}})
 
@@ -139,7 +147,7 @@ class Service(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def service() -> Iterator[str]:
-    Service.bodies, Service.polls = [], 0
+    Service.bodies, Service.polls, Service.keys, Service.refusal = [], 0, [], 0
     server = ThreadingHTTPServer(("127.0.0.1", 0), Service)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
@@ -164,6 +172,32 @@ def test_load_sends_bulks_of_500_again_when_refused_and_waits_until_none_is_pend
     assert Service.polls == 2
     assert "599 notes in" in answer.output
     assert "n501: no title" in answer.output
+
+
+@pytest.mark.parametrize("how", ["option", "environment"])
+def test_load_sends_the_key_that_it_is_given(service, tmp_path, how):
+    file = tmp_path / "notes.jsonl"
+    file.write_text('{"note_id": "n1", "title": "Kyoto"}')
+    arguments = ["load", str(file), "--url", service]
+
+    if how == "option":
+        CliRunner().invoke(cli, [*arguments, "--key", "k1"])
+    else:
+        CliRunner().invoke(cli, arguments, env={"NOTELLM_KEY": "k1"})
+
+    assert Service.keys == ["Bearer k1"] * 4
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_load_says_how_to_give_a_key_when_it_is_refused_for_one(service, tmp_path, status):
+    Service.refusal = status
+    file = tmp_path / "notes.jsonl"
+    file.write_text('{"note_id": "n1", "title": "Kyoto"}')
+
+    answer = CliRunner().invoke(cli, ["load", str(file), "--url", service])
+
+    assert answer.exit_code == 1
+    assert "no entry; give one with --key or NOTELLM_KEY" in answer.output
 
 
 def test_load_without_waiting_asks_for_no_status(service, tmp_path):

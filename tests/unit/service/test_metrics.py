@@ -9,6 +9,8 @@ CONTRACT = {
     "notellm_build_info": ("gauge", ("process", "version", "fingerprint")),
     "notellm_http_requests": ("counter", ("route", "method", "status")),
     "notellm_http_request_duration_seconds": ("histogram", ("route",)),
+    "notellm_keys": ("gauge", ()),
+    "notellm_keys_reloads": ("counter", ("outcome",)),
     "notellm_related_degraded": ("counter", ()),
     "notellm_tags_suggested": ("counter", ("source",)),
     "notellm_events": ("counter", ("outcome",)),

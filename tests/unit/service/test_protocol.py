@@ -1,11 +1,10 @@
-import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
-import uvicorn
+from support.http import exchange, listening
 
 from service import protocol
-from service.protocol import MAX_HEAD_BYTES, BoundedProtocol
+from service.protocol import MAX_HEAD_BYTES
 
 
 async def echo(scope, receive, send):
@@ -21,28 +20,8 @@ async def echo(scope, receive, send):
 
 @pytest.fixture
 async def port() -> AsyncIterator[int]:
-    config = uvicorn.Config(echo, port=0, http=BoundedProtocol, ws="none", lifespan="off", log_config=None)
-    server = uvicorn.Server(config)
-    config.load()
-    server.lifespan = config.lifespan_class(config)
-    await server.startup()
-    yield server.servers[0].sockets[0].getsockname()[1]
-    await server.shutdown()
-
-
-async def exchange(port: int, *parts: bytes) -> bytes:
-    """Everything that comes back until the connection ends."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    try:
-        for part in parts:
-            writer.write(part)
-            await writer.drain()
-            await asyncio.sleep(0.02)
-        return await reader.read()
-    except ConnectionError:
-        return b""
-    finally:
-        writer.close()
+    async with listening(echo) as port:
+        yield port
 
 
 async def test_requests_on_one_connection_are_answered(port):

@@ -639,7 +639,7 @@ class TestIdempotency:
 
     @pytest.fixture
     def gateway(self, redis: Redis) -> MemoryGateway:
-        return MemoryGateway(redis)
+        return MemoryGateway(redis=redis)
 
     async def test_a_write_sent_again_gets_the_same_answer_and_changes_nothing(self, gateway, client):
         first = await client.put("/notes/n1", json=NOTE, headers=self.KEY)
