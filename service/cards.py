@@ -22,7 +22,7 @@ Waiting = tuple[list[str], "asyncio.Future[dict[str, Card | None]]"]
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """A live note without its text. ``json`` holds the fields that every answer shows, written once, without braces."""
+    """A live note without its text. ``json`` is the note as an item of an answer, up to the value of its score."""
 
     version: int
     category: str | None
@@ -37,8 +37,9 @@ class Card:
         if record is None or record.deleted:
             return None
         note = record.note
-        shown = orjson.dumps({"title": note.title, "category": note.category, "hashtags": note.hashtags})
-        return cls(record.version, note.category, note.hashtags, record.author, note.exposure, shown[1:-1])
+        shown = {"note_id": note.id, "title": note.title, "category": note.category, "hashtags": note.hashtags}
+        json = orjson.dumps(shown)[:-1] + b',"score":'
+        return cls(record.version, note.category, note.hashtags, record.author, note.exposure, json)
 
 
 class Cards:

@@ -196,11 +196,9 @@ class Neighborhood:
                 unseen = [Item(near.id, near.score, None, near.score) for near in found.neighbors]
                 return _Hits(unseen, found, None, hydrated=False)
             pairs = zip(found.neighbors, cards[len(own) :], strict=True)
-            items = [
-                Item(near.id, near.score, card, near.score)
-                for near, card in pairs
-                if card and _passes(card, wanted, author)
-            ]
+            items = [Item(id_, cosine, card, cosine) for (id_, cosine), card in pairs if card]
+            if wanted.categories or author is not None:
+                items = [item for item in items if item.card and _passes(item.card, wanted, author)]
             hits = _Hits(items, found, cards[0] if own else None, hydrated=True)
             if len(items) >= wanted.k or len(found.neighbors) < fetch:
                 break

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Annotated, Any, TypeVar, cast
 
 import orjson
-from fastapi import APIRouter, Depends, HTTPException, Path, Request, Response
+from fastapi import APIRouter, HTTPException, Path, Request, Response
 from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
 
@@ -50,17 +50,6 @@ _MAX_KEY_CHARS = 255
 Q = TypeVar("Q", bound=Query)
 
 
-# The dependencies are coroutines because FastAPI sends plain functions through a thread pool.
-async def _recommender(request: Request) -> Recommender:
-    return cast(Recommender, request.app.state.recommender)
-
-
-async def _http(request: Request) -> HttpSettings:
-    return cast(HttpSettings, request.app.state.http)
-
-
-Recommend = Annotated[Recommender, Depends(_recommender)]
-Http = Annotated[HttpSettings, Depends(_http)]
 Id = Annotated[str, Path(pattern=ID_PATTERN, description="1 to 128 of A-Z a-z 0-9 . _ ~ : -")]
 
 _IF_MATCH = 'Only if the note is at this version: `"3"`, or the `ETag` of a read; `*` for any that exists.'
@@ -117,9 +106,10 @@ router = APIRouter(responses=_errors(422, 500, 503), route_class=GuardedRoute)
     openapi_extra=_takes(RelatedQuery),
     dependencies=[needs("read")],
 )
-async def related_notes(note_id: Id, request: Request, recommender: Recommend) -> Response:
+async def related_notes(note_id: Id, request: Request) -> Response:
     """Notes related to this one, by descending score."""
     query = _query(request, RelatedQuery)
+    recommender = _recommender(request)
     related = await recommender.related(note_id, query.wanted())
     return Response(_related_out(related, recommender.fingerprint, explain=query.explain), media_type=_JSON)
 
@@ -131,10 +121,11 @@ async def related_notes(note_id: Id, request: Request, recommender: Recommend) -
     openapi_extra=_body(DraftIn),
     dependencies=[needs("tags")],
 )
-async def suggest_tags(request: Request, recommender: Recommend, http: Http) -> Response:
+async def suggest_tags(request: Request) -> Response:
     """Hashtags, category and, if wanted, related notes for a draft that is not stored."""
     _query(request, NoQuery)
-    draft = parse(DraftIn, await _read(request, http.max_body_bytes))
+    recommender = _recommender(request)
+    draft = parse(DraftIn, await _read(request, _http(request).max_body_bytes))
     tagged = await recommender.tags(
         draft.note(), max_hashtags=draft.max_hashtags, vocabulary=draft.vocabulary, related=draft.related
     )
@@ -149,15 +140,15 @@ async def suggest_tags(request: Request, recommender: Recommend, http: Http) -> 
     | _takes(PutQuery, if_match=_IF_MATCH, if_none_match=_IF_NONE_MATCH, idempotency_key=_IDEMPOTENCY_KEY),
     dependencies=[needs("write")],
 )
-async def put_note(note_id: Id, request: Request, recommender: Recommend, http: Http) -> Response:
+async def put_note(note_id: Id, request: Request) -> Response:
     """Store a note, replacing the whole of an older one. 200 once it is searchable, 202 before."""
     wait_s = _query(request, PutQuery).wait
-    body = await _read(request, http.max_body_bytes)
+    body = await _read(request, _http(request).max_body_bytes)
     record = parse(NoteIn, body).record(note_id)
     version = expected(request.headers)
 
     async def put() -> Answer:
-        written = await recommender.put(record, wait_s, version)
+        written = await _recommender(request).put(record, wait_s, version)
         status = 200 if written.status == "searchable" else 202
         return Answer(status, orjson.dumps(asdict(written)), written_tag(written.version))
 
@@ -182,17 +173,17 @@ async def put_note(note_id: Id, request: Request, recommender: Recommend, http: 
     | _takes(idempotency_key=_IDEMPOTENCY_KEY),
     dependencies=[needs("write")],
 )
-async def put_notes(request: Request, recommender: Recommend, http: Http) -> Response:
+async def put_notes(request: Request) -> Response:
     """Store up to 1,000 notes from a JSON array or NDJSON; those that are refused stand in the answer."""
     _query(request, NoQuery)
-    body = await _read(request, http.max_bulk_bytes)
+    body = await _read(request, _http(request).max_bulk_bytes)
     # Megabytes of JSON take long enough to parse to hold up every other request.
     records, rejected = await asyncio.to_thread(parse_bulk, body)
     audit.concerns(request, [record.note.id for record in records])
 
     async def put() -> Answer:
         if records:
-            await recommender.put_many(records)
+            await _recommender(request).put_many(records)
         return Answer(202, orjson.dumps({"accepted": len(records), "rejected": rejected}))
 
     return await _once(request, body, put)
@@ -205,10 +196,10 @@ async def put_notes(request: Request, recommender: Recommend, http: Http) -> Res
     openapi_extra=_takes(if_none_match=_IF_NEWER),
     dependencies=[needs("read")],
 )
-async def get_note(note_id: Id, request: Request, recommender: Recommend) -> Response:
+async def get_note(note_id: Id, request: Request) -> Response:
     """The note, its version and status, and what the model suggests for it."""
     _query(request, NoQuery)
-    described = await recommender.describe(note_id)
+    described = await _recommender(request).describe(note_id)
     body = orjson.dumps(_note_out(described))
     tag = note_tag(described.record.version, body)
     headers = {"ETag": tag, "Cache-Control": "private, no-cache"}
@@ -225,13 +216,13 @@ async def get_note(note_id: Id, request: Request, recommender: Recommend) -> Res
     openapi_extra=_takes(if_match=_IF_MATCH, idempotency_key=_IDEMPOTENCY_KEY),
     dependencies=[needs("write")],
 )
-async def delete_note(note_id: Id, request: Request, recommender: Recommend) -> Response:
+async def delete_note(note_id: Id, request: Request) -> Response:
     """Delete a note. From the answer on, no related answer contains it."""
     _query(request, NoQuery)
     version = expected(request.headers)
 
     async def delete() -> Answer:
-        await recommender.delete(note_id, version)
+        await _recommender(request).delete(note_id, version)
         return Answer(204, b"")
 
     return await _once(request, b"", delete)
@@ -245,14 +236,14 @@ async def delete_note(note_id: Id, request: Request, recommender: Recommend) -> 
     openapi_extra=_content({"application/json": _events_schema()}) | _takes(idempotency_key=_IDEMPOTENCY_KEY),
     dependencies=[needs("write")],
 )
-async def record_events(request: Request, recommender: Recommend, http: Http) -> Response:
+async def record_events(request: Request) -> Response:
     """Keep what readers did, up to 1,000 events; one that was sent before is counted as a duplicate."""
     _query(request, NoQuery)
-    body = await _read(request, http.max_events_bytes)
+    body = await _read(request, _http(request).max_events_bytes)
     events, rejected = await asyncio.to_thread(parse_events, body)
 
     async def record() -> Answer:
-        accepted = await recommender.record(events)
+        accepted = await _recommender(request).record(events)
         duplicates = len(events) - accepted
         return Answer(202, orjson.dumps({"accepted": accepted, "duplicates": duplicates, "rejected": rejected}))
 
@@ -260,10 +251,20 @@ async def record_events(request: Request, recommender: Recommend, http: Http) ->
 
 
 @router.get("/status", response_model=StatusOut, dependencies=[needs("read")])
-async def get_status(request: Request, recommender: Recommend) -> Response:
+async def get_status(request: Request) -> Response:
     """Notes by status, the queue, the index, the model, and how fresh the index is."""
     _query(request, NoQuery)
+    recommender = _recommender(request)
     return _json(_status_out(await recommender.status(), recommender.fingerprint))
+
+
+# Not dependencies of FastAPI: resolving one takes longer than serialising ten notes.
+def _recommender(request: Request) -> Recommender:
+    return cast(Recommender, request.app.state.recommender)
+
+
+def _http(request: Request) -> HttpSettings:
+    return cast(HttpSettings, request.app.state.http)
 
 
 async def _once(request: Request, body: bytes, run: Callable[[], Awaitable[Answer]]) -> Response:
@@ -315,9 +316,10 @@ def _json(content: object) -> Response:
 
 
 def _item_out(item: Item, explanation: bytes = b"") -> bytes:
-    """An item as JSON. Ids are of characters that JSON leaves alone, and the card's part was written before."""
-    start = b'{"note_id":"%b","score":%b' % (item.note_id.encode(), orjson.dumps(round(item.score, _DIGITS)))
-    return b"".join((start, b"," + item.card.json if item.card else b"", explanation, b"}"))
+    """An item as JSON. Its card's part was written before; ids are of characters that JSON leaves alone."""
+    card = item.card
+    start = card.json if card else b'{"note_id":"%b","score":' % item.note_id.encode()
+    return b"%b%b%b}" % (start, orjson.dumps(round(item.score, _DIGITS)), explanation)
 
 
 def _explanation(item: Item, related: Related) -> bytes:

@@ -24,7 +24,7 @@ async def test_a_card_is_the_note_without_its_text():
 
     [card] = await Cards(store, 10).get(["n1"])
 
-    shown = b'"title":"a \\"quoted\\" title","category":"Travel","hashtags":["sea"]'
+    shown = b'{"note_id":"n1","title":"a \\"quoted\\" title","category":"Travel","hashtags":["sea"],"score":'
     assert card == Card(1, "Travel", ("sea",), "a1", 3, shown)
 
 
