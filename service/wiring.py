@@ -26,9 +26,7 @@ from service.store import RedisStore, open_redis, redis_errors
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
-    from indexer.follow import Follower
-    from indexer.index import VectorIndex
-    from indexer.types import Change, Searcher, Tally
+    from indexer.types import Searcher
     from model.backends.base import Backend
     from service.recommend import Drafter
 
@@ -120,8 +118,8 @@ async def _worker(settings: Settings) -> None:
     from indexer import rpc
     from service.drafts import draft_handlers
     from service.engine import Engine
+    from service.jobs import JobQueue
     from service.sampling import CategorySampler
-    from service.streams import JobQueue
     from service.worker import Worker
 
     own = settings.worker
@@ -175,7 +173,8 @@ async def _indexer(settings: Settings) -> None:
     from indexer.server import serve_shard
     from indexer.shards import replicas
     from indexer.snapshot import Snapshots
-    from service.streams import RedisChangeStream, open_sync_redis
+    from service.changes import RedisChangeStream, open_sync_redis
+    from service.index_metrics import count_changes, measure_lag, watch_index
 
     own = settings.index
     stop = _stop_event()
@@ -197,10 +196,10 @@ async def _indexer(settings: Settings) -> None:
             snapshots,
             cursor,
             snapshot_every_s=own.snapshot_every_s,
-            on_batch=_count_changes(own.number),
+            on_batch=count_changes(own.number),
             on_failure=lambda chore: metrics.INDEX_CHORES_FAILED.labels(str(own.number), chore).inc(),
         )
-        _watch_index(own.number, index, follower)
+        watch_index(own.number, index, follower)
         follower.start()
         try:
             # Without a snapshot there is nothing to answer from yet; with one, it is better than silence.
@@ -214,13 +213,8 @@ async def _indexer(settings: Settings) -> None:
             async def check() -> None:
                 missing.names = [] if follower.caught_up.is_set() else ["the changes so far"]
 
-            async def measure_lag() -> None:
-                with contextlib.suppress(StoreUnavailable):
-                    changes, age_s = await asyncio.to_thread(stream.lag, follower.cursor)
-                    metrics.INDEX_LAG_CHANGES.labels(str(own.number)).set(changes)
-                    metrics.INDEX_LAG_SECONDS.labels(str(own.number)).set(age_s)
-
-            async with _repeating(check, _PROBE_EVERY_S / 4), _repeating(measure_lag, _QUEUE_EVERY_S):
+            lag = partial(measure_lag, own.number, stream, follower)
+            async with _repeating(check, _PROBE_EVERY_S / 4), _repeating(lag, _QUEUE_EVERY_S):
                 await stop.wait()
             await server.close()
         finally:
@@ -263,52 +257,6 @@ async def _measure_queue(store: RedisStore) -> None:
         counts = await store.counts()
         metrics.QUEUE_DEPTH.set(counts.queue_depth)
         metrics.QUEUE_OLDEST_SECONDS.set(counts.oldest_job_s)
-
-
-def _count_changes(shard: int) -> "Callable[[Sequence[Change], Tally], None]":
-    freshness = metrics.INDEX_FRESHNESS_SECONDS.labels(str(shard))
-
-    def count(changes: "Sequence[Change]", tally: "Tally") -> None:
-        metrics.INDEX_CHANGES.labels(str(shard), "applied").inc(tally.applied)
-        metrics.INDEX_CHANGES.labels(str(shard), "stale").inc(tally.stale)
-        for _, reason in tally.refused:
-            metrics.INDEX_CHANGES.labels(str(shard), reason).inc()
-        for change in changes:
-            if age_s := _age_s(change.cursor):  # what comes from the store has no place in the stream
-                freshness.observe(age_s)
-
-    return count
-
-
-def _watch_index(shard: int, index: "VectorIndex", follower: "Follower") -> None:
-    name = str(shard)
-    metrics.INDEX_NOTES.labels(name).set_function(lambda: len(index))
-    metrics.INDEX_GENERATION.labels(name).set_function(lambda: index.generation)
-    metrics.INDEX_CURSOR_AGE_SECONDS.labels(name).set_function(lambda: _age_s(follower.cursor))
-    metrics.INDEX_RECALL.labels(name).set_function(lambda: follower.recall)
-    metrics.INDEX_IMBALANCE.labels(name).set_function(index.imbalance)
-    metrics.INDEX_BYTES_PER_NOTE.labels(name).set_function(lambda: _own_memory_bytes() / max(len(index), 1))
-    for part in ("base", "delta", "dead", "tombstones"):
-        metrics.INDEX_ROWS.labels(name, part).set_function(partial(_figure, index, part))
-
-
-def _figure(index: "VectorIndex", part: str) -> int:
-    figure: int = getattr(index.figures, part)
-    return figure
-
-
-def _own_memory_bytes() -> int:
-    """Anonymous memory of this process."""
-    with contextlib.suppress(OSError), open("/proc/self/status") as status:  # noqa: PTH123
-        for line in status:
-            if line.startswith("RssAnon:"):
-                return 1024 * int(line.split()[1])
-    return 0
-
-
-def _age_s(cursor: str) -> float:
-    milliseconds = int(cursor.partition("-")[0])
-    return max(0.0, time.time() - milliseconds / 1000) if milliseconds else 0.0
 
 
 def _manifest(settings: Settings) -> Manifest:

@@ -19,9 +19,9 @@ from service import metrics
 from service.cache import ReadingCache
 from service.engine import BackendBroken, Engine, ran_out_of_memory
 from service.errors import StoreUnavailable
+from service.jobs import Claimed, JobQueue
 from service.messages import StoredReading, source_of
 from service.sampling import CategorySampler
-from service.streams import Claimed, JobQueue
 
 log = logging.getLogger(__name__)
 

@@ -9,9 +9,10 @@ from support.redis import RedisServer
 
 from indexer.types import Change
 from model.note import Note
+from service.changes import RedisChangeStream, open_sync_redis
+from service.jobs import JobQueue
 from service.messages import CURSORS, DEAD, EMBEDDINGS, READING, StoredNote, StoredReading
 from service.store import RedisStore
-from service.streams import JobQueue, RedisChangeStream, open_sync_redis
 
 VECTOR = np.array([0.6, 0.8], dtype=np.float32)
 

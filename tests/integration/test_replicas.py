@@ -17,10 +17,10 @@ from indexer.client import ShardedSearcher
 from indexer.types import Found
 from model.checkpoint import read_manifest
 from model.note import Note
+from service.jobs import JobQueue
 from service.messages import CURSORS, StoredNote, StoredReading
 from service.settings import MINI
 from service.store import RedisStore
-from service.streams import JobQueue
 
 SHARDS, REPLICAS = 2, 2
 NOTES = 200

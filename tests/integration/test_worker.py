@@ -17,7 +17,9 @@ from support.working import Gate, changes, drain, idle, stored, until, working
 
 from model.backends.base import Prompt, Reading
 from model.note import Note
+from service.changes import RedisChangeStream, open_sync_redis
 from service.engine import BackendBroken
+from service.jobs import JobQueue
 from service.messages import (
     DEAD,
     EMBEDDINGS,
@@ -32,7 +34,6 @@ from service.messages import (
 )
 from service.sampling import place_of
 from service.store import RedisStore, Suggestion, open_redis
-from service.streams import JobQueue, RedisChangeStream, open_sync_redis
 from service.worker import MAX_DELIVERIES
 
 

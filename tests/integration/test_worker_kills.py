@@ -19,9 +19,9 @@ from support.working import until
 
 from indexer.index import VectorIndex
 from model.note import Note
+from service.changes import RedisChangeStream, open_sync_redis
 from service.messages import DEAD, JOBS, READING, WORKERS, StoredReading
 from service.store import RedisStore, StoredNote
-from service.streams import RedisChangeStream, open_sync_redis
 
 NOTES = 5_000
 KILLS = 50
@@ -56,7 +56,8 @@ class Lives:
 @contextmanager
 def lives(url: str) -> Iterator[Lives]:
     command = [sys.executable, "-P", "-m", "support.worker_process", url]
-    environment = {**os.environ, "PYTHONPATH": str(Path(support.__path__[0]).parent), "OPENBLAS_NUM_THREADS": "1"}
+    paths = [str(Path(support.__path__[0]).parent), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "OPENBLAS_NUM_THREADS": "1"}
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) as forks:
         both = Lives(forks)
         try:

@@ -13,9 +13,9 @@ import time
 from support.hashing import HashingBackend
 
 from service.engine import Engine
+from service.jobs import JobQueue
 from service.sampling import CategorySampler
 from service.store import open_redis
-from service.streams import JobQueue
 from service.worker import Worker
 
 TAKE_OVER_S = 1.0

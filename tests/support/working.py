@@ -11,10 +11,10 @@ from support.hashing import HashingBackend
 from indexer.types import Change
 from model.note import Note
 from service.engine import Engine
+from service.jobs import JobQueue
 from service.messages import EMBEDDINGS, FINGERPRINT, JOBS, decode_change
 from service.sampling import CategorySampler
 from service.store import StoredNote
-from service.streams import JobQueue
 from service.worker import Worker
 
 

@@ -1,4 +1,4 @@
-"""The streams as the processes see them: `JobQueue` is a worker's Redis, `RedisChangeStream` an indexer's.
+"""The job queue as a worker sees it.
 
 A job stays pending under the worker that claimed it until one script publishes its result and takes the job
 away. Whatever crashes in between, the job is claimed again; the script's version check makes that harmless.
@@ -15,11 +15,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgpack
 from redis.exceptions import ResponseError
 
-from indexer.types import Change
 from service.errors import StoreUnavailable
 from service.messages import (
-    CURSORS,
-    EMBEDDINGS,
     FAILED,
     FINGERPRINT,
     JOBS,
@@ -32,13 +29,11 @@ from service.messages import (
     Fields,
     StoredNote,
     StoredReading,
-    decode_change,
     pack_vector,
 )
 from service.store import redis_errors
 
 if TYPE_CHECKING:
-    from redis import Redis as SyncRedis
     from redis.asyncio import Redis
 
 log = logging.getLogger(__name__)
@@ -117,60 +112,6 @@ end
 return queued
 """
 )
-
-
-# ARGV: id, version, failure, reason. The same refusal again, by another replica or a replay, changes nothing.
-REFUSE = (
-    LUA
-    + """
-local id = ARGV[1]
-local known = redis.call('GET', FAILED .. id)
-if live(redis.call('GET', NOTE .. id), tonumber(ARGV[2])) and known ~= ARGV[3] then
-  if not known then redis.call('HINCRBY', COUNTS, 'failed', 1) end
-  redis.call('SET', FAILED .. id, ARGV[3])
-  redis.call('XADD', DEAD, '*', 'id', id, 'version', ARGV[2], 'reason', ARGV[4])
-end
-"""
-)
-
-# ARGV: the follower, its cursor, seconds of silence after which a follower no longer counts.
-KEEP = (
-    LUA
-    + f"""
-local CURSORS = '{CURSORS}'
-local now = tonumber(redis.call('TIME')[1])
-redis.call('HSET', CURSORS, ARGV[1], ARGV[2] .. ' ' .. now)
-local oldest, oldest_ms, oldest_number
-local held = redis.call('HGETALL', CURSORS)
-for i = 1, #held, 2 do
-  local cursor, ms, number, seen = string.match(held[i + 1], '^((%d+)-(%d+)) (%d+)$')
-  ms, number = tonumber(ms), tonumber(number)
-  if now - tonumber(seen) > tonumber(ARGV[3]) then
-    redis.call('HDEL', CURSORS, held[i])
-  elseif not oldest or ms < oldest_ms or (ms == oldest_ms and number < oldest_number) then
-    oldest, oldest_ms, oldest_number = cursor, ms, number
-  end
-end
-redis.call('XTRIM', EMBEDDINGS, 'MINID', oldest)
-"""
-)
-
-# ARGV: where to begin, how many to count at most.
-LAG = (
-    LUA
-    + """
-local entries = redis.call('XRANGE', EMBEDDINGS, ARGV[1], '+', 'COUNT', ARGV[2])
-if #entries == 0 then return {0, 0} end
-local now = redis.call('TIME')
-local first = tonumber(string.match(entries[1][1], '^%d+'))
-return {#entries, math.max(0, math.floor(now[1] * 1000 + now[2] / 1000) - first)}
-"""
-)
-
-START = "0-0"
-SCANNED = 512
-COUNTED = 10_000
-FORGOTTEN_S = 7 * 24 * 3600
 
 
 @dataclass(frozen=True, slots=True)
@@ -388,132 +329,3 @@ def _decoded(kind: type[R], record: bytes | None) -> R | None:
     except ValueError:
         log.exception("record_malformed", extra={"kind": kind.__name__})
         return None
-
-
-class RedisChangeStream:
-    """The embeddings stream, read in order from any cursor; the `ChangeStream` of `indexer.follow`.
-
-    ``follower`` must be the same after a restart and differ between indexers. Not thread-safe: one follower,
-    one stream; only `lag` may be called beside it. ``malformed`` counts the entries and records that were
-    skipped. All calls raise StoreUnavailable.
-    """
-
-    def __init__(self, redis: "SyncRedis", follower: str = "indexer") -> None:
-        self._redis = redis
-        self._follower = follower
-        self._skipped = ("", "")
-        self._refuse = redis.register_script(REFUSE)
-        self._keep = redis.register_script(KEEP)
-        self._lag = redis.register_script(LAG)
-        self.malformed = 0
-
-    def read(self, after: str, limit: int, block_s: float) -> list[Change]:
-        """Changes behind the cursor ``after``, oldest first; "0-0" is the start. Waits at most ``block_s``.
-
-        After StoreUnavailable a later call with the same cursor misses nothing.
-        """
-        asked, start = self._skipped
-        entries = self._entries(start if asked == after else after, limit, block_s)
-        changes = []
-        for cursor, fields in entries:
-            try:
-                changes.append(decode_change(cursor.decode(), fields))
-            except ValueError as error:
-                self.malformed += 1
-                log.warning("change_malformed", extra={"cursor": cursor.decode(), "problem": str(error)[:200]})
-        if entries and not changes:
-            # The follower's cursor stays where it was, and would lead to the same entries for ever.
-            self._skipped = (after, entries[-1][0].decode())
-        return changes
-
-    def holds(self, cursor: str) -> bool:
-        """Whether the cursor's own entry is there: not if the stream was cut, made anew, or restored older.
-
-        ids of entries alone would not tell: after a restore, new entries soon have higher ones.
-        """
-        with redis_errors():
-            return cursor == START or bool(self._redis.xrange(EMBEDDINGS, cursor, cursor, count=1))
-
-    def everything(self) -> tuple[str, Iterator[Change]]:
-        """The newest entry's cursor, and a change for every reading of a live note.
-
-        The cursor is taken first, and every change behind it will be read again: versions sort them out. Deletes
-        need no mention: whatever they were to undo lies before the cursor.
-        """
-        with redis_errors():
-            newest: Any = self._redis.xrevrange(EMBEDDINGS, count=1)
-        return (newest[0][0].decode() if newest else START), self._readings()
-
-    def refuse(self, change: Change, reason: str) -> None:
-        """Give this version of the note up, as a worker would: marked failed, and in the dead-letter stream."""
-        failure = Failure(change.version, f"index: {reason}")
-        with redis_errors():
-            self._refuse(args=[change.id, change.version, failure.encode(), failure.reason])
-
-    def keep(self, cursor: str) -> None:
-        """Cut off what lies before the oldest cursor of all followers; the entry of that cursor stays.
-
-        A follower unheard of for a week no longer counts; if it comes back, it rebuilds from the store.
-        """
-        with redis_errors():
-            self._keep(args=[self._follower, cursor, FORGOTTEN_S])
-
-    def lag(self, cursor: str) -> tuple[int, float]:
-        """How many entries lie behind the cursor, counted up to 10,000, and the age of the first in seconds.
-
-        Counted inside Redis, by whose clock the age is, too: the vectors do not travel.
-        """
-        with redis_errors():
-            entries, age_ms = self._lag(args=[f"({cursor}", COUNTED])
-        return int(entries), int(age_ms) / 1000
-
-    def _entries(self, after: str, limit: int, block_s: float) -> list[tuple[bytes, Fields]]:
-        # BLOCK 0 would wait for ever.
-        block = max(1, int(block_s * 1000)) if block_s > 0 else None
-        with redis_errors():
-            answer: Any = self._redis.xread({EMBEDDINGS: after}, count=limit, block=block)
-        return list(answer[0][1]) if answer else []
-
-    def _readings(self) -> Iterator[Change]:
-        at = 0
-        while True:
-            with redis_errors():
-                found: Any = self._redis.scan(at, match=READING + "*", count=SCANNED)
-                at, keys = found
-                ids = [key[len(READING) :].decode() for key in keys]
-                records: Any = self._redis.mget([*keys, *(NOTE + id_ for id_ in ids)]) if keys else []
-            for id_, reading, note in zip(ids, records, records[len(ids) :], strict=False):
-                if change := self._change(id_, reading, note):
-                    yield change
-            if not at:
-                return
-
-    def _change(self, id_: str, reading: bytes | None, note: bytes | None) -> Change | None:
-        """What the stream said last of a note, unless it was deleted meanwhile."""
-        if reading is None or note is None:
-            return None
-        try:
-            held, read = StoredNote.decode(note), StoredReading.decode(reading)
-        except ValueError as error:
-            self.malformed += 1
-            log.warning("reading_malformed", extra={"problem": str(error)[:200]})
-            return None
-        if held.deleted or held.version < read.version:
-            return None
-        category, author = held.note.category, held.author
-        return Change(START, id_, read.version, read.fingerprint, read.vector, category, author)
-
-
-def open_sync_redis(url: str, *, timeout_s: float = 10.0) -> "SyncRedis":
-    """A blocking client that never retries by itself. ``timeout_s`` must exceed every ``block_s``."""
-    from redis import Redis
-    from redis.backoff import NoBackoff
-    from redis.retry import Retry
-
-    return Redis.from_url(
-        url,
-        socket_timeout=timeout_s,
-        socket_connect_timeout=timeout_s,
-        retry=Retry(NoBackoff(), 0),
-        protocol=2,
-    )
