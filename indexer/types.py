@@ -91,8 +91,16 @@ class ShardStatus:
     cursor: str
 
 
+@dataclass(frozen=True, slots=True)
+class Lacking:
+    """What one model's index lacks of another's: how many ids, and which, though not all where they are many."""
+
+    count: int
+    ids: list[str]
+
+
 class Searcher(Protocol):
-    """What the gateway sees of the index. Every call ends within ``timeout_s``; a dead shard is left out."""
+    """What the gateway sees of one model's index. Every call ends within ``timeout_s``; a dead shard is left out."""
 
     async def search(
         self,

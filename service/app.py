@@ -4,7 +4,7 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 
 import orjson
@@ -35,8 +35,8 @@ _CODES = {
 }
 
 
-def create_app(recommender: Recommender, settings: Settings) -> FastAPI:
-    """The public API over one recommender."""
+def create_app(recommender: Callable[[], Recommender], settings: Settings) -> FastAPI:
+    """The public API. Every request asks once for its recommender: the one of the model that is active then."""
     app = FastAPI(
         title="NoteLLM",
         version=version("notellm"),

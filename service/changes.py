@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from indexer.types import Change
 from service.messages import (
-    CURSORS,
     EMBEDDINGS,
     LUA,
     NOTE,
-    READING,
+    READINGS,
     Failure,
     Fields,
     StoredNote,
@@ -24,33 +23,32 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# ARGV: id, version, failure, reason. The same refusal again, by another replica or a replay, changes nothing.
+# ARGV: the model, id, version, failure, reason. The same refusal again, by a replica or a replay, changes nothing.
 REFUSE = (
     LUA
     + """
-local id = ARGV[1]
-local known = redis.call('GET', FAILED .. id)
-if live(redis.call('GET', NOTE .. id), tonumber(ARGV[2])) and known ~= ARGV[3] then
-  if not known then redis.call('HINCRBY', COUNTS, 'failed', 1) end
-  redis.call('SET', FAILED .. id, ARGV[3])
-  redis.call('XADD', DEAD, '*', 'id', id, 'version', ARGV[2], 'reason', ARGV[4])
+local model, id, failure = ARGV[1], ARGV[2], ARGV[4]
+if registered(model) and live(redis.call('GET', NOTE .. id), tonumber(ARGV[3]))
+    and redis.call('HGET', FAILED .. model, id) ~= failure then
+  redis.call('HSET', FAILED .. model, id, failure)
+  redis.call('XADD', DEAD, '*', 'id', id, 'version', ARGV[3], 'fingerprint', model, 'reason', ARGV[5])
 end
 """
 )
 
-# ARGV: the follower, its cursor, seconds of silence after which a follower no longer counts.
+# ARGV: the model, the follower, its cursor, seconds of silence after which a follower no longer counts.
 KEEP = (
     LUA
-    + f"""
-local CURSORS = '{CURSORS}'
+    + """
+if not registered(ARGV[1]) then return end
 local now = tonumber(redis.call('TIME')[1])
-redis.call('HSET', CURSORS, ARGV[1], ARGV[2] .. ' ' .. now)
+redis.call('HSET', CURSORS, ARGV[2], ARGV[3] .. ' ' .. now)
 local oldest, oldest_ms, oldest_number
 local held = redis.call('HGETALL', CURSORS)
 for i = 1, #held, 2 do
   local cursor, ms, number, seen = string.match(held[i + 1], '^((%d+)-(%d+)) (%d+)$')
   ms, number = tonumber(ms), tonumber(number)
-  if now - tonumber(seen) > tonumber(ARGV[3]) then
+  if now - tonumber(seen) > tonumber(ARGV[4]) then
     redis.call('HDEL', CURSORS, held[i])
   elseif not oldest or ms < oldest_ms or (ms == oldest_ms and number < oldest_number) then
     oldest, oldest_ms, oldest_number = cursor, ms, number
@@ -81,14 +79,15 @@ FORGOTTEN_S = 7 * 24 * 3600
 class RedisChangeStream:
     """The embeddings stream, read in order from any cursor; the `ChangeStream` of `indexer.follow`.
 
-    ``follower`` must be the same after a restart and differ between indexers. Not thread-safe: one follower,
-    one stream; only `lag` may be called beside it. ``malformed`` counts the entries and records that were
-    skipped. All calls raise StoreUnavailable.
+    It is followed for the index of one model, by the ``indexer`` of this name, which must be the same after a
+    restart and differ between indexers. Not thread-safe: one follower, one stream; only `lag` may be called beside
+    it. ``malformed`` counts the entries and records that were skipped. All calls raise StoreUnavailable.
     """
 
-    def __init__(self, redis: "SyncRedis", follower: str = "indexer") -> None:
+    def __init__(self, redis: "SyncRedis", fingerprint: str, indexer: str = "indexer") -> None:
         self._redis = redis
-        self._follower = follower
+        self._model = fingerprint
+        self._follower = f"{indexer}/{fingerprint}"
         self._skipped = ("", "")
         self._refuse = redis.register_script(REFUSE)
         self._keep = redis.register_script(KEEP)
@@ -123,7 +122,7 @@ class RedisChangeStream:
             return cursor == START or bool(self._redis.xrange(EMBEDDINGS, cursor, cursor, count=1))
 
     def everything(self) -> tuple[str, Iterator[Change]]:
-        """The newest entry's cursor, and a change for every reading of a live note.
+        """The newest entry's cursor, and a change for everything that the model read of a live note.
 
         The cursor is taken first, and every change behind it will be read again: versions sort them out. Deletes
         need no mention: whatever they were to undo lies before the cursor.
@@ -136,7 +135,7 @@ class RedisChangeStream:
         """Give this version of the note up, as a worker would: marked failed, and in the dead-letter stream."""
         failure = Failure(change.version, f"index: {reason}")
         with redis_errors():
-            self._refuse(args=[change.id, change.version, failure.encode(), failure.reason])
+            self._refuse(args=[self._model, change.id, change.version, failure.encode(), failure.reason])
 
     def keep(self, cursor: str) -> None:
         """Cut off what lies before the oldest cursor of all followers; the entry of that cursor stays.
@@ -144,7 +143,7 @@ class RedisChangeStream:
         A follower unheard of for a week no longer counts; if it comes back, it rebuilds from the store.
         """
         with redis_errors():
-            self._keep(args=[self._follower, cursor, FORGOTTEN_S])
+            self._keep(args=[self._model, self._follower, cursor, FORGOTTEN_S])
 
     def lag(self, cursor: str) -> tuple[int, float]:
         """How many entries lie behind the cursor, counted up to 10,000, and the age of the first in seconds.
@@ -166,19 +165,18 @@ class RedisChangeStream:
         at = 0
         while True:
             with redis_errors():
-                found: Any = self._redis.scan(at, match=READING + "*", count=SCANNED)
-                at, keys = found
-                ids = [key[len(READING) :].decode() for key in keys]
-                records: Any = self._redis.mget([*keys, *(NOTE + id_ for id_ in ids)]) if keys else []
-            for id_, reading, note in zip(ids, records, records[len(ids) :], strict=False):
-                if change := self._change(id_, reading, note):
+                found: Any = self._redis.hscan(READINGS + self._model, at, count=SCANNED)
+                at, readings = found
+                notes: Any = self._redis.mget([NOTE.encode() + id_ for id_ in readings]) if readings else []
+            for (id_, reading), note in zip(readings.items(), notes, strict=True):
+                if change := self._change(id_.decode(), reading, note):
                     yield change
             if not at:
                 return
 
-    def _change(self, id_: str, reading: bytes | None, note: bytes | None) -> Change | None:
+    def _change(self, id_: str, reading: bytes, note: bytes | None) -> Change | None:
         """What the stream said last of a note, unless it was deleted meanwhile."""
-        if reading is None or note is None:
+        if note is None:
             return None
         try:
             held, read = StoredNote.decode(note), StoredReading.decode(reading)

@@ -1,4 +1,4 @@
-"""The job queue as a worker sees it.
+"""The job queue of one model as a worker sees it.
 
 A job stays pending under the worker that claimed it until one script publishes its result and takes the job
 away. Whatever crashes in between, the job is claimed again; the script's version check makes that harmless.
@@ -12,17 +12,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import msgpack
 from redis.exceptions import ResponseError
 
 from service.errors import StoreUnavailable
 from service.messages import (
-    FAILED,
-    FINGERPRINT,
+    FILLED,
     JOBS,
     LUA,
     NOTE,
-    READING,
+    READINGS,
     WORKERS,
     EmbedJob,
     Failure,
@@ -44,22 +42,58 @@ R = TypeVar("R", StoredNote, StoredReading)
 _GROUP_GONE = ("NOGROUP", "UNBLOCKED")
 # Idle for longer than any `take_over_s`: free for whoever looks first.
 _LONG_AGO_MS = 24 * 3600 * 1000
+SCANNED = 1000
 
-# ARGV: the packed fingerprint, then for each job: entry, id, version, reading, fingerprint, vector.
+# ARGV: the model, the dimension of its vectors. A store's first model is active. 1 when all notes are queued for it.
+INTRODUCE = (
+    LUA
+    + """
+local model = ARGV[1]
+redis.call('HSETNX', MODELS, model, ARGV[2])
+redis.call('SETNX', ACTIVE, model)
+return redis.call('SISMEMBER', FILLED, model)
+"""
+)
+
+# ARGV: the model, then ids. Queues the live notes of which nothing was said in their present version.
+FILL = (
+    LUA
+    + """
+local model, queued = ARGV[1], 0
+if not registered(model) then return 0 end
+for i = 2, #ARGV do
+  local id = ARGV[i]
+  local note = redis.call('GET', NOTE .. id)
+  if note and #note > 26 and not deleted(note) then  -- a damaged one is nobody's work
+    local number = version(note)
+    local said = redis.call('HGET', READINGS .. model, id)
+    local failed = redis.call('HGET', FAILED .. model, id)
+    if not (said and version(said) == number) and not (failed and version(failed) == number) then
+      queue(model, id, number)
+      queued = queued + 1
+    end
+  end
+end
+return queued
+"""
+)
+
+# ARGV: the model, then for each job: entry, id, version, reading, vector.
 # Publishes what is the reading of a live note's present version and not published yet. Returns how many.
 PUBLISH = (
     LUA
     + """
-local published = 0
-for i = 2, #ARGV, 6 do
+local model, published = ARGV[1], 0
+if not registered(model) then return 0 end
+for i = 2, #ARGV, 5 do
   local entry, id, number, reading = ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2]), ARGV[i + 3]
   local note = redis.call('GET', NOTE .. id)
   if live(note, number) then
-    local known = redis.call('GET', READING .. id)
-    if not (known and version(known) == number and read_by(known, ARGV[1])) then
-      redis.call('SET', READING .. id, reading)
-      forget_failure(id)
-      local change = {'id', id, 'version', ARGV[i + 2], 'fingerprint', ARGV[i + 4], 'vector', ARGV[i + 5]}
+    local known = redis.call('HGET', READINGS .. model, id)
+    if not (known and version(known) == number) then
+      redis.call('HSET', READINGS .. model, id, reading)
+      redis.call('HDEL', FAILED .. model, id)
+      local change = {'id', id, 'version', ARGV[i + 2], 'fingerprint', model, 'vector', ARGV[i + 4]}
       local held = cmsgpack.unpack(note)
       for _, label in ipairs({'category', 'author'}) do
         if type(held[label]) == 'string' then
@@ -71,45 +105,24 @@ for i = 2, #ARGV, 6 do
       published = published + 1
     end
   end
-  redis.call('XACK', JOBS, WORKERS, entry)
-  redis.call('XDEL', JOBS, entry)
+  redis.call('XACK', JOBS .. model, WORKERS, entry)
+  redis.call('XDEL', JOBS .. model, entry)
 end
 return published
 """
 )
 
-# ARGV: entry, id, version, failure, reason.
+# ARGV: the model, entry, id, version, failure, reason.
 FAIL = (
     LUA
     + """
-local entry, id, number = ARGV[1], ARGV[2], tonumber(ARGV[3])
-if live(redis.call('GET', NOTE .. id), number) then
-  if redis.call('EXISTS', FAILED .. id) == 0 then redis.call('HINCRBY', COUNTS, 'failed', 1) end
-  redis.call('SET', FAILED .. id, ARGV[4])
-  redis.call('XADD', DEAD, '*', 'id', id, 'version', ARGV[3], 'reason', ARGV[5])
+local model, entry, id, number = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
+if registered(model) and live(redis.call('GET', NOTE .. id), number) then
+  redis.call('HSET', FAILED .. model, id, ARGV[5])
+  redis.call('XADD', DEAD, '*', 'id', id, 'version', ARGV[4], 'fingerprint', model, 'reason', ARGV[6])
 end
-redis.call('XACK', JOBS, WORKERS, entry)
-redis.call('XDEL', JOBS, entry)
-"""
-)
-
-# ARGV: the packed fingerprint of the new model, then ids. A note neither read nor failed has its job already.
-REQUEUE = (
-    LUA
-    + """
-local queued = 0
-for i = 2, #ARGV do
-  local id = ARGV[i]
-  local note, reading, failed = unpack(redis.call('MGET', NOTE .. id, READING .. id, FAILED .. id))
-  local number = note and version(note)
-  local outdated = reading and version(reading) == number and not read_by(reading, ARGV[1])
-  if note and not deleted(note) and (outdated or failed) then
-    forget_failure(id)
-    redis.call('XADD', JOBS, '*', 'id', id, 'version', string.format('%.0f', number))
-    queued = queued + 1
-  end
-end
-return queued
+redis.call('XACK', JOBS .. model, WORKERS, entry)
+redis.call('XDEL', JOBS .. model, entry)
 """
 )
 
@@ -129,43 +142,48 @@ class Claimed:
 
 
 class JobQueue:
-    """Claims jobs for one worker and publishes what became of them. All calls raise StoreUnavailable.
+    """Claims one model's jobs for one worker and publishes what became of them. All calls raise StoreUnavailable.
 
-    ``consumer`` must be the same after a restart and differ between workers. Jobs that nobody held (`hold`) for
-    ``take_over_s`` are left behind, and anybody's: a worker that only slept may then find its notes already read,
-    which does no harm.
+    ``consumer`` must be the same after a restart and differ between workers; ``dim`` is the length of the model's
+    vectors. Jobs that nobody held (`hold`) for ``take_over_s`` are left behind, and anybody's: a worker that only
+    slept may then find its notes already read, which does no harm.
     """
 
-    def __init__(self, redis: "Redis", consumer: str, *, take_over_s: float = 30.0) -> None:
+    def __init__(self, redis: "Redis", consumer: str, fingerprint: str, dim: int, *, take_over_s: float = 30.0) -> None:
         self.take_over_s = take_over_s
         self._redis = redis
         self._consumer = consumer
+        self._model = fingerprint
+        self._dim = dim
+        self._jobs = JOBS + fingerprint
         self._next_look = 0.0
         self._own_pending = True
+        self._introduce = redis.register_script(INTRODUCE)
+        self._fill = redis.register_script(FILL)
         self._publish = redis.register_script(PUBLISH)
         self._fail = redis.register_script(FAIL)
-        self._requeue = redis.register_script(REQUEUE)
 
-    async def open(self, fingerprint: str) -> int:
-        """Make sure of the consumer group and of the active model; returns how many notes were queued again.
+    async def open(self) -> int:
+        """Make sure that the model is registered and has a consumer group; returns how many notes were queued for it.
 
-        When another model was active, the notes it read and those that were given up are queued again. The
-        new fingerprint is written last, so that a crash on the way starts this over.
+        A model new to the store has every live note queued, and is the active one if there was none. That all are
+        queued is written last, so that a crash on the way starts this over.
         """
         with redis_errors():
+            filled = await self._introduce(args=[self._model, self._dim])
             await self._make_group()
             self._own_pending = True
-            if await self._redis.get(FINGERPRINT) == fingerprint.encode():
+            if filled:
                 return 0
-            queued = await self._requeue_all(READING, fingerprint) + await self._requeue_all(FAILED, fingerprint)
-            await self._redis.set(FINGERPRINT, fingerprint)
+            queued = await self._queue_all()
+            await self._redis.sadd(FILLED, self._model)
         return queued
 
     async def claim(self, limit: int, block_s: float) -> list[Claimed]:
         """The next new jobs, at most ``limit``, or none after ``block_s``."""
         with _group_errors():
             answer: Any = await self._redis.xreadgroup(
-                WORKERS, self._consumer, {JOBS: ">"}, count=limit, block=max(1, int(block_s * 1000))
+                WORKERS, self._consumer, {self._jobs: ">"}, count=limit, block=max(1, int(block_s * 1000))
             )
         return await self._decode([(entry, fields, 1) for entry, fields in answer[0][1]]) if answer else []
 
@@ -199,7 +217,7 @@ class JobQueue:
             jobs = [job for job in pending if job["times_delivered"] == 0] or pending[:1]
             async with self._redis.pipeline(transaction=False) as pipe:
                 for job in jobs:
-                    pipe.xclaim(JOBS, WORKERS, self._consumer, self._idle_ms, [job["message_id"]])
+                    pipe.xclaim(self._jobs, WORKERS, self._consumer, self._idle_ms, [job["message_id"]])
                 answers = await pipe.execute() if jobs else []
         entries, gone = [], []
         for job, answer in zip(jobs, answers, strict=True):
@@ -214,14 +232,14 @@ class JobQueue:
         """Say of claimed jobs that this worker lives and deals with them, so that no other takes them over."""
         if entries:
             with _group_errors():
-                await self._redis.xclaim(JOBS, WORKERS, self._consumer, 0, list(entries), justid=True)
+                await self._redis.xclaim(self._jobs, WORKERS, self._consumer, 0, list(entries), justid=True)
 
     async def hand_back(self, entries: Sequence[str]) -> None:
         """Leave claimed jobs that were not begun to whoever looks first, as if they had never been claimed."""
         if entries:
             with _group_errors():
                 await self._redis.xclaim(
-                    JOBS, WORKERS, self._consumer, 0, list(entries), idle=_LONG_AGO_MS, retrycount=0, justid=True
+                    self._jobs, WORKERS, self._consumer, 0, list(entries), idle=_LONG_AGO_MS, retrycount=0, justid=True
                 )
 
     async def notes(self, claimed: Sequence[Claimed]) -> list[StoredNote | None]:
@@ -235,20 +253,19 @@ class JobQueue:
         if not claimed:
             return []
         with redis_errors():
-            records: list[Any] = await self._redis.mget([READING + item.job.note_id for item in claimed])
+            records: list[Any] = await self._redis.hmget(READINGS + self._model, [item.job.note_id for item in claimed])
         return [_decoded(StoredReading, record) for record in records]
 
     async def publish(self, results: Sequence[tuple[Claimed, StoredReading]]) -> int:
         """Store and announce the readings that are still wanted, and finish their jobs, in one transaction.
 
-        Readings of one call are of one model. Returns how many were published; again changes nothing.
+        Returns how many were published; again changes nothing, and so does a model that was retired meanwhile.
         """
-        args: list[Any] = [msgpack.packb(results[0][1].fingerprint)] if results else []
-        for item, reading in results:
-            args += [item.entry, item.job.note_id, reading.version, reading.encode()]
-            args += [reading.fingerprint, pack_vector(reading.vector)]
         if not results:
             return 0
+        args: list[Any] = [self._model]
+        for item, reading in results:
+            args += [item.entry, item.job.note_id, reading.version, reading.encode(), pack_vector(reading.vector)]
         with redis_errors():
             return int(await self._publish(args=args))
 
@@ -256,7 +273,12 @@ class JobQueue:
         """Give one version of a note up: it is marked, and the job moves to the dead-letter stream."""
         failure = Failure(item.job.version, reason)
         with redis_errors():
-            await self._fail(args=[item.entry, item.job.note_id, item.job.version, failure.encode(), failure.reason])
+            await self._fail(
+                args=[
+                    *(self._model, item.entry, item.job.note_id, item.job.version),
+                    *(failure.encode(), failure.reason),
+                ]
+            )
 
     async def finish(self, entries: Sequence[str]) -> None:
         """Take jobs away without a result: their notes were deleted or written again."""
@@ -264,25 +286,24 @@ class JobQueue:
             return
         with redis_errors():
             async with self._redis.pipeline(transaction=True) as pipe:
-                pipe.xack(JOBS, WORKERS, *entries)
-                pipe.xdel(JOBS, *entries)
+                pipe.xack(self._jobs, WORKERS, *entries)
+                pipe.xdel(self._jobs, *entries)
                 await pipe.execute()
 
     async def _make_group(self) -> None:
         try:
             # From 0 and not from $: what was queued before the first worker came is work, too.
-            await self._redis.xgroup_create(JOBS, WORKERS, id="0", mkstream=True)
+            await self._redis.xgroup_create(self._jobs, WORKERS, id="0", mkstream=True)
         except ResponseError as error:
             if "BUSYGROUP" not in str(error):
                 raise
 
-    async def _requeue_all(self, prefix: str, fingerprint: str) -> int:
+    async def _queue_all(self) -> int:
         cursor, queued = 0, 0
         while True:
-            cursor, keys = await self._redis.scan(cursor, match=prefix + "*", count=1000)
+            cursor, keys = await self._redis.scan(cursor, match=NOTE + "*", count=SCANNED)
             if keys:
-                ids = [key[len(prefix) :] for key in keys]
-                queued += int(await self._requeue(args=[msgpack.packb(fingerprint), *ids]))
+                queued += int(await self._fill(args=[self._model, *(key[len(NOTE) :] for key in keys)]))
             if not cursor:
                 return queued
 
@@ -290,7 +311,7 @@ class JobQueue:
         """The first jobs left behind: this worker's own as long as it has not begun, then those nobody holds."""
         consumer = self._consumer if self._own_pending else None
         pending: list[Any] = await self._redis.xpending_range(
-            JOBS, WORKERS, "-", "+", limit, consumername=consumer, idle=self._idle_ms or None
+            self._jobs, WORKERS, "-", "+", limit, consumername=consumer, idle=self._idle_ms or None
         )
         return pending
 

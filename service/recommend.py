@@ -158,7 +158,7 @@ class _Deadline:
 
 
 class Recommender:
-    """Answers the routes. ``fingerprint`` names the model whose vectors are in the index."""
+    """Answers the routes for one model, the one of ``fingerprint``: searcher and drafter are of that model, too."""
 
     def __init__(
         self, store: NoteStore, searcher: Searcher, drafter: Drafter, settings: Settings, fingerprint: str
@@ -248,7 +248,7 @@ class Recommender:
         """The service's figures. Raises StoreUnavailable."""
         async with _within(self._http.related_s, StoreUnavailable) as deadline:
             counts, shards = await asyncio.gather(
-                self._store.counts(), self._searcher.status(timeout_s=deadline.share_s())
+                self._store.counts(self.fingerprint), self._searcher.status(timeout_s=deadline.share_s())
             )
         return ServiceStatus(counts, shards, self._shards, sorted(self._freshness_s))
 
@@ -333,7 +333,7 @@ class Recommender:
 
     async def _suggestion(self, note_id: str, deadline: _Deadline) -> Suggestion | None:
         async with _within(deadline.share_s(), StoreUnavailable):
-            return await self._store.suggestion(note_id)
+            return await self._store.suggestion(note_id, self.fingerprint)
 
     async def _held(self, note_id: str, deadline: _Deadline) -> Held | ShardUnavailable | None:
         return await self._lookup(note_id, deadline.share_s())

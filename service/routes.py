@@ -36,7 +36,7 @@ _DIGITS = 6
 
 # The dependencies are coroutines because FastAPI sends plain functions through a thread pool.
 async def _recommender(request: Request) -> Recommender:
-    return cast(Recommender, request.app.state.recommender)
+    return cast(Recommender, request.app.state.recommender())
 
 
 async def _http(request: Request) -> HttpSettings:

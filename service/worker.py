@@ -114,9 +114,9 @@ class Worker:
                 await self._pause(next(pauses))
 
     async def _open(self) -> None:
-        requeued = await self._queue.open(self._engine.fingerprint)
-        if requeued:
-            log.info("model_changed", extra={"requeued": requeued})
+        queued = await self._queue.open()
+        if queued:
+            log.info("model_registered", extra={"queued": queued})
         self.connected = True
 
     async def _claim(self) -> None:

@@ -18,7 +18,8 @@ EAST = np.array([1, 0, 0, 0], dtype=np.float32)
 async def client() -> AsyncIterator[RpcClient]:
     index = VectorIndex(DIM, "m")
     index.apply([Change("0-0", "a", 3, "m", EAST), Change("0-0", "b", 1, "m", -EAST)])
-    server = await serve_shard(index, "127.0.0.1:0", shard=2, cursor=lambda: "5-1")
+    server = await serve_shard("127.0.0.1:0", shard=2)
+    server.answer_for(index, cursor=lambda: "5-1")
     client = RpcClient(server.address)
     yield client
     await client.close()
@@ -43,7 +44,7 @@ async def test_a_lookup_answers_version_and_vector_or_nothing(client):
 
 
 async def test_status_says_what_the_shard_holds_and_how_far_it_has_read(client):
-    assert await client.call("status", {}, timeout_s=5) == {
+    assert await client.call("status", {"fingerprint": "m"}, timeout_s=5) == {
         "shard": 2,
         "notes": 2,
         "generation": 0,
@@ -53,10 +54,11 @@ async def test_status_says_what_the_shard_holds_and_how_far_it_has_read(client):
     }
 
 
-@pytest.mark.parametrize("method", ["search", "lookup"])
-async def test_another_models_vectors_are_not_compared(client, method):
+@pytest.mark.parametrize("fingerprint", ["other", None, ["m"]])
+@pytest.mark.parametrize("method", ["search", "lookup", "status", "lacks"])
+async def test_another_models_vectors_are_not_compared(client, method, fingerprint):
     with pytest.raises(RpcRefused, match="another model"):
-        await client.call(method, search(fingerprint="other", id="a"), timeout_s=5)
+        await client.call(method, search(fingerprint=fingerprint, id="a"), timeout_s=5)
 
 
 @pytest.mark.parametrize(
@@ -90,4 +92,4 @@ async def test_a_search_that_makes_no_sense_is_refused_and_the_next_one_answered
 
 async def test_a_search_without_its_vector_is_refused(client):
     with pytest.raises(RpcRefused, match="bad search"):
-        await client.call("search", {}, timeout_s=5)
+        await client.call("search", {"fingerprint": "m"}, timeout_s=5)

@@ -66,11 +66,11 @@ class MemoryStore:
         await self._answer()
         return [self._records.get(note_id) for note_id in note_ids]
 
-    async def suggestion(self, note_id: str) -> Suggestion | None:
+    async def suggestion(self, note_id: str, fingerprint: str) -> Suggestion | None:
         await self._answer()
         return self._suggestions.get(note_id)
 
-    async def counts(self) -> Counts:
+    async def counts(self, fingerprint: str) -> Counts:
         await self._answer()
         live = sum(not record.deleted for record in self._records.values())
         failed = sum(suggestion.failure is not None for suggestion in self._suggestions.values())
@@ -180,7 +180,7 @@ class MemoryGateway:
         self.drafter = WordDrafter()
         settings = Settings(http=HttpSettings.model_validate(http), index=IndexSettings(addresses=("shard0", "shard1")))
         self.recommender = Recommender(self.store, self.searcher, self.drafter, settings, FINGERPRINT)
-        self.app = create_app(self.recommender, settings)
+        self.app = create_app(lambda: self.recommender, settings)
 
     def client(self) -> httpx.AsyncClient:
         """An HTTP client of the app; a 500 is an answer here, not an exception in the test."""
