@@ -74,7 +74,7 @@ class Follower:
     The shard is the one the snapshots are for; what other models read is passed over. Without a cursor, and
     whenever the stream no longer holds what lies behind it, the index is rebuilt from the store; until that is done
     it answers as before.
-    ``caught_up`` is set once the stream was read to its end; ``recall`` is the last one measured. ``on_batch``
+    ``caught_up`` is set once the stream was read to its end; ``recall`` is the last one measured, if any. ``on_batch``
     is called in that thread with the changes of every batch that were this shard's, and what became of them;
     ``on_failure`` with the name of a chore that failed.
     """
@@ -94,7 +94,7 @@ class Follower:
         self.cursor = cursor or START
         self.caught_up = threading.Event()
         self.rebuilds = 0
-        self.recall = 1.0
+        self.recall: float | None = None
         self._complete = cursor is not None
         self._index = index
         self._stream = stream
@@ -228,9 +228,9 @@ class Follower:
 
     def _probe(self) -> None:
         """Measure recall; train anew when it has declined."""
-        self.recall = self._index.recall()
-        if self._index.has_declined(self.recall):
-            log.warning("recall_declined", extra={"recall": self.recall})
+        self.recall = recall = self._index.recall()
+        if self._index.has_declined(recall):
+            log.warning("recall_declined", extra={"recall": recall})
             self._index.compact(anew=True)
             self.recall = self._index.recall()
 

@@ -27,6 +27,7 @@ class _Answering:
     index: VectorIndex
     batcher: Batcher
     cursor: Callable[[], str]
+    recall: Callable[[], float | None]
 
 
 class ShardServer:
@@ -48,10 +49,12 @@ class ShardServer:
         handlers = {"search": self._search, "lookup": self._lookup, "status": self._status, "lacks": self._lacks}
         self._server = await serve(address, handlers)
 
-    def answer_for(self, index: VectorIndex, *, cursor: Callable[[], str]) -> None:
-        """Answer calls for the model of this index from now on."""
+    def answer_for(
+        self, index: VectorIndex, *, cursor: Callable[[], str], recall: Callable[[], float | None] = lambda: None
+    ) -> None:
+        """Answer calls for the model of this index from now on; status says what ``cursor`` and ``recall`` say."""
         batcher = Batcher(index.answer, searchers=SEARCHERS, threads=self._threads)
-        self._answering[index.fingerprint] = _Answering(index, batcher, cursor)
+        self._answering[index.fingerprint] = _Answering(index, batcher, cursor, recall)
 
     def forget(self, fingerprint: str) -> None:
         """Refuse calls for this model from now on; those that wait are answered."""
@@ -90,6 +93,8 @@ class ShardServer:
             "recipe": asked.index.recipe.name,
             "fingerprint": asked.index.fingerprint,
             "cursor": asked.cursor(),
+            "recall": asked.recall(),
+            "delta": asked.index.figures.delta,
         }
 
     async def _lacks(self, params: dict[str, Any]) -> dict[str, Any]:

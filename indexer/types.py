@@ -81,7 +81,11 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class ShardStatus:
-    """One shard's state, for `/status` and metrics."""
+    """One shard's state, for `/status` and metrics.
+
+    ``recall`` is what the last probe measured, None before there was one; ``delta`` counts the rows that are searched
+    one by one.
+    """
 
     shard: int
     notes: int
@@ -89,6 +93,8 @@ class ShardStatus:
     recipe: str
     fingerprint: str
     cursor: str
+    recall: float | None
+    delta: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -42,7 +43,7 @@ def watch_index(shard: int, index: "VectorIndex", follower: "Follower") -> None:
     metrics.INDEX_NOTES.labels(*own).set_function(lambda: len(index))
     metrics.INDEX_GENERATION.labels(*own).set_function(lambda: index.generation)
     metrics.INDEX_CURSOR_AGE_SECONDS.labels(*own).set_function(lambda: _age_s(follower.cursor))
-    metrics.INDEX_RECALL.labels(*own).set_function(lambda: follower.recall)
+    metrics.INDEX_RECALL.labels(*own).set_function(lambda: math.nan if follower.recall is None else follower.recall)
     metrics.INDEX_IMBALANCE.labels(*own).set_function(index.imbalance)
     for part in PARTS:
         metrics.INDEX_ROWS.labels(*own, part).set_function(partial(_figure, index, part))

@@ -123,7 +123,8 @@ class Indexes:
         if fingerprint not in self._served:
             self._served.add(fingerprint)
             one = self._open[fingerprint]
-            self._server.answer_for(one.index, cursor=lambda: one.follower.cursor)
+            follower = one.follower
+            self._server.answer_for(one.index, cursor=lambda: follower.cursor, recall=lambda: follower.recall)
 
     async def _remove(self, fingerprint: str) -> None:
         self._server.forget(fingerprint)

@@ -90,7 +90,7 @@ INDEX_FRESHNESS_SECONDS = Histogram(
 )
 INDEX_RECALL = Gauge(
     "notellm_index_recall",
-    "Recall@10 against exact search, over a sample of a shard's own notes.",
+    "Recall@10 against exact search, over a sample of a shard's own notes; NaN before it was measured.",
     ["shard", "fingerprint"],
 )
 INDEX_IMBALANCE = Gauge(

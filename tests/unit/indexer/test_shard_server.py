@@ -19,7 +19,7 @@ async def client() -> AsyncIterator[RpcClient]:
     index = VectorIndex(DIM, "m")
     index.apply([Change("0-0", "a", 3, "m", EAST), Change("0-0", "b", 1, "m", -EAST)])
     server = await serve_shard("127.0.0.1:0", shard=2)
-    server.answer_for(index, cursor=lambda: "5-1")
+    server.answer_for(index, cursor=lambda: "5-1", recall=lambda: 0.97)
     client = RpcClient(server.address)
     yield client
     await client.close()
@@ -51,6 +51,8 @@ async def test_status_says_what_the_shard_holds_and_how_far_it_has_read(client):
         "recipe": "flat",
         "fingerprint": "m",
         "cursor": "5-1",
+        "recall": 0.97,
+        "delta": 2,
     }
 
 

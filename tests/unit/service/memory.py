@@ -132,7 +132,7 @@ class MemorySearcher:
 
     async def status(self, *, timeout_s: float) -> list[ShardStatus]:
         return [
-            ShardStatus(number, len(shard), self.generation, "flat", FINGERPRINT, "0-1")
+            ShardStatus(number, len(shard), self.generation, "flat", FINGERPRINT, "0-1", 1.0, 0)
             for number, shard in enumerate(self._shards)
             if number not in self.down
         ]
