@@ -1,17 +1,18 @@
 """The index as the gateway sees it: every shard asked at once, answers merged."""
 
 import asyncio
+import copy
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from indexer.rpc import RpcClient, RpcError
 from indexer.shards import replicas, shard_of
-from indexer.types import Found, Held, Neighbor, ShardStatus, ShardUnavailable, label
+from indexer.types import Found, Held, Lacking, Neighbor, ShardStatus, ShardUnavailable, label
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +53,12 @@ class Shard:
                 log.info("replica_failed", extra={"address": client.address, "reason": type(error).__name__})
         raise AssertionError("a shard has at least one replica")
 
+    async def call_each(self, method: str, params: dict[str, Any], *, timeout_s: float) -> list[dict[str, Any]]:
+        """The answers of all replicas that give one."""
+        calls = [client.call(method, params, timeout_s=timeout_s) for client in self._clients]
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+        return [answer for answer in answers if isinstance(answer, dict)]
+
     async def close(self) -> None:
         """Break the connections."""
         await asyncio.gather(*(client.close() for client in self._clients))
@@ -60,15 +67,22 @@ class Shard:
 class ShardedSearcher:
     """`Searcher` over shard servers, given in the order of their numbers; see `indexer.shards.replicas`.
 
-    With a ``fingerprint``, shards that hold another model's vectors refuse, and count as not answering.
+    It asks for the index of one model. Shards that hold none of that model refuse, and count as not answering.
     """
 
-    def __init__(self, addresses: Sequence[str], fingerprint: str | None = None) -> None:
+    def __init__(self, addresses: Sequence[str], fingerprint: str) -> None:
         self._shards = [Shard(shard) for shard in addresses]
         self._fingerprint = fingerprint
-        self._lost: set[int] = set()
+        self._lost: set[tuple[str, int]] = set()
         self._waiting: list[_Search] = []
         self._searching: set[asyncio.Task[None]] = set()
+
+    def of(self, fingerprint: str) -> Self:
+        """The same shards over the same connections, asked for another model's index."""
+        other = copy.copy(self)
+        other._fingerprint = fingerprint
+        other._waiting = []
+        return other
 
     async def search(
         self,
@@ -125,7 +139,25 @@ class ShardedSearcher:
 
     async def status(self, *, timeout_s: float) -> list[ShardStatus]:
         """State of the shards that answer, by shard number."""
-        return [ShardStatus(**answer) for answer in await self._ask_all("status", {}, timeout_s)]
+        answers = await self._ask_all("status", {"fingerprint": self._fingerprint}, timeout_s)
+        return [ShardStatus(**answer) for answer in answers]
+
+    async def lacks(self, other: str, *, timeout_s: float) -> Lacking:
+        """What the indexes of another model hold and those of this one do not, or only in an older version.
+
+        Of a shard's replicas, the one that lacks the most is believed. Raises ShardUnavailable when a shard has none
+        that answers for both models.
+        """
+        params = {"fingerprint": self._fingerprint, "other": other}
+        calls = (shard.call_each("lacks", params, timeout_s=timeout_s) for shard in self._shards)
+        count, ids = 0, []
+        for number, answers in enumerate(await asyncio.gather(*calls)):
+            if not answers:
+                raise ShardUnavailable(f"shard {number} does not answer for both models")
+            worst = max(answers, key=lambda answer: int(answer["count"]))
+            count += worst["count"]
+            ids += worst["ids"]
+        return Lacking(count, ids)
 
     async def close(self) -> None:
         """Break the connections."""
@@ -153,15 +185,16 @@ class ShardedSearcher:
 
     async def _ask(self, shard: int, method: str, params: dict[str, Any], timeout_s: float) -> dict[str, Any] | None:
         """The shard's answer, or None; logged when that changes, not at every call."""
+        lost = self._fingerprint, shard
         try:
             answer = await self._shards[shard].call(method, params, timeout_s=SHARD_PART * timeout_s)
         except RpcError as error:
-            if shard not in self._lost:
-                self._lost.add(shard)
+            if lost not in self._lost:
+                self._lost.add(lost)
                 log.warning("shard_lost", extra={"shard": shard, "reason": f"{type(error).__name__}: {error}"})
             return None
-        if shard in self._lost:
-            self._lost.discard(shard)
+        if lost in self._lost:
+            self._lost.discard(lost)
             log.info("shard_back", extra={"shard": shard})
         return answer
 

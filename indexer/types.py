@@ -80,7 +80,11 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class ShardStatus:
-    """One shard's state, for `/status` and metrics."""
+    """One shard's state, for `/status` and metrics.
+
+    ``recall`` is what the last probe measured, None before there was one; ``delta`` counts the rows that are searched
+    one by one.
+    """
 
     shard: int
     notes: int
@@ -88,10 +92,20 @@ class ShardStatus:
     recipe: str
     fingerprint: str
     cursor: str
+    recall: float | None
+    delta: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lacking:
+    """What one model's index lacks of another's: how many ids, and which, though not all where they are many."""
+
+    count: int
+    ids: list[str]
 
 
 class Searcher(Protocol):
-    """What the gateway sees of the index. Every call ends within ``timeout_s``; a dead shard is left out."""
+    """What the gateway sees of one model's index. Every call ends within ``timeout_s``; a dead shard is left out."""
 
     async def search(
         self,

@@ -4,7 +4,7 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 
 import orjson
@@ -40,10 +40,12 @@ _CODES = {
 }
 
 
-def create_app(recommender: Recommender, answers: Answers, settings: Settings, keys: Keyring | None = None) -> FastAPI:
-    """The public API over one recommender; with keys, for those who have one.
+def create_app(
+    recommender: Callable[[], Recommender], answers: Answers, settings: Settings, keys: Keyring | None = None
+) -> FastAPI:
+    """The public API; with keys, for those who have one. ``answers`` are those to writes that may be sent again.
 
-    ``answers`` are those to writes that may be sent again.
+    Every request asks once for its recommender: the one of the model that is active then.
     """
     app = FastAPI(
         title="NoteLLM",

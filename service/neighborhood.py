@@ -97,16 +97,25 @@ class Neighborhood:
     """Finds what is around a vector or a note.
 
     Args:
+        fingerprint: the model whose index is searched.
         popularity_weight: b of ``score = cosine - debias * b * log(1 + exposure)``.
         capacity: how many notes' vectors are held, so that a note that is asked for again needs no lookup.
     """
 
     def __init__(
-        self, store: NoteStore, cards: Cards, searcher: Searcher, *, popularity_weight: float, capacity: int
+        self,
+        store: NoteStore,
+        cards: Cards,
+        searcher: Searcher,
+        fingerprint: str,
+        *,
+        popularity_weight: float,
+        capacity: int,
     ) -> None:
         self._store = store
         self._cards = cards
         self._searcher = searcher
+        self._fingerprint = fingerprint
         self._popularity_weight = popularity_weight
         self._capacity = capacity
         self._vectors: dict[str, Held] = {}
@@ -171,7 +180,7 @@ class Neighborhood:
     async def _why_pending(self, note_id: str, version: int, deadline: Deadline) -> str:
         try:
             async with within(deadline.share_s(), StoreUnavailable):
-                suggestion = await self._store.suggestion(note_id)
+                suggestion = await self._store.suggestion(note_id, self._fingerprint)
         except StoreUnavailable:
             suggestion = None
         if suggestion and suggestion.version == version and suggestion.failure:

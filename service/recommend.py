@@ -104,7 +104,7 @@ class ServiceStatus:
 
 
 class Recommender:
-    """Answers the routes. ``fingerprint`` names the model whose vectors are in the index."""
+    """Answers the routes for one model, the one of ``fingerprint``: searcher and drafter are of that model, too."""
 
     def __init__(
         self,
@@ -123,6 +123,7 @@ class Recommender:
             store,
             Cards(store, settings.http.cached_notes),
             searcher,
+            fingerprint,
             popularity_weight=settings.http.popularity_weight,
             capacity=settings.http.cached_notes,
         )
@@ -200,7 +201,7 @@ class Recommender:
         async with within(self._http.related_s, StoreUnavailable) as deadline:
             [record], suggestion, held = await asyncio.gather(
                 self._store.get([note_id]),
-                self._store.suggestion(note_id),
+                self._store.suggestion(note_id, self.fingerprint),
                 self._neighborhood.lookup(note_id, deadline.share_s()),
             )
         note = _live(record)
@@ -211,7 +212,7 @@ class Recommender:
         """The service's figures. Raises StoreUnavailable."""
         async with within(self._http.related_s, StoreUnavailable) as deadline:
             counts, shards = await asyncio.gather(
-                self._store.counts(), self._searcher.status(timeout_s=deadline.share_s())
+                self._store.counts(self.fingerprint), self._searcher.status(timeout_s=deadline.share_s())
             )
         return ServiceStatus(counts, shards, self._shards, sorted(self._freshness_s))
 

@@ -260,7 +260,7 @@ async def get_status(request: Request) -> Response:
 
 # Not dependencies of FastAPI: resolving one takes longer than serialising ten notes.
 def _recommender(request: Request) -> Recommender:
-    return cast(Recommender, request.app.state.recommender)
+    return cast(Recommender, request.app.state.recommender())
 
 
 def _http(request: Request) -> HttpSettings:

@@ -304,6 +304,8 @@ class ShardStatusOut(BaseModel):
     recipe: str
     fingerprint: str
     cursor: str
+    recall: float | None = Field(description="Recall@10 as last measured against exact search; null before that.")
+    delta: int = Field(description="Notes that are searched one by one until they are folded into the index.")
 
 
 class IndexStatusOut(BaseModel):

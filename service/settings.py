@@ -101,6 +101,10 @@ class WorkerSettings(BaseModel, frozen=True, extra="forbid"):
     )
     serving_dir: Path = Field(default=Path("serving"), description="Where vLLM's form of a checkpoint is written.")
     tensor_parallel: PositiveInt = Field(default=1, description="GPUs that share one copy of the weights; vllm only.")
+    takes_over: bool = Field(
+        default=False,
+        description="1 activates this worker's model by itself once every note can be found with it; `serve` sets it.",
+    )
     gpu_memory: PositiveFloat = Field(
         default=0.9, le=1.0, description="Share of a GPU's memory for weights and cache; vllm only."
     )
@@ -115,7 +119,9 @@ class IndexSettings(BaseModel, frozen=True, extra="forbid"):
     )
     number: NonNegativeInt = Field(default=0, description="Which shard this indexer is.")
     replica: NonNegativeInt = Field(default=0, description="Which replica of its shard this indexer is.")
-    snapshot_dir: Path = Field(default=Path("index"), description="Folder of the snapshots; one subfolder a shard.")
+    snapshot_dir: Path = Field(
+        default=Path("index"), description="Folder of the snapshots; one subfolder a shard, and in it one a model."
+    )
     snapshot_every_s: PositiveFloat = Field(default=60.0, description="Time between snapshots while notes change.")
     threads: PositiveInt = Field(default=1, description="Threads of one search.")
 
@@ -160,6 +166,21 @@ class Settings(BaseSettings):
                 "NOTELLM_HTTP__ALLOW_OPEN=1 in a network that is closed otherwise"
             )
         return self
+
+
+def redis_url(settings: Settings) -> str:
+    """With its password. Raises SetupError when there is none, or it is no URL of a Redis."""
+    from redis.connection import parse_url
+
+    if settings.redis_url is None:
+        raise SetupError("NOTELLM_REDIS_URL is not set; `notellm serve` starts a private Redis by itself")
+    url = settings.redis_url.get_secret_value()
+    try:
+        parse_url(url)  # type: ignore[no-untyped-call]
+    except ValueError:
+        # The message may quote the password.
+        raise SetupError("NOTELLM_REDIS_URL is not a redis://, rediss:// or unix:// URL") from None
+    return url
 
 
 def environment_names() -> dict[str, Any]:

@@ -13,8 +13,9 @@ from service.messages import (
     FAILED,
     JOBS,
     LUA,
+    MODELS,
     NOTE,
-    READING,
+    READINGS,
     TAGS,
     WRITES,
     Failure,
@@ -54,12 +55,23 @@ end
 """
 
 # ARGV: most jobs that may wait, the version expected of the (then only) note, then one record a note, its version not
-# yet known. Nil when too many wait, 0 when the note is not as expected.
+# yet known. Nil when too many wait, 0 when the note is not as expected. Before the first model came, every live note
+# waits. A model that does not answer may be gone for good, so its jobs must not fill the memory: where there are more
+# than it takes to read every note again, its next worker queues what it lacks.
 PUT = (
     LUA
     + _EXPECTED
     + """
-if redis.call('XLEN', JOBS) + #ARGV - 2 > tonumber(ARGV[1]) then return nil end
+local models, active = redis.call('HKEYS', MODELS), redis.call('GET', ACTIVE)
+local most, notes = tonumber(ARGV[1]), tonumber(redis.call('HGET', COUNTS, 'live') or 0)
+local waiting = active and redis.call('XLEN', JOBS .. active) or notes
+if waiting + #ARGV - 2 > most then return nil end
+for _, model in ipairs(models) do
+  if model ~= active and redis.call('XLEN', JOBS .. model) > notes + most then
+    redis.call('UNLINK', JOBS .. model)
+    redis.call('SREM', FILLED, model)
+  end
+end
 local versions = {}
 for i = 3, #ARGV do
   local note = cmsgpack.unpack(ARGV[i])
@@ -75,9 +87,11 @@ for i = 3, #ARGV do
       forget_tags(held)
     end
     for _, tag in ipairs(note.tags) do redis.call('ZINCRBY', TAGS, 1, tag) end
-    forget_failure(note.id)
+    for _, model in ipairs(models) do
+      redis.call('HDEL', FAILED .. model, note.id)
+      queue(model, note.id, number)
+    end
     wrote(note.id)
-    redis.call('XADD', JOBS, '*', 'id', note.id, 'version', string.format('%.0f', number))
   end
   versions[i - 2] = number
 end
@@ -98,14 +112,16 @@ if not at_expected(held, ARGV[3]) then return -1 end
 if deleted(held) then return 1 end
 local number = version(held) + 1
 redis.call('SET', NOTE .. id, with_version(ARGV[2], number))
-redis.call('DEL', READING .. id)
+for _, model in ipairs(redis.call('HKEYS', MODELS)) do
+  redis.call('HDEL', READINGS .. model, id)
+  redis.call('HDEL', FAILED .. model, id)
+end
 forget_tags(held)
-forget_failure(id)
 redis.call('HINCRBY', COUNTS, 'live', -1)
 redis.call('HINCRBY', COUNTS, 'deleted', 1)
 wrote(id)
 redis.call('XADD', EMBEDDINGS, '*', 'id', id, 'version', string.format('%.0f', number),
-  'fingerprint', redis.call('GET', FINGERPRINT) or '')
+  'fingerprint', redis.call('GET', ACTIVE) or '')
 return 1
 """
 )
@@ -127,7 +143,7 @@ class Suggestion:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """For `/status`: live and failed notes, jobs waiting, age of the oldest job."""
+    """For `/status`: live notes, and of one model the notes it gave up, its jobs waiting and the oldest one's age."""
 
     live: int
     failed: int
@@ -174,12 +190,12 @@ class NoteStore(Protocol):
         """The same, and what was written since a cursor, as of one moment: what a cache has to know."""
         ...
 
-    async def suggestion(self, note_id: str) -> Suggestion | None:
-        """What the model last said about the note, whatever version that was."""
+    async def suggestion(self, note_id: str, fingerprint: str) -> Suggestion | None:
+        """What this model last said about the note, whatever version that was."""
         ...
 
-    async def counts(self) -> Counts:
-        """Figures for `/status`."""
+    async def counts(self, fingerprint: str) -> Counts:
+        """Figures for `/status`. For a model that no worker has brought yet, every live note waits."""
         ...
 
     async def tags_in_use(self, tags: Sequence[str]) -> list[bool]:
@@ -243,11 +259,13 @@ class RedisStore:
                 entries, *records = await pipe.execute()
         return View(_decoded(chain.from_iterable(records)), *_written(entries, since))
 
-    async def suggestion(self, note_id: str) -> Suggestion | None:
+    async def suggestion(self, note_id: str, fingerprint: str) -> Suggestion | None:
         """See `NoteStore`. A failure counts when it is newer than what the model said before."""
         with redis_errors():
-            records: list[Any] = await self._redis.mget(READING + note_id, FAILED + note_id)
-        read, failed = records
+            async with self._redis.pipeline(transaction=True) as pipe:
+                pipe.hget(READINGS + fingerprint, note_id)
+                pipe.hget(FAILED + fingerprint, note_id)
+                read, failed = await pipe.execute()
         reading = None if read is None else StoredReading.decode(read)
         failure = None if failed is None else Failure.decode(failed)
         if failure and (reading is None or failure.version >= reading.version):
@@ -256,17 +274,19 @@ class RedisStore:
             return Suggestion(reading.version, reading.fingerprint, reading.hashtags, reading.category)
         return None
 
-    async def counts(self) -> Counts:
+    async def counts(self, fingerprint: str) -> Counts:
         """See `NoteStore`. The oldest job's age is by Redis' own clock."""
         with redis_errors():
             async with self._redis.pipeline(transaction=True) as pipe:
-                pipe.hmget(COUNTS, "live", "failed")
-                pipe.xlen(JOBS)
-                pipe.xrange(JOBS, count=1)
+                pipe.hget(COUNTS, "live")
+                pipe.hlen(FAILED + fingerprint)
+                pipe.hexists(MODELS, fingerprint)
+                pipe.xlen(JOBS + fingerprint)
+                pipe.xrange(JOBS + fingerprint, count=1)
                 pipe.time()
-                (live, failed), depth, oldest, (seconds, _) = await pipe.execute()
+                live, failed, registered, jobs, oldest, (seconds, _) = await pipe.execute()
         age_s = max(0.0, seconds - int(oldest[0][0].split(b"-")[0]) / 1000) if oldest else 0.0
-        return Counts(int(live or 0), int(failed or 0), depth, age_s)
+        return Counts(int(live or 0), failed, jobs if registered else int(live or 0), age_s)
 
     async def tags_in_use(self, tags: Sequence[str]) -> list[bool]:
         """See `NoteStore`."""

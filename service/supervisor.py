@@ -4,7 +4,7 @@
 
     state_dir/lock      held by the supervisor and by all its children: one service a folder
     state_dir/redis/    append-only file and log of the private Redis
-    state_dir/index/    snapshots, one folder a shard
+    state_dir/index/    snapshots, one folder a shard and in it one a model
     state_dir/logs/     what each process logs, one JSON object a line, since this start
     state_dir/run  ->   a short private folder with the sockets, and <role>.ops with each operations port
 
@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import IO
 
 from service.keys import Keyring
-from service.settings import Settings, SetupError, is_loopback
+from service.settings import Settings, SetupError, is_loopback, redis_url
 
 PR_SET_PDEATHSIG = 1
 USER_MISTAKE = 2
@@ -311,6 +311,25 @@ def roles(settings: Settings, place: Place) -> list[Role]:
     return found
 
 
+def reach(settings: Settings) -> tuple[str, Sequence[str]]:
+    """URL of Redis and addresses of the shards: those that are set, else those of the `serve` in the state folder.
+
+    Raises:
+        SetupError: if neither is there.
+    """
+    runtime = (settings.state_dir / "run").resolve()
+    sockets = sorted(runtime.glob("shard-*.sock"), key=lambda path: int(path.stem.partition("-")[2]))
+    addresses = settings.index.addresses
+    if sockets and "addresses" not in settings.index.model_fields_set:
+        addresses = tuple(map(str, sockets))
+    socket_path = Place(settings.state_dir, runtime, 0, 0).redis_socket
+    if settings.redis_url is None and not socket_path.exists():
+        raise SetupError(
+            f"NOTELLM_REDIS_URL is not set, and no `notellm serve` runs in {settings.state_dir} (NOTELLM_STATE_DIR)"
+        )
+    return (redis_url(settings) if settings.redis_url else f"unix://{socket_path}"), addresses
+
+
 def redis_command(binary: Path, socket_path: Path, folder: Path) -> list[str]:
     """A Redis that only a unix socket reaches, and whose acknowledgements mean "on disk"."""
     options = {
@@ -415,6 +434,7 @@ def _environment(settings: Settings, place: Place) -> dict[str, str]:
         "NOTELLM_WORKER__ADDRESSES": json.dumps(workers),
         "NOTELLM_INDEX__ADDRESSES": json.dumps(shards),
         "NOTELLM_WORKER__SERVING_DIR": str(own["serving_dir"]),
+        "NOTELLM_WORKER__TAKES_OVER": "1",
         "NOTELLM_INDEX__SNAPSHOT_DIR": str(own["snapshot_dir"]),
         "NOTELLM_OPS__PORT": "0",
     }

@@ -18,7 +18,8 @@ EAST = np.array([1, 0, 0, 0], dtype=np.float32)
 async def client() -> AsyncIterator[RpcClient]:
     index = VectorIndex(DIM, "m")
     index.apply([Change("0-0", "a", 3, "m", EAST), Change("0-0", "b", 1, "m", -EAST)])
-    server = await serve_shard(index, "127.0.0.1:0", shard=2, cursor=lambda: "5-1")
+    server = await serve_shard("127.0.0.1:0", shard=2)
+    server.answer_for(index, cursor=lambda: "5-1", recall=lambda: 0.97)
     client = RpcClient(server.address)
     yield client
     await client.close()
@@ -46,20 +47,23 @@ async def test_a_lookup_answers_version_and_vector_or_nothing(client):
 
 
 async def test_status_says_what_the_shard_holds_and_how_far_it_has_read(client):
-    assert await client.call("status", {}, timeout_s=5) == {
+    assert await client.call("status", {"fingerprint": "m"}, timeout_s=5) == {
         "shard": 2,
         "notes": 2,
         "generation": 0,
         "recipe": "flat",
         "fingerprint": "m",
         "cursor": "5-1",
+        "recall": 0.97,
+        "delta": 2,
     }
 
 
-@pytest.mark.parametrize("method", ["search", "lookup"])
-async def test_another_models_vectors_are_not_compared(client, method):
+@pytest.mark.parametrize("fingerprint", ["other", None, ["m"]])
+@pytest.mark.parametrize("method", ["search", "lookup", "status", "lacks"])
+async def test_another_models_vectors_are_not_compared(client, method, fingerprint):
     with pytest.raises(RpcRefused, match="another model"):
-        await client.call(method, search() | {"fingerprint": "other", "id": "a"}, timeout_s=5)
+        await client.call(method, search() | {"fingerprint": fingerprint, "id": "a"}, timeout_s=5)
 
 
 @pytest.mark.parametrize(
@@ -94,4 +98,4 @@ async def test_a_search_that_makes_no_sense_is_refused_and_the_next_one_answered
 @pytest.mark.parametrize("queries", [None, 5, [5], [[]], [[EAST.tobytes(), 5]]])
 async def test_what_is_no_search_is_refused(client, queries):
     with pytest.raises(RpcRefused, match="bad search"):
-        await client.call("search", {"queries": queries}, timeout_s=5)
+        await client.call("search", {"queries": queries, "fingerprint": "m"}, timeout_s=5)

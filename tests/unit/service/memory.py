@@ -83,11 +83,11 @@ class MemoryStore:
         end = len(self._log)
         return View(records, None if since is None else self._log[int(since) : end], str(end) if end else None)
 
-    async def suggestion(self, note_id: str) -> Suggestion | None:
+    async def suggestion(self, note_id: str, fingerprint: str) -> Suggestion | None:
         await self._answer()
         return self._suggestions.get(note_id)
 
-    async def counts(self) -> Counts:
+    async def counts(self, fingerprint: str) -> Counts:
         await self._answer()
         live = sum(not record.deleted for record in self._records.values())
         failed = sum(suggestion.failure is not None for suggestion in self._suggestions.values())
@@ -173,7 +173,7 @@ class MemorySearcher:
 
     async def status(self, *, timeout_s: float) -> list[ShardStatus]:
         return [
-            ShardStatus(number, len(shard), self.generation, "flat", FINGERPRINT, "0-1")
+            ShardStatus(number, len(shard), self.generation, "flat", FINGERPRINT, "0-1", 1.0, 0)
             for number, shard in enumerate(self._shards)
             if number not in self.down
         ]
@@ -245,7 +245,8 @@ class MemoryGateway:
         settings = Settings(http=HttpSettings.model_validate(http), index=IndexSettings(addresses=("shard0", "shard1")))
         self.events = MemoryEvents()
         self.recommender = Recommender(self.store, self.events, self.searcher, self.drafter, settings, FINGERPRINT)
-        self.app = create_app(self.recommender, Answers(redis or open_redis("unix:///nowhere")), settings, keys)
+        answers = Answers(redis or open_redis("unix:///nowhere"))
+        self.app = create_app(lambda: self.recommender, answers, settings, keys)
 
     def client(self) -> httpx.AsyncClient:
         """An HTTP client of the app; a 500 is an answer here, not an exception in the test."""

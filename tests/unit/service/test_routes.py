@@ -595,7 +595,7 @@ class TestStatus:
         await client.put("/notes/c", json=NOTE)
 
         async def one_shard(*, timeout_s: float) -> list[ShardStatus]:
-            return [ShardStatus(1, 2, 5, "flat", FINGERPRINT, "7-0")]
+            return [ShardStatus(1, 2, 5, "flat", FINGERPRINT, "7-0", None, 2)]
 
         monkeypatch.setattr(gateway.searcher, "status", one_shard)
 
@@ -614,6 +614,8 @@ class TestStatus:
                         "recipe": "flat",
                         "fingerprint": FINGERPRINT,
                         "cursor": "7-0",
+                        "recall": None,
+                        "delta": 2,
                     }
                 ],
             },
