@@ -7,7 +7,6 @@ import time
 from collections.abc import Mapping
 from importlib.metadata import version
 
-import orjson
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.datastructures import Headers, MutableHeaders
@@ -17,7 +16,7 @@ from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import metrics
-from service.errors import BadRequest, Internal, Malformed, NoRoute, NoteLLMError, WrongMethod
+from service.errors import BadRequest, Internal, Malformed, NoRoute, NoteLLMError, WrongMethod, error_body
 from service.idempotency import Answers
 from service.logs import outline
 from service.openapi import Api
@@ -30,7 +29,6 @@ log = logging.getLogger(__name__)
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
-_MAX_MESSAGE = 300  # characters; JSON needs at most 6 bytes for one, and an error is at most 2 KiB
 _GZIP_FROM_BYTES, _GZIP_LEVEL = 1024, 5
 _CODES = {kind.status: kind.code for kind in (Malformed, NoRoute, WrongMethod)}
 
@@ -157,5 +155,4 @@ def _allowed(request: Request) -> str:
 
 
 def _error(request_id: str, status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> Response:
-    body = {"error": {"code": code, "message": message[:_MAX_MESSAGE], "request_id": request_id}}
-    return Response(orjson.dumps(body), status, headers, "application/json")
+    return Response(error_body(code, message, request_id), status, headers, "application/json")

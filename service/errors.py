@@ -24,6 +24,15 @@
 
 from typing import ClassVar
 
+import orjson
+
+_MAX_MESSAGE = 300  # characters; JSON needs at most 6 bytes for one, and an error is at most 2 KiB
+
+
+def error_body(code: str, message: str, request_id: str) -> bytes:
+    """The one shape of every error."""
+    return orjson.dumps({"error": {"code": code, "message": message[:_MAX_MESSAGE], "request_id": request_id}})
+
 
 class NoteLLMError(Exception):
     """An error with a stable code; the message is for people and never holds the caller's input."""
