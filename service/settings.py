@@ -24,6 +24,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 MINI = Path(__file__).parent.parent / "model" / "mini"
+_OF_COMMANDS = {"NOTELLM_DATA_DIR", "NOTELLM_KEY"}  # of the commands that run and end, not of the processes
 
 
 class SetupError(Exception):
@@ -146,7 +147,7 @@ class Settings(BaseSettings):
     def _refuse_what_would_be_ignored(self) -> Self:
         known = set(environment_names())
         for name in os.environ:
-            if name.startswith("NOTELLM_") and name not in known and name != "NOTELLM_DATA_DIR":
+            if name.startswith("NOTELLM_") and name not in known and name not in _OF_COMMANDS:
                 raise ValueError(f"unknown setting {name}; `notellm settings` lists the known ones")
         return self
 

@@ -3,10 +3,10 @@ import json
 from collections.abc import AsyncIterator
 
 import pytest
-import uvicorn
+from support.listening import listening
 
 from service import protocol
-from service.protocol import MAX_HEAD_BYTES, BoundedProtocol
+from service.protocol import MAX_HEAD_BYTES
 
 
 async def echo(scope, receive, send):
@@ -22,13 +22,8 @@ async def echo(scope, receive, send):
 
 @pytest.fixture
 async def port() -> AsyncIterator[int]:
-    config = uvicorn.Config(echo, port=0, http=BoundedProtocol, ws="none", lifespan="off", log_config=None)
-    server = uvicorn.Server(config)
-    config.load()
-    server.lifespan = config.lifespan_class(config)
-    await server.startup()
-    yield server.servers[0].sockets[0].getsockname()[1]
-    await server.shutdown()
+    async with listening(echo) as port:
+        yield port
 
 
 async def exchange(port: int, *parts: bytes) -> bytes:
