@@ -7,20 +7,21 @@ import time
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 
-import orjson
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware.gzip import GZipMiddleware
+from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import audit, metrics
 from service.auth import declare_public, policy_of
-from service.errors import BadRequest, NoteLLMError
+from service.errors import BadRequest, Internal, Malformed, NoRoute, NoteLLMError, WrongMethod, error_body
 from service.idempotency import Answers
 from service.keys import Keyring
 from service.logs import outline
+from service.openapi import Api
 from service.recommend import Recommender
 from service.routes import router
 from service.schemas import explain
@@ -30,14 +31,8 @@ log = logging.getLogger(__name__)
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
-_MAX_MESSAGE = 300  # characters; JSON needs at most 6 bytes for one, and an error is at most 2 KiB
 _GZIP_FROM_BYTES, _GZIP_LEVEL = 1024, 5
-_CODES = {
-    400: "bad_request",
-    404: "not_found",
-    405: "method_not_allowed",
-    408: "request_timeout",
-}
+_CODES = {kind.status: kind.code for kind in (Malformed, NoRoute, WrongMethod)}
 
 
 def create_app(
@@ -47,19 +42,11 @@ def create_app(
 
     Every request asks once for its recommender: the one of the model that is active then.
     """
-    app = FastAPI(
-        title="NoteLLM",
-        version=version("notellm"),
-        summary="Related notes, hashtags and categories for a community of notes.",
-        docs_url=None,
-        redoc_url=None,
-        redirect_slashes=False,
-    )
+    app = api()
     app.state.recommender = recommender
     app.state.answers = answers
     app.state.http = settings.http
     app.state.keys = keys
-    app.include_router(router)
     app.add_exception_handler(NoteLLMError, _answer_our_error)
     app.add_exception_handler(RequestValidationError, _answer_invalid)
     app.add_exception_handler(HTTPException, _answer_http_error)
@@ -69,6 +56,20 @@ def create_app(
         if getattr(route, "path", None) == app.openapi_url:
             declare_public(route)
     assert all(map(policy_of, app.routes)), "a route without a policy"
+    return app
+
+
+def api() -> Api:
+    """The routes over nothing: what there is to describe."""
+    app = Api(
+        title="NoteLLM",
+        version=version("notellm"),
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        generate_unique_id_function=lambda route: route.name,
+    )
+    app.include_router(router)
     return app
 
 
@@ -112,9 +113,8 @@ class Observer:
         except Exception as error:
             log.error("request_failed", extra={"request_id": request_id} | outline(error))  # noqa: TRY400
             if not status:
-                await _error(request_id, 500, "internal", "an error of ours; it is logged")(
-                    scope, receive, send_with_id
-                )
+                internal = _error(request_id, Internal.status, Internal.code, "an error of ours; it is logged")
+                await internal(scope, receive, send_with_id)
         finally:
             _observe(scope, status, time.perf_counter() - start, request_id)
 
@@ -155,10 +155,17 @@ async def _answer_invalid(request: Request, error: Exception) -> Response:
 
 async def _answer_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    code = _CODES.get(error.status_code, "bad_request")
-    return _error(request.state.request_id, error.status_code, code, str(error.detail), error.headers)
+    code = _CODES.get(error.status_code, Malformed.code)
+    headers = {"Allow": _allowed(request)} if error.status_code == WrongMethod.status else error.headers
+    return _error(request.state.request_id, error.status_code, code, str(error.detail), headers)
+
+
+def _allowed(request: Request) -> str:
+    """The methods of all routes at this path; the router itself names those of the first alone."""
+    here = (route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE)
+    methods = {method for route in here for method in getattr(route, "methods", None) or ()}
+    return ", ".join(sorted(methods | ({"HEAD"} if "GET" in methods else set())))
 
 
 def _error(request_id: str, status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> Response:
-    body = {"error": {"code": code, "message": message[:_MAX_MESSAGE], "request_id": request_id}}
-    return Response(orjson.dumps(body), status, headers, "application/json")
+    return Response(error_body(code, message, request_id), status, headers, "application/json")

@@ -19,7 +19,6 @@ from starlette.routing import BaseRoute
 
 from service.errors import Forbidden, Unauthorized
 from service.keys import Key, Keyring, Scope
-from service.schemas import ErrorOut
 
 _MAX_SECRET_BYTES = 256
 _BEARER = b"bearer "
@@ -75,13 +74,9 @@ class GuardedRoute(APIRoute):
         self,
         path: str,
         endpoint: Callable[..., Any],
-        *,
-        responses: dict[int | str, dict[str, Any]] | None = None,
         **options: Any,
     ) -> None:
-        guarded = any(isinstance(each.dependency, Guard) for each in options.get("dependencies") or ())
-        refusals: dict[int | str, dict[str, Any]] = {401: {"model": ErrorOut}, 403: {"model": ErrorOut}}
-        super().__init__(path, endpoint, responses={**(responses or {}), **(refusals if guarded else {})}, **options)
+        super().__init__(path, endpoint, **options)
         policy = policy_of(self)
         if policy is None:
             raise TypeError(f"{path} has no policy: dependencies=[needs(...)] or [public]")

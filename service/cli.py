@@ -120,9 +120,9 @@ def settings() -> None:
 @cli.command()
 @click.argument("notes")
 @click.option("--url", default="http://127.0.0.1:8000", show_default=True, help="The running service.")
-@click.option("--no-wait", is_flag=True, help="Return when all are written; do not wait until they can be found.")
 @key_option
-def load(notes: str, url: str, no_wait: bool, key: str) -> None:
+@click.option("--no-wait", is_flag=True, help="Return when all are written; do not wait until they can be found.")
+def load(notes: str, url: str, key: str | None, no_wait: bool) -> None:
     """Send NOTES to a running service and wait until all of them can be found.
 
     NOTES is a .jsonl or .parquet file, a folder that holds notes.jsonl or notes.parquet, or the word
@@ -144,7 +144,7 @@ def load(notes: str, url: str, no_wait: bool, key: str) -> None:
         from service.load import load as send
 
         try:
-            click.echo(str(send(read(notes), url, wait=not no_wait, key=key)))
+            click.echo(str(send(read(notes), url, key=key, wait=not no_wait)))
         except LoadError as error:
             raise click.ClickException(str(error)) from error
 

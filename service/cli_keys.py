@@ -98,7 +98,7 @@ def revoke(key_id: str, file: Path) -> None:
 def key_option(command: Callable[..., None]) -> Callable[..., None]:
     """The option of a command that is a client of a running service."""
     return click.option(
-        "--key", envvar="NOTELLM_KEY", show_envvar=True, default="",
+        "--key", envvar="NOTELLM_KEY", show_envvar=True, default=None,
         help="A key of the service, if it asks for one. Everybody on the machine can read what is typed here.",
     )(command)  # fmt: skip
 

@@ -1,10 +1,11 @@
 """The query parameters of the contract: what each route takes, parsed once for each distinct query string."""
 
+import re
 from functools import lru_cache
 from typing import Annotated, Any, TypeVar, cast
 from urllib.parse import parse_qsl
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
 
 from service.errors import BadRequest
 from service.neighborhood import Wanted
@@ -14,14 +15,29 @@ _CACHED = 4096
 _MAX_CATEGORIES = 20
 _MAX_EXCLUDED = 1000
 
+_WHOLE = re.compile(r"-?[0-9]{1,18}")
+_FLAGS = {"0": False, "1": True, "false": False, "true": True}
+
+
+def _flag(text: str) -> bool:
+    if text not in _FLAGS:
+        raise ValueError("must be 0 or 1")
+    return _FLAGS[text]
+
+
+def _whole(text: str) -> str:
+    if not _WHOLE.fullmatch(text):
+        raise ValueError("must be a whole number")
+    return text
+
+
+Count = Annotated[int, Field(ge=1, le=100), BeforeValidator(_whole)]
+Flag = Annotated[
+    bool,
+    BeforeValidator(_flag),
+    WithJsonSchema({"anyOf": [{"type": "integer", "enum": [0, 1]}, {"type": "boolean"}]}),
+]
 Share = Annotated[float, Field(ge=0, le=1)]
-
-
-def _flag(text: object) -> object:
-    return {"0": False, "1": True, "false": False, "true": True}.get(str(text), text)
-
-
-Flag = Annotated[bool, BeforeValidator(_flag)]
 
 
 class Query(BaseModel):
@@ -37,7 +53,7 @@ class NoQuery(Query):
 class RelatedQuery(Query):
     """Of `GET /notes/{id}/related`."""
 
-    k: Annotated[int, Field(ge=1, le=100)] = Field(default=10, description="How many notes at most.")
+    k: Count = Field(default=10, description="How many notes at most.")
     category: Annotated[tuple[Annotated[Label, Field(min_length=1)], ...], Field(max_length=_MAX_CATEGORIES)] = Field(
         default=(), description="Only notes of this category, or of one of these when it is repeated."
     )

@@ -6,28 +6,35 @@ from dataclasses import asdict
 from typing import Annotated, Any, TypeVar, cast
 
 import orjson
-from fastapi import APIRouter, HTTPException, Path, Request, Response
-from pydantic import BaseModel
+from fastapi import APIRouter, Path, Request, Response
 from starlette.requests import ClientDisconnect
 
-from service import audit
+from service import audit, openapi
 from service.auth import GuardedRoute, needs
 from service.conditions import expected, is_fresh, note_tag, written_tag
-from service.errors import BadRequest, TooLarge
+from service.errors import (
+    BadRequest,
+    IndexUnavailable,
+    Malformed,
+    NotAsExpected,
+    NoteNotFound,
+    NotePending,
+    QueueFull,
+    StoreUnavailable,
+    TimedOut,
+    TooLarge,
+    WorkerUnavailable,
+)
 from service.idempotency import Answer, Answers
 from service.keys import Key
 from service.neighborhood import Item, Related
-from service.queries import NoQuery, PutQuery, Query, RelatedQuery, parameters, parse_query
+from service.queries import NoQuery, PutQuery, Query, RelatedQuery, parse_query
 from service.ranking import in_common
 from service.recommend import Described, Recommender, ServiceStatus, Tagged
 from service.schemas import (
     ID_PATTERN,
-    MAX_BULK,
-    BulkNoteIn,
     BulkOut,
     DraftIn,
-    ErrorOut,
-    EventIn,
     EventsIn,
     EventsOut,
     NoteIn,
@@ -52,62 +59,34 @@ Q = TypeVar("Q", bound=Query)
 
 Id = Annotated[str, Path(pattern=ID_PATTERN, description="1 to 128 of A-Z a-z 0-9 . _ ~ : -")]
 
-_IF_MATCH = 'Only if the note is at this version: `"3"`, or the `ETag` of a read; `*` for any that exists.'
-_IF_NONE_MATCH = "`*`: only if there is no such note."
-_IF_NEWER = "The `ETag` of an earlier answer: 304 when nothing has changed."
-_IDEMPOTENCY_KEY = "1 to 255 visible ASCII characters; the same key within a day gets the same answer."
-
-
-def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    return {status: {"model": ErrorOut} for status in statuses}
-
-
-def _takes(query: type[Query] = NoQuery, **headers: str) -> dict[str, Any]:
-    """The parameters of a route, for OpenAPI; header names are written with underscores."""
-    described = [
-        {
-            "name": name.replace("_", "-").title(),
-            "in": "header",
-            "required": False,
-            "description": text,
-            "schema": {"type": "string"},
-        }
-        for name, text in headers.items()
-    ]
-    return {"parameters": [*parameters(query), *described]}
-
-
-def _body(model: type[BaseModel]) -> dict[str, Any]:
-    return _content({"application/json": model.model_json_schema()})
-
-
-def _content(schemas: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    content = {kind: {"schema": schema} for kind, schema in schemas.items()}
-    return {"requestBody": {"required": True, "content": content}}
-
-
-def _events_schema() -> dict[str, Any]:
-    schema = EventsIn.model_json_schema()
-    schema["properties"]["events"]["items"] = EventIn.model_json_schema()
-    return schema
-
 
 def _query(request: Request, model: type[Q]) -> Q:
     return parse_query(model, request.scope["query_string"])
 
 
-router = APIRouter(responses=_errors(422, 500, 503), route_class=GuardedRoute)
+_REPLAYED = "Idempotency-Replayed"
+_NEXT = openapi.links("get_note", "related_notes", "delete_note")
+
+router = APIRouter(route_class=GuardedRoute)
 
 
 @router.get(
     "/notes/{note_id}/related",
     response_model=RelatedOut,
-    responses=_errors(404, 409),
-    openapi_extra=_takes(RelatedQuery),
+    tags=["related"],
+    responses={
+        200: openapi.answer("Related notes, by descending score.", "related", "explained", "without_the_store"),
+        **openapi.errors(NoteNotFound, NotePending, StoreUnavailable, IndexUnavailable, *openapi.WITH_ID),
+    },
+    openapi_extra=openapi.takes(RelatedQuery),
     dependencies=[needs("read")],
 )
 async def related_notes(note_id: Id, request: Request) -> Response:
-    """Notes related to this one, by descending score."""
+    """Notes related to this one, by descending score.
+
+    Never the note itself, a deleted note, or one twice. While a shard is down the others answer; while the store is
+    down there are ids and scores alone. Either way `degraded` is true.
+    """
     query = _query(request, RelatedQuery)
     recommender = _recommender(request)
     related = await recommender.related(note_id, query.wanted())
@@ -117,12 +96,19 @@ async def related_notes(note_id: Id, request: Request) -> Response:
 @router.post(
     "/notes/tags",
     response_model=TagsOut,
-    responses=_errors(408, 413),
-    openapi_extra=_body(DraftIn),
+    tags=["tags"],
+    responses={
+        200: openapi.answer("What suits the draft.", "suggestions"),
+        **openapi.errors(WorkerUnavailable, StoreUnavailable, *openapi.WITH_BODY),
+    },
+    openapi_extra=openapi.body(DraftIn, "draft", "known_hashtags_only"),
     dependencies=[needs("tags")],
 )
 async def suggest_tags(request: Request) -> Response:
-    """Hashtags, category and, if wanted, related notes for a draft that is not stored."""
+    """Hashtags, category and, if wanted, related notes for a draft that is not stored.
+
+    The category is one of the model's closed set. Hashtags come most likely first.
+    """
     _query(request, NoQuery)
     recommender = _recommender(request)
     draft = parse(DraftIn, await _read(request, _http(request).max_body_bytes))
@@ -135,13 +121,25 @@ async def suggest_tags(request: Request) -> Response:
 @router.put(
     "/notes/{note_id}",
     response_model=WrittenOut,
-    responses={202: {"model": WrittenOut}, **_errors(408, 409, 412, 413)},
-    openapi_extra=_body(NoteIn)
-    | _takes(PutQuery, if_match=_IF_MATCH, if_none_match=_IF_NONE_MATCH, idempotency_key=_IDEMPOTENCY_KEY),
+    tags=["notes"],
+    responses={
+        200: openapi.answer("The note is searchable.", "searchable", headers=("ETag", _REPLAYED)) | _NEXT,
+        202: openapi.answer("The note is stored.", "pending", headers=("ETag", _REPLAYED))
+        | _NEXT
+        | {"model": WrittenOut},
+        **openapi.errors(
+            NotAsExpected, StoreUnavailable, QueueFull, *openapi.WITH_KEY, *openapi.WITH_ID, *openapi.WITH_BODY
+        ),
+    },
+    openapi_extra=openapi.body(NoteIn, "note", "short_note")
+    | openapi.takes(PutQuery, "If-Match", "If-None-Match", "Idempotency-Key"),
     dependencies=[needs("write")],
 )
 async def put_note(note_id: Id, request: Request) -> Response:
-    """Store a note, replacing the whole of an older one. 200 once it is searchable, 202 before."""
+    """Store a note, replacing the whole of an older one.
+
+    200 once it is searchable, 202 before. The same body again changes nothing and keeps the version.
+    """
     wait_s = _query(request, PutQuery).wait
     body = await _read(request, _http(request).max_body_bytes)
     record = parse(NoteIn, body).record(note_id)
@@ -159,18 +157,12 @@ async def put_note(note_id: Id, request: Request) -> Response:
     "/notes",
     status_code=202,
     response_model=BulkOut,
-    responses=_errors(408, 409, 413),
-    openapi_extra=_content(
-        {
-            "application/json": {
-                "type": "array",
-                "maxItems": MAX_BULK,
-                "items": BulkNoteIn.model_json_schema(),
-            },
-            "application/x-ndjson": BulkNoteIn.model_json_schema(),
-        }
-    )
-    | _takes(idempotency_key=_IDEMPOTENCY_KEY),
+    tags=["notes"],
+    responses={
+        202: openapi.answer("The good notes are stored, the others named.", "written", headers=(_REPLAYED,)),
+        **openapi.errors(StoreUnavailable, QueueFull, *openapi.WITH_KEY, *openapi.WITH_BODY),
+    },
+    openapi_extra=openapi.bulk_body() | openapi.takes(NoQuery, "Idempotency-Key"),
     dependencies=[needs("write")],
 )
 async def put_notes(request: Request) -> Response:
@@ -192,8 +184,13 @@ async def put_notes(request: Request) -> Response:
 @router.get(
     "/notes/{note_id}",
     response_model=NoteOut,
-    responses={304: {"description": "Nothing has changed."}, **_errors(404)},
-    openapi_extra=_takes(if_none_match=_IF_NEWER),
+    tags=["notes"],
+    responses={
+        200: openapi.answer("The note.", "stored_note", headers=("ETag",)),
+        304: openapi.answer("Nothing has changed.", headers=("ETag",)),
+        **openapi.errors(NoteNotFound, StoreUnavailable, *openapi.WITH_ID),
+    },
+    openapi_extra=openapi.takes_etag(),
     dependencies=[needs("read")],
 )
 async def get_note(note_id: Id, request: Request) -> Response:
@@ -212,8 +209,12 @@ async def get_note(note_id: Id, request: Request) -> Response:
     "/notes/{note_id}",
     status_code=204,
     response_class=Response,
-    responses=_errors(404, 409, 412),
-    openapi_extra=_takes(if_match=_IF_MATCH, idempotency_key=_IDEMPOTENCY_KEY),
+    tags=["notes"],
+    responses={
+        204: openapi.answer("The note is gone, or was before.", headers=(_REPLAYED,)),
+        **openapi.errors(NoteNotFound, NotAsExpected, StoreUnavailable, *openapi.WITH_KEY, *openapi.WITH_ID),
+    },
+    openapi_extra=openapi.takes(NoQuery, "If-Match", "Idempotency-Key"),
     dependencies=[needs("write")],
 )
 async def delete_note(note_id: Id, request: Request) -> Response:
@@ -232,8 +233,12 @@ async def delete_note(note_id: Id, request: Request) -> Response:
     "/events",
     status_code=202,
     response_model=EventsOut,
-    responses=_errors(408, 409, 413),
-    openapi_extra=_content({"application/json": _events_schema()}) | _takes(idempotency_key=_IDEMPOTENCY_KEY),
+    tags=["events"],
+    responses={
+        202: openapi.answer("The good events are kept, the others named.", "delivered", headers=(_REPLAYED,)),
+        **openapi.errors(StoreUnavailable, *openapi.WITH_KEY, *openapi.WITH_BODY),
+    },
+    openapi_extra=openapi.body(EventsIn, "events") | openapi.takes(NoQuery, "Idempotency-Key"),
     dependencies=[needs("write")],
 )
 async def record_events(request: Request) -> Response:
@@ -250,7 +255,16 @@ async def record_events(request: Request) -> Response:
     return await _once(request, body, record)
 
 
-@router.get("/status", response_model=StatusOut, dependencies=[needs("read")])
+@router.get(
+    "/status",
+    response_model=StatusOut,
+    tags=["status"],
+    responses={
+        200: openapi.answer("The state of the service.", "figures"),
+        **openapi.errors(StoreUnavailable),
+    },
+    dependencies=[needs("read")],
+)
 async def get_status(request: Request) -> Response:
     """Notes by status, the queue, the index, the model, and how fresh the index is."""
     _query(request, NoQuery)
@@ -305,9 +319,9 @@ async def _read(request: Request, max_bytes: int) -> bytes:
                 if len(body) > max_bytes:
                     raise TooLarge(f"a body here is at most {max_bytes} bytes")
     except TimeoutError:
-        raise HTTPException(408, "the body did not arrive in time") from None
+        raise TimedOut("the body did not arrive in time") from None
     except ClientDisconnect:
-        raise HTTPException(400, "the body is incomplete") from None
+        raise Malformed("the body is incomplete") from None
     return bytes(body)
 
 

@@ -16,8 +16,10 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    JsonValue,
     StringConstraints,
     ValidationError,
+    WithJsonSchema,
     model_validator,
 )
 from pydantic_core import ErrorDetails
@@ -61,19 +63,32 @@ def _rfc_3339(text: str) -> str:
     raise ValueError("must be an RFC 3339 time with an offset")
 
 
+def _described(**schema: JsonValue) -> Any:
+    """What OpenAPI says of a value beside what pydantic knows of it."""
+    return Field(json_schema_extra=schema)
+
+
 # The constraints come first: behind a validator they would measure the text before it is trimmed.
 _NoNul = AfterValidator(_without_nul)
-Title = Annotated[str, StringConstraints(strip_whitespace=True, max_length=300), _NoNul]
-Content = Annotated[str, StringConstraints(max_length=20_000), _NoNul]
-Label = Annotated[str, StringConstraints(max_length=128), _NoNul]
-Hashtag = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=64), _NoNul]
+_text = _described(pattern="^[^\\u0000]*$")
+_visible_text = _described(pattern="^[^\\u0000]*[^\\s\\u0000][^\\u0000]*$")
+Title = Annotated[str, StringConstraints(strip_whitespace=True, max_length=300), _NoNul, _text]
+Content = Annotated[str, StringConstraints(max_length=20_000), _NoNul, _text]
+Label = Annotated[str, StringConstraints(max_length=128), _NoNul, _text]
+Hashtag = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=64), _NoNul, _visible_text]
 NoteId = Annotated[str, StringConstraints(pattern=ID_PATTERN)]
-Time = Annotated[str, AfterValidator(_rfc_3339)]
-Key = Annotated[str, StringConstraints(min_length=1, max_length=128), _NoNul]
+Time = Annotated[str, AfterValidator(_rfc_3339), _described(format="date-time")]
+Key = Annotated[str, StringConstraints(min_length=1, max_length=128), _NoNul, _text]
+
+_SAYS_SOMETHING: dict[str, JsonValue] = {
+    "anyOf": [{"required": [name], "properties": {name: {"pattern": "\\S"}}} for name in ("title", "content")]
+}
 
 
 class _Body(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, frozen=True)
+    model_config = ConfigDict(
+        strict=True, extra="forbid", allow_inf_nan=False, frozen=True, json_schema_extra=_SAYS_SOMETHING
+    )
 
     title: Title = Field(default="", description="Trimmed; may be empty if the content is not.")
     content: Content = ""
@@ -140,12 +155,20 @@ class EventIn(BaseModel):
         return Event(self.event_id, self.user_id, self.note_id, self.type, ts, self.source_note_id)
 
 
+_Element = Annotated[
+    Any,
+    WithJsonSchema(
+        {"anyOf": [{"$ref": "#/components/schemas/EventIn"}, {"description": "Anything else stands in `rejected`."}]}
+    ),
+]
+
+
 class EventsIn(BaseModel):
     """Events, each checked by itself: one bad event never sinks the rest."""
 
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
-    events: Annotated[list[Any], Field(max_length=MAX_BULK)]
+    events: Annotated[list[_Element], Field(max_length=MAX_BULK)]
 
 
 class ErrorDetail(BaseModel):

@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from service.cli import cli
+from service.examples import EXAMPLES
 from service.supervisor import Place, roles
 
 HEAVY = ("torch", "transformers", "faiss", "fastapi", "pydantic", "redis", "numpy", "pyarrow")
@@ -117,10 +118,10 @@ class Service(BaseHTTPRequestHandler):
         notes = [json.loads(line) for line in body.splitlines()]
         self.bodies.append(notes)
         if self.refusal:
-            self._answer(self.refusal, {"error": {"message": "no entry"}})
+            self._answer(self.refusal, {"error": {"code": "unauthorized", "message": "no entry", "request_id": "r1"}})
             return
         if len(self.bodies) == 1:
-            self._answer(503, {"error": {"message": "full"}}, retry_after="0")
+            self._answer(503, {"error": {"code": "queue_full", "message": "full", "request_id": "r1"}}, retry_after="0")
             return
         bad = [position for position, note in enumerate(notes) if note["title"] == "bad"]
         rejected = [{"position": at, "code": "invalid_request", "message": "no title"} for at in bad]
@@ -130,7 +131,9 @@ class Service(BaseHTTPRequestHandler):
         type(self).polls += 1
         self.keys.append(self.headers["Authorization"])
         pending = 3 if self.polls == 1 else 0
-        self._answer(200, {"notes": {"pending": pending}, "queue": {"depth": 0}})
+        figures = EXAMPLES["figures"]
+        notes = figures["notes"] | {"pending": pending}
+        self._answer(200, figures | {"notes": notes, "queue": {"depth": 0, "oldest_s": 0.0}})
 
     def _answer(self, status: int, answer: dict[str, Any], retry_after: str | None = None) -> None:
         body = json.dumps(answer).encode()
@@ -206,6 +209,20 @@ def test_load_without_waiting_asks_for_no_status(service, tmp_path):
 
     assert CliRunner().invoke(cli, ["load", str(file), "--url", service, "--no-wait"]).exit_code == 0
     assert Service.polls == 0
+
+
+def test_load_shows_the_key_of_the_environment_and_says_so_in_one_line_when_it_cannot_be_one(service, tmp_path):
+    file = tmp_path / "notes.jsonl"
+    file.write_text('{"note_id": "n1", "title": "Kyoto"}')
+
+    answers = [
+        CliRunner().invoke(cli, ["load", str(file), "--url", service, "--no-wait"], env={"NOTELLM_KEY": key})
+        for key in ("k-1", "caf\xe9")
+    ]
+
+    assert [answer.exit_code for answer in answers] == [0, 1]
+    assert Service.keys == ["Bearer k-1"] * 2
+    assert answers[1].output == "Error: a key is visible ASCII characters\n"
 
 
 def test_serve_gives_every_role_its_own_sockets_and_numbers(tmp_path):
