@@ -9,7 +9,7 @@ key                                 holds
 ``notellm:v1:jobs``                 stream of `EmbedJob`, consumer group ``workers``; read entries are deleted
 ``notellm:v1:embeddings``           stream of changes for the index, replayable from any cursor
 ``notellm:v1:dead``                 stream of jobs that were given up, with the reason
-``notellm:v1:tags``                 sorted set: hashtag -> number of live notes that carry it
+``notellm:v1:tag:<key>``            sorted set: spelling of a hashtag -> number of live notes that write it so
 ``notellm:v1:counts``               hash: live, deleted, failed
 ``notellm:v1:fingerprint``          the active model's fingerprint
 ``notellm:v1:cursors``              hash: indexer -> cursor of the oldest snapshot it may fall back to, and when
@@ -22,7 +22,7 @@ without unpacking the rest: one byte of map header, ``"version"`` and an 8-byte 
 
 import hashlib
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 
 from indexer.types import Change
 from model.note import Note
-from service.tags import fold
+from model.suggestions import spelled
 
 NOTE = "notellm:v1:note:"
 READING = "notellm:v1:reading:"
@@ -40,7 +40,7 @@ FAILED = "notellm:v1:failed:"
 JOBS = "notellm:v1:jobs"
 EMBEDDINGS = "notellm:v1:embeddings"
 DEAD = "notellm:v1:dead"
-TAGS = "notellm:v1:tags"
+TAG = "notellm:v1:tag:"
 COUNTS = "notellm:v1:counts"
 FINGERPRINT = "notellm:v1:fingerprint"
 CURSORS = "notellm:v1:cursors"
@@ -52,7 +52,7 @@ SOURCE_BYTES = 16
 LUA = f"""
 local NOTE, READING, FAILED = '{NOTE}', '{READING}', '{FAILED}'
 local JOBS, WORKERS, EMBEDDINGS, DEAD = '{JOBS}', '{WORKERS}', '{EMBEDDINGS}', '{DEAD}'
-local TAGS, COUNTS, FINGERPRINT = '{TAGS}', '{COUNTS}', '{FINGERPRINT}'
+local TAG, COUNTS, FINGERPRINT = '{TAG}', '{COUNTS}', '{FINGERPRINT}'
 local function version(record) return (struct.unpack('>I8', record, 11)) end
 local function deleted(note) return string.byte(note, 27) == 0xc3 end
 local function body(note) return string.sub(note, 19) end
@@ -63,9 +63,10 @@ local function live(note, number) return note and not deleted(note) and version(
 local function read_by(reading, packed_fingerprint)
   return string.sub(reading, 31, 30 + #packed_fingerprint) == packed_fingerprint
 end
-local function forget_tags(note)
-  for _, tag in ipairs(cmsgpack.unpack(note).tags or {{}}) do
-    if tonumber(redis.call('ZINCRBY', TAGS, -1, tag)) <= 0 then redis.call('ZREM', TAGS, tag) end
+local function count_tags(note, step)
+  for key, spelling in pairs(cmsgpack.unpack(note).tags or {{}}) do
+    local count = tonumber(redis.call('ZINCRBY', TAG .. key, step, spelling))
+    if count <= 0 then redis.call('ZREM', TAG .. key, spelling) end
   end
 end
 local function forget_failure(id)
@@ -106,7 +107,7 @@ class StoredNote:
                 "exposure": note.exposure,
                 "author": self.author,
                 "created_at": self.created_at,
-                "tags": tag_keys(note.hashtags),
+                "tags": spelled(note.hashtags),
             },
         )
 
@@ -245,11 +246,6 @@ def source_of(note: Note, max_hashtags: int) -> bytes:
     """`SOURCE_BYTES` that name what the model is asked: the note's fields that stand in a prompt, and the number."""
     asked = msgpack.packb([note.title, note.content, note.hashtags, max_hashtags])
     return hashlib.blake2b(asked, digest_size=SOURCE_BYTES).digest()
-
-
-def tag_keys(hashtags: Sequence[str]) -> list[str]:
-    """The distinct, non-empty hashtags of a note as the sorted set of tags knows them, in order."""
-    return sorted({fold(hashtag) for hashtag in hashtags} - {""})
 
 
 def pack_vector(vector: NDArray[np.float32]) -> bytes:

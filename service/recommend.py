@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from indexer.types import Found, Held, Searcher, ShardStatus, ShardUnavailable
 from model.backends.base import Reading
 from model.note import Note
+from model.suggestions import VOTERS, Neighbors, Scores, Uncalibrated
 from service import metrics
 from service.errors import (
     IndexUnavailable,
@@ -30,14 +31,13 @@ from service.errors import (
 )
 from service.settings import Settings
 from service.store import Counts, NoteStore, StoredNote, Suggestion
-from service.tags import Tag, fold, merge, votes
+from service.tags import Tag, suggest
+from service.vocabulary import Vocabulary, in_use
 
 log = logging.getLogger(__name__)
 
 NoteStatus = Literal["pending", "searchable", "failed"]
-Vocabulary = Literal["open", "known"]
 
-VOTERS = 10
 MAX_HASHTAGS = 10
 _WORKER_PART = 0.8
 _SLACK = 5
@@ -158,12 +158,19 @@ class _Deadline:
 
 
 class Recommender:
-    """Answers the routes. ``fingerprint`` names the model whose vectors are in the index."""
+    """Answers the routes. ``fingerprint`` names the model whose vectors are in the index, ``scores`` what it says."""
 
     def __init__(
-        self, store: NoteStore, searcher: Searcher, drafter: Drafter, settings: Settings, fingerprint: str
+        self,
+        store: NoteStore,
+        searcher: Searcher,
+        drafter: Drafter,
+        settings: Settings,
+        fingerprint: str,
+        scores: Scores | None = None,
     ) -> None:
         self.fingerprint = fingerprint
+        self._scores = scores or Uncalibrated()
         self._store = store
         self._searcher = searcher
         self._drafter = drafter
@@ -200,13 +207,13 @@ class Recommender:
             reading = await self._drafter.read(draft, min(wanted, MAX_HASHTAGS), timeout_s=timeout_s)
             count = max(VOTERS, related)
             hits = await self._nearest(reading.vector, count, None, hydrate=True, deadline=deadline)
-            merged = merge(((tag.name, tag.score) for tag in reading.hashtags), _ballot(hits.items), draft.hashtags)
-            if vocabulary == "known":
-                merged = await self._only_known(merged, deadline)
-        chosen = merged[:max_hashtags]
+            generated = [(tag.name, tag.score) for tag in reading.hashtags]
+            suggested = suggest(generated, _voters(hits), draft.hashtags, self._scores)
+            chosen = await self._in_use(suggested, max_hashtags, vocabulary, deadline)
         for tag in chosen:
             metrics.TAGS_SUGGESTED.labels(tag.source).inc()
-        category = (reading.category.name, reading.category.score) if reading.category else None
+        named = reading.category
+        category = (named.name, self._scores.category(named.score)) if named else None
         return Tagged(chosen, category, hits.items[:related])
 
     async def put(self, record: StoredNote, wait_s: float = 0.0) -> Written:
@@ -295,10 +302,17 @@ class Recommender:
             fetch *= _WIDER
         return hits
 
-    async def _only_known(self, suggested: list[Tag], deadline: _Deadline) -> list[Tag]:
-        async with _within(deadline.share_s(), StoreUnavailable):
-            in_use = await self._store.tags_in_use([fold(tag.tag) for tag in suggested])
-        return [tag for tag, used in zip(suggested, in_use, strict=True) if used]
+    async def _in_use(
+        self, suggested: Sequence[Tag], count: int, vocabulary: Vocabulary, deadline: _Deadline
+    ) -> list[Tag]:
+        try:
+            async with _within(deadline.share_s(), StoreUnavailable):
+                return await in_use(suggested, count, vocabulary, self._store)
+        except StoreUnavailable:
+            if vocabulary == "known":
+                raise
+            log.warning("store_unavailable", extra={"hashtags": count})
+            return list(suggested[:count])
 
     async def _becomes_searchable(self, note_id: str, version: int, wait_s: float) -> bool:
         clock = asyncio.get_running_loop()
@@ -375,5 +389,8 @@ def _hits(found: Found, records: Sequence[StoredNote | None] | None) -> _Hits:
     return _Hits(live, found, hydrated=True)
 
 
-def _ballot(items: Sequence[Item]) -> dict[str, float]:
-    return votes(((item.score, item.note.hashtags) for item in items[:VOTERS] if item.note), VOTERS)
+def _voters(hits: _Hits) -> Neighbors | None:
+    """The nearest notes with their hashtags; None when the index or the store did not answer."""
+    if not (hits.hydrated and hits.found.shards_ok):
+        return None
+    return [(item.score, item.note.hashtags) for item in hits.items[:VOTERS] if item.note]

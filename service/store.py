@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from model.note import Note
+from model.tags import fold
 from service.errors import QueueFull, StoreUnavailable
 from service.messages import (
     COUNTS,
@@ -14,12 +15,11 @@ from service.messages import (
     LUA,
     NOTE,
     READING,
-    TAGS,
+    TAG,
     Failure,
     StoredNote,
     StoredReading,
 )
-from service.tags import fold
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -42,9 +42,9 @@ for i = 2, #ARGV do
     if not held or deleted(held) then redis.call('HINCRBY', COUNTS, 'live', 1) end
     if held then
       if deleted(held) then redis.call('HINCRBY', COUNTS, 'deleted', -1) end
-      forget_tags(held)
+      count_tags(held, -1)
     end
-    for _, tag in ipairs(note.tags) do redis.call('ZINCRBY', TAGS, 1, tag) end
+    count_tags(ARGV[i], 1)
     forget_failure(note.id)
     redis.call('XADD', JOBS, '*', 'id', note.id, 'version', string.format('%.0f', number))
   end
@@ -65,7 +65,7 @@ if deleted(held) then return 1 end
 local number = version(held) + 1
 redis.call('SET', NOTE .. id, with_version(ARGV[2], number))
 redis.call('DEL', READING .. id)
-forget_tags(held)
+count_tags(held, -1)
 forget_failure(id)
 redis.call('HINCRBY', COUNTS, 'live', -1)
 redis.call('HINCRBY', COUNTS, 'deleted', 1)
@@ -129,8 +129,12 @@ class NoteStore(Protocol):
         """Figures for `/status`."""
         ...
 
-    async def tags_in_use(self, tags: Sequence[str]) -> list[bool]:
-        """For each hashtag, in order: does a live note carry it? Case and a leading ``#`` do not matter."""
+    async def spellings(self, tags: Sequence[str]) -> list[str | None]:
+        """For each hashtag, in order: how most live notes that carry it write it; None when none carries it.
+
+        Hashtags are one when `fold` says so, a note counts once for each, and a tie goes to the last by code points,
+        which prefers small letters. Every spelling is one that an answer may hold.
+        """
         ...
 
 
@@ -193,13 +197,16 @@ class RedisStore:
         age_s = max(0.0, seconds - int(oldest[0][0].split(b"-")[0]) / 1000) if oldest else 0.0
         return Counts(int(live or 0), int(failed or 0), depth, age_s)
 
-    async def tags_in_use(self, tags: Sequence[str]) -> list[bool]:
+    async def spellings(self, tags: Sequence[str]) -> list[str | None]:
         """See `NoteStore`."""
         if not tags:
             return []
         with redis_errors():
-            scores = await self._redis.zmscore(TAGS, [fold(tag) for tag in tags])
-        return [score is not None for score in scores]
+            async with self._redis.pipeline(transaction=True) as pipe:
+                for tag in tags:
+                    pipe.zrevrange(TAG + fold(tag), 0, 0)
+                answers = await pipe.execute()
+        return [answer[0].decode() if answer else None for answer in answers]
 
 
 def open_redis(url: str, *, timeout_s: float = 5.0, connections: int = 64) -> "Redis":

@@ -41,6 +41,8 @@ SPELLINGS = [
     ["dress", "dresses"],
     ["cat", "cats"],
     ["photo", "photos"],
+    ["sea", "seas"],
+    ["pizza", "Pizzas"],
     ["horse", "horses"],
     ["stray cat", "straycats"],
 ]
@@ -55,6 +57,7 @@ TWO_HASHTAGS = [
     ("canvas", "canva"),
     ("windows", "window"),
     ("jeans", "jean"),
+    ("pandas", "panda"),
     ("goods", "good"),
     ("blues", "blue"),
     ("lens", "len"),

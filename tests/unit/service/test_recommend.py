@@ -7,6 +7,7 @@ import pytest
 
 from indexer.types import Found
 from model.note import Note
+from model.suggestions import VOTERS
 from service.errors import (
     IndexUnavailable,
     NoteNotFound,
@@ -191,7 +192,7 @@ class TestTags:
 
         tagged = await tags(gateway, draft)
 
-        vote = float(bag_of_words(near) @ bag_of_words(draft)) / 10
+        vote = float(bag_of_words(near) @ bag_of_words(draft)) / VOTERS
         assert {tag.tag: (tag.source, pytest.approx(tag.score)) for tag in tagged.hashtags} == {
             "harbor": ("both", 1 - (1 - 0.8) * (1 - vote)),
             "tram": ("generated", 0.4),
@@ -199,9 +200,17 @@ class TestTags:
         }
 
     async def test_are_at_most_as_many_as_wanted_and_none_that_the_draft_has(self, gateway):
-        tagged = await tags(gateway, Note("", "harbor tram noodle castle", hashtags=("#Harbor",)), max_hashtags=2)
+        tagged = await tags(gateway, Note("", "harbor tram noodle castle", hashtags=("#Harbors",)), max_hashtags=2)
 
         assert [tag.tag for tag in tagged.hashtags] == ["tram", "noodle"]
+
+    async def test_come_in_the_spelling_that_most_live_notes_use(self, gateway):
+        notes = [Note("a", "river", hashtags=("NightTram",)), Note("b", "river", hashtags=("NightTram",))]
+        await gateway.publish(*notes, Note("c", "nighttram", hashtags=("night tram",)))
+
+        tagged = await tags(gateway, Note("", "nighttram castle"))
+
+        assert [(tag.tag, tag.source) for tag in tagged.hashtags] == [("NightTram", "both"), ("castle", "generated")]
 
     async def test_of_the_known_vocabulary_are_all_carried_by_live_notes(self, gateway):
         await gateway.publish(Note("a", "river", hashtags=("Tram",)), Note("b", "river", hashtags=("noodle",)))
@@ -209,7 +218,15 @@ class TestTags:
 
         tagged = await tags(gateway, Note("", "harbor tram noodle"), vocabulary="known")
 
-        assert [tag.tag for tag in tagged.hashtags] == ["tram"]
+        assert [tag.tag for tag in tagged.hashtags] == ["Tram"]
+
+    async def test_of_the_known_vocabulary_follow_the_edits_of_notes(self, gateway):
+        await gateway.publish(Note("a", "river", hashtags=("tram", "noodle")))
+        await gateway.publish(Note("a", "river", hashtags=("noodles",)))
+
+        tagged = await tags(gateway, Note("", "harbor tram noodle"), vocabulary="known")
+
+        assert [tag.tag for tag in tagged.hashtags] == ["noodles"]
 
     async def test_of_the_known_vocabulary_look_past_the_number_that_is_wanted(self, gateway):
         await gateway.publish(Note("a", "river", hashtags=("castle",)))
@@ -218,6 +235,31 @@ class TestTags:
         tagged = await tags(gateway, draft, vocabulary="known", max_hashtags=1)
 
         assert [tag.tag for tag in tagged.hashtags] == ["castle"]
+
+    async def test_of_the_known_vocabulary_are_as_many_as_wanted_if_model_and_neighbors_know_as_many(self, gateway):
+        """The model's likely words are unknown; its unlikely ones and the hashtags of the farthest voter are not."""
+        far = [Note(f"n{number}", f"harbor {number}") for number in range(VOTERS - 1)]
+        await gateway.publish(
+            *far, Note("last", "pier", hashtags=("pier", "quay")), Note("x", "sky", hashtags=("market",))
+        )
+        draft = Note("", " ".join(WORDS))
+
+        tagged = await tags(gateway, draft, vocabulary="known", max_hashtags=3)
+
+        assert {tag.tag for tag in tagged.hashtags} == {"market", "pier", "quay"}
+
+    async def test_do_without_the_spelling_when_the_store_goes_between_two_questions(self, gateway, monkeypatch):
+        async def down(tags: object) -> object:
+            raise StoreUnavailable("the store does not answer")
+
+        await gateway.publish(Note("near", "harbor", hashtags=("Tram",)))
+        monkeypatch.setattr(gateway.store, "spellings", down)
+
+        tagged = await tags(gateway, Note("", "harbor tram"))
+
+        assert [tag.tag for tag in tagged.hashtags] == ["harbor", "tram"]
+        with pytest.raises(StoreUnavailable):
+            await tags(gateway, Note("", "harbor tram"), vocabulary="known")
 
     async def test_come_with_related_notes_from_the_same_vector(self, gateway):
         corpus = notes(30)
