@@ -4,6 +4,7 @@ The same for serving, judging and calibrating. Needs no torch and no numpy.
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -116,3 +117,12 @@ def spelled(hashtags: Iterable[str]) -> dict[str, str]:
         if tag := spelling(text):
             found.setdefault(fold(tag), tag)
     return found
+
+
+def usual_spellings(carried: Iterable[Iterable[str]]) -> dict[str, str]:
+    """By key, how most of the notes that carry a hashtag write it; a tie goes to the last by code points."""
+    counts: dict[str, Counter[str]] = {}
+    for hashtags in carried:
+        for key, tag in spelled(hashtags).items():
+            counts.setdefault(key, Counter())[tag] += 1
+    return {key: max(count, key=lambda tag: (count[tag], tag)) for key, count in counts.items()}

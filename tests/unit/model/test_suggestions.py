@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.suggestions import VOTERS, Candidate, Uncalibrated, candidates, spelled, vote_weights
+from model.suggestions import VOTERS, Candidate, Uncalibrated, candidates, spelled, usual_spellings, vote_weights
 from model.tags import clean_tag, fold, spelling
 
 tags = st.text(max_size=12) | st.sampled_from(
@@ -112,3 +112,9 @@ def test_without_calibration_the_sources_count_as_independent(probability, vote)
 
 def test_a_note_carries_a_hashtag_once_as_it_wrote_it_first():
     assert spelled(["#StreetFood", "street food", "c++", "京都", ""]) == {"streetfood": "StreetFood", "京都": "京都"}
+
+
+def test_the_usual_spelling_is_that_of_most_notes_and_small_letters_win_a_tie():
+    carried = [("Street Food", "street food"), ("StreetFoods",), ("street-food", "Kyoto"), ("Street_Food", "kyoto"), ()]
+
+    assert usual_spellings(carried) == {"streetfood": "Street_Food", "kyoto": "kyoto"}
