@@ -10,7 +10,7 @@ import math
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 import numpy as np
@@ -248,7 +248,7 @@ class Recommender:
                 self._held(note_id, deadline),
             )
         note = _live(record[0])
-        current = suggestion if suggestion and suggestion.version == note.version else None
+        current = self._scored(suggestion) if suggestion and suggestion.version == note.version else None
         return Described(note, _status(note, held, current), current)
 
     async def status(self) -> ServiceStatus:
@@ -301,6 +301,11 @@ class Recommender:
                 break
             fetch *= _WIDER
         return hits
+
+    def _scored(self, said: Suggestion) -> Suggestion:
+        hashtags = tuple((tag, self._scores.alone(score)) for tag, score in said.hashtags)
+        category = said.category and (said.category[0], self._scores.category(said.category[1]))
+        return replace(said, hashtags=hashtags, category=category)
 
     async def _in_use(
         self, suggested: Sequence[Tag], count: int, vocabulary: Vocabulary, deadline: _Deadline

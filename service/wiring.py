@@ -76,12 +76,15 @@ async def _gateway(settings: Settings) -> None:
     import uvicorn
 
     from indexer.client import ShardedSearcher
+    from model.calibration import scores_of
     from service.app import create_app
     from service.drafts import WorkerPool
     from service.protocol import BoundedProtocol
     from service.recommend import Recommender
 
     manifest = _manifest(settings)
+    with _setup_errors(CheckpointError):
+        scores = scores_of(manifest)
     missing = Missing("redis", "the index", "a worker")
     searcher = ShardedSearcher(settings.index.addresses, manifest.fingerprint)
     workers = WorkerPool(settings.worker.addresses, manifest.fingerprint)
@@ -89,7 +92,7 @@ async def _gateway(settings: Settings) -> None:
     with _operations(settings.ops, missing, "gateway", manifest.fingerprint):
         async with _redis(settings, timeout_s=settings.http.write_s) as redis:
             store = RedisStore(redis, settings.max_queue)
-            recommender = Recommender(store, searcher, workers, settings, manifest.fingerprint)
+            recommender = Recommender(store, searcher, workers, settings, manifest.fingerprint, scores)
             server = uvicorn.Server(
                 uvicorn.Config(
                     create_app(recommender, settings),

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from indexer.types import Found
+from model.calibration import Calibration, LogitMap, SuggestionMap, sigmoid, strength
 from model.note import Note
 from model.suggestions import VOTERS
 from service.errors import (
@@ -301,6 +302,47 @@ class TestTags:
         gateway.drafter.category = None
 
         assert (await tags(gateway, Note("", "harbor"))).category is None
+
+
+class TestCalibratedScores:
+    MAPS = Calibration(SuggestionMap(-2.0, 1.0, 0.0, 1.0, 1.0), LogitMap(2.0, 0.0), LogitMap(-2.0, 0.0), {})
+
+    async def test_order_what_is_suggested(self, gateway):
+        """These maps do not care what the model says, and a vote beats it."""
+        gateway.recommender._scores = self.MAPS
+        near = Note("near", "harbor tram", hashtags=("noodle",))
+        await gateway.publish(near)
+
+        tagged = await tags(gateway, Note("", "harbor tram noodle"))
+
+        vote = float(bag_of_words(near) @ bag_of_words(Note("", "harbor tram noodle"))) / VOTERS
+        assert [(tag.tag, tag.score) for tag in tagged.hashtags] == [
+            ("noodle", pytest.approx(sigmoid(-1.0 + strength(vote)))),
+            ("harbor", pytest.approx(sigmoid(-1.0))),
+            ("tram", pytest.approx(sigmoid(-1.0))),
+        ]
+        assert tagged.category == ("Travel", pytest.approx(sigmoid(-2.0)))
+
+    @pytest.mark.parametrize("missing", ["store", "index"])
+    async def test_of_a_model_that_speaks_alone_are_those_of_the_model(self, gateway, missing):
+        gateway.recommender._scores = self.MAPS
+        await gateway.publish(Note("near", "harbor", hashtags=("harbor",)))
+        gateway.store.down = missing == "store"
+        gateway.searcher.down = {0, 1} if missing == "index" else set()
+
+        tagged = await tags(gateway, Note("", "harbor"))
+
+        assert [(tag.tag, tag.score) for tag in tagged.hashtags] == [("harbor", pytest.approx(sigmoid(2.0)))]
+
+    async def test_are_those_of_a_stored_note_too(self, gateway):
+        gateway.recommender._scores = self.MAPS
+        await gateway.publish(Note("n", "harbor"))
+
+        described = await gateway.recommender.describe("n")
+
+        assert described.suggestion is not None
+        assert described.suggestion.hashtags == (("suggested", pytest.approx(sigmoid(2.0))),)
+        assert described.suggestion.category == ("Travel", pytest.approx(sigmoid(-2.0)))
 
 
 class TestWrites:
