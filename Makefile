@@ -62,6 +62,7 @@ mini: $(VENV)/.dev-installed ## Train model/mini again from the sample notes.
 	$(BIN)/notellm samples --out build/samples
 	$(BIN)/notellm pairs build/samples --out build/pairs.parquet --holdout 0.1
 	$(BIN)/notellm train build/samples --pairs build/pairs.parquet --recipe mini --out model/mini
+	$(BIN)/notellm calibrate model/mini --data build/samples --holdout 0.1 --out model/reports/mini
 
 image-test: ## Build the gateway's image without a container engine and ask it for an answer (root, Debian).
 	sh deploy/image_test.sh

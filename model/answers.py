@@ -28,8 +28,9 @@ from model.metrics import (
 from model.note import Note
 from model.prompt import topics_text
 from model.ranking import NOTELLM, Embed
+from model.suggestions import Scores, Uncalibrated, candidates, usual_spellings
 from model.tables import markdown, percent, percent_interval
-from model.tag_baselines import MostFrequentTags, NeighborTags, TagBaseline, embedding_votes, merged
+from model.tag_baselines import MostFrequentTags, NeighborTags, TagBaseline, nearest_notes
 from model.tags import clean_tags
 
 HASHTAGS = 5
@@ -131,6 +132,7 @@ def evaluate_tags(
     holdout: float = HOLDOUT,
     seed: int = SEED,
     limit: int | None = None,
+    scores: Scores | None = None,
 ) -> HashtagReport | None:
     """Compare generated hashtags with those that need no model, on the same held-out notes; needs no events.
 
@@ -143,6 +145,7 @@ def evaluate_tags(
         read: sees title and content alone. embed: sees the training notes whole; as long as the readings' vectors.
         holdout, seed: as when the model was trained.
         limit: notes to ask about at most, see `sample_notes`.
+        scores: what the merged hashtags are ordered by, as the checkpoint's calibration has it.
 
     Returns:
         None if no held-out note has both hashtags and text. Without hashtags on the training notes NoteLLM stands
@@ -162,7 +165,7 @@ def evaluate_tags(
     readings = read(drafts)
     ours = {NOTELLM: [[scored.name for scored in reading.hashtags] for reading in readings]}
     if training and embed is not None:
-        ours[WITH_NEIGHBORS] = _with_neighbors(readings, training, embed(training))
+        ours[WITH_NEIGHBORS] = _with_neighbors(readings, training, embed(training), scores or Uncalibrated())
     opponents: list[TagBaseline] = [NeighborTags(training), MostFrequentTags(training)] if training else []
     theirs = {opponent.name: opponent.tags(drafts) for opponent in opponents}
     return compare_hashtags(ours, theirs, [note.hashtags for note in asked])
@@ -249,9 +252,17 @@ class _Judged:
 
 
 def _with_neighbors(
-    readings: Sequence[Reading], training: Sequence[Note], emb_ND: NDArray[np.float32]
+    readings: Sequence[Reading], training: Sequence[Note], emb_ND: NDArray[np.float32], scores: Scores
 ) -> list[list[str]]:
+    """What the service would suggest of each reading if the training notes were its community."""
     unit_QD = np.stack([reading.vector for reading in readings])
-    carried = [clean_tags(list(note.hashtags)) for note in training]
-    voted = embedding_votes(unit_QD, Embeddings(NOTELLM, emb_ND).unit_ND, carried)
-    return [merged(reading.hashtags, votes) for reading, votes in zip(readings, voted, strict=True)]
+    carried = [note.hashtags for note in training]
+    usual = usual_spellings(carried)
+    suggested = []
+    for reading, near in zip(
+        readings, nearest_notes(unit_QD, Embeddings(NOTELLM, emb_ND).unit_ND, carried), strict=True
+    ):
+        found = candidates([(tag.name, tag.score) for tag in reading.hashtags], near)
+        found.sort(key=lambda candidate: -scores.suggestion(candidate))
+        suggested.append([usual.get(candidate.key, candidate.tag) for candidate in found])
+    return suggested

@@ -3,7 +3,7 @@
 ::
 
     notellm.json           manifest: recipe, template, closed category set, dimension, files' SHA-256, fingerprint,
-                           golden answers
+                           golden answers, calibration
     config.json            the backbone's, as transformers writes it
     model.safetensors      the backbone's weights
     head.safetensors       the projection and tau
@@ -46,6 +46,7 @@ class Manifest:
     ``fingerprint`` is 16 hex digits of a SHA-256 over weights, tokenizer, configuration, template, categories and
     dimension: two checkpoints with the same fingerprint give the same vectors and tags. ``trained_on`` is free-form:
     counts of notes and pairs, steps, final losses. ``golden``: see `model.golden`; SentenceBERT has none.
+    ``calibration``: see `model.calibration`; None where scores are the model's own.
     """
 
     fingerprint: str
@@ -56,6 +57,7 @@ class Manifest:
     files: dict[str, str]
     trained_on: dict[str, Any]
     golden: dict[str, Any] | None = None
+    calibration: dict[str, Any] | None = None
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -79,6 +81,7 @@ def read_manifest(folder: Path) -> Manifest:
             files=raw["files"],
             trained_on=raw["trained_on"],
             golden=raw.get("golden"),
+            calibration=raw.get("calibration"),
         )
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"{path} is incomplete: {error}") from None
@@ -130,6 +133,12 @@ def save(
 def add_golden(folder: Path, golden: dict[str, Any]) -> Manifest:
     """Put golden answers into the manifest of a checkpoint; its fingerprint stays."""
     _write_manifest(folder, dataclasses.replace(read_manifest(folder), golden=golden))
+    return read_manifest(folder)
+
+
+def add_calibration(folder: Path, calibration: dict[str, Any]) -> Manifest:
+    """Put a calibration into the manifest of a checkpoint; its fingerprint stays."""
+    _write_manifest(folder, dataclasses.replace(read_manifest(folder), calibration=calibration))
     return read_manifest(folder)
 
 

@@ -56,6 +56,7 @@ from model.ranking import (
     ranker_rows,
     truth_ranks,
 )
+from model.suggestions import Scores
 
 __all__ = [
     "ALL_PAIRS", "HASHTAGS", "KS", "MIN_USERS", "NOTELLM", "WITH_NEIGHBORS", "CategoryRow", "DebiasReport",
@@ -126,6 +127,7 @@ def evaluate(
     min_users: int = MIN_USERS,
     ks: Sequence[int] = KS,
     limit: int | None = None,
+    scores: Scores | None = None,
 ) -> Report:
     """Compare popularity, words, MiniLM (if installed), other models and NoteLLM (if given) on held-out notes.
 
@@ -143,6 +145,7 @@ def evaluate(
         min_users: users behind the pairs of the first set of gold pairs; the second is all pairs.
         ks: the k of Recall@k.
         limit: notes to read at most for categories, and for hashtags; see `sample_notes`.
+        scores: what NoteLLM's hashtags merged with the neighbours' are ordered by.
 
     Raises:
         DataError: if a file is not what it should be, or leaves no gold pair.
@@ -169,7 +172,9 @@ def evaluate(
         seed=seed,
         gold=_by_gold(evaluate_rankers(rankers, pool, gold, ks), pool, gold, min_users),
         categories=_categories(sample_notes([note for note in pool if note.category], limit), read, write, categories),
-        hashtags=None if read is None else evaluate_tags(notes, read, embed, holdout=holdout, seed=seed, limit=limit),
+        hashtags=None
+        if read is None
+        else evaluate_tags(notes, read, embed, holdout=holdout, seed=seed, limit=limit, scores=scores),
         debias=None
         if embed is None
         else _debias(rankers[-1], embed, validation_notes(training, seed), pool, supported, ks),

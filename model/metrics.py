@@ -31,6 +31,15 @@ class Interval:
     high: float
 
 
+@dataclass(frozen=True, slots=True)
+class Bin:
+    """Scores that are close to each other: their mean, the share of them that were right, and how many they are."""
+
+    score: float
+    right: float
+    count: int
+
+
 def words(text: str) -> list[str]:
     """Words of a text, case folded: runs of letters and digits, and single CJK characters."""
     return _WORD.findall(text.casefold())
@@ -159,6 +168,35 @@ def paired_bootstrap(
 ) -> Interval:
     """How much higher ``first`` is than ``second`` on the same pairs; see `bootstrap`."""
     return bootstrap(first - second, groups, samples=samples, level=level, seed=seed)
+
+
+def reliability(score_C: NDArray[np.float64], right_C: NDArray[np.bool_], bins: int = 10) -> list[Bin]:
+    """Scores in 0..1 in bins of equal width beside how often they were right, lowest first; empty bins are left out."""
+    _refuse_none(score_C)
+    place_C = np.minimum((score_C * bins).astype(int), bins - 1)
+    return [
+        Bin(float(score_C[held_C].mean()), float(right_C[held_C].mean()), int(held_C.sum()))
+        for held_C in (place_C == place for place in range(bins))
+        if held_C.any()
+    ]
+
+
+def calibration_error(score_C: NDArray[np.float64], right_C: NDArray[np.bool_], bins: int = 10) -> float:
+    """ECE: how far the mean score of a bin is from the share that was right, over the bins of `reliability`."""
+    found = reliability(score_C, right_C, bins)
+    return sum(abs(one.score - one.right) * one.count for one in found) / len(score_C)
+
+
+def chance_calibration_error(
+    score_C: NDArray[np.float64], bins: int = 10, *, samples: int = 200, seed: int = 0
+) -> float:
+    """The `calibration_error` that scores like these would show if every one of them were exact: it is never 0.
+
+    The mean over draws in which each is right with the probability that it says.
+    """
+    rng = np.random.default_rng(seed)
+    draws = (rng.random(len(score_C)) < score_C for _ in range(samples))
+    return float(np.mean([calibration_error(score_C, right_C, bins) for right_C in draws]))
 
 
 class _Words:

@@ -1,12 +1,14 @@
-"""Plots of a reproduction as SVG, in percent, readable on light and on dark pages."""
+"""Plots of reports as SVG, in percent, readable on light and on dark pages."""
 
 import io
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 from model.findings import FIGURES, Figure, Report, Row
+from model.metrics import Bin
 from model.variants import OURS
 
 # Every colour keeps a contrast of at least 3 to white and to the black of dark pages, as the text's grey does.
@@ -23,6 +25,30 @@ def draw(report: Report) -> dict[str, bytes]:
         for name, (table, _, plot) in PLOTS.items()
         if (rows := [row for row in report.rows if row.table == table and (table != 3 or row.buckets)])
     }
+
+
+def draw_reliability(panels: Mapping[str, Mapping[str, Sequence[Bin]]]) -> bytes:
+    """How often scores were right against what they said, a panel and its lines by name; the diagonal is exact.
+
+    Bars are 95% intervals (Wilson's).
+    """
+    with _figure_of(len(panels), 5.2 * len(panels), 4.6) as (figure, subplots):
+        for axes, (title, lines) in zip(subplots, panels.items(), strict=True):
+            axes.plot([0, 100], [0, 100], color=INK, linestyle="--", linewidth=1, label="exact")
+            for place, (name, bins) in enumerate(lines.items()):
+                colour = OURS_COLOUR if place == len(lines) - 1 else COLOURS[place]
+                style = {"color": colour, "marker": _MARKERS[place], "label": name}
+                _curve(axes, [100 * one.score for one in bins], [_share(one) for one in bins], style)
+            axes.set(xlabel="score (%)", ylabel="right (%)", title=title, xlim=(0, 100), ylim=(0, 100))
+            axes.legend(frameon=False, labelcolor=INK)
+        return _svg(figure)
+
+
+def _share(one: Bin) -> Figure:
+    z, n = 1.96, one.count
+    middle = (one.right + z**2 / (2 * n)) / (1 + z**2 / n)
+    reach = z * math.sqrt(one.right * (1 - one.right) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
+    return Figure(one.right, middle - reach, middle + reach)
 
 
 def _recall_plot(report: Report, rows: Sequence[Row]) -> bytes:

@@ -10,6 +10,7 @@ from pathlib import Path
 from model.findings import FIGURES, Figure, Recall, Report, Row, build_report
 from model.plots import PLOTS, draw
 from model.ranking import KS
+from model.reliability import MARKDOWN as RELIABILITY
 from model.results import write_bytes, write_json
 from model.tables import markdown, percent
 from model.variants import GENERATING, OURS
@@ -35,17 +36,21 @@ def write_report(out: Path, ks: Sequence[int] = KS) -> Report:
     for name, svg in plots.items():
         write_bytes(out / name, svg)
     write_json(out / JSON, asdict(report))
-    write_bytes(out / MARKDOWN, format_report(report, list(plots)).encode())
+    calibrated = sorted(out.glob(f"runs/*/checkpoint/{RELIABILITY}"))
+    links = [path.relative_to(out).as_posix() for path in calibrated]
+    write_bytes(out / MARKDOWN, format_report(report, list(plots), links).encode())
     return report
 
 
-def format_report(report: Report, plots: Sequence[str] = ()) -> str:
-    """The report as Markdown; ``plots`` are names of files beside it."""
+def format_report(report: Report, plots: Sequence[str] = (), calibrated: Sequence[str] = ()) -> str:
+    """The report as Markdown; ``plots`` and ``calibrated``, of runs whose scores are, are paths from beside it."""
     parts = ["# Reproduction", _statement(report)]
     for table in sorted({row.table for row in report.rows}):
         rows = [row for row in report.rows if row.table == table]
         parts += [f"## Table {table}: {TITLES[table]}", *_tables(report, table, rows)]
         parts += [f"![{PLOTS[name][1]}]({name})" for name in plots if PLOTS[name][0] == table]
+    if calibrated:
+        parts += ["## Reliability of scores", "\n".join(f"- [{path}]({path})" for path in calibrated)]
     if report.missing:
         parts += ["## Not there yet", "\n".join(f"- {line}" for line in report.missing)]
     return "\n\n".join(parts) + "\n"

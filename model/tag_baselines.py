@@ -1,22 +1,24 @@
-"""Hashtags without generating: the opponents of NoteLLM's hashtags, and what neighbors add to them.
+"""Hashtags without generating: the opponents of NoteLLM's hashtags, and the neighbors that add to them.
 
 Shapes: Q notes asked about, N training notes, D embedding size.
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from model.backends.base import Scored
 from model.baselines import tfidf_vectorizer
 from model.note import Note
+from model.suggestions import VOTERS, Neighbors
 from model.tags import clean_tags
 
 NEIGHBORS = 10
 _SCORES_PER_BLOCK = 2**24  # 64 MiB of float32
+
+Found = TypeVar("Found")
 
 
 class TagBaseline(Protocol):
@@ -61,20 +63,26 @@ class NeighborTags:
     def tags(self, notes: Sequence[Note]) -> list[list[str]]:
         """Hashtags with any vote, strongest first."""
         unit_QV: Any = self._vectorizer.transform([_draft_text(note) for note in notes])
-        voted = _in_blocks(
-            lambda rows: (unit_QV[rows] @ self._unit_NV.T).toarray(), len(notes), self._carried, self._neighbors
-        )
+
+        def votes_of(rows: slice) -> list[dict[str, float]]:
+            return neighbor_votes((unit_QV[rows] @ self._unit_NV.T).toarray(), self._carried, self._neighbors)
+
+        voted = _in_blocks(votes_of, len(notes), len(self._carried))
         return [sorted(votes, key=votes.__getitem__, reverse=True) for votes in voted]
 
 
-def embedding_votes(
-    query_QD: NDArray[np.float32],
-    training_ND: NDArray[np.float32],
-    carried: Sequence[Sequence[str]],
-    neighbors: int = NEIGHBORS,
-) -> list[dict[str, float]]:
-    """`neighbor_votes` by the cosine of unit vectors; ``carried`` are the training notes' clean hashtags."""
-    return _in_blocks(lambda rows: query_QD[rows] @ training_ND.T, len(query_QD), carried, neighbors)
+def nearest_notes(
+    query_QD: NDArray[np.float32], training_ND: NDArray[np.float32], carried: Sequence[Sequence[str]]
+) -> list[Neighbors]:
+    """The `VOTERS` training notes nearest to each query by the cosine of unit vectors, as the service finds them.
+
+    ``carried`` are the training notes' hashtags as they were written.
+    """
+
+    def nearest(rows: slice) -> list[Neighbors]:
+        return [_nearest(cosine_N, carried, VOTERS) for cosine_N in query_QD[rows] @ training_ND.T]
+
+    return _in_blocks(nearest, len(query_QD), len(carried))
 
 
 def neighbor_votes(
@@ -85,36 +93,28 @@ def neighbor_votes(
     A hashtag's vote is the sum of the positive cosines of those of the ``neighbors`` nearest that carry it, over
     ``neighbors``: a lone distant neighbor says little. A hashtag without a positive vote is left out.
     """
-    count = min(neighbors, cosine_QN.shape[1])
-    nearest_QK = np.argpartition(-cosine_QN, count - 1, axis=1)[:, :count]
     voted = []
-    for cosine_N, nearest_K in zip(cosine_QN, nearest_QK, strict=True):
+    for cosine_N in cosine_QN:
         votes: dict[str, float] = {}
-        for note in sorted(nearest_K.tolist(), key=lambda row: (-cosine_N[row], row)):
-            if cosine_N[note] > 0:
-                for tag in carried[note]:
-                    votes[tag] = votes.get(tag, 0.0) + float(cosine_N[note]) / neighbors
+        for cosine, tags in _nearest(cosine_N, carried, neighbors):
+            if cosine > 0:
+                for tag in tags:
+                    votes[tag] = votes.get(tag, 0.0) + cosine / neighbors
         voted.append(votes)
     return voted
 
 
-def merged(generated: Sequence[Scored], votes: Mapping[str, float]) -> list[str]:
-    """Generated hashtags and the neighbors' in one list, best first, as the service merges them.
-
-    The sources count as independent: the score is ``1 - (1 - p) * (1 - v)`` for the model's probability ``p`` and
-    the vote ``v``, either 0 where absent. Ties keep the order of the model, then of the neighbors.
-    """
-    probability = {scored.name: scored.score for scored in generated}
-    either = dict.fromkeys([*probability, *votes])
-    return sorted(either, key=lambda tag: (1 - probability.get(tag, 0.0)) * (1 - votes.get(tag, 0.0)))
+def _nearest(cosine_N: NDArray[np.float32], carried: Sequence[Sequence[str]], count: int) -> Neighbors:
+    count = min(count, len(cosine_N))
+    nearest = np.argpartition(-cosine_N, count - 1)[:count].tolist()
+    return [(float(cosine_N[row]), carried[row]) for row in sorted(nearest, key=lambda row: (-cosine_N[row], row))]
 
 
-def _in_blocks(
-    cosines: Callable[[slice], NDArray[np.float32]], num_queries: int, carried: Sequence[Sequence[str]], neighbors: int
-) -> list[dict[str, float]]:
-    step = max(1, _SCORES_PER_BLOCK // len(carried))
+def _in_blocks(work: Callable[[slice], list[Found]], num_queries: int, num_notes: int) -> list[Found]:
+    """``work`` on as many queries at once as keep their cosines to all notes small."""
+    step = max(1, _SCORES_PER_BLOCK // num_notes)
     blocks = [slice(start, start + step) for start in range(0, num_queries, step)]
-    return [votes for rows in blocks for votes in neighbor_votes(cosines(rows), carried, neighbors)]
+    return [found for rows in blocks for found in work(rows)]
 
 
 def _draft_text(note: Note) -> str:

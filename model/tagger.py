@@ -6,7 +6,6 @@ outputs being written, V tokens of the tokenizer (a network may have more logits
 
 import copy
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, Self
@@ -16,12 +15,11 @@ from torch import Tensor
 
 from model.backends.base import Scored
 from model.prompt import PromptBuilder
-from model.tags import clean_tag
+from model.tags import clean_tag, is_mark, is_tag_piece
 
 TOKENS_PER_HASHTAG = 8
 # What is written freely for a category and has not ended by then, or by the length of the longest name, is none.
 FREE_TOKENS = 32
-_TAG_PIECE = re.compile(r" ?[\w]+", re.UNICODE)
 _NEVER = float("-inf")
 
 
@@ -107,14 +105,18 @@ class TagGrammar:
     """Lists of at most ``count`` hashtags: ``citywalk, coffee`` and nothing that runs on.
 
     A hashtag has 1 to 8 tokens of letters, digits and underscores and never one token twice in a row, which is how
-    small models lose themselves; only the whole list may be empty.
+    small models lose themselves; only the whole list may be empty. A token that begins with a mark, as the vowels of
+    Hindi and Thai are, follows one that ends in a letter or mark.
     """
 
     def __init__(self, builder: PromptBuilder, count: int) -> None:
         self.comma, self.end = builder.output(",")
         self._builder = builder
         self._count = count
-        self._allowed_V = torch.tensor([_TAG_PIECE.fullmatch(text) is not None for text in builder.token_texts])
+        pieces = builder.token_texts
+        self._allowed_V = torch.tensor([is_tag_piece(text) for text in pieces])
+        self._marks_V = torch.tensor([is_mark(text[:1] or " ") for text in pieces])
+        self._takes_marks = [text[-1:].isalpha() or is_mark(text[-1:] or " ") for text in pieces]
         self._closing_V = torch.zeros_like(self._allowed_V)
         self._closing_V[[self.comma, self.end]] = True
         self._allowed_V |= self._closing_V
@@ -132,7 +134,8 @@ class TagGrammar:
 
     def log_probabilities(self, logits_NV: Tensor, written: Sequence[Sequence[int]]) -> Tensor:
         """See `Grammar`."""
-        allowed_V, closing_V = self._allowed_V.to(logits_NV.device), self._closing_V.to(logits_NV.device)
+        device = logits_NV.device
+        allowed_V, closing_V, marks_V = (of_V.to(device) for of_V in (self._allowed_V, self._closing_V, self._marks_V))
         masked_NV = logits_NV[:, : len(allowed_V)].float().masked_fill(~allowed_V, _NEVER)
         for row, tokens in enumerate(written):
             length = next((n for n, token in enumerate(reversed(tokens)) if token == self.comma), len(tokens))
@@ -144,6 +147,8 @@ class TagGrammar:
                 masked_NV[row, self.comma] = _NEVER
                 if tokens:
                     masked_NV[row, self.end] = _NEVER
+            if length == 0 or not self._takes_marks[tokens[-1]]:
+                masked_NV[row, marks_V] = _NEVER
         return torch.log_softmax(masked_NV, dim=-1)
 
     def goes_on(self, written: Sequence[int]) -> bool:

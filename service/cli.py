@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from service.cli_calibrate import calibrate
 from service.cli_convert import convert
 from service.cli_embed import embed
 from service.cli_export import export, golden
@@ -149,7 +150,7 @@ def load(notes: str, url: str, key: str | None, no_wait: bool) -> None:
             raise click.ClickException(str(error)) from error
 
 
-for command in (*COMMANDS, embed, export, golden, convert, index, keys, model, reproduce):
+for command in (*COMMANDS, calibrate, embed, export, golden, convert, index, keys, model, reproduce):
     cli.add_command(command)
 
 

@@ -234,13 +234,18 @@ def evaluate(
     with mistakes():
         from model.answers import evaluate_tags, format_hashtags
         from model.backends.hf import HfBackend
+        from model.calibration import scores_of
         from model.checkpoint import read_manifest
         from model.data import has_events
         from model.evaluate import evaluate as run
         from model.evaluate import format_report
         from model.reading import embed_all, read_all
+        from model.reliability import format_calibration
 
         backend = HfBackend.open(checkpoint) if checkpoint else None
+        manifest = read_manifest(checkpoint) if checkpoint else None
+        scores = scores_of(manifest) if manifest else None
+        calibration = format_calibration(checkpoint, manifest) if checkpoint and manifest else ""
         if backend is not None and not has_events(data):
             tags = evaluate_tags(
                 data,
@@ -249,8 +254,10 @@ def evaluate(
                 holdout=holdout,
                 seed=split_seed,
                 limit=limit,
+                scores=scores,
             )
-            click.echo(format_hashtags(tags) if tags else f"{data}: no held-out note has both text and hashtags")
+            found = format_hashtags(tags) if tags else f"{data}: no held-out note has both text and hashtags"
+            click.echo("\n\n".join(filter(None, [found, calibration])))
             return
         report = run(
             data,
@@ -259,13 +266,14 @@ def evaluate(
             None
             if backend is None or no_generation
             else lambda notes: backend.write_categories(backend.tokenize(notes)),
-            categories=read_manifest(checkpoint).categories if checkpoint else None,
+            categories=manifest.categories if manifest else None,
             holdout=holdout,
             seed=split_seed,
             min_users=min_users,
             limit=limit,
+            scores=scores,
         )
-    click.echo(format_report(report))
+    click.echo("\n\n".join(filter(None, [format_report(report), calibration])))
 
 
 COMMANDS = (samples, pairs, adapt, train, evaluate)

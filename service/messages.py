@@ -17,7 +17,7 @@ key                                 holds
 ``notellm:v1:events``               stream of what readers did with notes: one msgpack map an entry
 ``notellm:v1:event:<id>``           there for as long as an event of this id would be a duplicate
 ``notellm:v1:answer:<digest>``      msgpack list: the answer to a write that carried an idempotency key
-``notellm:v1:tags``                 sorted set: hashtag -> number of live notes that carry it
+``notellm:v1:tag:<key>``            sorted set: spelling of a hashtag -> number of live notes that write it so
 ``notellm:v1:counts``               hash: live, deleted
 ``notellm:v1:cursors``              hash: ``<indexer>/<model>`` -> cursor of the oldest snapshot that the indexer
                                     may fall back to, and when it said so
@@ -31,7 +31,7 @@ msgpack.
 
 import hashlib
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -41,7 +41,7 @@ from numpy.typing import NDArray
 
 from indexer.types import Change
 from model.note import Note
-from service.tags import fold
+from model.suggestions import spelled
 
 NOTE = "notellm:v1:note:"
 MODELS = "notellm:v1:models"
@@ -56,7 +56,7 @@ WRITES = "notellm:v1:writes"
 EVENTS = "notellm:v1:events"
 EVENT = "notellm:v1:event:"
 ANSWER = "notellm:v1:answer:"
-TAGS = "notellm:v1:tags"
+TAG = "notellm:v1:tag:"
 COUNTS = "notellm:v1:counts"
 CURSORS = "notellm:v1:cursors"
 WORKERS = "workers"
@@ -70,7 +70,7 @@ LUA = f"""
 local NOTE, MODELS, ACTIVE, FILLED = '{NOTE}', '{MODELS}', '{ACTIVE}', '{FILLED}'
 local READINGS, FAILED, JOBS, WORKERS = '{READINGS}', '{FAILED}', '{JOBS}', '{WORKERS}'
 local EMBEDDINGS, DEAD, CURSORS = '{EMBEDDINGS}', '{DEAD}', '{CURSORS}'
-local TAGS, COUNTS = '{TAGS}', '{COUNTS}'
+local TAG, COUNTS = '{TAG}', '{COUNTS}'
 local function wrote(id) redis.call('XADD', '{WRITES}', 'MAXLEN', '~', {WRITES_KEPT}, '*', 'id', id) end
 local function version(record) return (struct.unpack('>I8', record, 11)) end
 local function deleted(note) return string.byte(note, 27) == 0xc3 end
@@ -83,9 +83,10 @@ local function registered(model) return redis.call('HEXISTS', MODELS, model) == 
 local function queue(model, id, number)
   redis.call('XADD', JOBS .. model, '*', 'id', id, 'version', string.format('%.0f', number))
 end
-local function forget_tags(note)
-  for _, tag in ipairs(cmsgpack.unpack(note).tags or {{}}) do
-    if tonumber(redis.call('ZINCRBY', TAGS, -1, tag)) <= 0 then redis.call('ZREM', TAGS, tag) end
+local function count_tags(note, step)
+  for key, spelling in pairs(cmsgpack.unpack(note).tags or {{}}) do
+    local count = tonumber(redis.call('ZINCRBY', TAG .. key, step, spelling))
+    if count <= 0 then redis.call('ZREM', TAG .. key, spelling) end
   end
 end
 """
@@ -123,7 +124,7 @@ class StoredNote:
                 "exposure": note.exposure,
                 "author": self.author,
                 "created_at": self.created_at,
-                "tags": tag_keys(note.hashtags),
+                "tags": spelled(note.hashtags),
             },
         )
 
@@ -262,11 +263,6 @@ def source_of(note: Note, max_hashtags: int) -> bytes:
     """`SOURCE_BYTES` that name what the model is asked: the note's fields that stand in a prompt, and the number."""
     asked = msgpack.packb([note.title, note.content, note.hashtags, max_hashtags])
     return hashlib.blake2b(asked, digest_size=SOURCE_BYTES).digest()
-
-
-def tag_keys(hashtags: Sequence[str]) -> list[str]:
-    """The distinct, non-empty hashtags of a note as the sorted set of tags knows them, in order."""
-    return sorted({fold(hashtag) for hashtag in hashtags} - {""})
 
 
 def pack_vector(vector: NDArray[np.float32]) -> bytes:

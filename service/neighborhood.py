@@ -75,6 +75,13 @@ class Related:
     shards_total: int
 
 
+class Around(NamedTuple):
+    """The notes around a draft; not ``known`` when the index or the store did not answer."""
+
+    items: list[Item]
+    known: bool
+
+
 @dataclass(frozen=True, slots=True)
 class _Origin:
     """The note that a search starts from, which it must not find."""
@@ -138,10 +145,11 @@ class Neighborhood:
         items = await self._ranked(hits.items, wanted, deadline)
         return Related(note_id, hits.origin, items, found.generation, degraded, found.shards_ok, found.shards_total)
 
-    async def of_vector(self, vector: NDArray[np.float32], wanted: Wanted, deadline: Deadline) -> list[Item]:
-        """Related notes of a draft; none when neither store nor index answers."""
+    async def of_vector(self, vector: NDArray[np.float32], wanted: Wanted, deadline: Deadline) -> Around:
+        """What is around a draft; nothing when no shard answers."""
         hits = await self._nearest(vector, wanted, None, deadline)
-        return await self._ranked(hits.items, wanted, deadline)
+        items = await self._ranked(hits.items, wanted, deadline)
+        return Around(items, known=hits.hydrated and hits.found.shards_ok > 0)
 
     async def lookup(self, note_id: str, timeout_s: float) -> Held | ShardUnavailable | None:
         """What the note's own shard holds of it."""

@@ -5,29 +5,32 @@ half of the time that is left and no more, so that what still works can be answe
 """
 
 import asyncio
+import logging
 import math
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 from indexer.types import Held, Searcher, ShardStatus, ShardUnavailable
 from model.backends.base import Reading
 from model.note import Note
+from model.suggestions import VOTERS, Neighbors, Scores, Uncalibrated
 from service import metrics
 from service.cards import Cards
 from service.deadlines import Deadline, within
 from service.errors import IndexUnavailable, NoteNotFound, StoreUnavailable, WorkerUnavailable
 from service.events import Event, EventLog
-from service.neighborhood import Item, Neighborhood, Related, Wanted
+from service.neighborhood import Around, Item, Neighborhood, Related, Wanted
 from service.settings import Settings
 from service.store import Counts, Expected, NoteStore, StoredNote, Suggestion
-from service.tags import Tag, fold, merge, votes
+from service.tags import Tag, suggest
+from service.vocabulary import Vocabulary, in_use
+
+log = logging.getLogger(__name__)
 
 NoteStatus = Literal["pending", "searchable", "failed"]
-Vocabulary = Literal["open", "known"]
 
-VOTERS = 10
 MAX_HASHTAGS = 10
 _WORKER_PART = 0.8
 _FIRST_POLL_S, _LAST_POLL_S = 0.02, 0.1
@@ -104,7 +107,10 @@ class ServiceStatus:
 
 
 class Recommender:
-    """Answers the routes for one model, the one of ``fingerprint``: searcher and drafter are of that model, too."""
+    """Answers the routes for one model, the one of ``fingerprint``: searcher and drafter are of that model, too.
+
+    ``scores`` says what the model's figures mean.
+    """
 
     def __init__(
         self,
@@ -114,8 +120,10 @@ class Recommender:
         drafter: Drafter,
         settings: Settings,
         fingerprint: str,
+        scores: Scores | None = None,
     ) -> None:
         self.fingerprint = fingerprint
+        self._scores = scores or Uncalibrated()
         self._events = events
         self._store = store
         self._searcher = searcher
@@ -155,15 +163,15 @@ class Recommender:
             timeout_s = deadline.share_s(_WORKER_PART)
             reading = await self._drafter.read(draft, min(wanted, MAX_HASHTAGS), timeout_s=timeout_s)
             count = max(VOTERS, related)
-            items = await self._neighborhood.of_vector(reading.vector, Wanted(count), deadline)
-            merged = merge(((tag.name, tag.score) for tag in reading.hashtags), _ballot(items), draft.hashtags)
-            if vocabulary == "known":
-                merged = await self._only_known(merged, deadline)
-        chosen = merged[:max_hashtags]
+            around = await self._neighborhood.of_vector(reading.vector, Wanted(count), deadline)
+            generated = [(tag.name, tag.score) for tag in reading.hashtags]
+            suggested = suggest(generated, _voters(around), draft.hashtags, self._scores)
+            chosen = await self._in_use(suggested, max_hashtags, vocabulary, deadline)
         for tag in chosen:
             metrics.TAGS_SUGGESTED.labels(tag.source).inc()
-        category = (reading.category.name, reading.category.score) if reading.category else None
-        return Tagged(chosen, category, items[:related])
+        named = reading.category
+        category = (named.name, self._scores.category(named.score)) if named else None
+        return Tagged(chosen, category, around.items[:related])
 
     async def put(self, record: StoredNote, wait_s: float = 0.0, expected: Expected = None) -> Written:
         """Store a note; with ``wait_s``, wait up to that long for this version to become searchable.
@@ -205,7 +213,7 @@ class Recommender:
                 self._neighborhood.lookup(note_id, deadline.share_s()),
             )
         note = _live(record)
-        current = suggestion if suggestion and suggestion.version == note.version else None
+        current = self._scored(suggestion) if suggestion and suggestion.version == note.version else None
         return Described(note, _status(note, held, current), current)
 
     async def status(self) -> ServiceStatus:
@@ -216,10 +224,22 @@ class Recommender:
             )
         return ServiceStatus(counts, shards, self._shards, sorted(self._freshness_s))
 
-    async def _only_known(self, suggested: list[Tag], deadline: Deadline) -> list[Tag]:
-        async with within(deadline.share_s(), StoreUnavailable):
-            in_use = await self._store.tags_in_use([fold(tag.tag) for tag in suggested])
-        return [tag for tag, used in zip(suggested, in_use, strict=True) if used]
+    def _scored(self, said: Suggestion) -> Suggestion:
+        hashtags = tuple((tag, self._scores.alone(score)) for tag, score in said.hashtags)
+        category = said.category and (said.category[0], self._scores.category(said.category[1]))
+        return replace(said, hashtags=hashtags, category=category)
+
+    async def _in_use(
+        self, suggested: Sequence[Tag], count: int, vocabulary: Vocabulary, deadline: Deadline
+    ) -> list[Tag]:
+        try:
+            async with within(deadline.share_s(), StoreUnavailable):
+                return await in_use(suggested, count, vocabulary, self._store)
+        except StoreUnavailable:
+            if vocabulary == "known":
+                raise
+            log.warning("store_unavailable", extra={"hashtags": count})
+            return list(suggested[:count])
 
     async def _becomes_searchable(self, note_id: str, version: int, wait_s: float) -> bool:
         clock = asyncio.get_running_loop()
@@ -254,5 +274,8 @@ def _status(record: StoredNote, held: Held | ShardUnavailable | None, current: S
     return "failed" if current and current.failure else "pending"
 
 
-def _ballot(items: Sequence[Item]) -> dict[str, float]:
-    return votes(((item.cosine, item.card.hashtags) for item in items[:VOTERS] if item.card), VOTERS)
+def _voters(around: Around) -> Neighbors | None:
+    """The nearest notes with their hashtags; None when the index or the store did not answer."""
+    if not around.known:
+        return None
+    return [(item.cosine, item.card.hashtags) for item in around.items[:VOTERS] if item.card]

@@ -27,9 +27,10 @@ from pydantic_core import ErrorDetails
 from model.note import Note
 from service.errors import BadRequest
 from service.events import Event, EventType
-from service.recommend import NoteStatus, Vocabulary
+from service.recommend import NoteStatus
 from service.store import StoredNote
 from service.tags import Source
+from service.vocabulary import Vocabulary
 
 MAX_BULK = 1000
 ID_PATTERN = r"^[A-Za-z0-9._~:-]{1,128}$"

@@ -7,6 +7,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from model.note import Note
+from model.tags import fold
 from service.errors import NotAsExpected, QueueFull, StoreUnavailable
 from service.messages import (
     COUNTS,
@@ -16,13 +17,12 @@ from service.messages import (
     MODELS,
     NOTE,
     READINGS,
-    TAGS,
+    TAG,
     WRITES,
     Failure,
     StoredNote,
     StoredReading,
 )
-from service.tags import fold
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -84,9 +84,9 @@ for i = 3, #ARGV do
     if not held or deleted(held) then redis.call('HINCRBY', COUNTS, 'live', 1) end
     if held then
       if deleted(held) then redis.call('HINCRBY', COUNTS, 'deleted', -1) end
-      forget_tags(held)
+      count_tags(held, -1)
     end
-    for _, tag in ipairs(note.tags) do redis.call('ZINCRBY', TAGS, 1, tag) end
+    count_tags(ARGV[i], 1)
     for _, model in ipairs(models) do
       redis.call('HDEL', FAILED .. model, note.id)
       queue(model, note.id, number)
@@ -116,7 +116,7 @@ for _, model in ipairs(redis.call('HKEYS', MODELS)) do
   redis.call('HDEL', READINGS .. model, id)
   redis.call('HDEL', FAILED .. model, id)
 end
-forget_tags(held)
+count_tags(held, -1)
 redis.call('HINCRBY', COUNTS, 'live', -1)
 redis.call('HINCRBY', COUNTS, 'deleted', 1)
 wrote(id)
@@ -198,8 +198,12 @@ class NoteStore(Protocol):
         """Figures for `/status`. For a model that no worker has brought yet, every live note waits."""
         ...
 
-    async def tags_in_use(self, tags: Sequence[str]) -> list[bool]:
-        """For each hashtag, in order: does a live note carry it? Case and a leading ``#`` do not matter."""
+    async def spellings(self, tags: Sequence[str]) -> list[str | None]:
+        """For each hashtag, in order: how most live notes that carry it write it; None when none carries it.
+
+        Hashtags are one when `fold` says so, a note counts once for each, and a tie goes to the last by code points,
+        which prefers small letters. Every spelling is one that an answer may hold.
+        """
         ...
 
 
@@ -288,13 +292,16 @@ class RedisStore:
         age_s = max(0.0, seconds - int(oldest[0][0].split(b"-")[0]) / 1000) if oldest else 0.0
         return Counts(int(live or 0), failed, jobs if registered else int(live or 0), age_s)
 
-    async def tags_in_use(self, tags: Sequence[str]) -> list[bool]:
+    async def spellings(self, tags: Sequence[str]) -> list[str | None]:
         """See `NoteStore`."""
         if not tags:
             return []
         with redis_errors():
-            scores = await self._redis.zmscore(TAGS, [fold(tag) for tag in tags])
-        return [score is not None for score in scores]
+            async with self._redis.pipeline(transaction=True) as pipe:
+                for tag in tags:
+                    pipe.zrevrange(TAG + fold(tag), 0, 0)
+                answers = await pipe.execute()
+        return [answer[0].decode() if answer else None for answer in answers]
 
 
 def _decoded(records: Iterable[bytes | None]) -> list[StoredNote | None]:

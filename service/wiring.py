@@ -76,6 +76,7 @@ async def _gateway(settings: Settings) -> None:
     import uvicorn
 
     from indexer.client import ShardedSearcher
+    from model.calibration import scores_of
     from service import audit
     from service.app import create_app
     from service.drafts import WorkerPool
@@ -88,6 +89,8 @@ async def _gateway(settings: Settings) -> None:
     from service.rollout import ActiveModel
 
     manifest = _manifest(settings)
+    with _setup_errors(CheckpointError):
+        scores = scores_of(manifest)
     keys = Keyring(settings.keys_file) if settings.keys_file else None
     try:
         audit.configure(settings.audit_file)
@@ -104,7 +107,9 @@ async def _gateway(settings: Settings) -> None:
 
             def recommender(fingerprint: str) -> Recommender:
                 own = searcher.of(fingerprint), workers.of(fingerprint)
-                return Recommender(store, events, *own, settings, fingerprint)
+                # What another model's figures mean is not known here: its checkpoint is elsewhere.
+                calibrated = scores if fingerprint == manifest.fingerprint else None
+                return Recommender(store, events, *own, settings, fingerprint, calibrated)
 
             active = ActiveModel(Registry(redis), manifest.fingerprint, recommender)
             await active.follow()

@@ -1,6 +1,8 @@
 """What every NoteStore promises, and what only the one on disk can."""
 
 import asyncio
+import random
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -8,9 +10,10 @@ from redis.asyncio import Redis
 from support.redis import RedisServer
 
 from model.note import Note
+from model.suggestions import spelled
 from service.errors import NotAsExpected, QueueFull, StoreUnavailable
 from service.jobs import JobQueue
-from service.messages import ACTIVE, DEAD, EMBEDDINGS, JOBS, EmbedJob, decode_change
+from service.messages import ACTIVE, DEAD, EMBEDDINGS, JOBS, TAG, EmbedJob, decode_change
 from service.store import NoteStore, RedisStore, StoredNote, open_redis
 from tests.unit.service.memory import MemoryStore
 
@@ -160,20 +163,43 @@ async def test_too_many_jobs_refuse_the_whole_write_and_store_none_of_it(store):
     assert (await store.counts("m")).queue_depth == 2
 
 
-async def test_a_hashtag_is_in_use_as_long_as_a_live_note_carries_it(store):
-    other = replace(BREAD, note=replace(BREAD.note, hashtags=("Travel", "travel")))
-    await store.put([KYOTO, other])
-    await store.delete("n1")
-    assert await store.tags_in_use(["travel", "#TRAVEL", "京都", "never"]) == [True, True, False, False]
+def carrying(note_id: str, *hashtags: str) -> StoredNote:
+    return StoredNote(Note(note_id, "A day out", hashtags=hashtags), version=0)
 
-    await store.put([replace(other, note=replace(other.note, hashtags=()))])
-    assert await store.tags_in_use(["travel"]) == [False]
+
+async def test_a_hashtag_is_in_use_as_long_as_a_live_note_carries_it(store):
+    await store.put([carrying("n1", "#Travel", "京都"), carrying("n2", "Travel", "travel")])
+    await store.delete("n1")
+    assert await store.spellings(["travels", "#TRAVEL", "京都", "never"]) == ["Travel", "Travel", None, None]
+
+    await store.put([carrying("n2")])
+    assert await store.spellings(["travel"]) == [None]
+
+
+async def test_the_spelling_of_most_live_notes_wins_and_a_note_counts_once(store):
+    await store.put([carrying("n1", "Street Food", "streetfood", "StreetFoods"), carrying("n2", "street food")])
+    assert await store.spellings(["streetfood"]) == ["street_food"]
+
+    await store.put([carrying("n1", "street-food", "StreetFood")])
+    assert await store.spellings(["street_foods"]) == ["street_food"]
+
+
+async def test_between_spellings_of_as_many_notes_small_letters_win(store):
+    await store.put([carrying("n1", "Kyoto"), carrying("n2", "kyoto"), carrying("n3", "KYOTO")])
+
+    assert await store.spellings(["kyoto"]) == ["kyoto"]
+
+
+async def test_what_is_no_hashtag_is_never_a_spelling(store):
+    await store.put([carrying("n1", "c++", "<b>sea</b>", "x" * 41, "a\u202eb")])
+
+    assert await store.spellings(["c++", "c", "sea", "b", "x" * 41, "ab"]) == [None] * 6
 
 
 async def test_nothing_asked_is_nothing_answered(store):
     assert await store.put([]) == []
     assert await store.get([]) == []
-    assert await store.tags_in_use([]) == []
+    assert await store.spellings([]) == []
     assert await store.suggestion("n1", "m") is None
 
 
@@ -238,10 +264,35 @@ async def test_a_redis_that_takes_no_writes_is_unavailable(redis: Redis):
 async def test_a_mistake_of_ours_is_not_called_unavailable(redis: Redis):
     store = RedisStore(redis, max_queue=10)
     await redis.xadd(DEAD, {"a": "b"})
-    await redis.rename(DEAD, "notellm:v1:tags")
+    await redis.rename(DEAD, TAG + "travel")
 
     with pytest.raises(Exception, match="WRONGTYPE"):
-        await store.tags_in_use(["travel"])
+        await store.spellings(["travel"])
+
+
+async def test_the_vocabulary_is_that_of_the_live_notes_after_any_history(redis: Redis):
+    """Random writes, edits and deletes; the counts are those that the records say, and nothing is left behind."""
+    store, rng = RedisStore(redis, max_queue=10_000), random.Random(7)
+    written = ["Sea", "sea", "SEAS", "Street Food", "street-food", "streetfood", "京都", "news", "new", "c++", "न्यूज़"]
+    ids = [f"n{number}" for number in range(12)]
+    for _ in range(400):
+        note_id = rng.choice(ids)
+        if rng.random() < 0.3:
+            await store.delete(note_id)
+        else:
+            await store.put([carrying(note_id, *rng.sample(written, rng.randint(0, 4)))])
+
+    live = [record.note for record in await store.get(ids) if record and not record.deleted]
+    expected: dict[str, Counter[str]] = {}
+    for note in live:
+        for key, spelling in spelled(note.hashtags).items():
+            expected.setdefault(TAG + key, Counter())[spelling] += 1
+    found = {key.decode(): await redis.zrange(key, 0, -1, withscores=True) for key in await redis.keys(TAG + "*")}
+    assert {key: {name.decode(): count for name, count in pairs} for key, pairs in found.items()} == expected
+
+    for note_id in ids:
+        await store.delete(note_id)
+    assert await redis.keys(TAG + "*") == []
 
 
 async def test_kill_9_loses_nothing_that_was_acknowledged():

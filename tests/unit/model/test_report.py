@@ -289,6 +289,19 @@ def test_the_same_results_give_the_same_files(saved):
     assert {path.name: path.read_bytes() for path in saved.out.iterdir() if path.is_file()} == first
 
 
+def test_the_reliability_of_calibrated_runs_is_linked(saved):
+    write_report(saved.out, KS)
+    assert "Reliability" not in (saved.out / MARKDOWN).read_text()
+    folder = saved.out / "runs" / "ours-1" / "checkpoint"
+    folder.mkdir(parents=True)
+    (folder / "reliability.md").write_text("# Reliability")
+
+    write_report(saved.out, KS)
+
+    [link] = re.findall(r"^- \[.*\]\((.*reliability\.md)\)$", (saved.out / MARKDOWN).read_text(), re.MULTILINE)
+    assert (saved.out / link).read_text() == "# Reliability"
+
+
 def test_without_exposure_there_are_no_buckets_and_no_plot_of_them(saved):
     everything(saved)
     write_arrays(saved.out / "gold.npz", targets=saved.targets, users=saved.users)

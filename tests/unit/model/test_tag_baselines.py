@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from model.backends.base import Scored
 from model.note import Note
-from model.tag_baselines import MostFrequentTags, NeighborTags, embedding_votes, merged, neighbor_votes
+from model.suggestions import VOTERS
+from model.tag_baselines import MostFrequentTags, NeighborTags, nearest_notes, neighbor_votes
 
 
 def test_the_most_frequent_hashtags_are_counted_once_a_note_and_cleaned():
@@ -34,18 +34,18 @@ def test_fewer_notes_than_neighbors_vote_all():
     assert neighbor_votes(np.array([[1.0]], dtype=np.float32), [["a"]], neighbors=10) == [{"a": pytest.approx(0.1)}]
 
 
-def test_votes_by_embedding_are_the_same_in_blocks(monkeypatch):
+def test_the_nearest_notes_are_those_of_a_full_sort_in_blocks_of_any_size(monkeypatch):
     rng = np.random.default_rng(0)
-    queries, training = rng.normal(size=(7, 4)).astype(np.float32), rng.normal(size=(9, 4)).astype(np.float32)
-    carried = [[f"t{number % 3}", f"own{number}"] for number in range(9)]
-    whole = neighbor_votes(queries @ training.T, carried, 3)
-    monkeypatch.setattr("model.tag_baselines._SCORES_PER_BLOCK", 20)
+    queries, training = rng.normal(size=(7, 4)).astype(np.float32), rng.normal(size=(50, 4)).astype(np.float32)
+    carried = [[f"own{number}"] for number in range(50)]
+    order = np.argsort(-(queries @ training.T), axis=1)[:, :VOTERS]
+    monkeypatch.setattr("model.tag_baselines._SCORES_PER_BLOCK", 120)
 
-    found = embedding_votes(queries, training, carried, 3)
+    found = nearest_notes(queries, training, carried)
 
-    assert [list(votes) for votes in found] == [list(votes) for votes in whole]
-    for votes, expected in zip(found, whole, strict=True):
-        assert votes == pytest.approx(expected, rel=1e-5)
+    assert [[hashtags for _, hashtags in near] for near in found] == [[carried[row] for row in rows] for rows in order]
+    cosines = [[cosine for cosine, _ in near] for near in found]
+    assert cosines == [pytest.approx(np.sort(row)[::-1][:VOTERS], rel=1e-5) for row in queries @ training.T]
 
 
 def test_neighbors_by_words_bring_their_hashtags_and_shared_ones_come_first():
@@ -68,11 +68,3 @@ def test_the_hashtags_of_the_note_asked_about_are_not_read():
     [tags] = NeighborTags(training).tags([Note("x", "bread", "", ("train",))])
 
     assert tags == ["baking"]
-
-
-def test_merging_is_one_minus_the_product_of_the_doubts():
-    """walk: 0.8; tea: 1 - 0.5 * 0.5 = 0.75; city: 0.6; bread: 0.5, as sea, and the model goes first."""
-    generated = [Scored("walk", 0.8), Scored("tea", 0.5), Scored("bread", 0.5)]
-
-    assert merged(generated, {"city": 0.6, "tea": 0.5, "sea": 0.5}) == ["walk", "tea", "city", "bread", "sea"]
-    assert merged([], {}) == []

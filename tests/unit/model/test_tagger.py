@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.tiny import tiny_tokenizer
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from model.checkpoint import special_ids
 from model.prompt import SHARED, PromptBuilder
@@ -35,6 +36,58 @@ def test_whatever_a_network_wants_it_writes_closed_hashtags_of_allowed_character
     runs = "".join("," if token in (GRAMMAR.comma, GRAMMAR.end) else "x" for token in written).split(",")
     assert max(len(run) for run in runs) <= TOKENS_PER_HASHTAG
     assert not any(a == b for a, b in itertools.pairwise(written))
+
+
+def _hindi_builder() -> PromptBuilder:
+    """Word pieces as BERT cuts Hindi: most begin with a vowel's mark."""
+    pieces = [
+        "[UNK]",
+        "<s>",
+        "</s>",
+        ",",
+        "_",
+        "3",
+        "travel",
+        "हि",
+        "नम",
+        "ा",
+        "##ा",
+        "##ि",
+        "##्",
+        "##न",
+        "##्दी",
+        "##_",
+        "##3",
+    ]
+    tokenizer = Tokenizer(models.WordPiece({piece: token for token, piece in enumerate(pieces)}, unk_token="[UNK]"))  # noqa: S106
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    return PromptBuilder(tokenizer, special_ids(tokenizer, "<s>", "</s>", None), SHARED, 20, 80)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, 2**31))
+def test_whatever_is_written_in_a_script_with_marks_is_a_clean_hashtag(seed):
+    builder = _hindi_builder()
+    grammar = TagGrammar(builder, 20)
+    scores = torch.randn((60, len(builder.token_texts)), generator=torch.Generator().manual_seed(seed))
+    tokens: list[int] = []
+    while len(tokens) < len(scores) and grammar.goes_on(tokens):
+        tokens.append(int(grammar.log_probabilities(scores[len(tokens)][None], [tokens])[0].argmax()))
+    closed = builder.decode([token for token in tokens if token != grammar.end]).split(",")[:-1]
+    for text in closed:
+        # Underscores alone are a word to the tokenizer, and ## is how it decodes a word that begins in the middle.
+        assert clean_tag(text) is not None or set(text) <= set("#_ ")
+
+
+def test_hindi_is_written_with_its_vowels():
+    builder = _hindi_builder()
+    tokens = builder.output("हिन्दी, travel")
+    grammar = TagGrammar(builder, 20)
+    for place, token in enumerate(tokens):
+        allowed_V = grammar.log_probabilities(torch.zeros(1, len(builder.token_texts)), [tokens[:place]])[0].isfinite()
+        assert allowed_V[token]
+    assert [tag.name for tag in grammar.parse(tokens, [0.0] * len(tokens))] == ["हिन्दी", "travel"]
 
 
 def test_a_list_may_be_empty_but_no_hashtag_of_it():

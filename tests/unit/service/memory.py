@@ -18,6 +18,8 @@ from redis.asyncio import Redis
 from indexer.types import Found, Held, Neighbor, ShardStatus, ShardUnavailable
 from model.backends.base import Reading, Scored
 from model.note import Note
+from model.suggestions import spelled
+from model.tags import fold
 from service.app import create_app
 from service.errors import NotAsExpected, QueueFull, StoreUnavailable, WorkerUnavailable
 from service.events import Event
@@ -26,7 +28,6 @@ from service.keys import Keyring
 from service.recommend import Recommender
 from service.settings import HttpSettings, IndexSettings, Settings
 from service.store import Counts, Expected, StoredNote, Suggestion, View, open_redis
-from service.tags import fold
 
 FINGERPRINT = "bag-of-words"
 DIM = 256
@@ -93,11 +94,11 @@ class MemoryStore:
         failed = sum(suggestion.failure is not None for suggestion in self._suggestions.values())
         return Counts(live, failed, len(self.jobs), oldest_job_s=0.5 if self.jobs else 0.0)
 
-    async def tags_in_use(self, tags: Sequence[str]) -> list[bool]:
+    async def spellings(self, tags: Sequence[str]) -> list[str | None]:
         await self._answer()
-        live = (record.note for record in self._records.values() if not record.deleted)
-        used = Counter(fold(tag) for note in live for tag in note.hashtags)
-        return [fold(tag) in used for tag in tags]
+        live = [spelled(record.note.hashtags) for record in self._records.values() if not record.deleted]
+        counts = [Counter(written[fold(tag)] for written in live if fold(tag) in written) for tag in tags]
+        return [max(count, key=lambda spelling: (count[spelling], spelling), default=None) for count in counts]
 
     def suggest(self, note_id: str, suggestion: Suggestion) -> None:
         """What a worker leaves behind after it has read a note, or given it up."""

@@ -15,7 +15,6 @@ from service.messages import (
     StoredReading,
     decode_change,
     encode_change,
-    tag_keys,
 )
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
@@ -128,12 +127,15 @@ def test_a_malformed_entry_of_a_stream_is_a_value_error(fields):
         decode_change("1-0", fields)
 
 
-def test_spellings_of_one_hashtag_count_once():
-    assert tag_keys(["#Travel", "travel ", "TRAVEL", "#", "京都", "Cafe\u0301"]) == [
-        "caf\xe9",
-        "travel",
-        "京都",
-    ]
+def test_a_note_names_each_of_its_hashtags_once_by_key_and_spelling():
+    """The script that stores it counts these."""
+    record = StoredNote(Note("n1", "a", hashtags=("#Street Food", "streetfoods", "#", "京都", "Cafe\u0301", "c++")), 1)
+
+    assert msgpack.unpackb(record.encode())["tags"] == {
+        "streetfood": "Street_Food",
+        "京都": "京都",
+        "caf\xe9": "Caf\xe9",
+    }
 
 
 def _reading() -> StoredReading:

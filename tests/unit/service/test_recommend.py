@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from indexer.types import Found
+from model.calibration import Calibration, LogitMap, SuggestionMap, sigmoid, strength
 from model.note import Note
+from model.suggestions import VOTERS
 from service.errors import (
     IndexUnavailable,
     NoteNotFound,
@@ -291,7 +293,7 @@ class TestTags:
 
         tagged = await tags(gateway, draft)
 
-        vote = float(bag_of_words(near) @ bag_of_words(draft)) / 10
+        vote = float(bag_of_words(near) @ bag_of_words(draft)) / VOTERS
         assert {tag.tag: (tag.source, pytest.approx(tag.score)) for tag in tagged.hashtags} == {
             "harbor": ("both", 1 - (1 - 0.8) * (1 - vote)),
             "tram": ("generated", 0.4),
@@ -299,9 +301,17 @@ class TestTags:
         }
 
     async def test_are_at_most_as_many_as_wanted_and_none_that_the_draft_has(self, gateway):
-        tagged = await tags(gateway, Note("", "harbor tram noodle castle", hashtags=("#Harbor",)), max_hashtags=2)
+        tagged = await tags(gateway, Note("", "harbor tram noodle castle", hashtags=("#Harbors",)), max_hashtags=2)
 
         assert [tag.tag for tag in tagged.hashtags] == ["tram", "noodle"]
+
+    async def test_come_in_the_spelling_that_most_live_notes_use(self, gateway):
+        notes = [Note("a", "river", hashtags=("NightTram",)), Note("b", "river", hashtags=("NightTram",))]
+        await gateway.publish(*notes, Note("c", "nighttram", hashtags=("night tram",)))
+
+        tagged = await tags(gateway, Note("", "nighttram castle"))
+
+        assert [(tag.tag, tag.source) for tag in tagged.hashtags] == [("NightTram", "both"), ("castle", "generated")]
 
     async def test_of_the_known_vocabulary_are_all_carried_by_live_notes(self, gateway):
         await gateway.publish(Note("a", "river", hashtags=("Tram",)), Note("b", "river", hashtags=("noodle",)))
@@ -309,7 +319,15 @@ class TestTags:
 
         tagged = await tags(gateway, Note("", "harbor tram noodle"), vocabulary="known")
 
-        assert [tag.tag for tag in tagged.hashtags] == ["tram"]
+        assert [tag.tag for tag in tagged.hashtags] == ["Tram"]
+
+    async def test_of_the_known_vocabulary_follow_the_edits_of_notes(self, gateway):
+        await gateway.publish(Note("a", "river", hashtags=("tram", "noodle")))
+        await gateway.publish(Note("a", "river", hashtags=("noodles",)))
+
+        tagged = await tags(gateway, Note("", "harbor tram noodle"), vocabulary="known")
+
+        assert [tag.tag for tag in tagged.hashtags] == ["noodles"]
 
     async def test_of_the_known_vocabulary_look_past_the_number_that_is_wanted(self, gateway):
         await gateway.publish(Note("a", "river", hashtags=("castle",)))
@@ -318,6 +336,31 @@ class TestTags:
         tagged = await tags(gateway, draft, vocabulary="known", max_hashtags=1)
 
         assert [tag.tag for tag in tagged.hashtags] == ["castle"]
+
+    async def test_of_the_known_vocabulary_are_as_many_as_wanted_if_model_and_neighbors_know_as_many(self, gateway):
+        """The model's likely words are unknown; its unlikely ones and the hashtags of the farthest voter are not."""
+        far = [Note(f"n{number}", f"harbor {number}") for number in range(VOTERS - 1)]
+        await gateway.publish(
+            *far, Note("last", "pier", hashtags=("pier", "quay")), Note("x", "sky", hashtags=("market",))
+        )
+        draft = Note("", " ".join(WORDS))
+
+        tagged = await tags(gateway, draft, vocabulary="known", max_hashtags=3)
+
+        assert {tag.tag for tag in tagged.hashtags} == {"market", "pier", "quay"}
+
+    async def test_do_without_the_spelling_when_the_store_goes_between_two_questions(self, gateway, monkeypatch):
+        async def down(tags: object) -> object:
+            raise StoreUnavailable("the store does not answer")
+
+        await gateway.publish(Note("near", "harbor", hashtags=("Tram",)))
+        monkeypatch.setattr(gateway.store, "spellings", down)
+
+        tagged = await tags(gateway, Note("", "harbor tram"))
+
+        assert [tag.tag for tag in tagged.hashtags] == ["harbor", "tram"]
+        with pytest.raises(StoreUnavailable):
+            await tags(gateway, Note("", "harbor tram"), vocabulary="known")
 
     async def test_come_with_related_notes_from_the_same_vector(self, gateway):
         corpus = notes(30)
@@ -359,6 +402,47 @@ class TestTags:
         gateway.drafter.category = None
 
         assert (await tags(gateway, Note("", "harbor"))).category is None
+
+
+class TestCalibratedScores:
+    MAPS = Calibration(SuggestionMap(-2.0, 1.0, 0.0, 1.0, 1.0), LogitMap(2.0, 0.0), LogitMap(-2.0, 0.0), {})
+
+    async def test_order_what_is_suggested(self, gateway):
+        """These maps do not care what the model says, and a vote beats it."""
+        gateway.recommender._scores = self.MAPS
+        near = Note("near", "harbor tram", hashtags=("noodle",))
+        await gateway.publish(near)
+
+        tagged = await tags(gateway, Note("", "harbor tram noodle"))
+
+        vote = float(bag_of_words(near) @ bag_of_words(Note("", "harbor tram noodle"))) / VOTERS
+        assert [(tag.tag, tag.score) for tag in tagged.hashtags] == [
+            ("noodle", pytest.approx(sigmoid(-1.0 + strength(vote)))),
+            ("harbor", pytest.approx(sigmoid(-1.0))),
+            ("tram", pytest.approx(sigmoid(-1.0))),
+        ]
+        assert tagged.category == ("Travel", pytest.approx(sigmoid(-2.0)))
+
+    @pytest.mark.parametrize("missing", ["store", "index"])
+    async def test_of_a_model_that_speaks_alone_are_those_of_the_model(self, gateway, missing):
+        gateway.recommender._scores = self.MAPS
+        await gateway.publish(Note("near", "harbor", hashtags=("harbor",)))
+        gateway.store.down = missing == "store"
+        gateway.searcher.down = {0, 1} if missing == "index" else set()
+
+        tagged = await tags(gateway, Note("", "harbor"))
+
+        assert [(tag.tag, tag.score) for tag in tagged.hashtags] == [("harbor", pytest.approx(sigmoid(2.0)))]
+
+    async def test_are_those_of_a_stored_note_too(self, gateway):
+        gateway.recommender._scores = self.MAPS
+        await gateway.publish(Note("n", "harbor"))
+
+        described = await gateway.recommender.describe("n")
+
+        assert described.suggestion is not None
+        assert described.suggestion.hashtags == (("suggested", pytest.approx(sigmoid(2.0))),)
+        assert described.suggestion.category == ("Travel", pytest.approx(sigmoid(-2.0)))
 
 
 class TestWrites:
