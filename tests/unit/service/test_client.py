@@ -73,7 +73,7 @@ async def connect(request: pytest.FixtureRequest) -> AsyncIterator[Open]:
 
 @pytest.fixture
 def gateway(redis: Redis) -> MemoryGateway:
-    return MemoryGateway(redis)
+    return MemoryGateway(redis=redis)
 
 
 @pytest.fixture
