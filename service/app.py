@@ -7,7 +7,6 @@ import time
 from collections.abc import Mapping
 from importlib.metadata import version
 
-import orjson
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.datastructures import Headers, MutableHeaders
@@ -16,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import audit, metrics
 from service.auth import declare_public, policy_of
-from service.errors import BadRequest, NoteLLMError
+from service.errors import BadRequest, NoteLLMError, error_body
 from service.keys import Keyring
 from service.logs import outline
 from service.recommend import Recommender
@@ -28,7 +27,6 @@ log = logging.getLogger(__name__)
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
-_MAX_MESSAGE = 300  # characters; JSON needs at most 6 bytes for one, and an error is at most 2 KiB
 _CODES = {
     400: "bad_request",
     404: "not_found",
@@ -142,5 +140,4 @@ async def _answer_http_error(request: Request, error: Exception) -> Response:
 
 
 def _error(request_id: str, status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> Response:
-    body = {"error": {"code": code, "message": message[:_MAX_MESSAGE], "request_id": request_id}}
-    return Response(orjson.dumps(body), status, headers, "application/json")
+    return Response(error_body(code, message, request_id), status, headers, "application/json")

@@ -3,13 +3,18 @@
 ::
 
     NoteLLMError
+     ├── Malformed              400 bad_request           Connection: close
      ├── BadRequest             422 invalid_request
      ├── TooLarge               413 too_large
+     ├── TooSlow                408 request_timeout       Connection: close
+     ├── HeadTooLarge           431 head_too_large        Connection: close
+     ├── RateLimited            429 rate_limited          Retry-After
      ├── Unauthorized           401 unauthorized          WWW-Authenticate
      ├── Forbidden              403 forbidden
      ├── NoteNotFound           404 note_not_found
      ├── NotePending            409 note_pending          Retry-After
      └── Unavailable            503                       Retry-After
+          ├── Overloaded            overloaded
           ├── StoreUnavailable      store_unavailable
           ├── IndexUnavailable      index_unavailable
           ├── WorkerUnavailable     worker_unavailable
@@ -19,14 +24,30 @@
 from collections.abc import Mapping
 from typing import ClassVar
 
+import orjson
+
+CLOSE = {"Connection": "close"}
+_MAX_MESSAGE = 300  # characters; JSON needs at most 6 bytes for one, and an error is at most 2 KiB
+
+
+def error_body(code: str, message: str, request_id: str) -> bytes:
+    """The one shape of every error, as JSON."""
+    return orjson.dumps({"error": {"code": code, "message": message[:_MAX_MESSAGE], "request_id": request_id}})
+
 
 class NoteLLMError(Exception):
     """An error with a stable code; the message is for people and never holds the caller's input."""
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal"
-    retry_after_s: ClassVar[int | None] = None
+    retry_after_s: int | None = None
     headers: ClassVar[Mapping[str, str]] = {}
+
+
+class Malformed(NoteLLMError):
+    """What came is not HTTP."""
+
+    status, code, headers = 400, "bad_request", CLOSE
 
 
 class BadRequest(NoteLLMError):
@@ -39,6 +60,28 @@ class TooLarge(NoteLLMError):
     """The body is larger than the route takes."""
 
     status, code = 413, "too_large"
+
+
+class TooSlow(NoteLLMError):
+    """The body does not come, or only in drops."""
+
+    status, code, headers = 408, "request_timeout", CLOSE
+
+
+class HeadTooLarge(NoteLLMError):
+    """The request line and the headers are larger than any client needs."""
+
+    status, code, headers = 431, "head_too_large", CLOSE
+
+
+class RateLimited(NoteLLMError):
+    """The caller's key asks more than it may."""
+
+    status, code = 429, "rate_limited"
+
+    def __init__(self, message: str, retry_after_s: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class Unauthorized(NoteLLMError):
@@ -69,6 +112,12 @@ class Unavailable(NoteLLMError):
     """A part that the request needs does not answer; the same request may succeed later."""
 
     status, code, retry_after_s = 503, "unavailable", 1
+
+
+class Overloaded(Unavailable):
+    """As much is under way as the gateway takes on."""
+
+    code = "overloaded"
 
 
 class StoreUnavailable(Unavailable):

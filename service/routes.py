@@ -85,7 +85,7 @@ router = APIRouter(
     "/notes/{note_id}/related",
     response_model=RelatedOut,
     responses=_errors(404, 409),
-    dependencies=[needs("read")],
+    dependencies=[needs("read", "related")],
 )
 async def related_notes(note_id: Id, recommender: Recommend, k: Limit = 10) -> Response:
     """Notes related to this one, closest first."""
@@ -138,7 +138,7 @@ async def put_note(note_id: Id, request: Request, recommender: Recommend, http: 
             "application/x-ndjson": BulkNoteIn.model_json_schema(),
         }
     ),
-    dependencies=[needs("write")],
+    dependencies=[needs("write", "bulk")],
 )
 async def put_notes(request: Request, recommender: Recommend, http: Http) -> Response:
     """Store up to 1,000 notes from a JSON array or NDJSON; those that are refused stand in the answer."""
