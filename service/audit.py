@@ -7,7 +7,9 @@
 
 ``write``: a request to a route with the scope ``write``, whatever became of it; ``notes`` are the ids that it
 named, and status 0 means that the caller was gone before there was an answer. ``refusal``: any other request that
-was answered 401, 403, 408, 413 or 429. Ids of keys, never keys; ids of notes, never text of theirs.
+was answered 401, 403, 408, 413 or 429. ``refusals``: what was refused with 429 or 503 before it was looked at, one
+line a second for each key and route, with their ``count``. Ids of keys, never keys; ids of notes, never text of
+theirs.
 """
 
 import logging
@@ -15,7 +17,7 @@ import re
 from collections.abc import Mapping, Sequence
 from logging.handlers import WatchedFileHandler
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from fastapi import Request
 
@@ -28,6 +30,16 @@ log.setLevel(logging.INFO)  # whatever level the other loggers have
 
 _REFUSALS = frozenset({401, 403, 408, 413, 429})
 _ID = re.compile(ID_PATTERN)
+
+
+class Refusal(NamedTuple):
+    """Why whose request of which route was refused before it was looked at."""
+
+    method: str
+    route: str
+    key: str | None
+    status: int
+    code: str
 
 
 def configure(file: Path | None) -> None:
@@ -66,6 +78,11 @@ def record(scope: Mapping[str, Any], method: str, route: str, status: int) -> No
     if note_ids := _note_ids(scope):
         line["notes"] = note_ids
     log.info("write" if is_write else "refusal", extra=line)
+
+
+def record_refusals(refusal: Refusal, count: int) -> None:
+    """Leave one line for so many refusals of one kind."""
+    log.info("refusals", extra=refusal._asdict() | {"count": count})
 
 
 def _note_ids(scope: Mapping[str, Any]) -> Sequence[str]:

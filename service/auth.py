@@ -9,8 +9,8 @@ A route declares its policy where it is declared, and cannot be made without one
 What is asked for belongs to the route that matched, never to a path.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, MutableMapping, Sequence
+from typing import Any, Literal, get_args
 
 from fastapi import Request, params
 from fastapi.routing import APIRoute
@@ -20,6 +20,10 @@ from starlette.routing import BaseRoute
 from service.errors import Forbidden, Unauthorized
 from service.keys import Key, Keyring, Scope
 
+Kind = Literal["related", "reads", "writes", "bulk", "tags", "public"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+_KINDS: dict[Scope, Kind] = {"read": "reads", "write": "writes", "tags": "tags", "admin": "writes"}
 _MAX_SECRET_BYTES = 256
 _BEARER = b"bearer "
 
@@ -28,21 +32,26 @@ class Public:
     """The policy of what anybody may see."""
 
     scope: Scope | None = None
+    kind: Kind = "public"
 
     async def __call__(self) -> None:
         """Let everybody in."""
 
 
 class Guard(HTTPBearer):
-    """The policy of a route that asks for a key with one scope; everybody is let in while there are no keys."""
+    """The policy of a route that asks for a key with one scope; everybody is let in while there are no keys.
 
-    def __init__(self, scope: Scope) -> None:
+    ``kind`` says which of the permits of `service.limits` the route's requests take.
+    """
+
+    def __init__(self, scope: Scope, kind: Kind) -> None:
         super().__init__(
             scheme_name="key",
             description="A key from `notellm keys create`. Needed while the service has a keys file; "
             "`x-scope` of an operation says which scope the key must have, and `admin` has all of them.",
         )
         self.scope: Scope = scope
+        self.kind: Kind = kind
 
     async def __call__(self, request: Request) -> None:
         """Raises Unauthorized without a live key, and Forbidden without the scope."""
@@ -52,7 +61,6 @@ class Guard(HTTPBearer):
         key = caller(request.scope, keyring)
         if key is None:
             raise Unauthorized("this needs a live key: Authorization: Bearer <key>")
-        request.state.key = key
         if not key.allows(self.scope):
             raise Forbidden(f"the key does not have the scope {self.scope}")
 
@@ -62,9 +70,9 @@ Policy = Public | Guard
 public = params.Depends(Public())
 
 
-def needs(scope: Scope) -> params.Security:
-    """The dependency of a route that asks for a key with this scope."""
-    return params.Security(Guard(scope), scopes=[scope])
+def needs(scope: Scope, kind: Kind | None = None) -> params.Security:
+    """The dependency of a route that asks for a key with this scope; its permits are those of the scope, or named."""
+    return params.Security(Guard(scope, kind or _KINDS[scope]), scopes=[scope])
 
 
 class GuardedRoute(APIRoute):
@@ -98,9 +106,18 @@ def declare_public(route: BaseRoute) -> None:
     route.policy = public.dependency  # type: ignore[attr-defined]
 
 
-def caller(scope: Mapping[str, Any], keyring: Keyring) -> Key | None:
-    """The key of a request; None without one, with one that is not live, and with several."""
-    given = [value for name, value in scope["headers"] if name == b"authorization"]
+def caller(scope: MutableMapping[str, Any], keyring: Keyring) -> Key | None:
+    """The key of a request; None without one, with one that is not live, and with several. Looked up once."""
+    state = scope.setdefault("state", {})
+    if "key" not in state:
+        given = [value for name, value in scope["headers"] if name == b"authorization"]
+        state["key"] = key_of(given, keyring)
+    key: Key | None = state["key"]
+    return key
+
+
+def key_of(given: Sequence[bytes], keyring: Keyring) -> Key | None:
+    """The key that a request's Authorization headers name: one header, one live key, else None."""
     if len(given) != 1 or given[0][: len(_BEARER)].lower() != _BEARER:
         return None
     secret = given[0][len(_BEARER) :].strip(b" ")

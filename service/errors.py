@@ -3,12 +3,14 @@
 ::
 
     NoteLLMError
-     ├── Malformed              400 bad_request
+     ├── Malformed              400 bad_request           Connection: close
      ├── NoRoute                404 not_found
      ├── WrongMethod            405 method_not_allowed
-     ├── TimedOut               408 request_timeout
+     ├── TimedOut               408 request_timeout       Connection: close
      ├── TooLarge               413 too_large
      ├── BadRequest             422 invalid_request
+     ├── HeadTooLarge           431 head_too_large        Connection: close
+     ├── RateLimited            429 rate_limited          Retry-After
      ├── Unauthorized           401 unauthorized          WWW-Authenticate
      ├── Forbidden              403 forbidden
      ├── NoteNotFound           404 note_not_found
@@ -17,6 +19,7 @@
      ├── KeyReused              422 idempotency_key_reused
      ├── StillRunning           409 request_in_progress   Retry-After
      ├── Unavailable            503                       Retry-After
+     │    ├── Overloaded            overloaded
      │    ├── StoreUnavailable      store_unavailable
      │    ├── IndexUnavailable      index_unavailable
      │    ├── WorkerUnavailable     worker_unavailable
@@ -29,11 +32,12 @@ from typing import ClassVar
 
 import orjson
 
+CLOSE = {"Connection": "close"}
 _MAX_MESSAGE = 300  # characters; JSON needs at most 6 bytes for one, and an error is at most 2 KiB
 
 
 def error_body(code: str, message: str, request_id: str) -> bytes:
-    """The one shape of every error."""
+    """The one shape of every error, as JSON."""
     return orjson.dumps({"error": {"code": code, "message": message[:_MAX_MESSAGE], "request_id": request_id}})
 
 
@@ -42,14 +46,14 @@ class NoteLLMError(Exception):
 
     status: ClassVar[int]
     code: ClassVar[str]
-    retry_after_s: ClassVar[int | None] = None
+    retry_after_s: int | None = None
     headers: ClassVar[Mapping[str, str]] = {}
 
 
 class Malformed(NoteLLMError):
     """The request is not HTTP, or its body is incomplete."""
 
-    status, code = 400, "bad_request"
+    status, code, headers = 400, "bad_request", CLOSE
 
 
 class NoRoute(NoteLLMError):
@@ -67,13 +71,29 @@ class WrongMethod(NoteLLMError):
 class TimedOut(NoteLLMError):
     """The request did not arrive in time."""
 
-    status, code = 408, "request_timeout"
+    status, code, headers = 408, "request_timeout", CLOSE
 
 
 class TooLarge(NoteLLMError):
     """The body is larger than the route takes."""
 
     status, code = 413, "too_large"
+
+
+class HeadTooLarge(NoteLLMError):
+    """The request line and the headers are larger than any client needs."""
+
+    status, code, headers = 431, "head_too_large", CLOSE
+
+
+class RateLimited(NoteLLMError):
+    """The caller's key asks more than it may."""
+
+    status, code, retry_after_s = 429, "rate_limited", 1
+
+    def __init__(self, message: str, retry_after_s: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class BadRequest(NoteLLMError):
@@ -128,6 +148,12 @@ class Unavailable(NoteLLMError):
     """A part that the request needs does not answer; the same request may succeed later."""
 
     status, code, retry_after_s = 503, "unavailable", 1
+
+
+class Overloaded(Unavailable):
+    """As much is under way as the gateway takes on."""
+
+    code = "overloaded"
 
 
 class StoreUnavailable(Unavailable):

@@ -26,6 +26,22 @@ HTTP_SECONDS = Histogram(
     ["route"],
     buckets=_FAST,
 )
+HTTP_REFUSED = Counter(
+    "notellm_http_refused_total",
+    "Requests refused before they were looked at; they are in no other figure of requests.",
+    ["route", "code"],  # overloaded | rate_limited
+)
+HTTP_IN_FLIGHT = Gauge(
+    "notellm_http_in_flight",
+    "Requests under way.",
+    ["kind"],  # related | reads | writes | bulk | tags | public
+)
+HTTP_CONNECTIONS = Gauge("notellm_http_connections", "Connections of clients.")
+HTTP_DROPPED = Counter(
+    "notellm_http_connections_dropped_total",
+    "Connections closed for what the client did or did not do.",
+    ["reason"],  # slow | silent | crowded | unread | endless
+)
 KEYS = Gauge("notellm_keys", "Live keys; 0 also when the service asks for none.")
 KEYS_RELOADS = Counter(
     "notellm_keys_reloads_total",

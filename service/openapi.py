@@ -17,11 +17,14 @@ from pydantic.json_schema import models_json_schema
 from service.errors import (
     BadRequest,
     Forbidden,
+    HeadTooLarge,
     Internal,
     KeyReused,
     Malformed,
     NoRoute,
     NoteLLMError,
+    Overloaded,
+    RateLimited,
     StillRunning,
     TimedOut,
     TooLarge,
@@ -35,7 +38,16 @@ from service.schemas import MAX_BULK, BulkNoteIn, DraftIn, ErrorOut, EventIn, Ev
 Json = dict[str, Any]
 
 # What any route may answer, whatever it does.
-EVERYWHERE: tuple[type[NoteLLMError], ...] = (Malformed, Unauthorized, Forbidden, BadRequest, Internal)
+EVERYWHERE: tuple[type[NoteLLMError], ...] = (
+    Malformed,
+    Unauthorized,
+    Forbidden,
+    BadRequest,
+    RateLimited,
+    HeadTooLarge,
+    Internal,
+    Overloaded,
+)
 # An id with a slash in it is another path.
 WITH_ID: tuple[type[NoteLLMError], ...] = (NoRoute, WrongMethod)
 WITH_BODY: tuple[type[NoteLLMError], ...] = (TimedOut, TooLarge)

@@ -79,7 +79,7 @@ router = APIRouter(route_class=GuardedRoute)
         **openapi.errors(NoteNotFound, NotePending, StoreUnavailable, IndexUnavailable, *openapi.WITH_ID),
     },
     openapi_extra=openapi.takes(RelatedQuery),
-    dependencies=[needs("read")],
+    dependencies=[needs("read", "related")],
 )
 async def related_notes(note_id: Id, request: Request) -> Response:
     """Notes related to this one, by descending score.
@@ -163,7 +163,7 @@ async def put_note(note_id: Id, request: Request) -> Response:
         **openapi.errors(StoreUnavailable, QueueFull, *openapi.WITH_KEY, *openapi.WITH_BODY),
     },
     openapi_extra=openapi.bulk_body() | openapi.takes(NoQuery, "Idempotency-Key"),
-    dependencies=[needs("write")],
+    dependencies=[needs("write", "bulk")],
 )
 async def put_notes(request: Request) -> Response:
     """Store up to 1,000 notes from a JSON array or NDJSON; those that are refused stand in the answer."""

@@ -67,6 +67,40 @@ class HttpSettings(BaseModel, frozen=True, extra="forbid"):
     )
 
 
+class LimitSettings(BaseModel, frozen=True, extra="forbid"):
+    """What one gateway process takes on at the same time, from whom, and how long it waits for it."""
+
+    related: PositiveInt = Field(default=96, description="GET related under way at most; more are refused with 503.")
+    reads: PositiveInt = Field(default=96, description="Other reads under way at most.")
+    writes: PositiveInt = Field(default=128, description="Writes of one note under way at most, with those that wait.")
+    bulk: PositiveInt = Field(default=4, description="Bulk writes under way at most.")
+    tags: PositiveInt = Field(default=96, description="POST /notes/tags under way at most.")
+    public: PositiveInt = Field(
+        default=32, description="Requests under way at most that need no key, or have none where one is needed."
+    )
+    key_share: float = Field(
+        default=0.75, gt=0, le=1, description="Share of each of these that one key may hold; above, it gets 429."
+    )
+    rate_per_s: NonNegativeFloat = Field(
+        default=0, description="Requests a second of one key in the long run; above, it gets 429. 0 sets no bound."
+    )
+    burst: PositiveInt = Field(default=100, description="Requests of a key that may come at once in spite of its rate.")
+    connections: PositiveInt = Field(
+        default=2048, description="Connections at most; for one more, the one that is silent the longest is closed."
+    )
+    head_bytes: PositiveInt = Field(default=64 * 1024, description="Largest request line with headers.")
+    head_s: PositiveFloat = Field(default=9.0, description="Time for a request line with headers to come.")
+    body_s: PositiveFloat = Field(default=9.0, description="Time for a body to come; later, it is refused with 408.")
+    body_bytes_per_s: PositiveInt = Field(
+        default=1024, description="What a body must bring a second after its first two, or it is refused with 408."
+    )
+    bodies_bytes: PositiveInt = Field(default=256 * 1024 * 1024, description="Bodies held in memory, all together.")
+    idle_s: PositiveFloat = Field(default=75, description="Time that a connection is kept between two requests.")
+    drain_s: NonNegativeFloat = Field(
+        default=0, description="Time between /readyz turning 503 on SIGTERM and the end of listening."
+    )
+
+
 class OpsSettings(BaseModel, frozen=True, extra="forbid"):
     """The listener of /livez, /readyz and /metrics: one for each process."""
 
@@ -145,6 +179,7 @@ class Settings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(default="INFO", description="Least level logged.")
     max_queue: PositiveInt = Field(default=1_000_000, description="Notes waiting at most; more are refused with 503.")
     http: HttpSettings = HttpSettings()
+    limits: LimitSettings = LimitSettings()
     ops: OpsSettings = OpsSettings()
     worker: WorkerSettings = WorkerSettings()
     index: IndexSettings = IndexSettings()

@@ -37,7 +37,7 @@ from service.settings import Settings, SetupError, is_loopback, redis_url
 PR_SET_PDEATHSIG = 1
 USER_MISTAKE = 2
 _TICK_S = 0.1
-_GRACE_S = 15.0
+_GRACE_S = 28.0
 _FIRST_PAUSE_S, _LAST_PAUSE_S = 0.2, 5.0
 _HEALTHY_S = 30.0
 _LEFTOVERS_S = 20.0

@@ -38,9 +38,8 @@ _PROBE_EVERY_S = 1.0
 _PROBE_S = 0.8
 _QUEUE_EVERY_S = 2.0
 _KEYS_EVERY_S = 0.5
+_REPORT_EVERY_S = 1.0
 _GRACE_S = 8
-_KEEP_ALIVE_S = 75
-_BACKLOG = 2048
 
 
 class Missing:
@@ -48,10 +47,15 @@ class Missing:
 
     def __init__(self, *names: str) -> None:
         self.names = list(names)
+        self._leaving = False
 
     def __call__(self) -> list[str]:
         """The names now."""
-        return self.names
+        return ["draining"] if self._leaving else self.names
+
+    def leave(self) -> None:
+        """Not ready from now on, whatever is there."""
+        self._leaving = True
 
 
 def run_gateway(settings: Settings) -> None:
@@ -73,8 +77,6 @@ def run_indexer(settings: Settings) -> None:
 
 
 async def _gateway(settings: Settings) -> None:
-    import uvicorn
-
     from indexer.client import ShardedSearcher
     from model.calibration import scores_of
     from service import audit
@@ -83,10 +85,11 @@ async def _gateway(settings: Settings) -> None:
     from service.events import RedisEvents
     from service.idempotency import Answers
     from service.keys import Keyring
-    from service.protocol import BoundedProtocol
+    from service.limits import Gate
     from service.recommend import Recommender
     from service.registry import Registry
     from service.rollout import ActiveModel
+    from service.server import BACKLOG, GatewayServer, allow_connections
 
     manifest = _manifest(settings)
     with _setup_errors(CheckpointError):
@@ -99,7 +102,8 @@ async def _gateway(settings: Settings) -> None:
     missing = Missing("redis", "the index", "a worker")
     searcher = ShardedSearcher(settings.index.addresses, manifest.fingerprint)
     workers = WorkerPool(settings.worker.addresses, manifest.fingerprint)
-    listener = _listener(settings.http.host, settings.http.port)
+    allow_connections(settings.limits.connections)
+    listener = _listener(settings.http.host, settings.http.port, BACKLOG)
     with _operations(settings.ops, missing, "gateway", manifest.fingerprint):
         async with _redis(settings, timeout_s=settings.http.write_s) as redis:
             store = RedisStore(redis, settings.max_queue)
@@ -113,22 +117,9 @@ async def _gateway(settings: Settings) -> None:
 
             active = ActiveModel(Registry(redis), manifest.fingerprint, recommender)
             await active.follow()
-            server = uvicorn.Server(
-                uvicorn.Config(
-                    create_app(active, Answers(redis), settings, keys),
-                    http=BoundedProtocol,
-                    ws="none",
-                    lifespan="off",
-                    log_config=None,
-                    log_level="warning",
-                    access_log=False,
-                    server_header=False,
-                    proxy_headers=False,
-                    backlog=_BACKLOG,
-                    timeout_keep_alive=_KEEP_ALIVE_S,
-                    timeout_graceful_shutdown=_GRACE_S,
-                )
-            )
+            app = create_app(active, Answers(redis), settings, keys)
+            gate = Gate(settings.limits, keys, app.routes)
+            server = GatewayServer(app, gate, on_leave=missing.leave)
             # uvicorn raises the signal that stopped it again, which would end us before we have cleaned up.
             for number in SIGNALS:
                 signal.signal(number, lambda *_: None)
@@ -141,6 +132,7 @@ async def _gateway(settings: Settings) -> None:
                 _repeating(active.follow, _FOLLOW_EVERY_S),
                 _repeating(probe, _PROBE_EVERY_S),
                 _repeating(_follow(keys), _KEYS_EVERY_S),
+                _repeating(gate.report, _REPORT_EVERY_S),
             ):
                 await server.serve(sockets=[listener])
             await searcher.close()
@@ -325,10 +317,10 @@ async def _redis(settings: Settings, *, timeout_s: float = 5.0) -> "AsyncIterato
         await redis.aclose()
 
 
-def _listener(host: str, port: int) -> socket.socket:
+def _listener(host: str, port: int, backlog: int) -> socket.socket:
     with _binding(host, port, "NOTELLM_HTTP__PORT"):
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+        return socket.create_server((host, port), family=family, backlog=backlog)
 
 
 @contextmanager

@@ -1,15 +1,20 @@
 """The real `notellm serve` with a keys file and an audit file."""
 
+import asyncio
 import itertools
 import json
+import os
 import re
+import signal
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 import pytest
 from support.checkpoint import tiny_checkpoint
+from support.http import hold
 from support.service import NOTELLM, Service, running, until
 
 from service.keys import create_key, read_keys, revoke_key
@@ -35,6 +40,9 @@ def service(tmp_path_factory: pytest.TempPathFactory, file: Path, key: str) -> I
         "NOTELLM_AUDIT_FILE": str(folder / "audit.log"),
         "NOTELLM_HTTP__HOST": "0.0.0.0",
         "NOTELLM_LOG_LEVEL": "DEBUG",
+        "NOTELLM_LIMITS__DRAIN_S": "1",
+        "NOTELLM_LIMITS__HEAD_S": "3",
+        "NOTELLM_LIMITS__BODY_S": "3",
     }
     with running(service) as service:
         yield service
@@ -158,3 +166,55 @@ def test_the_audit_file_names_who_wrote_which_note(service, file):
     [last] = [line for line in lines if line.get("notes") == ["last"]]
     assert (last["key"], last["method"], last["status"]) == (key_id, "PUT", 200)
     assert {line["status"] for line in lines if line["key"] is None} == {401}
+
+
+async def test_sockets_that_bring_nothing_end_and_disturb_nobody_meanwhile(service, key):
+    port = int(service.api.rsplit(":", 1)[1])
+    head = f"PUT /notes/slow HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {key}\r\nContent-Length: 9999\r\n\r\n"
+    held = [
+        *(asyncio.create_task(hold(port)) for _ in range(60)),
+        *(asyncio.create_task(hold(port, b"GET /status HTTP/1.1\r\nHost: a\r\nX-Half: ")) for _ in range(60)),
+        *(asyncio.create_task(hold(port, head.encode(), drip=b"{", every_s=0.1)) for _ in range(40)),
+    ]
+    await asyncio.sleep(0.2)
+    ops = f"http://127.0.0.1:{(service.state / 'run' / 'gateway.ops').read_text()}"
+    async with httpx.AsyncClient(headers={"Authorization": f"Bearer {key}"}, timeout=30) as client:
+        urls = [f"{service.api}/status", f"{service.api}/notes/n1", f"{ops}/livez", f"{ops}/readyz"]
+        answers = [(await client.get(url)).status_code for url in urls]
+        written = (await client.put(f"{service.api}/notes/quick?wait=10", json={"title": "Quick"})).status_code
+
+        assert sum(not task.done() for task in held) >= 120
+        assert (answers, written) == ([200] * 4, 200)
+        async with asyncio.timeout(60):
+            await asyncio.gather(*held)
+
+
+def test_a_gateway_that_is_told_to_end_says_so_first_and_finishes_what_runs(service, key):
+    headers = {"Authorization": f"Bearer {key}"}
+    children = service.children()
+    port = (service.state / "run" / "gateway.ops").read_text()
+    with httpx.Client(base_url=service.api, headers=headers, timeout=30) as client, ThreadPoolExecutor() as threads:
+        os.kill(children["worker"], signal.SIGSTOP)
+        try:
+            waiting = threads.submit(
+                httpx.put, f"{service.api}/notes/late?wait=4", json={"title": "Late"}, headers=headers, timeout=30
+            )
+            until(lambda: client.get("/status").json()["queue"]["depth"] == 1)
+            os.kill(children["gateway"], signal.SIGTERM)
+
+            until(lambda: httpx.get(f"http://127.0.0.1:{port}/readyz").json()["missing"] == ["draining"])
+            last = client.get("/status")
+            assert (last.status_code, last.headers["connection"]) == (200, "close")
+            until(lambda: not answers(service))
+            assert not waiting.done()
+            assert waiting.result().json()["status"] == "pending"
+        finally:
+            os.kill(children["worker"], signal.SIGCONT)
+    until(lambda: service.children().get("gateway") not in {None, children["gateway"]} and service.ready())
+
+
+def answers(service: Service) -> bool:
+    try:
+        return bool(httpx.get(f"{service.api}/status").status_code)
+    except httpx.ConnectError:
+        return False

@@ -1,16 +1,20 @@
 """HTTP over real sockets, byte by byte: an application behind the gateway's protocol, and a client without manners."""
 
 import asyncio
+import contextlib
+import socket
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
-import uvicorn
 from starlette.types import ASGIApp
 
-from service.protocol import BoundedProtocol
+from service.limits import Gate
+from service.server import GatewayServer
+from service.settings import LimitSettings
 
 
 @dataclass(frozen=True)
@@ -27,32 +31,64 @@ class Answer:
 
 
 @asynccontextmanager
-async def listening(app: ASGIApp) -> AsyncIterator[int]:
-    """The port of the application, served in this event loop."""
-    config = uvicorn.Config(app, port=0, http=BoundedProtocol, ws="none", lifespan="off", log_config=None)
-    server = uvicorn.Server(config)
-    config.load()
-    server.lifespan = config.lifespan_class(config)
-    await server.startup()
+async def listening(app: ASGIApp, gate: Gate | None = None) -> AsyncIterator[int]:
+    """The port of the application, served in this event loop, behind a gate that is wide open unless one is given."""
+    server = GatewayServer(app, gate or Gate(LimitSettings()))
+    server.config.load()
+    server.lifespan = server.config.lifespan_class(server.config)
+    listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
+    await server.startup([listener])
     try:
-        yield server.servers[0].sockets[0].getsockname()[1]
+        yield listener.getsockname()[1]
     finally:
-        await server.shutdown()
+        await server.shutdown([listener])
+
+
+@asynccontextmanager
+async def connected(port: int) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """A connection, closed at the end."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        yield reader, writer
+    finally:
+        writer.transport.abort()
 
 
 async def exchange(port: int, *parts: bytes, pause_s: float = 0.02) -> bytes:
-    """Everything that comes back until the connection ends."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    try:
-        for part in parts:
-            writer.write(part)
-            await writer.drain()
-            await asyncio.sleep(pause_s)
-        return await reader.read()
-    except ConnectionError:
-        return b""
-    finally:
-        writer.close()
+    """Everything that comes back until the connection ends, while the parts are sent one after the other."""
+    received = bytearray()
+    async with connected(port) as (reader, writer):
+        reading = asyncio.create_task(_read_into(received, reader))
+        with contextlib.suppress(ConnectionError):
+            for part in parts:
+                writer.write(part)
+                await writer.drain()
+                await asyncio.sleep(pause_s)
+        await reading
+    return bytes(received)
+
+
+async def hold(port: int, said: bytes = b"", drip: bytes = b"", every_s: float = 0.5) -> float:
+    """Connect, say something, hold on, drop by drop; seconds until the service ended the connection."""
+    start_s = time.perf_counter()
+    async with connected(port) as (reader, writer):
+        dripping = asyncio.create_task(_drip(writer, drip, every_s))
+        writer.write(said)
+        await _read_into(bytearray(), reader)
+        dripping.cancel()
+    return time.perf_counter() - start_s
+
+
+async def _drip(writer: asyncio.StreamWriter, drip: bytes, every_s: float) -> None:
+    while drip and not writer.is_closing():
+        await asyncio.sleep(every_s)
+        writer.write(drip)
+
+
+async def _read_into(received: bytearray, reader: asyncio.StreamReader) -> None:
+    with contextlib.suppress(ConnectionError):
+        while part := await reader.read(65536):
+            received += part
 
 
 async def ask(port: int, method: str, path: str, *headers: bytes, body: bytes = b"") -> Answer:

@@ -1,7 +1,7 @@
 """The gateway's seams in memory: real implementations of NoteStore, Searcher, Drafter, and an app over them.
 
-``down`` and ``hangs`` stand for a socket that breaks or stays silent. The model is a bag of words: texts that
-share words are close, and a test can say by hand which are closer.
+``down`` and ``hangs`` stand for a socket that breaks or stays silent; the store answers while ``open`` is set. The
+model is a bag of words: texts that share words are close, and a test can say by hand which are closer.
 """
 
 import asyncio
@@ -48,6 +48,8 @@ class MemoryStore:
     def __init__(self, max_queue: int = 1_000_000) -> None:
         self.down = False
         self.hangs = False
+        self.open = asyncio.Event()
+        self.open.set()
         self.jobs: list[tuple[str, int]] = []
         self._max_queue = max_queue
         self._records: dict[str, StoredNote] = {}
@@ -126,6 +128,7 @@ class MemoryStore:
     async def _answer(self) -> None:
         if self.hangs:
             await asyncio.Event().wait()
+        await self.open.wait()
         if self.down:
             raise StoreUnavailable("the store does not answer")
 
