@@ -5,6 +5,7 @@ import unicodedata
 
 MAX_CHARS = 40
 
+_ASCII_WORD = re.compile("[A-Za-z0-9_]+")
 _FRONT = re.compile(r"^[\s#]+")
 _GAP = re.compile(r"[\s_\-\u2010-\u2015]+")
 _CJK = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
@@ -103,6 +104,8 @@ def _checked(tag: str) -> str | None:
 
 def _in_words(text: str) -> bool:
     """Whether it is letters with their marks, digits and underscores, one at least."""
+    if text.isascii():
+        return _ASCII_WORD.fullmatch(text) is not None  # most hashtags, and many times as fast
     letter = False
     for character in text:
         if is_mark(character):
@@ -112,7 +115,7 @@ def _in_words(text: str) -> bool:
             letter = character.isalpha()
         else:
             return False
-    return bool(text) and not _INVISIBLE.search(text)
+    return not _INVISIBLE.search(text)
 
 
 def _singular(key: str) -> str:
