@@ -52,8 +52,9 @@ bench-worker: $(VLLM_VENV)/.installed ## Measure what a note costs the worker, o
 bench: $(VENV)/.dev-installed ## Measure the hot path; the last line is one JSON object.
 	$(BIN)/python tests/bench/related.py
 
-bench-index: $(VENV)/.dev-installed $(VENV)/.bench-installed ## Measure the index on a million vectors; the last line is one JSON object.
+bench-index: $(VENV)/.dev-installed $(VENV)/.bench-installed ## Measure the index on a million vectors, then how fresh it is under load; one JSON object each.
 	$(BIN)/python tests/bench/index.py
+	$(BIN)/python tests/bench/freshness.py
 
 openapi: $(VENV)/.dev-installed ## Write docs/openapi.json anew from the routes.
 	$(BIN)/python -c "from pathlib import Path; from service import app, openapi; Path('docs/openapi.json').write_text(openapi.text(app.api()))"

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import partial
 from itertools import islice
 from typing import Protocol
 
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 START = "0-0"
 BATCH = 512
 BLOCK_S = 0.5
+GATHER_S = 0.02
 LONGEST_WAIT_S = 5.0
 CHORE_RETRY_S = 10.0
 NICE = 10
@@ -164,6 +166,9 @@ class Follower:
             self.caught_up.set()
         self._keep()
         self._start_chore()
+        if changes and len(changes) < BATCH:
+            # Under load, a few round trips and turns in Python for many changes and not for each: searches need both.
+            self._stopping.wait(GATHER_S)
 
     def _forget_snapshots(self) -> None:
         """They lead to a place in a history that is no longer told; one that is being written, too."""
@@ -219,12 +224,20 @@ class Follower:
             return
         figures = self._index.figures
         if self._is_news() and now_s - self._saved_at_s >= self._snapshot_every_s:
-            self._chore = "snapshot", self._chores.submit(self._save, self._index.contents(), self.cursor)
+            self._submit("snapshot", partial(self._save, self._index.contents(), self.cursor))
         elif due(figures.base, figures.delta, figures.dead):
-            self._chore = "compaction", self._chores.submit(self._index.compact)
+            self._submit("compaction", self._index.compact)
         elif now_s - self._probed_at_s >= self._probe_every_s:
             self._probed_at_s = now_s
-            self._chore = "probe", self._chores.submit(self._probe)
+            self._submit("probe", self._probe)
+
+    def _submit(self, name: str, chore: Callable[[], None]) -> None:
+        def timed() -> None:
+            start_s = time.monotonic()
+            chore()
+            log.info("chore_done", extra={"chore": name, "seconds": round(time.monotonic() - start_s, 3)})
+
+        self._chore = name, self._chores.submit(timed)
 
     def _probe(self) -> None:
         """Measure recall; train anew when it has declined."""

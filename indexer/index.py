@@ -314,6 +314,7 @@ class VectorIndex:
             base.recipe = replace(base.recipe, notes=len(base))
             return kept_base, base
         self._trained_recall = recall
+        log.info("base_trained", extra={"rows": len(base), "recipe": base.recipe.name, "recall": recall})
         return kept_base, base
 
     def _rebased(self, base: Base, rows: Rows, folded: int, kept_base: Ints, kept_delta: Ints) -> State:

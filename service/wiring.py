@@ -10,6 +10,7 @@ import importlib.metadata
 import logging
 import signal
 import socket
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -39,6 +40,7 @@ _PROBE_S = 0.8
 _QUEUE_EVERY_S = 2.0
 _KEYS_EVERY_S = 0.5
 _REPORT_EVERY_S = 1.0
+_SWITCH_S = 0.0005
 _GRACE_S = 8
 
 
@@ -73,6 +75,8 @@ def run_worker(settings: Settings) -> None:
 
 def run_indexer(settings: Settings) -> None:
     """One shard: the index, its snapshots and the stream it follows."""
+    # Python's 5 ms are what a search would wait for a chore again and again, and the chores are in no hurry.
+    sys.setswitchinterval(_SWITCH_S)
     asyncio.run(_indexer(settings))
 
 

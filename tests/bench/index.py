@@ -17,24 +17,20 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import faiss
 import numpy as np
+from clusters import DIM, MODEL, ROWS_OF_A_CLUSTER, clustered, flat_index
 
-from indexer.base import SCORED_ONE_BY_ONE, FlatBase, IvfBase
-from indexer.bitmap import all_alive
-from indexer.factory import FLAT, SAMPLE_PER_LIST, IndexRecipe, recipe_for
+from indexer.base import SCORED_ONE_BY_ONE, IvfBase
+from indexer.factory import SAMPLE_PER_LIST, recipe_for
 from indexer.index import VectorIndex
-from indexer.rows import Entries, Rows
 from indexer.snapshot import Snapshots
 from indexer.types import Answer, Query
 
-DIM = 128
-ROWS_OF_A_CLUSTER = 1000
-SPREAD = 0.6
 QUERIES = 512
 BATCH = 64
 THREADS = 2
@@ -58,20 +54,6 @@ def main() -> None:
     print(json.dumps(measure(options.vectors, options.rounds, hnsw=not options.without_hnsw)))
 
 
-def clustered(rows: int, seed: int, clusters: int) -> np.ndarray:
-    """Unit vectors around centres that are the same for every seed."""
-    centers = unit(np.random.default_rng(0).standard_normal((clusters, DIM), dtype=np.float32))
-    rng = np.random.default_rng(seed)
-    vectors = SPREAD / DIM**0.5 * rng.standard_normal((rows, DIM), dtype=np.float32)
-    vectors += centers[rng.integers(clusters, size=rows)]
-    return unit(vectors)
-
-
-def unit(vectors: np.ndarray) -> np.ndarray:
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    return vectors
-
-
 def measure(rows: int, rounds: int, *, hnsw: bool) -> dict[str, object]:
     clusters = rows // ROWS_OF_A_CLUSTER
     vectors, queries = clustered(rows, 1, clusters), clustered(QUERIES, 2, clusters)
@@ -83,7 +65,7 @@ def measure(rows: int, rounds: int, *, hnsw: bool) -> dict[str, object]:
         folder = Path(name)
         index, report["build"] = built(vectors, folder)
         said(f"built: {report['build']}")
-        snapshots = Snapshots(folder, "bench")
+        snapshots = Snapshots(folder, MODEL)
         snapshots.save(index.contents(), "1-0")
         del vectors
         report["snapshot"] = fresh_process(folder)
@@ -111,15 +93,7 @@ def built(vectors: np.ndarray, folder: Path) -> tuple[VectorIndex, dict[str, flo
     recipe = recipe_for(rows, DIM)
     sample = vectors[np.random.default_rng(0).choice(rows, min(rows, SAMPLE_PER_LIST * recipe.nlist), replace=False)]
     training_s = timed(lambda: faiss.index_factory(DIM, recipe.name, faiss.METRIC_INNER_PRODUCT).train(sample))
-    labels = np.stack([np.arange(rows) % 50, np.arange(rows) // 10], axis=1).astype(np.uint64)
-    entries = Entries([f"note{row}" for row in range(rows)], [1] * rows, vectors, labels)
-    contents = replace(
-        VectorIndex(DIM, "bench").contents(),
-        base=FlatBase(IndexRecipe(FLAT, rows), vectors),
-        rows=Rows.of(entries),
-        base_alive=all_alive(rows),
-    )
-    index = VectorIndex.restore(contents, folder)
+    index = flat_index(vectors, np.arange(rows), folder)
     building_s = timed(index.compact)
     return index, {
         "training_s": round(training_s, 1),
@@ -235,7 +209,7 @@ def cold_start(folder: Path) -> dict[str, float]:
     queries = clustered(1000, 3, 1000)
     before = memory_bytes()
     start = time.perf_counter()
-    index, _ = Snapshots(folder, "bench").load()
+    index, _ = Snapshots(folder, MODEL).load()
     index.search(queries[:1], 10)
     first_answer_s = time.perf_counter() - start
     for query in queries:

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 from redis.asyncio import Redis
@@ -11,16 +12,26 @@ from support.indexers import Indexers
 from support.redis import RedisServer
 
 from indexer.client import ShardedSearcher
-from indexer.types import Found
-from model.checkpoint import read_manifest
+from indexer.index import VectorIndex
+from indexer.shards import shard_of
+from indexer.types import Change, Found
 from model.note import Note
+from service.app import create_app
+from service.drafts import WorkerPool
 from service.jobs import JobQueue
 from service.messages import CURSORS, StoredNote, StoredReading
-from service.settings import MINI
+from service.recommend import Recommender
+from service.settings import HttpSettings, IndexSettings, Settings
 from service.store import RedisStore
 
-SHARDS, REPLICAS = 2, 2
+SHARDS, REPLICAS = 4, 2
 NOTES = 200
+MODEL = "m"
+VECTORS = np.random.default_rng(0).normal(size=(NOTES, 16)).astype(np.float32)
+VECTORS /= np.linalg.norm(VECTORS, axis=1, keepdims=True)
+LOST = 2
+# Of a shard that is not lost.
+ASKED = next(row for row in range(NOTES) if shard_of(f"n{row}", SHARDS) != LOST)
 
 
 @pytest.fixture
@@ -30,61 +41,71 @@ async def cluster(tmp_path: Path, redis: Redis, redis_server: RedisServer) -> As
     cluster.end_all()
 
 
-async def until_found(searcher: ShardedSearcher, vector: np.ndarray, notes: int, shards: int = SHARDS) -> Found:
+async def until_found(searcher: ShardedSearcher, notes: int) -> Found:
     async with asyncio.timeout(120):
         while True:
-            found = await searcher.search(vector, NOTES + 10, timeout_s=5)
-            if found.shards_ok == shards and len(found.neighbors) == notes:
+            found = await searcher.search(VECTORS[ASKED], NOTES + 10, timeout_s=5)
+            if found.shards_ok == SHARDS and len(found.neighbors) == notes:
                 return found
             await asyncio.sleep(0.05)
 
 
 async def test_replicas_agree_stand_in_for_each_other_and_come_back(cluster, redis):
-    manifest = read_manifest(MINI)
-    vectors = np.random.default_rng(0).normal(size=(NOTES, manifest.dim)).astype(np.float32)
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    store, queue = RedisStore(redis, 10_000), JobQueue(redis, "w0", manifest.fingerprint, manifest.dim)
+    store, queue = RedisStore(redis, 10_000), JobQueue(redis, "w0", MODEL, VECTORS.shape[1])
     await queue.open()
+    everybody = ShardedSearcher(cluster.addresses, MODEL)
+    seconds = ShardedSearcher([address.split(",")[1] for address in cluster.addresses], MODEL)
+    settings = Settings(http=HttpSettings(related_s=10), index=IndexSettings(addresses=tuple(cluster.addresses)))
+    recommender = Recommender(store, everybody, WorkerPool([], MODEL), settings, MODEL)
+    gateway = httpx.AsyncClient(
+        transport=httpx.ASGITransport(create_app(lambda: recommender, settings)), base_url="http://gateway"
+    )
 
     async def write(rows: range) -> None:
         await store.put([StoredNote(Note(f"n{row}", f"n{row}"), 0) for row in rows])
         claimed = await queue.claim(NOTES, 0.1)
         await queue.publish(
-            [
-                (item, StoredReading(1, manifest.fingerprint, vectors[int(item.job.note_id[1:])], (), None))
-                for item in claimed
-            ]
+            [(item, StoredReading(1, MODEL, VECTORS[int(item.job.note_id[1:])], (), None)) for item in claimed]
         )
 
-    await write(range(100))
+    async def related() -> tuple[list[str], dict[str, int]]:
+        answer = await gateway.get(f"/notes/n{ASKED}/related", params={"k": 10})
+        assert answer.status_code == 200, answer.text
+        return [item["note_id"] for item in answer.json()["items"]], answer.json()["shards"]
+
+    await write(range(NOTES // 2))
     for place in cluster.everywhere:
         cluster.start(*place)
-    everybody = ShardedSearcher(cluster.addresses, manifest.fingerprint)
-    seconds = ShardedSearcher([address.split(",")[1] for address in cluster.addresses], manifest.fingerprint)
+    whole = VectorIndex(VECTORS.shape[1], MODEL)
+    whole.apply([Change("0-0", f"n{row}", 1, MODEL, vector) for row, vector in enumerate(VECTORS)])
+    [expected] = whole.search(VECTORS[ASKED][None], NOTES)
+    order = [f"n{row}" for row in np.argsort(-(VECTORS @ VECTORS[ASKED]))]
     try:
-        await until_found(everybody, vectors[0], 100)
-        await write(range(100, NOTES))
+        await until_found(everybody, NOTES // 2)
+        await write(range(NOTES // 2, NOTES))
         for searcher in (everybody, seconds):
-            found = await until_found(searcher, vectors[0], NOTES)
-            exact = [f"n{row}" for row in np.argsort(-(vectors @ vectors[0]))]
-            assert [neighbor.id for neighbor in found.neighbors] == exact
+            found = await until_found(searcher, NOTES)
+            assert [neighbor.id for neighbor in found.neighbors] == [neighbor.id for neighbor in expected] == order
+            assert np.allclose([near.score for near in found.neighbors], [near.score for near in expected], atol=1e-6)
+        assert await related() == (order[1:11], {"ok": SHARDS, "total": SHARDS})
 
-        cluster.end(0, 0)
-        found = await until_found(everybody, vectors[0], NOTES)
-        assert found.shards_ok == SHARDS
-        cluster.end(0, 1)
-        found = await everybody.search(vectors[0], NOTES, timeout_s=5)
-        assert (found.shards_ok, found.shards_total) == (SHARDS - 1, SHARDS)
-        assert 0 < len(found.neighbors) < NOTES
+        cluster.end(LOST, 0)
+        assert (await until_found(everybody, NOTES)).shards_ok == SHARDS
+        cluster.end(LOST, 1)
+        left = [id_ for id_ in order[1:] if shard_of(id_, SHARDS) != LOST]
+        assert await related() == (left[:10], {"ok": SHARDS - 1, "total": SHARDS})
 
-        await store.delete("n0")
-        cluster.start(0, 1)
-        found = await until_found(everybody, vectors[0], NOTES - 1)
-        assert "n0" not in {neighbor.id for neighbor in found.neighbors}
+        gone = next(id_ for id_ in order if shard_of(id_, SHARDS) == LOST)
+        await store.delete(gone)
+        cluster.start(LOST, 1)
+        found = await until_found(everybody, NOTES - 1)
+        assert gone not in {neighbor.id for neighbor in found.neighbors}
+        there = [id_ for id_ in order[1:] if id_ != gone]
+        assert await related() == (there[:10], {"ok": SHARDS, "total": SHARDS})
         # One name for each, also after a restart, whatever its address is then.
-        registered = {name.decode() for name in await redis.hkeys(CURSORS)}
-        names = ("shard-0", "shard-0-1", "shard-1", "shard-1-1")
-        assert registered == {f"{name}/{manifest.fingerprint}" for name in names}
+        names = {f"shard-{shard}{suffix}/{MODEL}" for shard in range(SHARDS) for suffix in ("", "-1")}
+        assert {name.decode() for name in await redis.hkeys(CURSORS)} == names
     finally:
+        await gateway.aclose()
         await everybody.close()
         await seconds.close()

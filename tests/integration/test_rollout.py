@@ -27,7 +27,7 @@ from service.messages import JOBS, WORKERS, StoredReading
 from service.recommend import Recommender
 from service.registry import Registry
 from service.rollout import ActiveModel, take_over
-from service.settings import IndexSettings, Settings
+from service.settings import HttpSettings, IndexSettings, Settings
 from service.store import RedisStore, StoredNote, open_redis
 
 OLD, NEW = "hashing-old", "hashing-new"
@@ -71,7 +71,7 @@ class Rollout:
         self.store = RedisStore(redis, 10_000)
         self.community = Community(self.store)
         self.searcher = ShardedSearcher(indexers.addresses, "")
-        settings = Settings(index=IndexSettings(addresses=tuple(indexers.addresses)))
+        settings = Settings(http=HttpSettings(related_s=10), index=IndexSettings(addresses=tuple(indexers.addresses)))
         workers = WorkerPool([], "")
         self.active = ActiveModel(
             self.registry,

@@ -1,0 +1,45 @@
+"""Vectors for the index's benchmarks: clustered, from a seeded generator; and an index that holds them unsorted."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from indexer.base import FlatBase
+from indexer.bitmap import all_alive
+from indexer.factory import FLAT, IndexRecipe
+from indexer.index import VectorIndex
+from indexer.rows import Entries, Rows
+
+DIM = 128
+ROWS_OF_A_CLUSTER = 1000
+SPREAD = 0.6
+MODEL = "bench"
+
+
+def clustered(rows: int, seed: int, clusters: int) -> np.ndarray:
+    """Unit vectors around centres that are the same for every seed."""
+    centers = unit(np.random.default_rng(0).standard_normal((clusters, DIM), dtype=np.float32))
+    rng = np.random.default_rng(seed)
+    vectors = SPREAD / DIM**0.5 * rng.standard_normal((rows, DIM), dtype=np.float32)
+    vectors += centers[rng.integers(clusters, size=rows)]
+    return unit(vectors)
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors
+
+
+def flat_index(vectors: np.ndarray, numbers: np.ndarray, folder: Path) -> VectorIndex:
+    """An index of vectors named after their numbers, in a flat base however many: the next compaction trains."""
+    rows = len(vectors)
+    labels = np.stack([numbers % 50, numbers // 10], axis=1).astype(np.uint64)
+    entries = Entries([f"note{number}" for number in numbers], [1] * rows, vectors, labels)
+    contents = replace(
+        VectorIndex(DIM, MODEL).contents(),
+        base=FlatBase(IndexRecipe(FLAT, rows), vectors),
+        rows=Rows.of(entries),
+        base_alive=all_alive(rows),
+    )
+    return VectorIndex.restore(contents, folder)
