@@ -55,6 +55,9 @@ bench: $(VENV)/.dev-installed ## Measure the hot path; the last line is one JSON
 bench-index: $(VENV)/.dev-installed $(VENV)/.bench-installed ## Measure the index on a million vectors; the last line is one JSON object.
 	$(BIN)/python tests/bench/index.py
 
+conformance: $(VENV)/.dev-installed ## Send 10,000 generated requests, and hostile ones, to the real service.
+	CONFORMANCE_REQUESTS=$${CONFORMANCE_REQUESTS:-10000} $(BIN)/python -m pytest -s tests/conformance
+
 openapi: $(VENV)/.dev-installed ## Write docs/openapi.json anew from the routes.
 	$(BIN)/python -c "from pathlib import Path; from service import app, openapi; Path('docs/openapi.json').write_text(openapi.text(app.api()))"
 

@@ -173,7 +173,7 @@ async def put_notes(request: Request, recommender: Recommend, http: Http) -> Res
     _query(request, NoQuery)
     body = await _read(request, http.max_bulk_bytes)
     # Megabytes of JSON take long enough to parse to hold up every other request.
-    records, rejected = await asyncio.to_thread(parse_bulk, body)
+    records, rejected = await asyncio.to_thread(parse_bulk, body, request.headers.get("content-type", ""))
 
     async def put() -> Answer:
         if records:
