@@ -56,6 +56,9 @@ bench-index: $(VENV)/.dev-installed $(VENV)/.bench-installed ## Measure the inde
 	$(BIN)/python tests/bench/index.py
 	$(BIN)/python tests/bench/freshness.py
 
+conformance: $(VENV)/.dev-installed ## Send 10,000 generated requests, and hostile ones, to the real service.
+	CONFORMANCE_REQUESTS=$${CONFORMANCE_REQUESTS:-10000} $(BIN)/python -m pytest -s tests/conformance
+
 openapi: $(VENV)/.dev-installed ## Write docs/openapi.json anew from the routes.
 	$(BIN)/python -c "from pathlib import Path; from service import app, openapi; Path('docs/openapi.json').write_text(openapi.text(app.api()))"
 

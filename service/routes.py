@@ -170,7 +170,7 @@ async def put_notes(request: Request) -> Response:
     _query(request, NoQuery)
     body = await _read(request, _http(request).max_bulk_bytes)
     # Megabytes of JSON take long enough to parse to hold up every other request.
-    records, rejected = await asyncio.to_thread(parse_bulk, body)
+    records, rejected = await asyncio.to_thread(parse_bulk, body, request.headers.get("content-type", ""))
     audit.concerns(request, [record.note.id for record in records])
 
     async def put() -> Answer:

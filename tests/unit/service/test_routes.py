@@ -1,12 +1,12 @@
 """The contract's routes over HTTP: shapes, statuses, and what hostile input gets."""
 
 import asyncio
-import json
 from typing import ClassVar
 
 import pytest
 from pydantic import BaseModel
 from redis.asyncio import Redis
+from support.bodies import HOSTILE, MARK, NOTE
 
 from indexer.types import ShardStatus
 from model.note import Note
@@ -14,46 +14,6 @@ from service.events import Event
 from service.schemas import BulkOut, ErrorOut, EventsOut, NoteOut, RelatedOut, StatusOut, TagsOut, WrittenOut
 from service.store import Suggestion
 from tests.unit.service.memory import FINGERPRINT, MemoryGateway
-
-MARK = "x-mark-x"
-NOTE = {"title": "Harbor tram", "content": "noodle", "hashtags": ["seaside"]}
-
-HOSTILE = {
-    "empty": b"",
-    "spaces": b"  \n ",
-    "byte order mark": b"\xef\xbb\xbf" + json.dumps(NOTE).encode(),
-    "not UTF-8": b'{"title": "\xff\xfe"}',
-    "UTF-16": json.dumps(NOTE).encode("utf-16"),
-    "NUL byte": b"\x00",
-    "NUL in a string": b'{"title": "a\\u0000b"}',
-    "raw NUL in a string": b'{"title": "a\x00b"}',
-    "lone surrogate": b'{"title": "\\ud800"}',
-    "reversed surrogates": b'{"title": "\\udc00\\ud800"}',
-    "NaN": b'{"title": "a", "exposure": NaN}',
-    "infinity": b'{"title": "a", "exposure": 1e999}',
-    "minus infinity": b'{"title": "a", "exposure": -Infinity}',
-    "huge integer": b'{"title": "a", "exposure": ' + b"9" * 5000 + b"}",
-    "64 bits and one": b'{"title": "a", "exposure": 18446744073709551616}',
-    "deep array": b"[" * 100_000,
-    "deep object": b'{"title":' * 20_000,
-    "closed deep array": b'{"title": ' + b"[" * 5000 + b"]" * 5000 + b"}",
-    "truncated": b'{"title": "a"',
-    "two documents": b'{"title": "a"}{"title": "b"}',
-    "null": b"null",
-    "number": b"1",
-    "string": b'"title"',
-    "bool for int": b'{"title": "a", "exposure": true}',
-    "float for int": b'{"title": "a", "exposure": 1.0}',
-    "string for list": b'{"title": "a", "hashtags": "b"}',
-    "null in list": b'{"title": "a", "hashtags": [null]}',
-    "null title": b'{"title": null, "content": "a"}',
-    "nothing said": b'{"title": " \\u3000 ", "content": "\\n"}',
-    "unknown field": b'{"title": "a", "x-mark-x": 1}',
-    "unknown long field": b'{"title": "a", "' + MARK.encode() * 10_000 + b'": 1}',
-    "long title": json.dumps({"title": MARK * 100}).encode(),
-    "form": b"title=a&content=b",
-    "xml": b"<?xml version='1.0'?><note/>",
-}
 
 
 @pytest.fixture
@@ -518,6 +478,17 @@ class TestBulk:
         body = check(await client.post("/notes", content=lines), 202, BulkOut)
 
         assert (body["accepted"], [rejected["position"] for rejected in body["rejected"]]) == (1, [0])
+
+    @pytest.mark.parametrize("kind", ["application/x-ndjson", "application/X-NDJSON; charset=utf-8"])
+    @pytest.mark.parametrize("first", [b"null", b"[]", b"x-mark-x", b"\xff", b"[" * 5000, b'["a", "b"]'])
+    async def test_of_lines_of_which_the_first_is_no_note_keeps_the_others(self, client, kind, first):
+        lines = first + b'\n{"note_id": "b", "title": "b"}'
+
+        response = await client.post("/notes", content=lines, headers={"content-type": kind})
+
+        body = check(response, 202, BulkOut)
+        assert (body["accepted"], [rejected["position"] for rejected in body["rejected"]]) == (1, [0])
+        assert MARK not in response.text
 
     async def test_with_an_id_twice_keeps_the_later(self, client):
         elements = [{"note_id": "n1", "title": title} for title in ("first", "second")]

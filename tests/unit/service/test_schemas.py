@@ -112,6 +112,13 @@ def test_text_may_have_so_many_characters_and_no_more(field, longest):
         parse(NoteIn, json.dumps({"title": "a", field: "\U0001f642" * (longest + 1)}))
 
 
+def test_thousands_of_errors_are_not_listed():
+    """Listing them takes pydantic long enough to hold up everybody else."""
+    body = json.dumps({"title": "a"} | {f"{MARK}{number}": 0 for number in range(5000)})
+
+    assert refusal(NoteIn, body) == "too many errors to list"
+
+
 def test_a_title_is_measured_after_trimming():
     note = parse(NoteIn, json.dumps({"title": " " * 200 + "t" * 300 + "\n"}))
 
