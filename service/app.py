@@ -14,7 +14,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service import metrics
+from service import metrics, pages
 from service.errors import BadRequest, NoteLLMError
 from service.logs import outline
 from service.recommend import Recommender
@@ -48,6 +48,7 @@ def create_app(recommender: Recommender, settings: Settings) -> FastAPI:
     app.state.recommender = recommender
     app.state.http = settings.http
     app.include_router(router)
+    app.include_router(pages.router)
     app.add_exception_handler(NoteLLMError, _answer_our_error)
     app.add_exception_handler(RequestValidationError, _answer_invalid)
     app.add_exception_handler(HTTPException, _answer_http_error)
