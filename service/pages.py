@@ -4,8 +4,9 @@ Static files, read once, that ask nothing of other hosts. They are safe to show 
 comes from the API, which asks for a key itself.
 """
 
+import gzip
 import hashlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 
@@ -49,21 +50,47 @@ PAGES = (
 
 def _answer(page: Page) -> Callable[[Request], Awaitable[Response]]:
     body = files(page.package).joinpath(page.file).read_bytes()
-    headers = {
+    plain = _Form(body, _headers(page, body))
+    # Once, here: Swagger UI is 1.7 MB, and anybody may ask for it.
+    packed = _Form(gzip.compress(body, compresslevel=6, mtime=0), _headers(page, body, "gzip"))
+
+    async def answer(request: Request) -> Response:
+        form = packed if _takes_gzip(request.headers.get("accept-encoding", "")) else plain
+        if _is_held(request.headers.get("if-none-match", ""), form.headers["ETag"]):
+            return Response(status_code=304, headers=form.headers)
+        return Response(form.body, headers=form.headers)
+
+    return answer
+
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """A page as it is sent. Plain and packed are two things to a cache, so each has its ETag."""
+
+    body: bytes
+    headers: Mapping[str, str]
+
+
+def _headers(page: Page, body: bytes, encoding: str = "") -> dict[str, str]:
+    return {
         "Cache-Control": "no-cache",
         "Content-Security-Policy": page.policy,
         "Content-Type": _KINDS[page.file[page.file.rindex(".") :]],
-        "ETag": f'"{hashlib.sha256(body).hexdigest()[:32]}"',
+        "ETag": f'"{hashlib.sha256(encoding.encode() + body).hexdigest()[:32]}"',
         "Referrer-Policy": "no-referrer",
+        "Vary": "Accept-Encoding",
         "X-Content-Type-Options": "nosniff",
+        **({"Content-Encoding": encoding} if encoding else {}),
     }
 
-    async def answer(request: Request) -> Response:
-        if _is_held(request.headers.get("if-none-match", ""), headers["ETag"]):
-            return Response(status_code=304, headers=headers)
-        return Response(body, headers=headers)
 
-    return answer
+def _takes_gzip(accept_encoding: str) -> bool:
+    """Whether gzip is among the codings that the client names, other than to refuse it."""
+    for coding in accept_encoding.lower().split(","):
+        name, _, weight = coding.replace(" ", "").partition(";q=")
+        if name == "gzip":
+            return not weight or bool(weight.strip("0."))
+    return False
 
 
 def _is_held(if_none_match: str, etag: str) -> bool:

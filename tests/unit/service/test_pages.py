@@ -82,7 +82,8 @@ class TestEveryPage:
 
     @pytest.mark.parametrize("path", PAGES)
     async def test_answers_head_as_get_without_the_body(self, client, path):
-        get, head = await client.get(path), await client.head(path)
+        plain = {"Accept-Encoding": "identity"}
+        get, head = await client.get(path, headers=plain), await client.head(path, headers=plain)
 
         assert (head.status_code, head.content) == (200, b"")
         same = ("content-type", "content-length", "etag", "content-security-policy")
@@ -105,6 +106,24 @@ class TestEveryPage:
 
         assert response.status_code == 200
         assert response.content
+
+    @pytest.mark.parametrize("path", PAGES)
+    async def test_is_packed_for_who_takes_it_packed(self, client, path):
+        plain = await client.get(path, headers={"Accept-Encoding": "identity"})
+        packed = await client.get(path, headers={"Accept-Encoding": "br, gzip;q=0.5"})
+
+        assert packed.headers["content-encoding"] == "gzip"
+        assert "content-encoding" not in plain.headers
+        assert packed.content == plain.content  # httpx has unpacked it
+        assert packed.headers["vary"] == plain.headers["vary"] == "Accept-Encoding"
+        assert packed.headers["etag"] != plain.headers["etag"]
+        assert int(packed.headers["content-length"]) < 500_000
+
+    @pytest.mark.parametrize(
+        "given", ["", "identity", "br", "gzip;q=0", "gzip; q=0.000, br", "x-gzip", "*;q=0", ";q=", ","]
+    )
+    async def test_is_plain_for_who_does_not(self, client, given):
+        assert "content-encoding" not in (await client.get("/", headers={"Accept-Encoding": given})).headers
 
     async def test_is_only_read(self, client):
         for path in PAGES:
