@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 DEMO_STATE ?= .demo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test vllm-test check bench bench-index bench-worker conformance openapi mini constraints image-test clean
+.PHONY: help demo test vllm-test check bench bench-index bench-worker bench-overload conformance openapi mini constraints screenshots image-test clean
 
 help: ## Say what each target does.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -67,6 +67,9 @@ mini: $(VENV)/.dev-installed ## Train model/mini again from the sample notes.
 	$(BIN)/notellm pairs build/samples --out build/pairs.parquet --holdout 0.1
 	$(BIN)/notellm train build/samples --pairs build/pairs.parquet --recipe mini --out model/mini
 	$(BIN)/notellm calibrate model/mini --data build/samples --holdout 0.1 --out model/reports/mini
+
+screenshots: $(VENV)/.dev-installed ## Take the pictures in docs/ again (needs Chromium).
+	PYTHONPATH=tests $(BIN)/python -m support.screenshots
 
 image-test: ## Build the gateway's image without a container engine and ask it for an answer (root, Debian).
 	sh deploy/image_test.sh

@@ -15,7 +15,7 @@ from starlette.middleware.gzip import GZipMiddleware
 from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service import audit, metrics
+from service import audit, metrics, pages
 from service.auth import declare_public, policy_of
 from service.errors import BadRequest, Internal, Malformed, NoRoute, NoteLLMError, WrongMethod, error_body
 from service.idempotency import Answers
@@ -70,6 +70,7 @@ def api() -> Api:
         generate_unique_id_function=lambda route: route.name,
     )
     app.include_router(router)
+    app.include_router(pages.router)
     return app
 
 

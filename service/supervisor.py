@@ -46,6 +46,7 @@ READY = """
 NoteLLM is ready.
 
   API         {api}
+  console     {api}/
   operations  {ops}  (/livez, /readyz, /metrics)
   state       {state}  (logs, Redis, snapshots)
   keys        {keys}

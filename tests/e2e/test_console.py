@@ -1,0 +1,902 @@
+"""The console and the API's description in a real browser, over the real service and the committed model."""
+
+import json
+import os
+import re
+import signal
+from collections.abc import Callable, Iterator
+from urllib.parse import parse_qsl, urlsplit
+
+import httpx
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, Route, expect
+from support.browser import Visit, chromium
+from support.service import Service, running, until
+
+from model.samples.generate import sample_notes
+from service.settings import MINI
+
+CATEGORIES = ("Travel", "Restaurants", "Dogs", "Coffee", "Yoga")
+VIEWS = ("#explore", "#explore/travel-01", "#explore?text=A weekend of ramen", "#write", "#service")
+HOSTILE = (
+    "<img src=x onerror=alert(1)>",
+    "<script>alert(2)</script>",
+    '"><svg onload=alert(3)>',
+    "javascript:alert(4)",
+)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def service(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """With the samples of a few categories, all of them searchable."""
+    notes = [note for note in sample_notes() if note.category in CATEGORIES]
+    bulk = [
+        {
+            "note_id": note.id,
+            "title": note.title,
+            "content": note.content,
+            "hashtags": list(note.hashtags),
+            "category": note.category,
+        }
+        for note in notes
+    ]
+    with running(Service(tmp_path_factory.mktemp("console"), MINI)) as service:
+        assert httpx.post(f"{service.api}/notes", json=bulk, timeout=30).json()["accepted"] == len(notes)
+        until(lambda: status(service)["notes"]["searchable"] == len(notes), 120)
+        yield service
+
+
+@pytest.fixture(scope="module")
+def hostile(service: Service) -> str:
+    """The id of a note whose every field is markup; another one close to it."""
+    for note_id in ("javascript:alert", "hostile-2"):
+        note = {
+            "title": f"{HOSTILE[0]} {HOSTILE[1]}",
+            "content": "\n".join(HOSTILE),
+            "hashtags": list(HOSTILE),
+            "category": HOSTILE[2],
+            "author": HOSTILE[1],
+        }
+        written = httpx.put(f"{service.api}/notes/{note_id}?wait=10", json=note, timeout=30)
+        assert written.json()["status"] == "searchable"
+    return "javascript:alert"
+
+
+@pytest.fixture
+def visit(browser: Browser, service: Service) -> Iterator[Callable[..., Visit]]:
+    """Opens the console for another person. Whatever they do, no host but ours is asked and nothing breaks."""
+    visits: list[Visit] = []
+
+    def begin(**how: object) -> Visit:
+        visits.append(Visit(browser, service.api, **how))
+        return visits[-1]
+
+    yield begin
+    for one in visits:
+        one.close()
+        assert (one.outside, one.mishaps) == ([], [])
+
+
+def status(service: Service) -> dict:
+    return httpx.get(f"{service.api}/status", timeout=30).json()
+
+
+def get(service: Service, path: str) -> dict:
+    return httpx.get(f"{service.api}/{path}", timeout=30).raise_for_status().json()
+
+
+def titles(page: Page, within: str = "#results") -> list[str]:
+    return page.locator(f"{within} .result a").all_inner_texts()
+
+
+def search(page: Page, text: str) -> None:
+    page.fill("#query", text)
+    page.press("#query", "Enter")
+
+
+def shows_note(page: Page, title: str) -> None:
+    expect(page.locator("#note-title")).to_have_text(title)
+
+
+class TestExplore:
+    def test_shows_a_note_and_its_related_notes_as_the_api_has_them(self, visit, service):
+        page = visit().open()
+        search(page, "travel-01")
+
+        note, related = get(service, "notes/travel-01"), get(service, "notes/travel-01/related")
+        shows_note(page, note["title"])
+        expect(page.locator("#note")).to_contain_text(note["content"])
+        assert titles(page) == [item["title"] for item in related["items"]]
+        for item, shown in zip(related["items"], page.locator("#results .result").all(), strict=True):
+            expect(shown.locator(".category")).to_have_text(item["category"])
+            assert shown.locator(".score").inner_text().split() == ["Score", f"{item['score']:.2f}"]
+            width = shown.locator(".bar span").evaluate("bar => bar.offsetWidth / bar.parentElement.offsetWidth")
+            assert width == pytest.approx(item["score"], abs=0.02)
+
+    def test_marks_exactly_the_hashtags_in_common(self, visit, service):
+        page = visit().open("#explore/travel-01")
+        shows_note(page, get(service, "notes/travel-01")["title"])
+
+        own = set(get(service, "notes/travel-01")["hashtags"])
+        items = get(service, "notes/travel-01/related")["items"]
+        expected = [f"#{tag}" for item in items for tag in item["hashtags"] if tag in own]
+        assert len(expected) > 5
+        marked = page.locator("#results .tag.common").all_text_contents()
+        assert [text.removesuffix(", in common") for text in marked] == expected
+
+    def test_walks_on_by_a_click_and_back(self, visit, service):
+        page = visit().open("#explore/travel-01")
+        first = get(service, "notes/travel-01/related")["items"][0]
+
+        page.click("#results .result >> nth=0")
+        shows_note(page, first["title"])
+        assert page.url.endswith(f"#explore/{first['note_id']}")
+        page.go_back()
+
+        shows_note(page, get(service, "notes/travel-01")["title"])
+
+    def test_of_two_notes_shows_the_one_that_was_asked_for_last(self, visit, service):
+        """Also when the answer about the other one comes later."""
+        person = visit()
+        page = person.page
+        held: list[Route] = []
+        ended: list[str] = []
+        for event in ("requestfinished", "requestfailed"):
+            page.on(event, lambda request: ended.append(urlsplit(request.url).path))
+        page.route("**/notes/travel-01", lambda route: held.append(route))
+        person.open("#explore/travel-01")
+        expect(page.locator("#found")).to_have_attribute("aria-busy", "true")
+        search(page, "dogs-05")
+        shows_note(page, get(service, "notes/dogs-05")["title"])
+        for route in held:
+            route.continue_()
+        while "/notes/travel-01" not in ended:
+            page.wait_for_timeout(20)
+
+        shows_note(page, get(service, "notes/dogs-05")["title"])
+
+    def test_is_where_it_was_left_when_it_is_opened_again(self, visit, service):
+        page = visit().open("#explore/travel-01")
+        shows_note(page, get(service, "notes/travel-01")["title"])
+        page.click(".views >> text=Service")
+        expect(page.locator("#figures")).to_be_visible()
+        page.click(".views >> text=Explore")
+
+        shows_note(page, get(service, "notes/travel-01")["title"])
+        page.click(".brand")
+        expect(page.locator("#start")).to_be_visible()
+
+    def test_reads_pasted_text_as_a_title_and_its_content(self, visit):
+        person = visit()
+        page = person.open()
+        search(page, "Puppy at night\nWe moved the crate next to our bed.")
+
+        shows_note(page, "Puppy at night")
+        expect(page.locator("#note")).to_contain_text("We moved the crate next to our bed.")
+        expect(page.locator("#note .model")).to_contain_text("Dogs")
+        assert len(titles(page)) == 10
+        assert person.asked[-1].post_data_json == {
+            "title": "Puppy at night",
+            "content": "We moved the crate next to our bed.",
+            "related": 10,
+        }
+        page.click("text=Write this note")
+        expect(page.locator("#draft-title")).to_have_value("Puppy at night")
+
+    def test_reads_a_plain_word_that_is_no_id_as_text(self, visit):
+        page = visit().open()
+        search(page, "espresso")
+
+        shows_note(page, "espresso")
+        expect(page.locator("#results .category").first).to_have_text("Coffee")
+
+    def test_sends_a_parameter_only_once_it_is_not_its_default(self, visit, service):
+        person = visit()
+        page = person.page
+        answered = get(service, "notes/travel-01/related")
+        for item in answered["items"]:
+            item["explain"] = {"cosine": 0.5125, "popularity": 0.0125, "hashtags_in_common": item["hashtags"][:1]}
+        person.answer("**/related?*", 200, answered)
+        person.open("#explore/travel-01")
+        shows_note(page, get(service, "notes/travel-01")["title"])
+        assert urlsplit(person.asked[-1].url).query == ""
+
+        page.click("text=Refine")
+        page.fill("#filter-category", "Travel")
+        page.press("#filter-category", "Enter")
+        page.fill("#filter-category", "Dogs")
+        page.press("#filter-category", "Enter")
+        page.locator("#diversity").fill("0.3")
+        page.locator("#debias").fill("0.65")
+        page.check("#exclude-author")
+        page.select_option("#limit", "25")
+        page.check("#explain")
+
+        expect(page.locator("#results .parts").first).to_contain_text(
+            "cosine 0.512 · popularity 0.013 · 1 hashtag in common"
+        )
+        assert page.locator("#results .tag.common").count() == len(answered["items"])
+        assert parse_qsl(urlsplit(person.asked[-1].url).query) == [
+            ("category", "Travel"),
+            ("category", "Dogs"),
+            ("diversity", "0.3"),
+            ("debias", "0.65"),
+            ("k", "25"),
+            ("exclude_author", "1"),
+            ("explain", "1"),
+        ]
+        page.reload()
+        expect(page.locator("#filters-count")).to_have_text("· 7 set")
+        page.click("text=Refine")
+        page.click("text=Reset")
+        expect(page.locator("#filters-count")).to_have_text("")
+        expect(page.locator("#results .parts")).to_have_count(0)
+        assert urlsplit(person.asked[-1].url).query == ""
+
+    def test_says_when_no_note_passes_the_filters(self, visit, service):
+        person = visit()
+        person.answer("**/related?*", 200, get(service, "notes/travel-01/related") | {"items": []})
+
+        page = person.open("#explore/travel-01?category=Opera")
+
+        expect(page.locator("#results")).to_contain_text(
+            "No note passes these filters. Loosen them, or reset them under Refine."
+        )
+
+    def test_teaches_what_to_type(self, visit):
+        page = visit().open()
+
+        expect(page.locator("#start-filled")).to_contain_text("Type the id of a note")
+        page.click("#examples button >> nth=0")
+        expect(page.locator("#results .result")).to_have_count(10)
+
+    def test_of_an_empty_store_says_how_to_fill_it(self, visit, service):
+        person = visit()
+        empty = {"live": 0, "searchable": 0, "pending": 0, "failed": 0}
+        person.answer("**/status", 200, status(service) | {"notes": empty})
+
+        page = person.open()
+
+        expect(page.locator("#start")).to_contain_text("notellm load samples")
+        expect(page.locator("#examples")).to_be_hidden()
+
+
+class TestWrite:
+    def test_suggests_while_typing_and_ends_the_request_before(self, visit):
+        person = visit()
+        page = person.page
+        ended: list[str] = []
+        page.on("requestfailed", lambda request: ended.append(request.post_data_json["title"]))
+        drafts: list[str] = []
+
+        def hold_the_first(route: Route) -> None:
+            drafts.append(route.request.post_data_json["title"])
+            if len(drafts) > 1:
+                route.continue_()
+
+        page.route("**/notes/tags", hold_the_first)
+        person.open("#write")
+        expect(page.locator("#suggestions-empty")).to_be_visible()
+        with page.expect_request("**/notes/tags"):
+            page.locator("#draft-title").press_sequentially("My puppy")
+        page.locator("#draft-title").press_sequentially(" finally sleeps")
+
+        expect(page.locator("#suggested-category button")).to_contain_text("Dogs")
+        expect(page.locator("#draft-related .result")).to_have_count(5)
+        assert ended == ["My puppy"]
+        assert drafts == ["My puppy", "My puppy finally sleeps"]
+        assert person.refusals == []
+
+    def test_takes_a_suggested_hashtag_and_asks_for_others(self, visit):
+        person = visit()
+        page = person.open("#write")
+        page.fill("#draft-title", "A weekend of ramen in Osaka")
+        first = page.locator("#suggested-hashtags button").first
+        taken = re.search(r"#(\w+) ", first.inner_text())[1]
+
+        with page.expect_response("**/notes/tags") as answered:
+            first.click()
+
+        assert answered.value.request.post_data_json["hashtags"] == [taken]
+        expect(page.locator("#draft-hashtags li")).to_have_text([f"#{taken} ×"])
+        expect(page.locator("#suggestions")).not_to_have_attribute("aria-busy", "true")
+        assert f"#{taken}" not in " ".join(page.locator("#suggested-hashtags button").all_inner_texts()).split()
+        page.click("#suggested-category button")
+        expect(page.locator("#draft-category")).to_have_value(answered.value.json()["category"]["name"])
+        expect(page.locator("#suggested-category button")).to_have_attribute("aria-pressed", "true")
+        page.click("#draft-hashtags li button")
+        expect(page.locator("#draft-hashtags li")).to_have_count(0)
+
+    def test_publishes_a_note_that_is_then_found(self, visit, service):
+        page = visit().open("#write")
+        page.fill("#draft-title", "Night bus to Oaxaca")
+        page.fill("#draft-content", "Cold air, bad films,\na sunrise over agave fields.")
+        page.locator("#draft-hashtag").press_sequentially("#nightbus, mexico overland ")
+        page.fill("#draft-category", "Travel")
+        page.fill("#draft-author", "a1")
+        page.click("#publish")
+
+        shows_note(page, "Night bus to Oaxaca")
+        expect(page.locator("#note .good")).to_contain_text("Published, and found")
+        expect(page.locator("#results .result")).to_have_count(10)
+        note_id = page.url.rpartition("/")[2]
+        stored = get(service, f"notes/{note_id}")
+        expected = {
+            "title": "Night bus to Oaxaca",
+            "content": "Cold air, bad films,\na sunrise over agave fields.",
+            "hashtags": ["nightbus", "mexico", "overland"],
+            "category": "Travel",
+            "author": "a1",
+            "version": 1,
+            "status": "searchable",
+        }
+        assert {name: stored[name] for name in expected} == expected
+        page.click("text=Write")
+        expect(page.locator("#draft-title")).to_have_value("")
+
+    def test_tries_again_by_itself_when_the_service_is_busy_and_writes_once(self, visit, service):
+        person = visit()
+        page = person.page
+        page.clock.install()
+        person.open("#write")
+        person.refuse("**/notes/*?wait=10", 503, "queue_full", Retry_After="7")
+        page.fill("#draft-title", "Seven kinds of naps")
+        page.click("#publish")
+        expect(page.locator("#draft-notice")).to_contain_text("Too many notes wait to be read. Trying again in 7 s.")
+        page.clock.run_for(2000)
+        expect(page.locator("#draft-notice")).to_contain_text("Trying again in 5 s.")
+        page.unroute("**/notes/*?wait=10")
+        page.clock.run_for(5000)
+
+        shows_note(page, "Seven kinds of naps")
+        writes = {request.url for request in person.asked if request.method == "PUT"}
+        assert len(writes) == 1
+        assert get(service, f"notes/{page.url.rpartition('/')[2]}")["version"] == 1
+
+    def test_keeps_a_draft_that_was_refused_as_it_is_and_stops_trying_once_it_is_changed(self, visit):
+        person = visit()
+        page = person.page
+        page.clock.install()
+        person.open("#write")
+        person.refuse("**/notes/*?wait=10", 503, "store_unavailable", Retry_After="4")
+        page.fill("#draft-title", "Half a thought")
+        page.press("#draft-title", "Control+Enter")
+        expect(page.locator("#draft-notice")).to_contain_text("The store does not answer. Trying again in 4 s.")
+        expect(page.locator("#draft-title")).to_be_focused()
+        page.keyboard.type(", and the rest")
+        expect(page.locator("#draft-notice")).to_be_hidden()
+        page.clock.run_for(20_000)
+
+        expect(page.locator("#draft-title")).to_have_value("Half a thought, and the rest")
+        assert sum(request.method == "PUT" for request in person.asked) == 1
+
+    def test_publishes_nothing_that_says_nothing_and_not_by_enter_in_a_line(self, visit):
+        person = visit()
+        page = person.open("#write")
+        page.fill("#draft-title", "   ")
+        page.press("#draft-title", "Enter")
+        expect(page.locator("#draft-notice")).to_be_hidden()
+        page.press("#draft-title", "Control+Enter")
+
+        expect(page.locator("#draft-notice")).to_contain_text("A note needs a title or some text.")
+        expect(page.locator("#draft-title")).to_be_focused()
+        assert [request.method for request in person.asked] == []
+
+
+class TestHostileText:
+    def test_of_a_note_stays_text(self, visit, hostile):
+        page = visit().open(f"#explore/{hostile}")
+
+        shows_note(page, f"{HOSTILE[0]} {HOSTILE[1]}")
+        card, neighbor = page.locator("#note"), page.locator("#results .result").first
+        for text in HOSTILE:
+            expect(card).to_contain_text(text)
+            expect(neighbor).to_contain_text(f"#{text}")
+        assert titles(page)[0] == f"{HOSTILE[0]} {HOSTILE[1]}"
+        assert self.made_of_text(page)
+        page.click("#results .result >> nth=0")
+        expect(page).to_have_url(re.compile("#explore/hostile-2$"))
+
+    def test_in_a_draft_and_in_the_address_stays_text(self, visit):
+        person = visit()
+        page = person.open("#write")
+        page.fill("#draft-title", HOSTILE[0])
+        page.fill("#draft-hashtag", HOSTILE[2])
+        page.press("#draft-hashtag", "Enter")
+        expect(page.locator("#draft-hashtags")).to_contain_text(HOSTILE[2])
+        expect(page.locator("#suggested-category button")).to_be_visible()
+        assert self.made_of_text(page)
+
+        for text in HOSTILE:
+            page = person.open(f"#explore?text={text}")
+            shows_note(page, text)
+            assert self.made_of_text(page)
+        for text in (*HOSTILE, "..", "%", "a b", "x" * 129):
+            page = person.open(f"#explore/{text}")
+            expect(page.locator("#explore-notice")).to_be_visible()
+            assert self.made_of_text(page)
+        page = person.open("#constructor")
+        expect(page.locator("#start")).to_be_visible()
+
+    def test_in_an_answer_that_breaks_the_contract_stays_text(self, visit, service):
+        person = visit()
+        item = {"note_id": HOSTILE[1], "score": 0.5, "title": HOSTILE[0], "hashtags": [HOSTILE[1]]}
+        person.answer("**/related", 200, get(service, "notes/travel-01/related") | {"items": [item]})
+        person.answer("**/status", 200, json.loads(json.dumps(status(service)).replace("flat", HOSTILE[1])))
+
+        page = person.open("#explore/travel-01")
+        expect(page.locator("#results .result")).to_contain_text(HOSTILE[1])
+        assert page.locator("#results .result a").get_attribute("href").startswith("#explore/%3Cscript")
+        assert self.made_of_text(page)
+        page = person.open("#service")
+        expect(page.locator("#shards")).to_contain_text(HOSTILE[1])
+        assert self.made_of_text(page)
+
+    def made_of_text(self, page: Page) -> bool:
+        """The page holds the one script and the one picture it came with, and no link that leaves it."""
+        assert page.locator("script").count() == page.locator("img").count() == 1
+        assert (
+            page.locator("svg:not(.chart svg), iframe, object, embed, form[action], [onload], [onerror]").count() == 0
+        )
+        links = page.evaluate("[...document.links].map(link => link.getAttribute('href'))")
+        return all(link.startswith("#") or link == "docs" for link in links)
+
+
+class TestTrouble:
+    def test_of_an_unknown_id_is_a_sentence_with_a_way_on(self, visit):
+        page = visit().open("#explore/nothing-99")
+
+        expect(page.locator("#explore-notice")).to_contain_text("No note has this id. Check the spelling")
+        expect(page.locator("#announcement")).to_contain_text("No note has this id")
+        page.click("text=Search for it as text")
+        shows_note(page, "nothing-99")
+
+    def test_leaves_nothing_of_the_note_before(self, visit, service):
+        page = visit().open("#explore/travel-01")
+        shows_note(page, get(service, "notes/travel-01")["title"])
+        search(page, "nothing-99")
+
+        expect(page.locator("#explore-notice")).to_contain_text("No note has this id")
+        expect(page.locator("#found")).to_be_hidden()
+
+    def test_of_a_pending_note_ends_by_itself_once_it_is_searchable(self, visit, service):
+        worker = service.children()["worker"]
+        os.kill(worker, signal.SIGSTOP)
+        try:
+            httpx.put(f"{service.api}/notes/slow-1", json={"title": "Slow tea"}, timeout=30)
+            page = visit().open("#explore/slow-1")
+            shows_note(page, "Slow tea")
+            expect(page.locator("#explore-notice")).to_contain_text(
+                "stored but not searchable yet. Trying again in 1 s."
+            )
+            expect(page.locator("#note")).to_contain_text("not searchable yet")
+        finally:
+            os.kill(worker, signal.SIGCONT)
+
+        expect(page.locator("#results .result")).to_have_count(10)
+        expect(page.locator("#explore-notice")).to_be_hidden()
+
+    def test_of_a_note_that_the_model_could_not_read_says_why_and_does_not_try_again(self, visit, service):
+        person = visit()
+        note = get(service, "notes/travel-01") | {"status": "failed", "reason": "OverflowError"}
+        person.answer("**/notes/travel-01", 200, note)
+        person.refuse("**/notes/travel-01/related", 409, "note_pending", Retry_After="1")
+
+        page = person.open("#explore/travel-01")
+
+        expect(page.locator("#explore-notice")).to_contain_text("The model could not read this note (OverflowError)")
+        expect(page.locator("#explore-notice button")).to_have_count(0)
+
+    def test_of_a_service_that_is_gone_ends_by_itself_when_it_is_back(self, visit, service):
+        page = visit().open("#explore/travel-01")
+        shows_note(page, get(service, "notes/travel-01")["title"])
+        os.kill(service.children()["gateway"], signal.SIGKILL)
+        search(page, "dogs-05")
+
+        expect(page.locator("#explore-notice")).to_contain_text(
+            "The service does not answer. Check that it runs (notellm serve)"
+        )
+        expect(page.locator("#results .result")).to_have_count(10)
+        until(service.ready)
+        expect(page.locator("#explore-notice")).to_be_hidden()
+        shows_note(page, get(service, "notes/dogs-05")["title"])
+
+    @pytest.mark.parametrize(
+        ("refused", "code", "sentence"),
+        [
+            (429, "too_many_requests", "The service gets too many requests. Trying again in 3 s."),
+            (503, "index_unavailable", "The index does not answer. Trying again in 3 s."),
+            (503, "new_code", "The service is not ready. Trying again in 3 s."),
+            (500, "internal", "The service failed on this, and its log names the request r-1. Try again later."),
+            (422, "invalid_request", "The service refused this: as the test wants it. Change it, and try again."),
+            (413, "too_large", "This is more than the service takes. Shorten it, and try again."),
+        ],
+    )
+    def test_is_told_in_words(self, visit, refused, code, sentence):
+        person = visit()
+        person.page.clock.install()
+        person.refuse("**/notes/tags", refused, code, Retry_After="3" if refused in (429, 503) else "")
+
+        page = person.open("#explore?text=tea for two")
+
+        expect(page.locator("#explore-notice p")).to_contain_text(sentence)
+        if refused in (429, 500, 503):
+            page.unroute("**/notes/tags")
+            page.click("text=Try now")
+            shows_note(page, "tea for two")
+
+    def test_of_one_thing_never_comes_back_while_another_is_loaded(self, visit, service):
+        """The countdown of a load that failed ends with the next load, also when that one takes longer."""
+        person = visit()
+        page = person.page
+        page.clock.install()
+        person.refuse("**/notes/tags", 503, "worker_unavailable", Retry_After="2")
+        person.open("#explore?text=tea for two")
+        expect(page.locator("#explore-notice")).to_contain_text("No worker is free to read this. Trying again in 2 s.")
+        held: list[Route] = []
+        page.route("**/notes/travel-01", lambda route: held.append(route))
+        search(page, "travel-01")
+        expect(page.locator("#found")).to_have_attribute("aria-busy", "true")
+        page.clock.run_for(10_000)
+        for route in held:
+            route.continue_()
+
+        shows_note(page, get(service, "notes/travel-01")["title"])
+        assert sum(request.method == "POST" for request in person.asked) == 1
+
+    def test_of_an_answer_that_is_not_the_services_is_told_too(self, visit):
+        person = visit()
+        person.page.route("**/notes/tags", lambda route: route.fulfill(status=502, body="<h1>Bad gateway</h1>"))
+
+        page = person.open("#explore?text=tea for two")
+
+        expect(page.locator("#explore-notice")).to_contain_text("The service failed on this. Try again later.")
+
+    def test_of_a_part_of_the_index_is_said_beside_what_there_is(self, visit, service):
+        person = visit()
+        related = get(service, "notes/travel-01/related")
+        person.answer("**/related", 200, related | {"degraded": True, "shards": {"ok": 1, "total": 2}})
+
+        page = person.open("#explore/travel-01")
+
+        expect(page.locator("#degraded")).to_contain_text("Only 1 of 2 shards answered: some notes are missing.")
+        assert len(titles(page)) == 10
+
+    def test_of_the_store_leaves_ids_and_scores(self, visit, service):
+        person = visit()
+        items = [{"note_id": "dogs-05", "score": 0.5}]
+        person.answer("**/related", 200, get(service, "notes/travel-01/related") | {"items": items, "degraded": True})
+        person.refuse("**/notes/travel-01", 503, "store_unavailable", Retry_After="1")
+
+        page = person.open("#explore/travel-01")
+
+        shows_note(page, "travel-01")
+        expect(page.locator("#note")).to_contain_text("the text of the note is missing")
+        assert titles(page) == ["dogs-05"]
+
+
+class TestService:
+    def test_shows_the_figures_of_status(self, visit, service):
+        httpx.put(f"{service.api}/notes/fresh-1?wait=10", json={"title": "Fresh tea"}, timeout=30)
+        page = visit().open("#service")
+        expect(page.locator("#figures")).to_be_visible()
+
+        now = status(service)
+        assert page.locator("#notes-live").inner_text() == f"{now['notes']['live']:,}"
+        assert page.locator("#notes-searchable").inner_text() == f"{now['notes']['searchable']:,}"
+        assert page.locator("#notes-failed").inner_text() == "0"
+        assert page.locator("#queue-depth").inner_text() == "0"
+        assert page.locator("#fingerprint").inner_text() == now["model"]
+        assert page.locator("#shards-ok").inner_text() == "2 of 2"
+        assert page.locator("#generation").inner_text() == str(now["index"]["generation"])
+        assert page.locator("#shards tr").count() == 2
+        for shard, row in zip(now["index"]["shards"], page.locator("#shards tr").all(), strict=True):
+            assert row.inner_text().split("\t")[:2] == [str(shard["shard"]), f"{shard['notes']:,}"]
+        for quantile in ("p50", "p99"):
+            shown = page.locator(f"#{quantile}").inner_text().split()
+            seconds = float(shown[0]) / (1000 if shown[1] == "ms" else 1)
+            assert seconds == pytest.approx(now["freshness_s"][quantile], abs=0.05)
+
+    def test_polls_every_two_seconds_and_only_while_it_is_seen(self, visit, service):
+        person = visit()
+        page = person.page
+        page.clock.install()
+        person.open("#service")
+        expect(page.locator("#figures")).to_be_visible()
+        for _ in range(3):
+            with page.expect_response("**/status"):
+                page.clock.run_for(2000)
+        page.click("text=The charts as a table")
+        expect(page.locator("#samples tr")).to_have_count(4)
+        live = f"{status(service)['notes']['live']:,}"
+        assert [row.split("\t")[5] for row in page.locator("#samples tr").all_inner_texts()] == [live] * 4
+        assert (
+            page.locator("#notes-chart")
+            .get_attribute("aria-label")
+            .startswith(f"Notes: searchable now {live}, between")
+        )
+        assert page.locator("#notes-chart path").count() == 3
+
+        page.click("text=Write")
+        expect(page.locator("#draft")).to_be_visible()
+        before = len(person.asked)
+        page.clock.run_for(20_000)
+        assert len(person.asked) == before
+
+    def test_shows_recall_and_delta_where_they_are_known(self, visit, service):
+        person = visit()
+        now = status(service)
+        plain = [
+            {name: value for name, value in one.items() if name not in ("recall", "delta")}
+            for one in now["index"]["shards"]
+        ]
+        known = [one | {"recall": recall, "delta": 1200} for one, recall in zip(plain, (0.981, 0.9634), strict=True)]
+        person.answer("**/status", 200, now | {"index": now["index"] | {"shards": known}})
+        page = person.open("#service")
+        expect(page.locator("#recall")).to_contain_text("96.3 %")
+        assert page.locator("#shards-head").inner_text().split("\t")[:4] == ["Shard", "Notes", "Delta", "Recall"]
+        assert page.locator("#shards tr").first.inner_text().split("\t")[2:4] == ["1,200", "98.1 %"]
+
+        person.answer("**/status", 200, now | {"index": now["index"] | {"shards": plain}})
+        page = person.open("#service")
+        expect(page.locator("#recall-hint")).to_contain_text("Recall is not measured here yet.")
+        assert page.locator("#shards-head").inner_text().split() == ["Shard", "Notes", "Generation", "Recipe"]
+
+    def test_names_what_is_not_as_it_should_be(self, visit, service):
+        person = visit()
+        now = status(service)
+        [first, *_] = now["index"]["shards"]
+        index = now["index"] | {"shards": [first | {"fingerprint": "other"}], "shards_ok": 1}
+        person.answer("**/status", 200, now | {"index": index, "freshness_s": {"p50": None, "p99": None}})
+
+        page = person.open("#service")
+
+        expect(page.locator("#shards")).to_contain_text("another one")
+        expect(page.locator("#shards")).to_contain_text("1 shard without an answer: check its indexer.")
+        expect(page.locator("#freshness-hint")).to_contain_text("publish a note")
+
+
+class TestKeys:
+    @pytest.fixture
+    def locked(self, visit) -> Visit:
+        """A page on a service that wants the key `sesame`, and for reading tags another one."""
+        person = visit()
+
+        def guard(route: Route) -> None:
+            given = route.request.headers.get("authorization", "")
+            if not given.startswith("Bearer sesame"):
+                refuse(route, 401, "unauthorized")
+            elif "tags" in route.request.url and given != "Bearer sesame-tags":
+                refuse(route, 403, "forbidden")
+            else:
+                route.continue_()
+
+        person.page.route(re.compile("/(notes/.*|status)$"), guard)
+        return person
+
+    def test_are_asked_for_and_sent_and_kept_nowhere(self, locked, service):
+        page = locked.open("#explore/travel-01")
+        dialog = page.locator("#key-dialog")
+        expect(dialog).to_contain_text("This service asks for a key")
+        expect(page.locator("#key")).to_be_focused()
+        page.keyboard.type("wrong")
+        page.keyboard.press("Enter")
+        expect(dialog).to_contain_text("It does not know the one you gave.")
+        page.keyboard.type(" sesame ")
+        page.keyboard.press("Enter")
+
+        shows_note(page, get(service, "notes/travel-01")["title"])
+        expect(dialog).to_be_hidden()
+        assert page.evaluate("[localStorage.length, sessionStorage.length, document.cookie]") == [0, 0, ""]
+        assert "sesame" not in page.content() + page.url
+        assert page.locator("#key").input_value() == ""
+        page.reload()
+        expect(dialog).to_be_visible()
+
+    def test_that_may_not_do_something_are_asked_for_again(self, locked):
+        page = locked.open("#service")
+        page.fill("#key", "sesame")
+        page.click("text=Use key")
+        expect(page.locator("#figures")).to_be_visible()
+        page.click("text=Explore")
+        search(page, "tea for two")
+
+        expect(page.locator("#key-dialog")).to_contain_text("This key is not enough")
+        page.fill("#key", "sesame-tags")
+        page.click("text=Use key")
+        shows_note(page, "tea for two")
+        page.click("text=Forget key")
+        search(page, "travel-01")
+        expect(page.locator("#key-dialog")).to_contain_text("Whoever runs the service can give you one.")
+
+    def test_need_not_be_given(self, locked, service):
+        page = locked.open("#service")
+        expect(page.locator("#key-dialog")).to_be_visible()
+        page.keyboard.press("Escape")
+
+        expect(page.locator("#key-dialog")).to_be_hidden()
+        expect(page.locator("#service-notice")).to_contain_text("The service asks for a key.")
+        page.click("text=Explore")
+        expect(page.locator("#explore-notice")).to_contain_text("The service asks for a key.")
+        expect(page.locator("#key-dialog")).to_be_hidden()
+        page.click("text=Enter a key")
+        page.fill("#key", "sesame")
+        page.click("text=Use key")
+        expect(page.locator("#start")).to_be_visible()
+        expect(page.locator("#explore-notice")).to_be_hidden()
+
+    def test_that_could_not_travel_are_not_sent(self, locked):
+        page = locked.open("#service")
+        before = len(locked.asked)
+        page.fill("#key", "сезам")
+        page.click("text=Use key")
+
+        expect(page.locator("#key-dialog")).to_be_visible()
+        assert len(locked.asked) == before
+
+
+def refuse(route: Route, refused: int, code: str) -> None:
+    route.fulfill(status=refused, json={"error": {"code": code, "message": code, "request_id": "r-1"}})
+
+
+class TestKeyboard:
+    def test_is_enough_to_find_and_to_walk(self, visit, service):
+        page = visit().open("#service")
+        expect(page.locator("#figures")).to_be_visible()
+        page.keyboard.press("/")
+        expect(page.locator("#query")).to_be_focused()
+        page.keyboard.type("travel-01")
+        page.keyboard.press("Enter")
+        shows_note(page, get(service, "notes/travel-01")["title"])
+        expect(page.locator("#note-title")).to_be_focused()
+
+        results = page.locator("#results .result a")
+        for pressed, at in (("j", 0), ("j", 1), ("ArrowDown", 2), ("k", 1), ("ArrowUp", 0), ("k", 0), ("j", 1)):
+            page.keyboard.press(pressed)
+            expect(results.nth(at)).to_be_focused()
+        second = results.nth(1).inner_text()
+        page.keyboard.press("Enter")
+        shows_note(page, second)
+        page.keyboard.press("/")
+        page.keyboard.press("End")
+        page.keyboard.press("ArrowDown")
+        expect(results.nth(0)).to_be_focused()
+
+    def test_is_enough_to_write(self, visit):
+        page = visit().open("#write")
+        page.focus("#draft-title")
+        page.keyboard.type("Latte art for the impatient")
+        expect(page.locator("#suggested-hashtags button").first).to_be_visible()
+        page.keyboard.press("Tab")
+        page.keyboard.type("Pour lower, later.")
+        page.keyboard.press("Tab")
+        page.keyboard.type("milk,jug ")
+        page.keyboard.press("Backspace")
+        expect(page.locator("#draft-hashtags li")).to_have_text(["#milk ×"])
+        expect(page.locator("#draft-hashtag")).to_be_focused()
+        expect(page.locator("#suggestions")).not_to_have_attribute("aria-busy", "true")
+        page.locator("#suggested-hashtags button").first.focus()
+        page.keyboard.press("Enter")
+        expect(page.locator("#draft-hashtags li")).to_have_count(2)
+        expect(page.locator("#suggestions")).not_to_have_attribute("aria-busy", "true")
+        assert page.evaluate("document.activeElement.closest('#suggested-hashtags') !== null")
+        page.focus("#draft-content")
+        page.keyboard.press("Control+Enter")
+
+        shows_note(page, "Latte art for the impatient")
+
+    def test_letters_in_a_field_are_letters(self, visit):
+        page = visit().open("#explore/travel-01")
+        expect(page.locator("#results .result")).to_have_count(10)
+        page.fill("#query", "")
+        page.locator("#query").press_sequentially("jk/")
+
+        expect(page.locator("#query")).to_have_value("jk/")
+        expect(page.locator("#query")).to_be_focused()
+
+    def test_sees_where_it_is_and_can_skip_what_repeats(self, visit):
+        page = visit().open("#explore/travel-01")
+        expect(page.locator("#results .result")).to_have_count(10)
+        page.click("text=Refine")
+        page.locator("#skip").focus()
+        expect(page.locator("#skip")).to_be_in_viewport()
+        seen = set()
+        for _ in range(24):
+            page.keyboard.press("Tab")
+            where, width = page.evaluate(
+                """() => {
+                  const at = document.activeElement;
+                  const ringed = at.closest('.tokens, .result') ?? at;
+                  return [at.id || at.textContent, parseFloat(getComputedStyle(ringed).outlineWidth)];
+                }"""
+            )
+            assert width >= 2, where
+            seen.add(where)
+        assert {"query", "filter-category", "diversity", "debias", "limit", "exclude-author", "explain"} <= seen
+        page.locator("#skip").focus()
+        page.keyboard.press("Enter")
+        expect(page.locator("#main")).to_be_focused()
+        assert page.url.endswith("#explore/travel-01")
+
+
+class TestEveryView:
+    @pytest.mark.parametrize("scheme", ["light", "dark"])
+    @pytest.mark.parametrize("width", [390, 1280])
+    def test_has_no_fault_that_axe_knows_and_nothing_beyond_the_edge(self, visit, width, scheme):
+        """axe-core checks contrast as it is drawn, names, roles, the order of headings and more: WCAG 2.2 A and AA."""
+        person = visit(width=width, scheme=scheme)
+        for place in VIEWS:
+            page = person.open(place)
+            self.settle(page, place)
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+            page.evaluate("scrollTo(0, 0)")  # what lies half under the header would count as too small to hit
+            self.has_no_fault(page)
+        page.click("text=The charts as a table")
+        self.has_no_fault(page)
+        assert person.refusals == []
+
+    def test_of_trouble_and_of_the_key_dialog_is_no_worse(self, visit):
+        for scheme in ("light", "dark"):
+            person = visit(width=390, scheme=scheme)
+            page = person.open("#explore/nothing-99")
+            expect(page.locator("#explore-notice")).to_be_visible()
+            self.has_no_fault(page)
+            person.refuse("**/status", 401, "unauthorized")
+            page = person.open("#service")
+            expect(page.locator("#key-dialog")).to_be_visible()
+            self.has_no_fault(page)
+
+    def test_has_a_title_and_marks_its_tab(self, visit):
+        page = visit().open()
+        for name in ("Explore", "Write", "Service"):
+            page.click(f".views >> text={name}")
+            expect(page).to_have_title(f"{name} – NoteLLM")
+            expect(page.locator("[aria-current=page]")).to_have_text(name)
+            assert page.locator("main > section:visible").count() == 1
+
+    @staticmethod
+    def settle(page: Page, place: str) -> None:
+        if place == "#write":
+            page.fill("#draft-title", "Latte art")
+            expect(page.locator("#suggested-category button")).to_be_visible()
+            page.click("#suggested-hashtags button >> nth=0")
+        shown = {"#write": "#draft-related .result >> nth=0", "#service": "#figures", "#explore": "#examples"}
+        expect(page.locator(shown.get(place, "#results .result >> nth=0"))).to_be_visible()
+        expect(page.locator("[aria-busy]")).to_have_count(0)
+
+    @staticmethod
+    def has_no_fault(page: Page) -> None:
+        tags = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
+        found = Axe().run(page, options={"runOnly": {"type": "tag", "values": tags}})
+        assert found.violations_count == 0, found.generate_report()
+
+
+class TestTheReference:
+    def test_shows_every_operation_and_tries_one_without_another_host(self, visit, service):
+        person = visit()
+        page = person.open("docs")
+
+        operations = get(service, "openapi.json")["paths"].values()
+        expect(page.locator(".opblock")).to_have_count(sum(map(len, operations)))
+        block = page.locator("#operations-default-get_status_status_get, .opblock:has-text('/status')").first
+        block.click()
+        block.locator("button.execute").click()
+        expect(block.locator(".live-responses-table")).to_contain_text(get(service, "status")["model"])
+        assert page.evaluate("[localStorage.length, sessionStorage.length]") == [0, 0]
+        assert person.refusals == []
+
+
+def test_the_pages_are_served_to_head_and_from_a_cache(service):
+    page = httpx.get(f"{service.api}/")
+    head = httpx.head(f"{service.api}/")
+    again = httpx.get(f"{service.api}/", headers={"If-None-Match": page.headers["etag"]})
+
+    assert (head.status_code, head.content, head.headers["content-length"]) == (200, b"", str(len(page.content)))
+    assert (again.status_code, again.content) == (304, b"")
