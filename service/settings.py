@@ -57,9 +57,9 @@ class HttpSettings(BaseModel, frozen=True, extra="forbid"):
     cached_notes: PositiveInt = Field(
         default=100_000, description="Notes whose title, labels and vector a gateway remembers; about 2 kB each."
     )
-    max_body_bytes: PositiveInt = Field(default=256 * 1024, description="Largest body of one note or draft.")
+    max_body_bytes: PositiveInt = Field(default=512 * 1024, description="Largest body of one note or draft.")
     max_bulk_bytes: PositiveInt = Field(default=32 * 1024 * 1024, description="Largest body of a bulk write.")
-    max_events_bytes: PositiveInt = Field(default=1024 * 1024, description="Largest body of a delivery of events.")
+    max_events_bytes: PositiveInt = Field(default=4 * 1024 * 1024, description="Largest body of a delivery of events.")
     allow_open: bool = Field(
         default=False,
         description="1 listens beyond loopback without keys, where anybody may read and write: only for a network "

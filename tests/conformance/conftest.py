@@ -23,7 +23,9 @@ def headers(key: str | None) -> dict[str, str]:
 def service(tmp_path_factory: pytest.TempPathFactory, key: str | None) -> Iterator[Service]:
     folder = tmp_path_factory.mktemp("conformance")
     tiny_checkpoint(folder / "model")
-    with running(Service(folder, folder / "model")) as service:
+    service = Service(folder, folder / "model")
+    service.environment["NOTELLM_HTTP__TAGS_S"] = "3"  # some tests wait it out
+    with running(service):
         yield service
 
 
