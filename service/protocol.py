@@ -18,7 +18,7 @@ from service.errors import HeadTooLarge, Malformed, NoteLLMError, error_body
 from service.limits import Gate
 
 TICK_S = 0.5
-_MAX_PIPELINED = 8
+_MAX_PIPELINED = 256
 _ID = "0123456789abcdef"  # stands for a request id in an answer that is made once
 
 
@@ -111,6 +111,8 @@ class BoundedProtocol(HttpToolsProtocol):
     def drop(self, reason: str) -> None:
         """End the connection at once."""
         metrics.HTTP_DROPPED.labels(reason).inc()
+        if self.cycle:
+            self.cycle.disconnected = True  # what still runs must not write from now on
         self.transport.abort()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:

@@ -124,7 +124,7 @@ class TestEverything:
     def test_every_error_of_a_path_or_method_has_the_one_shape(self, http, path):
         refused(
             http.request("PATCH", path),
-            *((405, "method_not_allowed") if path in ("/notes", "/notes/a") else (404, "not_found")),
+            *((405, "method_not_allowed") if path in ("/", "/notes", "/notes/a") else (404, "not_found")),
         )
 
     def test_bodies_are_utf_8_both_ways(self, http):

@@ -163,11 +163,15 @@ def test_a_body_that_is_too_large_is_refused_before_it_is_there(send, request_of
 
 
 def test_a_header_of_100_mib_ends_the_connection(send):
-    assert send(b"GET /status HTTP/1.1\r\nHost: a\r\nX-Long: ", (b"x" * MIB for _ in range(100))) == []
+    found = send(b"GET /status HTTP/1.1\r\nHost: a\r\nX-Long: ", (b"x" * MIB for _ in range(100)))
+
+    assert [(answer.status, answer.code) for answer in found] in ([(431, "head_too_large")], [])
 
 
 def test_a_head_of_10000_fields_ends_the_connection(send):
-    assert send(b"GET /status HTTP/1.1\r\n", (b"X-%d: x\r\n" % number * 10 for number in range(10_000)), b"\r\n") == []
+    found = send(b"GET /status HTTP/1.1\r\n", (b"X-%d: x\r\n" % number * 10 for number in range(10_000)), b"\r\n")
+
+    assert [(answer.status, answer.code) for answer in found] in ([(431, "head_too_large")], [])
 
 
 @pytest.mark.parametrize("value", [b"Bearer caf\xc3\xa9", b"Bearer \xff\xfe", b"\xe9", b"Bearer " + b"k" * 30_000, b""])
@@ -310,7 +314,10 @@ def test_bytes_behind_a_body_are_no_part_of_it(send, request_of, http):
     found = send(request_of("PUT /notes/behind", GOOD, close=False) + b"x-mark-x\r\n\r\n")
 
     assert [answer.status for answer in found] in ([202, 400], [400])
-    assert http.get("/notes/behind").json()["content"] == NOTE["content"]
+    # The connection may end before the note was read, but what is stored is the note and nothing else.
+    kept = http.get("/notes/behind")
+    assert kept.status_code == (200 if len(found) == 2 else kept.status_code)
+    assert kept.status_code == 404 or kept.json()["content"] == NOTE["content"]
 
 
 def test_a_body_is_not_unpacked(send, request_of):
