@@ -33,7 +33,8 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf,required=false \
 
 FROM base AS process
 LABEL org.opencontainers.image.title="NoteLLM" org.opencontainers.image.licenses="Apache-2.0"
-# Open listeners are refused until NOTELLM_HTTP__ALLOW_OPEN=1 says that the network around the container is closed.
+# A gateway refuses to listen here until NOTELLM_KEYS_FILE names its keys, or NOTELLM_HTTP__ALLOW_OPEN=1 says that the
+# network around the container is closed.
 ENV PATH=/opt/notellm/bin:$PATH NOTELLM_HTTP__HOST=0.0.0.0 NOTELLM_OPS__HOST=0.0.0.0
 RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin notellm
 USER 10001

@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 DEMO_STATE ?= .demo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test vllm-test check bench bench-index bench-worker mini constraints screenshots image-test clean
+.PHONY: help demo test vllm-test check bench bench-index bench-worker conformance openapi mini constraints screenshots image-test clean
 
 help: ## Say what each target does.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -54,6 +54,9 @@ bench: $(VENV)/.dev-installed ## Measure the hot path; the last line is one JSON
 
 bench-index: $(VENV)/.dev-installed $(VENV)/.bench-installed ## Measure the index on a million vectors; the last line is one JSON object.
 	$(BIN)/python tests/bench/index.py
+
+openapi: $(VENV)/.dev-installed ## Write docs/openapi.json anew from the routes.
+	$(BIN)/python -c "from pathlib import Path; from service import app, openapi; Path('docs/openapi.json').write_text(openapi.text(app.api()))"
 
 mini: $(VENV)/.dev-installed ## Train model/mini again from the sample notes.
 	$(BIN)/notellm samples --out build/samples

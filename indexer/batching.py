@@ -15,6 +15,8 @@ from indexer.types import Answer, Query
 
 LARGEST_BATCH = 64
 
+Waiting = tuple[list[Query], "asyncio.Future[list[Answer]]"]
+
 
 class Batcher:
     """Runs checked queries on ``searchers`` threads, each search itself on so many ``threads``. For one event loop."""
@@ -24,12 +26,12 @@ class Batcher:
         # OpenMP counts threads per calling thread: setting it once for the process would miss the pool.
         self._pool = ThreadPoolExecutor(searchers, "search", faiss.omp_set_num_threads, (threads,))
         self._free = searchers
-        self._waiting: deque[tuple[Query, asyncio.Future[Answer]]] = deque()
+        self._waiting: deque[Waiting] = deque()
 
-    async def search(self, query: Query) -> Answer:
-        """The answer to one query, whoever else's it was searched with."""
-        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._waiting.append((query, future))
+    async def search(self, queries: list[Query]) -> list[Answer]:
+        """The answers to one caller's queries, whoever else's they were searched with."""
+        future: asyncio.Future[list[Answer]] = asyncio.get_running_loop().create_future()
+        self._waiting.append((queries, future))
         self._start()
         return await future
 
@@ -40,26 +42,30 @@ class Batcher:
     def _start(self) -> None:
         while self._free and (batch := self._next()):
             self._free -= 1
-            queries = [query for query, _ in batch]
+            queries = [query for own, _ in batch for query in own]
             running = asyncio.get_running_loop().run_in_executor(self._pool, self._answer, queries)
             running.add_done_callback(partial(self._finish, batch))
 
-    def _next(self) -> list[tuple[Query, asyncio.Future[Answer]]]:
-        batch: list[tuple[Query, asyncio.Future[Answer]]] = []
-        while self._waiting and len(batch) < LARGEST_BATCH:
-            query, future = self._waiting.popleft()
+    def _next(self) -> list[Waiting]:
+        batch: list[Waiting] = []
+        size = 0
+        while self._waiting and size < LARGEST_BATCH:
+            queries, future = self._waiting.popleft()
             if not future.done():  # its caller gave up
-                batch.append((query, future))
+                batch.append((queries, future))
+                size += len(queries)
         return batch
 
-    def _finish(self, batch: list[tuple[Query, asyncio.Future[Answer]]], done: "asyncio.Future[list[Answer]]") -> None:
+    def _finish(self, batch: list[Waiting], done: "asyncio.Future[list[Answer]]") -> None:
         self._free += 1
         error = done.exception()
-        for place, (_, future) in enumerate(batch):
-            if future.done():
-                continue
-            if error:
-                future.set_exception(error)
-            else:
-                future.set_result(done.result()[place])
+        start = 0
+        for queries, future in batch:
+            end = start + len(queries)
+            if not future.done():
+                if error:
+                    future.set_exception(error)
+                else:
+                    future.set_result(done.result()[start:end])
+            start = end
         self._start()

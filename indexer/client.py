@@ -1,16 +1,18 @@
 """The index as the gateway sees it: every shard asked at once, answers merged."""
 
 import asyncio
+import copy
 import logging
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from indexer.rpc import RpcClient, RpcError
 from indexer.shards import replicas, shard_of
-from indexer.types import Found, Held, Neighbor, ShardStatus, ShardUnavailable, label
+from indexer.types import Found, Held, Lacking, Neighbor, ShardStatus, ShardUnavailable, label
 
 log = logging.getLogger(__name__)
 
@@ -18,6 +20,9 @@ log = logging.getLogger(__name__)
 # Of the caller's time: the rest is for what came back from the others.
 SHARD_PART = 0.8
 REST_S = 1.0
+# What one frame carries of searches and of ids, which have at most 128 characters.
+LARGEST_BATCH = 64
+MOST_IDS = 20_000
 
 
 class Shard:
@@ -48,6 +53,12 @@ class Shard:
                 log.info("replica_failed", extra={"address": client.address, "reason": type(error).__name__})
         raise AssertionError("a shard has at least one replica")
 
+    async def call_each(self, method: str, params: dict[str, Any], *, timeout_s: float) -> list[dict[str, Any]]:
+        """The answers of all replicas that give one."""
+        calls = [client.call(method, params, timeout_s=timeout_s) for client in self._clients]
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+        return [answer for answer in answers if isinstance(answer, dict)]
+
     async def close(self) -> None:
         """Break the connections."""
         await asyncio.gather(*(client.close() for client in self._clients))
@@ -56,13 +67,22 @@ class Shard:
 class ShardedSearcher:
     """`Searcher` over shard servers, given in the order of their numbers; see `indexer.shards.replicas`.
 
-    With a ``fingerprint``, shards that hold another model's vectors refuse, and count as not answering.
+    It asks for the index of one model. Shards that hold none of that model refuse, and count as not answering.
     """
 
-    def __init__(self, addresses: Sequence[str], fingerprint: str | None = None) -> None:
+    def __init__(self, addresses: Sequence[str], fingerprint: str) -> None:
         self._shards = [Shard(shard) for shard in addresses]
         self._fingerprint = fingerprint
-        self._lost: set[int] = set()
+        self._lost: set[tuple[str, int]] = set()
+        self._waiting: list[_Search] = []
+        self._searching: set[asyncio.Task[None]] = set()
+
+    def of(self, fingerprint: str) -> Self:
+        """The same shards over the same connections, asked for another model's index."""
+        other = copy.copy(self)
+        other._fingerprint = fingerprint
+        other._waiting = []
+        return other
 
     async def search(
         self,
@@ -74,20 +94,21 @@ class ShardedSearcher:
         exclude_author: str | None = None,
         timeout_s: float,
     ) -> Found:
-        """The k nearest over all shards that answer. ``generation`` is the lowest among them."""
-        params = {
-            "vector": vector.astype("<f4").tobytes(),
-            "k": k,
-            "exclude": list(exclude),
-            "category": label(category),
-            "exclude_author": label(exclude_author),
-            "fingerprint": self._fingerprint,
-        }
-        answers = await self._ask_all("search", params, timeout_s)
+        """The k nearest over all shards that answer. ``generation`` is the lowest among them.
+
+        Searches of the same turn of the event loop travel together.
+        """
+        loop = asyncio.get_running_loop()
+        query = (vector.astype("<f4").tobytes(), k, list(exclude), label(category), label(exclude_author))
+        search = _Search(query, timeout_s, loop.create_future())
+        if not self._waiting:
+            loop.call_soon(self._send_waiting)
+        self._waiting.append(search)
+        answers = await search.answers
         return Found(
-            neighbors=merge([answer["ids"] for answer in answers], [answer["scores"] for answer in answers], k),
-            generation=min((answer["generation"] for answer in answers), default=0),
-            shards_ok=len(answers),
+            neighbors=merge(answers.of_shards, k),
+            generation=answers.generation,
+            shards_ok=len(answers.of_shards),
             shards_total=len(self._shards),
         )
 
@@ -101,13 +122,61 @@ class ShardedSearcher:
             return None
         return Held(answer["version"], np.frombuffer(answer["vector"], dtype="<f4"))
 
+    async def vectors(self, ids: Sequence[str], *, timeout_s: float) -> dict[str, NDArray[np.float32]]:
+        """Each shard is asked for its own ids."""
+        of_shard: dict[int, list[str]] = {}
+        for id_ in ids:
+            of_shard.setdefault(shard_of(id_, len(self._shards)), []).append(id_)
+        answers = await asyncio.gather(
+            *(
+                self._ask(shard, "vectors", {"ids": own, "fingerprint": self._fingerprint}, timeout_s)
+                for shard, own in of_shard.items()
+            )
+        )
+        return {
+            id_: np.frombuffer(vector, dtype="<f4") for answer in answers if answer for id_, vector in answer.items()
+        }
+
     async def status(self, *, timeout_s: float) -> list[ShardStatus]:
         """State of the shards that answer, by shard number."""
-        return [ShardStatus(**answer) for answer in await self._ask_all("status", {}, timeout_s)]
+        answers = await self._ask_all("status", {"fingerprint": self._fingerprint}, timeout_s)
+        return [ShardStatus(**answer) for answer in answers]
+
+    async def lacks(self, other: str, *, timeout_s: float) -> Lacking:
+        """What the indexes of another model hold and those of this one do not, or only in an older version.
+
+        Of a shard's replicas, the one that lacks the most is believed. Raises ShardUnavailable when a shard has none
+        that answers for both models.
+        """
+        params = {"fingerprint": self._fingerprint, "other": other}
+        calls = (shard.call_each("lacks", params, timeout_s=timeout_s) for shard in self._shards)
+        count, ids = 0, []
+        for number, answers in enumerate(await asyncio.gather(*calls)):
+            if not answers:
+                raise ShardUnavailable(f"shard {number} does not answer for both models")
+            worst = max(answers, key=lambda answer: int(answer["count"]))
+            count += worst["count"]
+            ids += worst["ids"]
+        return Lacking(count, ids)
 
     async def close(self) -> None:
         """Break the connections."""
         await asyncio.gather(*(shard.close() for shard in self._shards))
+
+    def _send_waiting(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for searches in _fitting(waiting):
+            task = asyncio.get_running_loop().create_task(self._search_all(searches))
+            self._searching.add(task)
+            task.add_done_callback(self._searching.discard)
+
+    async def _search_all(self, searches: "list[_Search]") -> None:
+        params = {"queries": [search.query for search in searches], "fingerprint": self._fingerprint}
+        found = await self._ask_all("search", params, min(search.timeout_s for search in searches))
+        generation = min((answer["generation"] for answer in found), default=0)
+        for place, search in enumerate(searches):
+            if not search.answers.done():  # its caller gave up
+                search.answers.set_result(_Answers([answer["answers"][place] for answer in found], generation))
 
     async def _ask_all(self, method: str, params: dict[str, Any], timeout_s: float) -> list[dict[str, Any]]:
         shards = range(len(self._shards))
@@ -116,28 +185,59 @@ class ShardedSearcher:
 
     async def _ask(self, shard: int, method: str, params: dict[str, Any], timeout_s: float) -> dict[str, Any] | None:
         """The shard's answer, or None; logged when that changes, not at every call."""
+        lost = self._fingerprint, shard
         try:
             answer = await self._shards[shard].call(method, params, timeout_s=SHARD_PART * timeout_s)
         except RpcError as error:
-            if shard not in self._lost:
-                self._lost.add(shard)
+            if lost not in self._lost:
+                self._lost.add(lost)
                 log.warning("shard_lost", extra={"shard": shard, "reason": f"{type(error).__name__}: {error}"})
             return None
-        if shard in self._lost:
-            self._lost.discard(shard)
+        if lost in self._lost:
+            self._lost.discard(lost)
             log.info("shard_back", extra={"shard": shard})
         return answer
 
 
-def merge(ids: Sequence[Sequence[str]], scores: Sequence[Sequence[float]], k: int) -> list[Neighbor]:
-    """The k best of several answers, closest first, ties by id.
+class _Answers(NamedTuple):
+    """Ids and scores of each shard that answered, and the lowest generation among them."""
+
+    of_shards: list[tuple[list[str], list[float]]]
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Search:
+    """A search on its way: the query as it travels, and who waits for the answers."""
+
+    query: tuple[bytes, int, list[str], int, int]
+    timeout_s: float
+    answers: asyncio.Future[_Answers]
+
+
+def _fitting(searches: Sequence[_Search]) -> Iterator[list[_Search]]:
+    """Searches in groups of which neither the queries nor the answers outgrow a frame."""
+    group: list[_Search] = []
+    ids = 0
+    for search in searches:
+        own = search.query[1] + len(search.query[2])
+        if group and (len(group) == LARGEST_BATCH or ids + own > MOST_IDS):
+            yield group
+            group, ids = [], 0
+        group.append(search)
+        ids += own
+    yield group
+
+
+def merge(answers: Sequence[tuple[Sequence[str], Sequence[float]]], k: int) -> list[Neighbor]:
+    """The k best of several answers, each ids and scores, closest first, ties by id.
 
     An id that two shards answer, as they do while their number changes, is taken once, with its best score.
     """
-    hits = [
-        Neighbor(id_, score)
-        for ids_K, scores_K in zip(ids, scores, strict=True)
-        for id_, score in zip(ids_K, scores_K, strict=True)
-    ]
-    hits.sort(key=lambda hit: (-hit.score, hit.id))
-    return list({hit.id: hit for hit in reversed(hits)}.values())[::-1][:k]
+    hits = sorted((-score, id_) for ids_K, scores_K in answers for id_, score in zip(ids_K, scores_K, strict=True))
+    best: dict[str, float] = {}
+    for negative, id_ in hits:
+        best.setdefault(id_, -negative)
+        if len(best) == k:
+            break
+    return [Neighbor(id_, score) for id_, score in best.items()]

@@ -69,11 +69,12 @@ def wait_s(failures: int) -> float:
 
 
 class Follower:
-    """Applies the shard's share of a stream to an index from a cursor on, in a thread of its own.
+    """Applies the shard's share of a stream to the index of one model from a cursor on, in a thread of its own.
 
-    The shard is the one the snapshots are for. Without a cursor, and whenever the stream no longer holds what
-    lies behind it, the index is rebuilt from the store; until that is done it answers as before.
-    ``caught_up`` is set once the stream was read to its end; ``recall`` is the last one measured. ``on_batch``
+    The shard is the one the snapshots are for; what other models read is passed over. Without a cursor, and
+    whenever the stream no longer holds what lies behind it, the index is rebuilt from the store; until that is done
+    it answers as before.
+    ``caught_up`` is set once the stream was read to its end; ``recall`` is the last one measured, if any. ``on_batch``
     is called in that thread with the changes of every batch that were this shard's, and what became of them;
     ``on_failure`` with the name of a chore that failed.
     """
@@ -93,7 +94,7 @@ class Follower:
         self.cursor = cursor or START
         self.caught_up = threading.Event()
         self.rebuilds = 0
-        self.recall = 1.0
+        self.recall: float | None = None
         self._complete = cursor is not None
         self._index = index
         self._stream = stream
@@ -116,12 +117,12 @@ class Follower:
         """Begin to follow."""
         self._thread.start()
 
-    def stop(self) -> None:
-        """Finish the batch at hand, take a last snapshot if anything changed, and end."""
+    def stop(self, *, save: bool = True) -> None:
+        """Finish the batch at hand, take a last snapshot if anything changed and it is wanted, and end."""
         self._stopping.set()
         self._thread.join()
         self._chores.shutdown()
-        if not self._is_news():
+        if not (save and self._is_news()):
             return
         try:
             self._save(self._index.contents(), self.cursor)
@@ -189,11 +190,12 @@ class Follower:
         own = [change for change in changes if self._is_own(change)]
         tally = index.apply(own)
         for change, reason in tally.refused:
-            if reason != "fingerprint":  # another model's vector is no fault of its own
-                self._stream.refuse(change, reason)
+            self._stream.refuse(change, reason)
         self._on_batch(own, tally)
 
     def _is_own(self, change: Change) -> bool:
+        if change.vector is not None and change.fingerprint != self._index.fingerprint:
+            return False
         return shard_of(change.id, self._snapshots.shards) == self._snapshots.shard
 
     def _keep(self) -> None:
@@ -226,9 +228,9 @@ class Follower:
 
     def _probe(self) -> None:
         """Measure recall; train anew when it has declined."""
-        self.recall = self._index.recall()
-        if self._index.has_declined(self.recall):
-            log.warning("recall_declined", extra={"recall": self.recall})
+        self.recall = recall = self._index.recall()
+        if self._index.has_declined(recall):
+            log.warning("recall_declined", extra={"recall": recall})
             self._index.compact(anew=True)
             self.recall = self._index.recall()
 

@@ -228,6 +228,11 @@ class VectorIndex:
         row = state.find(id)
         return None if row is None else Held(state.version(row), state.vector(row))
 
+    def lacks(self, other: Self) -> list[str]:
+        """Ids that another index holds and this one does not, or only in an older version."""
+        state = other._state
+        return state.ids(state.newer_than(self._state)[None])[0]
+
     def compact(self, *, anew: bool = False) -> None:
         """Fold the delta into a new base. Readers and the writer go on.
 

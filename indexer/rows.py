@@ -4,6 +4,7 @@
 take 39 bytes each, where a list of strings and a dict from id to row would take more than 200.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Self
@@ -78,7 +79,7 @@ class Rows:
     @classmethod
     def of(cls, entries: Entries) -> Self:
         """Raises ValueError when the ids are longer than 2^32 letters."""
-        hashes_M = np.array([_hash(id_) for id_ in entries.ids], dtype=np.uint64)
+        hashes_M = hashed(entries.ids)
         lengths = np.array([len(id_) for id_ in entries.ids], dtype=np.int64)
         versions = np.array(entries.versions, dtype=np.int64)
         return cls._of("".join(entries.ids), lengths, versions, hashes_M, entries.labels_M2)
@@ -150,6 +151,11 @@ class Rows:
 
     def _labels(self) -> Codes:
         return np.stack([self.category.each(), self.author.each()], axis=1)
+
+
+def hashed(ids: Sequence[str]) -> Codes:
+    """The 64-bit hash of each id."""
+    return np.array([_hash(id_) for id_ in ids], dtype=np.uint64)
 
 
 def _hash(id_: str) -> int:

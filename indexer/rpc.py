@@ -59,6 +59,7 @@ class _Connection(asyncio.Protocol):
     def __init__(self) -> None:
         self.transport: asyncio.Transport
         self._buffer = bytearray()
+        self._unsent: list[bytes] = []
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
@@ -78,7 +79,15 @@ class _Connection(asyncio.Protocol):
         raise NotImplementedError
 
     def send(self, frame: bytes) -> None:
-        self.transport.write(frame)
+        """Write with all else that is sent in this turn of the event loop: a system call costs more than a frame."""
+        if not self._unsent:
+            asyncio.get_running_loop().call_soon(self._write)
+        self._unsent.append(frame)
+
+    def _write(self) -> None:
+        frames, self._unsent = self._unsent, []
+        if not self.transport.is_closing():
+            self.transport.write(b"".join(frames))
 
     def _cut(self) -> tuple[int, Any, Any] | None:
         if len(self._buffer) < 4:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from indexer import bitmap
 from indexer.base import Base, Choice, Floats, Hits, Ints, best, exact
 from indexer.bitmap import Bits, all_alive, flags
-from indexer.rows import Codes, Entries, Rows
+from indexer.rows import Codes, Entries, Rows, hashed
 from indexer.types import Answer, Change, label
 
 SMALLEST_DELTA = 1024
@@ -147,6 +147,30 @@ class State:
             self.labels_M2[delta_rows],
         )
 
+    def ids(self, rows_NK: Ints) -> list[list[str]]:
+        """Some id for a cell without a hit."""
+        first = len(self.rows)
+        if not len(self.vectors_MD):
+            return self.rows.ids(rows_NK)
+        in_base_NK = rows_NK < first
+        known = self.rows.ids(np.where(in_base_NK, rows_NK, -1))
+        for ids_K, rows_K in zip(known, rows_NK.tolist(), strict=True):
+            for place, row in enumerate(rows_K):
+                if row >= first:
+                    ids_K[place] = self.delta.ids[row - first]
+        return known
+
+    def newer_than(self, other: Self) -> Ints:
+        """Live rows whose id the other state does not hold, or only in an older version."""
+        hashes_M, versions_M, rows_M = self._live()
+        others_M, others_versions_M, _ = other._live()
+        if not len(others_M):
+            return rows_M
+        places_M = np.searchsorted(others_M, hashes_M).clip(max=len(others_M) - 1)
+        held = (others_M[places_M] == hashes_M) & (others_versions_M[places_M] >= versions_M)
+        newer_M: Ints = rows_M[~held]
+        return newer_M
+
     def search(self, queries_ND: Floats, k: int, category: int = 0, exclude_author: int = 0) -> list[Answer]:
         """The k best rows of base and delta together, for each query. Codes as in `indexer.types.Query`."""
         choice = self._choice(category, exclude_author)
@@ -154,7 +178,18 @@ class State:
         if len(self.vectors_MD):
             hits = self._joined(hits, self._search_delta(queries_ND, k, category, exclude_author), k)
         scores_NK, rows_NK = hits
-        return [_answer(*found) for found in zip(self._ids(rows_NK), scores_NK.tolist(), strict=True)]
+        return [_answer(*found) for found in zip(self.ids(rows_NK), scores_NK.tolist(), strict=True)]
+
+    def _live(self) -> tuple[Codes, Ints, Ints]:
+        """Hash of the id, version and number of every live row, by rising hash."""
+        alive_M = flags(self.base_alive, len(self.rows))[self.rows.order]
+        in_base, in_delta = self.rows.order[alive_M].astype(np.int64), self.live_delta()
+        delta = self.entries(in_delta)
+        hashes_M = np.concatenate([self.rows.hashes[alive_M], hashed(delta.ids)])
+        versions_M = np.concatenate([self.rows.versions[in_base], np.array(delta.versions, dtype=np.int64)])
+        rows_M = np.concatenate([in_base, in_delta + len(self.rows)])
+        order = np.argsort(hashes_M, kind="stable")
+        return hashes_M[order], versions_M[order], rows_M[order]
 
     def _choice(self, category: int, exclude_author: int) -> Choice:
         if category:
@@ -182,19 +217,6 @@ class State:
             np.concatenate([base[1], delta[1] + len(self.rows)], axis=1),
             k,
         )
-
-    def _ids(self, rows_NK: Ints) -> list[list[str]]:
-        """Some id for a cell without a hit."""
-        first = len(self.rows)
-        if not len(self.vectors_MD):
-            return self.rows.ids(rows_NK)
-        in_base_NK = rows_NK < first
-        known = self.rows.ids(np.where(in_base_NK, rows_NK, -1))
-        for ids_K, rows_K in zip(known, rows_NK.tolist(), strict=True):
-            for place, row in enumerate(rows_K):
-                if row >= first:
-                    ids_K[place] = self.delta.ids[row - first]
-        return known
 
 
 def _answer(ids: list[str], scores: list[float]) -> Answer:

@@ -53,8 +53,7 @@ class Query(NamedTuple):
     exclude_author: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Neighbor:
+class Neighbor(NamedTuple):
     """A search hit: ``score`` is the cosine between the query and the stored vector."""
 
     id: str
@@ -81,7 +80,11 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class ShardStatus:
-    """One shard's state, for `/status` and metrics."""
+    """One shard's state, for `/status` and metrics.
+
+    ``recall`` is what the last probe measured, None before there was one; ``delta`` counts the rows that are searched
+    one by one.
+    """
 
     shard: int
     notes: int
@@ -89,10 +92,20 @@ class ShardStatus:
     recipe: str
     fingerprint: str
     cursor: str
+    recall: float | None
+    delta: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lacking:
+    """What one model's index lacks of another's: how many ids, and which, though not all where they are many."""
+
+    count: int
+    ids: list[str]
 
 
 class Searcher(Protocol):
-    """What the gateway sees of the index. Every call ends within ``timeout_s``; a dead shard is left out."""
+    """What the gateway sees of one model's index. Every call ends within ``timeout_s``; a dead shard is left out."""
 
     async def search(
         self,
@@ -113,6 +126,10 @@ class Searcher(Protocol):
 
     async def lookup(self, id: str, *, timeout_s: float) -> Held | None:  # noqa: A002
         """What the id's own shard holds. Raises ShardUnavailable when that shard does not answer."""
+        ...
+
+    async def vectors(self, ids: Sequence[str], *, timeout_s: float) -> dict[str, NDArray[np.float32]]:
+        """The exact unit vectors, shape (dim,), of those ids that the answering shards hold."""
         ...
 
     async def status(self, *, timeout_s: float) -> list[ShardStatus]:

@@ -4,19 +4,24 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 
-import orjson
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service import metrics, pages
-from service.errors import BadRequest, NoteLLMError
+from service import audit, metrics, pages
+from service.auth import declare_public, policy_of
+from service.errors import BadRequest, Internal, Malformed, NoRoute, NoteLLMError, WrongMethod, error_body
+from service.idempotency import Answers
+from service.keys import Keyring
 from service.logs import outline
+from service.openapi import Api
 from service.recommend import Recommender
 from service.routes import router
 from service.schemas import explain
@@ -26,33 +31,46 @@ log = logging.getLogger(__name__)
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
-_MAX_MESSAGE = 300  # characters; JSON needs at most 6 bytes for one, and an error is at most 2 KiB
-_CODES = {
-    400: "bad_request",
-    404: "not_found",
-    405: "method_not_allowed",
-    408: "request_timeout",
-}
+_GZIP_FROM_BYTES, _GZIP_LEVEL = 1024, 5
+_CODES = {kind.status: kind.code for kind in (Malformed, NoRoute, WrongMethod)}
 
 
-def create_app(recommender: Recommender, settings: Settings) -> FastAPI:
-    """The public API over one recommender."""
-    app = FastAPI(
-        title="NoteLLM",
-        version=version("notellm"),
-        summary="Related notes, hashtags and categories for a community of notes.",
-        docs_url=None,
-        redoc_url=None,
-        redirect_slashes=False,
-    )
+def create_app(
+    recommender: Callable[[], Recommender], answers: Answers, settings: Settings, keys: Keyring | None = None
+) -> FastAPI:
+    """The public API; with keys, for those who have one. ``answers`` are those to writes that may be sent again.
+
+    Every request asks once for its recommender: the one of the model that is active then.
+    """
+    app = api()
     app.state.recommender = recommender
+    app.state.answers = answers
     app.state.http = settings.http
-    app.include_router(router)
-    app.include_router(pages.router)
+    app.state.keys = keys
     app.add_exception_handler(NoteLLMError, _answer_our_error)
     app.add_exception_handler(RequestValidationError, _answer_invalid)
     app.add_exception_handler(HTTPException, _answer_http_error)
+    app.add_middleware(GZipMiddleware, minimum_size=_GZIP_FROM_BYTES, compresslevel=_GZIP_LEVEL)
     app.add_middleware(Observer)
+    for route in app.routes:
+        if getattr(route, "path", None) == app.openapi_url:
+            declare_public(route)
+    assert all(map(policy_of, app.routes)), "a route without a policy"
+    return app
+
+
+def api() -> Api:
+    """The routes over nothing: what there is to describe."""
+    app = Api(
+        title="NoteLLM",
+        version=version("notellm"),
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        generate_unique_id_function=lambda route: route.name,
+    )
+    app.include_router(router)
+    app.include_router(pages.router)
     return app
 
 
@@ -72,14 +90,22 @@ class Observer:
             await self._app(scope, receive, send)
             return
         request_id = _request_id(Headers(scope=scope).get("x-request-id", ""))
-        scope.setdefault("state", {})["request_id"] = request_id
+        state = scope.setdefault("state", {})
+        state["request_id"] = request_id
+        is_head = scope["method"] == "HEAD"
+        if is_head:  # whatever can be got has a head
+            scope = {**scope, "method": "GET"}
         status = 0
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["X-Request-ID"] = request_id
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-ID"] = request_id
+                headers.setdefault("Cache-Control", "no-store")
+            elif is_head:
+                message = {**message, "body": b""}
             await send(message)
 
         start = time.perf_counter()
@@ -88,9 +114,8 @@ class Observer:
         except Exception as error:
             log.error("request_failed", extra={"request_id": request_id} | outline(error))  # noqa: TRY400
             if not status:
-                await _error(request_id, 500, "internal", "an error of ours; it is logged")(
-                    scope, receive, send_with_id
-                )
+                internal = _error(request_id, Internal.status, Internal.code, "an error of ours; it is logged")
+                await internal(scope, receive, send_with_id)
         finally:
             _observe(scope, status, time.perf_counter() - start, request_id)
 
@@ -110,6 +135,7 @@ def _observe(scope: Scope, status: int, seconds: float, request_id: str) -> None
             "request_id": request_id,
         },
     )
+    audit.record(scope, method, route, status)
 
 
 def _request_id(given: str) -> str:
@@ -118,8 +144,8 @@ def _request_id(given: str) -> str:
 
 async def _answer_our_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, NoteLLMError)
-    headers = {} if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)}
-    return _error(request.state.request_id, error.status, error.code, str(error), headers)
+    retry = {} if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)}
+    return _error(request.state.request_id, error.status, error.code, str(error), {**error.headers, **retry})
 
 
 async def _answer_invalid(request: Request, error: Exception) -> Response:
@@ -130,10 +156,17 @@ async def _answer_invalid(request: Request, error: Exception) -> Response:
 
 async def _answer_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    code = _CODES.get(error.status_code, "bad_request")
-    return _error(request.state.request_id, error.status_code, code, str(error.detail), error.headers)
+    code = _CODES.get(error.status_code, Malformed.code)
+    headers = {"Allow": _allowed(request)} if error.status_code == WrongMethod.status else error.headers
+    return _error(request.state.request_id, error.status_code, code, str(error.detail), headers)
+
+
+def _allowed(request: Request) -> str:
+    """The methods of all routes at this path; the router itself names those of the first alone."""
+    here = (route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE)
+    methods = {method for route in here for method in getattr(route, "methods", None) or ()}
+    return ", ".join(sorted(methods | ({"HEAD"} if "GET" in methods else set())))
 
 
 def _error(request_id: str, status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> Response:
-    body = {"error": {"code": code, "message": message[:_MAX_MESSAGE], "request_id": request_id}}
-    return Response(orjson.dumps(body), status, headers, "application/json")
+    return Response(error_body(code, message, request_id), status, headers, "application/json")

@@ -12,12 +12,13 @@ from service.cli_convert import convert
 from service.cli_embed import embed
 from service.cli_export import export, golden
 from service.cli_index import index
+from service.cli_keys import key_option, keys
 from service.cli_model import COMMANDS, mistakes
 from service.cli_reproduce import reproduce
+from service.cli_rollout import model
+from service.cli_settings import read_settings
 
 if TYPE_CHECKING:
-    from pydantic import ValidationError
-
     from service.settings import Settings
 
 USER_MISTAKE = 2
@@ -58,7 +59,7 @@ def serve(samples: bool, backend: str | None) -> None:
     """
     if backend:
         os.environ["NOTELLM_WORKER__BACKEND"] = backend
-    current = _settings()
+    current = read_settings()
     from service.settings import SetupError
     from service.supervisor import serve as supervise
 
@@ -111,7 +112,7 @@ def settings() -> None:
     """
     from service.settings import describe
 
-    current = _settings()
+    current = read_settings()
     for line in describe(current):
         click.echo(line)
 
@@ -119,8 +120,9 @@ def settings() -> None:
 @cli.command()
 @click.argument("notes")
 @click.option("--url", default="http://127.0.0.1:8000", show_default=True, help="The running service.")
+@key_option
 @click.option("--no-wait", is_flag=True, help="Return when all are written; do not wait until they can be found.")
-def load(notes: str, url: str, no_wait: bool) -> None:
+def load(notes: str, url: str, key: str | None, no_wait: bool) -> None:
     """Send NOTES to a running service and wait until all of them can be found.
 
     NOTES is a .jsonl or .parquet file, a folder that holds notes.jsonl or notes.parquet, or the word
@@ -129,7 +131,8 @@ def load(notes: str, url: str, no_wait: bool) -> None:
     \b
       {"note_id": "n1", "title": "Three days in Kyoto", "content": "...", "hashtags": ["travel"]}
 
-    Loading the same notes again changes nothing. Prints how many notes were written and how fast.
+    Loading the same notes again changes nothing. Prints how many notes were written and how fast. A service with
+    keys wants one with the scopes write and, to wait, read.
 
     \b
     Examples:
@@ -141,12 +144,12 @@ def load(notes: str, url: str, no_wait: bool) -> None:
         from service.load import load as send
 
         try:
-            click.echo(str(send(read(notes), url, wait=not no_wait)))
+            click.echo(str(send(read(notes), url, key=key, wait=not no_wait)))
         except LoadError as error:
             raise click.ClickException(str(error)) from error
 
 
-for command in (*COMMANDS, embed, export, golden, convert, index, reproduce):
+for command in (*COMMANDS, embed, export, golden, convert, index, keys, model, reproduce):
     cli.add_command(command)
 
 
@@ -166,7 +169,7 @@ def main() -> None:
 
 
 def _run(name: str) -> None:
-    current = _settings()
+    current = read_settings()
     from service import logs, wiring
     from service.settings import SetupError
 
@@ -180,34 +183,6 @@ def _run(name: str) -> None:
         # Python's own traceback would hold the message, and that may quote a note.
         logging.getLogger(__name__).exception("process_failed", extra={"role": name})
         sys.exit(1)
-
-
-def _settings() -> "Settings":
-    from pydantic import ValidationError
-    from pydantic_settings import SettingsError
-
-    from service.settings import Settings
-
-    try:
-        return Settings()
-    except ValidationError as error:
-        raise click.ClickException(_explain(error)) from None
-    except SettingsError as error:
-        raise click.ClickException(
-            f"{error}: a list is written as JSON, as in NOTELLM_WORKER__ADDRESSES='[\"127.0.0.1:9100\"]'"
-        ) from None
-
-
-def _explain(error: "ValidationError") -> str:
-    """Every problem with the name of its variable, in one line, without the values: one may be a password."""
-    problems = []
-    for detail in error.errors(include_url=False, include_input=False):
-        place, rule = detail["loc"], detail["msg"].removeprefix("Value error, ")
-        name = "NOTELLM_" + "__".join(str(part) for part in place).upper()
-        if detail["type"] == "extra_forbidden":
-            rule = f"unknown setting {name}; `notellm settings` lists the known ones"
-        problems.append(f"{name}: {rule}" if place and "NOTELLM_" not in rule else rule)
-    return "; ".join(problems)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
 """Drafts between gateway and worker: `WorkerPool` asks, `draft_handlers` answer, over `indexer.rpc`."""
 
 import asyncio
+import copy
 import logging
 import random
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 from indexer.rpc import Handler, RpcClient, RpcError, RpcRefused, RpcTimeout
 from model.backends.base import Reading, Scored
@@ -19,13 +20,20 @@ log = logging.getLogger(__name__)
 class WorkerPool:
     """`Drafter` over all workers: the one with the fewest drafts first, the next when it refuses or is gone.
 
-    A draft leaves nothing behind, so that one whose connection broke may be read a second time. Workers of a
-    model with another fingerprint refuse.
+    A draft leaves nothing behind, so that one whose connection broke may be read a second time. Workers that last
+    said that they run another model than ``fingerprint`` are not asked.
     """
 
     def __init__(self, addresses: Sequence[str], fingerprint: str) -> None:
         self._workers = [RpcClient(address) for address in addresses]
         self._fingerprint = fingerprint
+        self._models: dict[RpcClient, str] = {}
+
+    def of(self, fingerprint: str) -> Self:
+        """The same workers over the same connections, as far as they run another model."""
+        other = copy.copy(self)
+        other._fingerprint = fingerprint
+        return other
 
     async def read(self, note: Note, max_hashtags: int, *, timeout_s: float) -> Reading:
         """See `Drafter`. Raises WorkerUnavailable when no worker of this model answers in time."""
@@ -46,29 +54,31 @@ class WorkerPool:
         raise WorkerUnavailable("no worker answered in time")
 
     async def ready(self, *, timeout_s: float) -> bool:
-        """Whether at least one worker of this model answers."""
-        params = {"fingerprint": self._fingerprint}
-        calls = [worker.call("ping", params, timeout_s=timeout_s) for worker in self._workers]
+        """Whether at least one worker of this model answers. Takes note of what model each of them runs."""
+        calls = [worker.call("ping", {}, timeout_s=timeout_s) for worker in self._workers]
         answers = await asyncio.gather(*calls, return_exceptions=True)
-        return any(isinstance(answer, dict) for answer in answers)
+        for worker, answer in zip(self._workers, answers, strict=True):
+            if isinstance(answer, dict):
+                self._models[worker] = str(answer.get("fingerprint"))
+            else:
+                self._models.pop(worker, None)
+        return self._fingerprint in self._models.values()
 
     async def close(self) -> None:
         """Break the connections."""
         await asyncio.gather(*(worker.close() for worker in self._workers))
 
     def _least_busy_first(self) -> list[RpcClient]:
-        return sorted(self._workers, key=lambda worker: (worker.pending, random.random()))
+        own = (worker for worker in self._workers if self._models.get(worker, self._fingerprint) == self._fingerprint)
+        return sorted(own, key=lambda worker: (worker.pending, random.random()))
 
 
 def draft_handlers(engine: Engine) -> Mapping[str, Handler]:
-    """What a worker answers: ``draft`` and ``ping``; both refuse what is meant for another model."""
-
-    def check(params: dict[str, Any]) -> None:
-        if params.get("fingerprint") != engine.fingerprint:
-            raise RpcRefused("another model")
+    """What a worker answers: ``draft``, unless it is meant for another model, and ``ping``, which says what it runs."""
 
     async def draft(params: dict[str, Any]) -> dict[str, Any]:
-        check(params)
+        if params.get("fingerprint") != engine.fingerprint:
+            raise RpcRefused("another model")
         try:
             note = Note("", params["title"], params["content"], tuple(params["hashtags"]))
             max_hashtags, timeout_s = int(params["max_hashtags"]), float(params["timeout_s"])
@@ -84,9 +94,8 @@ def draft_handlers(engine: Engine) -> Mapping[str, Handler]:
             "category": reading.category and (reading.category.name, reading.category.score),
         }
 
-    async def ping(params: dict[str, Any]) -> dict[str, Any]:
-        check(params)
-        return {}
+    async def ping(params: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG001
+        return {"fingerprint": engine.fingerprint}
 
     return {"draft": draft, "ping": ping}
 

@@ -2,21 +2,22 @@
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
-import orjson
 from tqdm import tqdm
 
 from model.note import Note
+from service.client import BulkNote, NoAnswer, NoteLLM, Refused
+from service.schemas import BulkOut
 
 BULK = 500
-_PATIENCE_S = 120.0
+_TIMEOUT_S, _PATIENCE_S = 60.0, 120.0
 _POLL_S = 0.5
 _SHOWN = 5
+_KEY_REFUSED = {401, 403}
 
 
 class LoadError(Exception):
@@ -41,23 +42,30 @@ class Loaded:
         return "\n".join(lines)
 
 
-def load(notes: Sequence[Note], url: str, *, wait: bool = True) -> Loaded:
+def load(notes: Sequence[Note], url: str, *, key: str | None = None, wait: bool = True) -> Loaded:
     """Write the notes in bulks of 500; with ``wait``, return when none is pending any more.
 
-    The seconds include the wait. Progress goes to stderr, when that is a terminal.
+    The seconds include the wait. Progress goes to stderr, when that is a terminal. ``key`` is one of the service's,
+    empty for a service that asks for none.
 
     Raises:
         LoadError: if the service is not there, refuses a bulk, or stays overloaded for two minutes.
     """
     started = time.monotonic()
     loaded = Loaded()
-    with httpx.Client(base_url=url, timeout=60.0) as client:
-        with _bar("written", len(notes)) as bar:
-            for bulk in _bulks(notes):
-                _add(loaded, bulk, _post(client, bulk))
-                bar.update(len(bulk))
-        if wait:
-            _wait(client, loaded.accepted)
+    try:
+        with NoteLLM(url, key=key, timeout_s=_TIMEOUT_S, patience_s=_PATIENCE_S) as service:
+            with _bar("written", len(notes)) as bar:
+                for answer in service.put_all(map(_fields, notes), size=BULK):
+                    _add(loaded, notes, answer)
+                    bar.update(answer.accepted + len(answer.rejected))
+            if wait:
+                _wait(service, loaded.accepted)
+    except NoAnswer as error:
+        raise LoadError(str(error)) from error
+    except Refused as error:
+        hint = "; give one with --key or NOTELLM_KEY" if error.status in _KEY_REFUSED else ""
+        raise LoadError(f"the service refuses: {error.message}{hint}") from error
     loaded.seconds = time.monotonic() - started
     return loaded
 
@@ -73,55 +81,26 @@ def read(source: str) -> list[Note]:
     return read_notes(Path(source))
 
 
-def _bulks(notes: Sequence[Note]) -> Iterator[Sequence[Note]]:
-    for start in range(0, len(notes), BULK):
-        yield notes[start : start + BULK]
-
-
-def _post(client: httpx.Client, bulk: Sequence[Note]) -> dict[str, Any]:
-    body = b"\n".join(orjson.dumps(_element(note)) for note in bulk)
-    give_up = time.monotonic() + _PATIENCE_S
-    while True:
-        response = _send(client, "POST", "/notes", body)
-        if response.status_code == httpx.codes.ACCEPTED:
-            return dict(response.json())
-        if response.status_code not in {httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE}:
-            raise LoadError(f"the service refused the notes: {_message(response)}")
-        if time.monotonic() > give_up:
-            raise LoadError(f"the service stays overloaded: {_message(response)}")
-        time.sleep(_retry_after_s(response))
-
-
-def _wait(client: httpx.Client, accepted: int) -> None:
+def _wait(service: NoteLLM, accepted: int) -> None:
     with _bar("searchable", accepted) as bar:
         while True:
-            response = _send(client, "GET", "/status")
-            if response.status_code == httpx.codes.OK:
-                status = response.json()
-                pending = max(status["notes"]["pending"], status["queue"]["depth"])
-                bar.n = max(0, accepted - pending)
-                bar.refresh()
-                if not pending:
-                    return
+            status = service.status()
+            pending = max(status.notes.pending, status.queue.depth)
+            bar.n = max(0, accepted - pending)
+            bar.refresh()
+            if not pending:
+                return
             time.sleep(_POLL_S)
 
 
-def _send(client: httpx.Client, method: str, path: str, body: bytes | None = None) -> httpx.Response:
-    headers = {"Content-Type": "application/x-ndjson"} if body else {}
-    try:
-        return client.request(method, path, content=body, headers=headers)
-    except httpx.HTTPError as error:
-        raise LoadError(f"no service answers at {client.base_url}: {error}") from error
-
-
-def _add(loaded: Loaded, bulk: Sequence[Note], answer: dict[str, Any]) -> None:
-    loaded.accepted += answer["accepted"]
-    loaded.rejected += len(answer["rejected"])
-    problems = [f"{bulk[item['position']].id}: {item['message']}" for item in answer["rejected"]]
+def _add(loaded: Loaded, notes: Sequence[Note], answer: BulkOut) -> None:
+    loaded.accepted += answer.accepted
+    loaded.rejected += len(answer.rejected)
+    problems = [f"{notes[one.position].id}: {one.message}" for one in answer.rejected]
     loaded.problems = (*loaded.problems, *problems)[:_SHOWN]
 
 
-def _element(note: Note) -> dict[str, Any]:
+def _fields(note: Note) -> BulkNote:
     return {
         "note_id": note.id,
         "title": note.title,
@@ -130,18 +109,6 @@ def _element(note: Note) -> dict[str, Any]:
         "category": note.category,
         "exposure": note.exposure,
     }
-
-
-def _retry_after_s(response: httpx.Response) -> float:
-    seconds = response.headers.get("Retry-After", "1")
-    return float(seconds) if seconds.isdigit() else 1.0
-
-
-def _message(response: httpx.Response) -> str:
-    try:
-        return str(response.json()["error"]["message"])
-    except (ValueError, KeyError, TypeError):
-        return f"HTTP {response.status_code}"
 
 
 def _bar(what: str, total: int) -> "tqdm[Any]":

@@ -4,20 +4,29 @@
 key                                 holds
 ==================================  ==========================================================================
 ``notellm:v1:note:<id>``            msgpack map: a `StoredNote` (a tombstone keeps id, version and deleted)
-``notellm:v1:reading:<id>``         msgpack map: version, fingerprint, vector, suggested hashtags, category, source
-``notellm:v1:failed:<id>``          msgpack map: version and reason, when the worker gave the note up
-``notellm:v1:jobs``                 stream of `EmbedJob`, consumer group ``workers``; read entries are deleted
-``notellm:v1:embeddings``           stream of changes for the index, replayable from any cursor
+``notellm:v1:models``               hash: fingerprint of every registered model -> dimension of its vectors
+``notellm:v1:active``               fingerprint of the registered model that answers
+``notellm:v1:filled``               set: models for which every live note was queued
+``notellm:v1:readings:<model>``     hash: id -> msgpack map: version, fingerprint, vector, suggested hashtags,
+                                    category, source
+``notellm:v1:failed:<model>``       hash: id -> msgpack map: version and reason, when a worker gave the note up
+``notellm:v1:jobs:<model>``         stream of `EmbedJob`, consumer group ``workers``; read entries are deleted
+``notellm:v1:embeddings``           stream of changes for the indexes, of all models, replayable from any cursor
 ``notellm:v1:dead``                 stream of jobs that were given up, with the reason
+``notellm:v1:writes``               stream of the ids that were written or deleted, for caches; only its end is kept
+``notellm:v1:events``               stream of what readers did with notes: one msgpack map an entry
+``notellm:v1:event:<id>``           there for as long as an event of this id would be a duplicate
+``notellm:v1:answer:<digest>``      msgpack list: the answer to a write that carried an idempotency key
 ``notellm:v1:tags``                 sorted set: hashtag -> number of live notes that carry it
-``notellm:v1:counts``               hash: live, deleted, failed
-``notellm:v1:fingerprint``          the active model's fingerprint
-``notellm:v1:cursors``              hash: indexer -> cursor of the oldest snapshot it may fall back to, and when
+``notellm:v1:counts``               hash: live, deleted
+``notellm:v1:cursors``              hash: ``<indexer>/<model>`` -> cursor of the oldest snapshot that the indexer
+                                    may fall back to, and when it said so
 ==================================  ==========================================================================
 
-Notes and readings begin with a header of fixed length, so that a script inside Redis reads the version
-without unpacking the rest: one byte of map header, ``"version"`` and an 8-byte unsigned integer; then
-``"deleted"`` and a boolean in a note, ``"fingerprint"`` and a string in a reading. They are valid msgpack.
+What is of one model stands in three keys, so that to retire it is one step. Notes and readings begin with a
+header of fixed length, so that a script inside Redis reads the version without unpacking the rest: one byte of map
+header, ``"version"`` and an 8-byte unsigned integer; then ``"deleted"`` and a boolean in a note. They are valid
+msgpack.
 """
 
 import hashlib
@@ -35,24 +44,34 @@ from model.note import Note
 from service.tags import fold
 
 NOTE = "notellm:v1:note:"
-READING = "notellm:v1:reading:"
+MODELS = "notellm:v1:models"
+ACTIVE = "notellm:v1:active"
+FILLED = "notellm:v1:filled"
+READINGS = "notellm:v1:readings:"
 FAILED = "notellm:v1:failed:"
-JOBS = "notellm:v1:jobs"
+JOBS = "notellm:v1:jobs:"
 EMBEDDINGS = "notellm:v1:embeddings"
 DEAD = "notellm:v1:dead"
+WRITES = "notellm:v1:writes"
+EVENTS = "notellm:v1:events"
+EVENT = "notellm:v1:event:"
+ANSWER = "notellm:v1:answer:"
 TAGS = "notellm:v1:tags"
 COUNTS = "notellm:v1:counts"
-FINGERPRINT = "notellm:v1:fingerprint"
 CURSORS = "notellm:v1:cursors"
 WORKERS = "workers"
 
 SOURCE_BYTES = 16
+# A cache that is further behind forgets everything, so a short log is enough.
+WRITES_KEPT = 10_000
 
 # What every script begins with: the keys above, and the header of records as `_header` writes it.
 LUA = f"""
-local NOTE, READING, FAILED = '{NOTE}', '{READING}', '{FAILED}'
-local JOBS, WORKERS, EMBEDDINGS, DEAD = '{JOBS}', '{WORKERS}', '{EMBEDDINGS}', '{DEAD}'
-local TAGS, COUNTS, FINGERPRINT = '{TAGS}', '{COUNTS}', '{FINGERPRINT}'
+local NOTE, MODELS, ACTIVE, FILLED = '{NOTE}', '{MODELS}', '{ACTIVE}', '{FILLED}'
+local READINGS, FAILED, JOBS, WORKERS = '{READINGS}', '{FAILED}', '{JOBS}', '{WORKERS}'
+local EMBEDDINGS, DEAD, CURSORS = '{EMBEDDINGS}', '{DEAD}', '{CURSORS}'
+local TAGS, COUNTS = '{TAGS}', '{COUNTS}'
+local function wrote(id) redis.call('XADD', '{WRITES}', 'MAXLEN', '~', {WRITES_KEPT}, '*', 'id', id) end
 local function version(record) return (struct.unpack('>I8', record, 11)) end
 local function deleted(note) return string.byte(note, 27) == 0xc3 end
 local function body(note) return string.sub(note, 19) end
@@ -60,16 +79,14 @@ local function with_version(note, number)
   return string.sub(note, 1, 10) .. struct.pack('>I8', number) .. body(note)
 end
 local function live(note, number) return note and not deleted(note) and version(note) == number end
-local function read_by(reading, packed_fingerprint)
-  return string.sub(reading, 31, 30 + #packed_fingerprint) == packed_fingerprint
+local function registered(model) return redis.call('HEXISTS', MODELS, model) == 1 end
+local function queue(model, id, number)
+  redis.call('XADD', JOBS .. model, '*', 'id', id, 'version', string.format('%.0f', number))
 end
 local function forget_tags(note)
   for _, tag in ipairs(cmsgpack.unpack(note).tags or {{}}) do
     if tonumber(redis.call('ZINCRBY', TAGS, -1, tag)) <= 0 then redis.call('ZREM', TAGS, tag) end
   end
-end
-local function forget_failure(id)
-  if redis.call('DEL', FAILED .. id) == 1 then redis.call('HINCRBY', COUNTS, 'failed', -1) end
 end
 """
 

@@ -1,7 +1,7 @@
 """Every metric of every process. A metric is an API: a change of name or label stands in the changelog.
 
-Labels are bounded: ``route`` is the template of a route and never a path, ``shard`` a number, the others
-one of the values that stand beside them. Durations are in seconds.
+Labels are bounded: ``route`` is the template of a route and never a path, ``shard`` a number, ``fingerprint`` that of
+a registered model, the others one of the values that stand beside them. Durations are in seconds.
 """
 
 from prometheus_client import Counter, Gauge, Histogram
@@ -11,7 +11,12 @@ _TOKENS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
 _SLOW = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 
 BUILD_INFO = Gauge(
-    "notellm_build_info", "Always 1; the labels say what runs here.", ["process", "version", "fingerprint"]
+    "notellm_build_info",
+    "Always 1; the labels say what runs here. The fingerprint is that of the checkpoint, empty where there is none.",
+    ["process", "version", "fingerprint"],
+)
+ACTIVE_MODEL = Gauge(
+    "notellm_active_model", "1 for the model that a gateway asks, 0 for those before.", ["fingerprint"]
 )
 
 HTTP_REQUESTS = Counter("notellm_http_requests_total", "Requests answered.", ["route", "method", "status"])
@@ -21,6 +26,12 @@ HTTP_SECONDS = Histogram(
     ["route"],
     buckets=_FAST,
 )
+KEYS = Gauge("notellm_keys", "Live keys; 0 also when the service asks for none.")
+KEYS_RELOADS = Counter(
+    "notellm_keys_reloads_total",
+    "How often a changed keys file was read.",
+    ["outcome"],  # ok | failed: the keys that were stay
+)
 RELATED_DEGRADED = Counter("notellm_related_degraded_total", "Answers to related without a shard or without the store.")
 TAGS_SUGGESTED = Counter(
     "notellm_tags_suggested_total",
@@ -28,6 +39,16 @@ TAGS_SUGGESTED = Counter(
     ["source"],  # generated | neighbours | both
 )
 NOTES_ACCEPTED = Counter("notellm_notes_accepted_total", "Notes written, including those that changed nothing.")
+EVENTS = Counter(
+    "notellm_events_total",
+    "What readers did with notes, as it was delivered.",
+    ["outcome"],  # accepted | duplicate
+)
+CARDS = Counter(
+    "notellm_cards_total",
+    "Notes looked up for answers.",
+    ["source"],  # held: in the gateway's memory and confirmed | fetched: from the store
+)
 FRESHNESS_SECONDS = Histogram(
     "notellm_freshness_seconds",
     "From the acknowledgement of a write to the note being searchable, as seen by writes that wait.",
@@ -65,53 +86,59 @@ CATEGORIES_ILLEGAL = Counter(
     "notellm_categories_illegal_total", "Of those sampled, categories outside the closed set: Ill. of section 5.5."
 )
 GPU_MEMORY_BYTES = Gauge("notellm_gpu_memory_bytes", "GPU memory that the worker's process holds; 0 without a GPU.")
-QUEUE_DEPTH = Gauge("notellm_queue_depth", "Jobs waiting to be embedded.")
-QUEUE_OLDEST_SECONDS = Gauge("notellm_queue_oldest_seconds", "Age of the oldest job that waits; 0 when none does.")
+QUEUE_DEPTH = Gauge("notellm_queue_depth", "Jobs waiting for this worker's model.")
+QUEUE_OLDEST_SECONDS = Gauge(
+    "notellm_queue_oldest_seconds", "Age of the oldest job that waits for this worker's model; 0 when none does."
+)
 
-INDEX_NOTES = Gauge("notellm_index_notes", "Notes that a shard can find.", ["shard"])
-INDEX_GENERATION = Gauge("notellm_index_generation", "How often a shard's base was rebuilt.", ["shard"])
+INDEX_NOTES = Gauge("notellm_index_notes", "Notes that a shard can find.", ["shard", "fingerprint"])
+INDEX_GENERATION = Gauge("notellm_index_generation", "How often a shard's base was rebuilt.", ["shard", "fingerprint"])
 INDEX_CHANGES = Counter(
     "notellm_index_changes_total",
     "Changes read from the stream.",
-    ["shard", "outcome"],  # applied | stale | the reason of a refusal
+    ["shard", "fingerprint", "outcome"],  # applied | stale | the reason of a refusal
 )
 INDEX_FRESHNESS_SECONDS = Histogram(
     "notellm_index_freshness_seconds",
     "From a change entering the stream to its being searchable, by the clocks of Redis and of the indexer.",
-    ["shard"],
+    ["shard", "fingerprint"],
     buckets=_SLOW,
 )
 INDEX_RECALL = Gauge(
-    "notellm_index_recall", "Recall@10 against exact search, over a sample of a shard's own notes.", ["shard"]
+    "notellm_index_recall",
+    "Recall@10 against exact search, over a sample of a shard's own notes; NaN before it was measured.",
+    ["shard", "fingerprint"],
 )
 INDEX_IMBALANCE = Gauge(
-    "notellm_index_imbalance", "How much more a search reads than with lists of equal length; 1 is even.", ["shard"]
+    "notellm_index_imbalance",
+    "How much more a search reads than with lists of equal length; 1 is even.",
+    ["shard", "fingerprint"],
 )
 INDEX_ROWS = Gauge(
     "notellm_index_rows",
     "Rows that a shard holds: searched by lists, searched one by one, or dead until it is built anew.",
-    ["shard", "part"],  # base | delta | dead | tombstones
+    ["shard", "fingerprint", "part"],  # base | delta | dead | tombstones
 )
 INDEX_LAG_CHANGES = Gauge(
     "notellm_index_lag_changes",
     "Changes in the stream that a shard has not applied yet, counted up to 10,000.",
-    ["shard"],
+    ["shard", "fingerprint"],
 )
 INDEX_LAG_SECONDS = Gauge(
     "notellm_index_lag_seconds",
     "Age of the oldest change that a shard has not applied yet; 0 when there is none.",
-    ["shard"],
+    ["shard", "fingerprint"],
 )
 INDEX_BYTES_PER_NOTE = Gauge(
     "notellm_index_bytes_per_note",
-    "Memory of the process that cannot be dropped, by notes; files that are mapped do not count.",
+    "Memory of the process that cannot be dropped, by notes of all its indexes; files that are mapped do not count.",
     ["shard"],
 )
 INDEX_CHORES_FAILED = Counter(
     "notellm_index_chores_failed_total",
     "Chores that failed while the shard went on answering; a full disk shows here first.",
-    ["shard", "chore"],  # snapshot | compaction | probe
+    ["shard", "fingerprint", "chore"],  # snapshot | compaction | probe
 )
 INDEX_CURSOR_AGE_SECONDS = Gauge(
-    "notellm_index_cursor_age_seconds", "Age of the last change that a shard applied.", ["shard"]
+    "notellm_index_cursor_age_seconds", "Age of the last change that a shard applied.", ["shard", "fingerprint"]
 )

@@ -12,6 +12,8 @@ from importlib.resources import files
 
 from fastapi import APIRouter, Request, Response
 
+from service.auth import GuardedRoute, public
+
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -55,7 +57,8 @@ def _answer(page: Page) -> Callable[[Request], Awaitable[Response]]:
     packed = _Form(gzip.compress(body, compresslevel=6, mtime=0), _headers(page, body, "gzip"))
 
     async def answer(request: Request) -> Response:
-        form = packed if _takes_gzip(request.headers.get("accept-encoding", "")) else plain
+        # As the middleware sees it, which would otherwise pack what is plain here.
+        form = packed if "gzip" in request.headers.get("accept-encoding", "") else plain
         if _is_held(request.headers.get("if-none-match", ""), form.headers["ETag"]):
             return Response(status_code=304, headers=form.headers)
         return Response(form.body, headers=form.headers)
@@ -84,21 +87,12 @@ def _headers(page: Page, body: bytes, encoding: str = "") -> dict[str, str]:
     }
 
 
-def _takes_gzip(accept_encoding: str) -> bool:
-    """Whether gzip is among the codings that the client names, other than to refuse it."""
-    for coding in accept_encoding.lower().split(","):
-        name, _, weight = coding.replace(" ", "").partition(";q=")
-        if name == "gzip":
-            return not weight or bool(weight.strip("0."))
-    return False
-
-
 def _is_held(if_none_match: str, etag: str) -> bool:
     """Whether the client's copy, named in its If-None-Match, is this one (RFC 9110, 13.1.2)."""
     held = {tag.strip().removeprefix("W/") for tag in if_none_match.split(",")}
     return bool(held & {etag, "*"})
 
 
-router = APIRouter(include_in_schema=False)
+router = APIRouter(include_in_schema=False, route_class=GuardedRoute, dependencies=[public])
 for _page in PAGES:
     router.add_api_route(_page.path, _answer(_page), methods=["GET", "HEAD"], response_class=Response)

@@ -1,9 +1,12 @@
 """HTTP/1.1 with bounds that uvicorn does not set: how long a head may be, and how long it may take."""
 
 import asyncio
+import secrets
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from service.errors import Malformed, error_body
 
 MAX_HEAD_BYTES = 64 * 1024
 HEAD_S = 10.0
@@ -45,6 +48,17 @@ class BoundedProtocol(HttpToolsProtocol):
         self._in_head = False
         self._head_came()
         super().on_headers_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """What is no HTTP never reaches the application; its answer has the shape of any other error."""
+        request_id = secrets.token_hex(8)
+        body = error_body(Malformed.code, msg, request_id)
+        head = (
+            "HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nCache-Control: no-store\r\n"
+            f"X-Request-ID: {request_id}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        )
+        self.transport.write(head.encode() + body)
+        self.transport.close()
 
     def _expect_head(self) -> None:
         self._due = self.loop.call_later(HEAD_S, self.transport.abort)

@@ -1,24 +1,42 @@
 """The routes of the contract. A route translates between HTTP and the recommender; it decides nothing."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, TypeVar, cast
 
 import orjson
-from fastapi import APIRouter, Depends, HTTPException, Path, Query, Request, Response
-from fastapi.routing import APIRoute
-from pydantic import BaseModel
+from fastapi import APIRouter, Path, Request, Response
 from starlette.requests import ClientDisconnect
 
-from service.errors import BadRequest, TooLarge
-from service.recommend import Described, Item, Recommender, Related, ServiceStatus, Tagged
+from service import audit, openapi
+from service.auth import GuardedRoute, needs
+from service.conditions import expected, is_fresh, note_tag, written_tag
+from service.errors import (
+    BadRequest,
+    IndexUnavailable,
+    Malformed,
+    NotAsExpected,
+    NoteNotFound,
+    NotePending,
+    QueueFull,
+    StoreUnavailable,
+    TimedOut,
+    TooLarge,
+    WorkerUnavailable,
+)
+from service.idempotency import Answer, Answers
+from service.keys import Key
+from service.neighborhood import Item, Related
+from service.queries import NoQuery, PutQuery, Query, RelatedQuery, parse_query
+from service.ranking import in_common
+from service.recommend import Described, Recommender, ServiceStatus, Tagged
 from service.schemas import (
     ID_PATTERN,
-    MAX_BULK,
-    BulkNoteIn,
     BulkOut,
     DraftIn,
-    ErrorOut,
+    EventsIn,
+    EventsOut,
     NoteIn,
     NoteOut,
     RelatedOut,
@@ -27,67 +45,73 @@ from service.schemas import (
     WrittenOut,
     parse,
     parse_bulk,
+    parse_events,
 )
 from service.settings import HttpSettings
 
+_JSON = "application/json"
 _BODY_S = 30.0
 _DIGITS = 6
+_MAX_KEY_CHARS = 255
+
+Q = TypeVar("Q", bound=Query)
 
 
-# The dependencies are coroutines because FastAPI sends plain functions through a thread pool.
-async def _recommender(request: Request) -> Recommender:
-    return cast(Recommender, request.app.state.recommender)
-
-
-async def _http(request: Request) -> HttpSettings:
-    return cast(HttpSettings, request.app.state.http)
-
-
-async def _refuse_unknown_parameters(request: Request) -> None:
-    route = request.scope["route"]
-    assert isinstance(route, APIRoute)
-    known = {parameter.alias for parameter in route.dependant.query_params}
-    if not known.issuperset(request.query_params):
-        raise BadRequest("unknown query parameter")
-
-
-Recommend = Annotated[Recommender, Depends(_recommender)]
-Http = Annotated[HttpSettings, Depends(_http)]
 Id = Annotated[str, Path(pattern=ID_PATTERN, description="1 to 128 of A-Z a-z 0-9 . _ ~ : -")]
-Limit = Annotated[int, Query(ge=1, le=100, description="How many notes at most.")]
-Wait = Annotated[
-    float,
-    Query(ge=0, le=10, allow_inf_nan=False, description="Seconds to wait for the note to be searchable."),
-]
 
 
-def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    return {status: {"model": ErrorOut} for status in statuses}
+def _query(request: Request, model: type[Q]) -> Q:
+    return parse_query(model, request.scope["query_string"])
 
 
-def _body(model: type[BaseModel]) -> dict[str, Any]:
-    return _content({"application/json": model.model_json_schema()})
+_REPLAYED = "Idempotency-Replayed"
+_NEXT = openapi.links("get_note", "related_notes", "delete_note")
+
+router = APIRouter(route_class=GuardedRoute)
 
 
-def _content(schemas: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    content = {kind: {"schema": schema} for kind, schema in schemas.items()}
-    return {"requestBody": {"required": True, "content": content}}
+@router.get(
+    "/notes/{note_id}/related",
+    response_model=RelatedOut,
+    tags=["related"],
+    responses={
+        200: openapi.answer("Related notes, by descending score.", "related", "explained", "without_the_store"),
+        **openapi.errors(NoteNotFound, NotePending, StoreUnavailable, IndexUnavailable, *openapi.WITH_ID),
+    },
+    openapi_extra=openapi.takes(RelatedQuery),
+    dependencies=[needs("read")],
+)
+async def related_notes(note_id: Id, request: Request) -> Response:
+    """Notes related to this one, by descending score.
+
+    Never the note itself, a deleted note, or one twice. While a shard is down the others answer; while the store is
+    down there are ids and scores alone. Either way `degraded` is true.
+    """
+    query = _query(request, RelatedQuery)
+    recommender = _recommender(request)
+    related = await recommender.related(note_id, query.wanted())
+    return Response(_related_out(related, recommender.fingerprint, explain=query.explain), media_type=_JSON)
 
 
-router = APIRouter(dependencies=[Depends(_refuse_unknown_parameters)], responses=_errors(422, 500, 503))
+@router.post(
+    "/notes/tags",
+    response_model=TagsOut,
+    tags=["tags"],
+    responses={
+        200: openapi.answer("What suits the draft.", "suggestions"),
+        **openapi.errors(WorkerUnavailable, StoreUnavailable, *openapi.WITH_BODY),
+    },
+    openapi_extra=openapi.body(DraftIn, "draft", "known_hashtags_only"),
+    dependencies=[needs("tags")],
+)
+async def suggest_tags(request: Request) -> Response:
+    """Hashtags, category and, if wanted, related notes for a draft that is not stored.
 
-
-@router.get("/notes/{note_id}/related", response_model=RelatedOut, responses=_errors(404, 409))
-async def related_notes(note_id: Id, recommender: Recommend, k: Limit = 10) -> Response:
-    """Notes related to this one, closest first."""
-    related = await recommender.related(note_id, k)
-    return _json(_related_out(related, recommender.fingerprint))
-
-
-@router.post("/notes/tags", response_model=TagsOut, responses=_errors(408, 413), openapi_extra=_body(DraftIn))
-async def suggest_tags(request: Request, recommender: Recommend, http: Http) -> Response:
-    """Hashtags, category and, if wanted, related notes for a draft that is not stored."""
-    draft = parse(DraftIn, await _read(request, http.max_body_bytes))
+    The category is one of the model's closed set. Hashtags come most likely first.
+    """
+    _query(request, NoQuery)
+    recommender = _recommender(request)
+    draft = parse(DraftIn, await _read(request, _http(request).max_body_bytes))
     tagged = await recommender.tags(
         draft.note(), max_hashtags=draft.max_hashtags, vocabulary=draft.vocabulary, related=draft.related
     )
@@ -97,59 +121,189 @@ async def suggest_tags(request: Request, recommender: Recommend, http: Http) -> 
 @router.put(
     "/notes/{note_id}",
     response_model=WrittenOut,
-    responses={202: {"model": WrittenOut}, **_errors(408, 413)},
-    openapi_extra=_body(NoteIn),
+    tags=["notes"],
+    responses={
+        200: openapi.answer("The note is searchable.", "searchable", headers=("ETag", _REPLAYED)) | _NEXT,
+        202: openapi.answer("The note is stored.", "pending", headers=("ETag", _REPLAYED))
+        | _NEXT
+        | {"model": WrittenOut},
+        **openapi.errors(
+            NotAsExpected, StoreUnavailable, QueueFull, *openapi.WITH_KEY, *openapi.WITH_ID, *openapi.WITH_BODY
+        ),
+    },
+    openapi_extra=openapi.body(NoteIn, "note", "short_note")
+    | openapi.takes(PutQuery, "If-Match", "If-None-Match", "Idempotency-Key"),
+    dependencies=[needs("write")],
 )
-async def put_note(note_id: Id, request: Request, recommender: Recommend, http: Http, wait: Wait = 0.0) -> Response:
-    """Store a note, replacing the whole of an older one. 200 once it is searchable, 202 before."""
-    note = parse(NoteIn, await _read(request, http.max_body_bytes))
-    written = await recommender.put(note.record(note_id), wait)
-    return _json(asdict(written), 200 if written.status == "searchable" else 202)
+async def put_note(note_id: Id, request: Request) -> Response:
+    """Store a note, replacing the whole of an older one.
+
+    200 once it is searchable, 202 before. The same body again changes nothing and keeps the version.
+    """
+    wait_s = _query(request, PutQuery).wait
+    body = await _read(request, _http(request).max_body_bytes)
+    record = parse(NoteIn, body).record(note_id)
+    version = expected(request.headers)
+
+    async def put() -> Answer:
+        written = await _recommender(request).put(record, wait_s, version)
+        status = 200 if written.status == "searchable" else 202
+        return Answer(status, orjson.dumps(asdict(written)), written_tag(written.version))
+
+    return await _once(request, body, put)
 
 
 @router.post(
     "/notes",
     status_code=202,
     response_model=BulkOut,
-    responses=_errors(408, 413),
-    openapi_extra=_content(
-        {
-            "application/json": {
-                "type": "array",
-                "maxItems": MAX_BULK,
-                "items": BulkNoteIn.model_json_schema(),
-            },
-            "application/x-ndjson": BulkNoteIn.model_json_schema(),
-        }
-    ),
+    tags=["notes"],
+    responses={
+        202: openapi.answer("The good notes are stored, the others named.", "written", headers=(_REPLAYED,)),
+        **openapi.errors(StoreUnavailable, QueueFull, *openapi.WITH_KEY, *openapi.WITH_BODY),
+    },
+    openapi_extra=openapi.bulk_body() | openapi.takes(NoQuery, "Idempotency-Key"),
+    dependencies=[needs("write")],
 )
-async def put_notes(request: Request, recommender: Recommend, http: Http) -> Response:
+async def put_notes(request: Request) -> Response:
     """Store up to 1,000 notes from a JSON array or NDJSON; those that are refused stand in the answer."""
-    body = await _read(request, http.max_bulk_bytes)
+    _query(request, NoQuery)
+    body = await _read(request, _http(request).max_bulk_bytes)
     # Megabytes of JSON take long enough to parse to hold up every other request.
     records, rejected = await asyncio.to_thread(parse_bulk, body)
-    if records:
-        await recommender.put_many(records)
-    return _json({"accepted": len(records), "rejected": rejected}, 202)
+    audit.concerns(request, [record.note.id for record in records])
+
+    async def put() -> Answer:
+        if records:
+            await _recommender(request).put_many(records)
+        return Answer(202, orjson.dumps({"accepted": len(records), "rejected": rejected}))
+
+    return await _once(request, body, put)
 
 
-@router.get("/notes/{note_id}", response_model=NoteOut, responses=_errors(404))
-async def get_note(note_id: Id, recommender: Recommend) -> Response:
+@router.get(
+    "/notes/{note_id}",
+    response_model=NoteOut,
+    tags=["notes"],
+    responses={
+        200: openapi.answer("The note.", "stored_note", headers=("ETag",)),
+        304: openapi.answer("Nothing has changed.", headers=("ETag",)),
+        **openapi.errors(NoteNotFound, StoreUnavailable, *openapi.WITH_ID),
+    },
+    openapi_extra=openapi.takes_etag(),
+    dependencies=[needs("read")],
+)
+async def get_note(note_id: Id, request: Request) -> Response:
     """The note, its version and status, and what the model suggests for it."""
-    return _json(_note_out(await recommender.describe(note_id)))
+    _query(request, NoQuery)
+    described = await _recommender(request).describe(note_id)
+    body = orjson.dumps(_note_out(described))
+    tag = note_tag(described.record.version, body)
+    headers = {"ETag": tag, "Cache-Control": "private, no-cache"}
+    if is_fresh(request.headers, tag):
+        return Response(status_code=304, headers=headers)
+    return Response(body, headers=headers, media_type=_JSON)
 
 
-@router.delete("/notes/{note_id}", status_code=204, response_class=Response, responses=_errors(404))
-async def delete_note(note_id: Id, recommender: Recommend) -> Response:
+@router.delete(
+    "/notes/{note_id}",
+    status_code=204,
+    response_class=Response,
+    tags=["notes"],
+    responses={
+        204: openapi.answer("The note is gone, or was before.", headers=(_REPLAYED,)),
+        **openapi.errors(NoteNotFound, NotAsExpected, StoreUnavailable, *openapi.WITH_KEY, *openapi.WITH_ID),
+    },
+    openapi_extra=openapi.takes(NoQuery, "If-Match", "Idempotency-Key"),
+    dependencies=[needs("write")],
+)
+async def delete_note(note_id: Id, request: Request) -> Response:
     """Delete a note. From the answer on, no related answer contains it."""
-    await recommender.delete(note_id)
-    return Response(status_code=204)
+    _query(request, NoQuery)
+    version = expected(request.headers)
+
+    async def delete() -> Answer:
+        await _recommender(request).delete(note_id, version)
+        return Answer(204, b"")
+
+    return await _once(request, b"", delete)
 
 
-@router.get("/status", response_model=StatusOut)
-async def get_status(recommender: Recommend) -> Response:
+@router.post(
+    "/events",
+    status_code=202,
+    response_model=EventsOut,
+    tags=["events"],
+    responses={
+        202: openapi.answer("The good events are kept, the others named.", "delivered", headers=(_REPLAYED,)),
+        **openapi.errors(StoreUnavailable, *openapi.WITH_KEY, *openapi.WITH_BODY),
+    },
+    openapi_extra=openapi.body(EventsIn, "events") | openapi.takes(NoQuery, "Idempotency-Key"),
+    dependencies=[needs("write")],
+)
+async def record_events(request: Request) -> Response:
+    """Keep what readers did, up to 1,000 events; one that was sent before is counted as a duplicate."""
+    _query(request, NoQuery)
+    body = await _read(request, _http(request).max_events_bytes)
+    events, rejected = await asyncio.to_thread(parse_events, body)
+
+    async def record() -> Answer:
+        accepted = await _recommender(request).record(events)
+        duplicates = len(events) - accepted
+        return Answer(202, orjson.dumps({"accepted": accepted, "duplicates": duplicates, "rejected": rejected}))
+
+    return await _once(request, body, record)
+
+
+@router.get(
+    "/status",
+    response_model=StatusOut,
+    tags=["status"],
+    responses={
+        200: openapi.answer("The state of the service.", "figures"),
+        **openapi.errors(StoreUnavailable),
+    },
+    dependencies=[needs("read")],
+)
+async def get_status(request: Request) -> Response:
     """Notes by status, the queue, the index, the model, and how fresh the index is."""
+    _query(request, NoQuery)
+    recommender = _recommender(request)
     return _json(_status_out(await recommender.status(), recommender.fingerprint))
+
+
+# Not dependencies of FastAPI: resolving one takes longer than serialising ten notes.
+def _recommender(request: Request) -> Recommender:
+    return cast(Recommender, request.app.state.recommender())
+
+
+def _http(request: Request) -> HttpSettings:
+    return cast(HttpSettings, request.app.state.http)
+
+
+async def _once(request: Request, body: bytes, run: Callable[[], Awaitable[Answer]]) -> Response:
+    """The answer of ``run``, or the one that was given to this idempotency key before."""
+    key = request.headers.get("idempotency-key")
+    if key is None:
+        answer, again = await run(), False
+    else:
+        if not (key.isascii() and key.isprintable() and 0 < len(key) <= _MAX_KEY_CHARS):
+            raise BadRequest("an idempotency key is 1 to 255 visible ASCII characters")
+        asked = [
+            request.method,
+            request.scope["path"],
+            request.scope["query_string"],
+            request.headers.get("if-match"),
+            request.headers.get("if-none-match"),
+            body,
+        ]
+        caller = cast(Key | None, getattr(request.state, "key", None))
+        answers = cast(Answers, request.app.state.answers)
+        answer, again = await answers.once(f"{caller.id if caller else ''} {key}", repr(asked).encode(), run)
+    headers = {"Idempotency-Replayed": "true"} if again else {}
+    if answer.etag:
+        headers["ETag"] = answer.etag
+    return Response(answer.body, answer.status, headers, _JSON if answer.body else None)
 
 
 async def _read(request: Request, max_bytes: int) -> bytes:
@@ -165,32 +319,44 @@ async def _read(request: Request, max_bytes: int) -> bytes:
                 if len(body) > max_bytes:
                     raise TooLarge(f"a body here is at most {max_bytes} bytes")
     except TimeoutError:
-        raise HTTPException(408, "the body did not arrive in time") from None
+        raise TimedOut("the body did not arrive in time") from None
     except ClientDisconnect:
-        raise HTTPException(400, "the body is incomplete") from None
+        raise Malformed("the body is incomplete") from None
     return bytes(body)
 
 
-def _json(content: object, status: int = 200) -> Response:
-    return Response(orjson.dumps(content), status, media_type="application/json")
+def _json(content: object) -> Response:
+    return Response(orjson.dumps(content), media_type=_JSON)
 
 
-def _item_out(item: Item) -> dict[str, Any]:
-    out: dict[str, Any] = {"note_id": item.note_id, "score": round(item.score, _DIGITS)}
-    if item.note:
-        out |= {"title": item.note.title, "category": item.note.category, "hashtags": item.note.hashtags}
-    return out
+def _item_out(item: Item, explanation: bytes = b"") -> bytes:
+    """An item as JSON. Its card's part was written before; ids are of characters that JSON leaves alone."""
+    card = item.card
+    start = card.json if card else b'{"note_id":"%b","score":' % item.note_id.encode()
+    return b"%b%b%b}" % (start, orjson.dumps(round(item.score, _DIGITS)), explanation)
 
 
-def _related_out(related: Related, fingerprint: str) -> dict[str, Any]:
-    return {
+def _explanation(item: Item, related: Related) -> bytes:
+    shared = in_common(related.card.hashtags, item.card.hashtags) if related.card and item.card else []
+    terms = {
+        "cosine": round(item.cosine, _DIGITS),
+        "popularity": round(item.popularity, _DIGITS),
+        "hashtags_in_common": shared,
+    }
+    return b',"explain":' + orjson.dumps(terms)
+
+
+def _related_out(related: Related, fingerprint: str, *, explain: bool) -> bytes:
+    items = [_item_out(item, _explanation(item, related) if explain else b"") for item in related.items]
+    about = {
         "note_id": related.note_id,
-        "items": [_item_out(item) for item in related.items],
+        "items": orjson.Fragment(b"[%b]" % b",".join(items)),
         "model": fingerprint,
         "generation": related.generation,
         "degraded": related.degraded,
         "shards": {"ok": related.shards_ok, "total": related.shards_total},
     }
+    return orjson.dumps(about)
 
 
 def _category_out(category: tuple[str, float] | None) -> dict[str, Any] | None:
@@ -206,7 +372,7 @@ def _tags_out(tagged: Tagged, fingerprint: str, *, with_related: bool) -> dict[s
         "model": fingerprint,
     }
     if with_related:
-        out["related"] = [_item_out(item) for item in tagged.related]
+        out["related"] = [orjson.Fragment(_item_out(item)) for item in tagged.related]
     return out
 
 

@@ -16,14 +16,17 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    JsonValue,
     StringConstraints,
     ValidationError,
+    WithJsonSchema,
     model_validator,
 )
 from pydantic_core import ErrorDetails
 
 from model.note import Note
 from service.errors import BadRequest
+from service.events import Event, EventType
 from service.recommend import NoteStatus, Vocabulary
 from service.store import StoredNote
 from service.tags import Source
@@ -31,6 +34,7 @@ from service.tags import Source
 MAX_BULK = 1000
 ID_PATTERN = r"^[A-Za-z0-9._~:-]{1,128}$"
 _MAX_EXPOSURE = 2**53 - 1  # the largest integer that every JSON reader keeps exact
+_MAX_SECONDS = 253_402_300_799  # the last second of the year 9999
 _EXPLAINED = 3
 # What one element of a bulk array may take; the first is tried first because nearly every note fits.
 _ELEMENT_CHARS = (2**14, 2**19)
@@ -59,18 +63,32 @@ def _rfc_3339(text: str) -> str:
     raise ValueError("must be an RFC 3339 time with an offset")
 
 
+def _described(**schema: JsonValue) -> Any:
+    """What OpenAPI says of a value beside what pydantic knows of it."""
+    return Field(json_schema_extra=schema)
+
+
 # The constraints come first: behind a validator they would measure the text before it is trimmed.
 _NoNul = AfterValidator(_without_nul)
-Title = Annotated[str, StringConstraints(strip_whitespace=True, max_length=300), _NoNul]
-Content = Annotated[str, StringConstraints(max_length=20_000), _NoNul]
-Label = Annotated[str, StringConstraints(max_length=128), _NoNul]
-Hashtag = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=64), _NoNul]
+_text = _described(pattern="^[^\\u0000]*$")
+_visible_text = _described(pattern="^[^\\u0000]*[^\\s\\u0000][^\\u0000]*$")
+Title = Annotated[str, StringConstraints(strip_whitespace=True, max_length=300), _NoNul, _text]
+Content = Annotated[str, StringConstraints(max_length=20_000), _NoNul, _text]
+Label = Annotated[str, StringConstraints(max_length=128), _NoNul, _text]
+Hashtag = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=64), _NoNul, _visible_text]
 NoteId = Annotated[str, StringConstraints(pattern=ID_PATTERN)]
-Time = Annotated[str, AfterValidator(_rfc_3339)]
+Time = Annotated[str, AfterValidator(_rfc_3339), _described(format="date-time")]
+Key = Annotated[str, StringConstraints(min_length=1, max_length=128), _NoNul, _text]
+
+_SAYS_SOMETHING: dict[str, JsonValue] = {
+    "anyOf": [{"required": [name], "properties": {name: {"pattern": "\\S"}}} for name in ("title", "content")]
+}
 
 
 class _Body(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, frozen=True)
+    model_config = ConfigDict(
+        strict=True, extra="forbid", allow_inf_nan=False, frozen=True, json_schema_extra=_SAYS_SOMETHING
+    )
 
     title: Title = Field(default="", description="Trimmed; may be empty if the content is not.")
     content: Content = ""
@@ -117,6 +135,42 @@ class DraftIn(_Body):
         return Note("", self.title, self.content, tuple(self.hashtags))
 
 
+class EventIn(BaseModel):
+    """What a reader did with a note."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, frozen=True)
+
+    event_id: Key
+    user_id: Key
+    note_id: NoteId
+    source_note_id: NoteId | None = Field(default=None, description="The note that the reader came from.")
+    type: EventType
+    ts: Annotated[float, Field(ge=0, le=_MAX_SECONDS)] | Time = Field(
+        description="When: RFC 3339 with an offset, or seconds since 1970."
+    )
+
+    def event(self) -> Event:
+        """The event, for the log."""
+        ts = self.ts if isinstance(self.ts, float | int) else datetime.fromisoformat(self.ts.upper()).timestamp()
+        return Event(self.event_id, self.user_id, self.note_id, self.type, ts, self.source_note_id)
+
+
+_Element = Annotated[
+    Any,
+    WithJsonSchema(
+        {"anyOf": [{"$ref": "#/components/schemas/EventIn"}, {"description": "Anything else stands in `rejected`."}]}
+    ),
+]
+
+
+class EventsIn(BaseModel):
+    """Events, each checked by itself: one bad event never sinks the rest."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+    events: Annotated[list[_Element], Field(max_length=MAX_BULK)]
+
+
 class ErrorDetail(BaseModel):
     """What went wrong; `code` is stable, `message` is for people."""
 
@@ -131,6 +185,14 @@ class ErrorOut(BaseModel):
     error: ErrorDetail
 
 
+class ExplanationOut(BaseModel):
+    """What a score is made of: `score = cosine - popularity`."""
+
+    cosine: float
+    popularity: float = Field(description="What debias took off; 0 without debias.")
+    hashtags_in_common: list[str]
+
+
 class ItemOut(BaseModel):
     """A related note; while the store is down, only its id and score."""
 
@@ -139,6 +201,7 @@ class ItemOut(BaseModel):
     title: str | None = None
     category: str | None = None
     hashtags: list[str] | None = None
+    explain: ExplanationOut | None = None
 
 
 class ShardsOut(BaseModel):
@@ -206,6 +269,14 @@ class BulkOut(BaseModel):
     rejected: list[RejectedOut]
 
 
+class EventsOut(BaseModel):
+    """How a delivery of events went."""
+
+    accepted: int
+    duplicates: int
+    rejected: list[RejectedOut]
+
+
 class SuggestedTagOut(BaseModel):
     """A hashtag that the model suggests for a stored note."""
 
@@ -256,6 +327,8 @@ class ShardStatusOut(BaseModel):
     recipe: str
     fingerprint: str
     cursor: str
+    recall: float | None = Field(description="Recall@10 as last measured against exact search; null before that.")
+    delta: int = Field(description="Notes that are searched one by one until they are folded into the index.")
 
 
 class IndexStatusOut(BaseModel):
@@ -299,6 +372,19 @@ def parse(model: type[Model], body: bytes | str) -> Model:
         return model.model_validate_json(body)
     except ValidationError as error:
         raise BadRequest(explain(error.errors(include_url=False, include_input=False))) from None
+
+
+def parse_events(body: bytes) -> tuple[list[Event], list[Rejected]]:
+    """The events of a body, and the elements that are none. Raises BadRequest when the whole is no delivery."""
+    events: list[Event] = []
+    rejected: list[Rejected] = []
+    for position, element in enumerate(parse(EventsIn, body).events):
+        try:
+            events.append(EventIn.model_validate(element).event())
+        except ValidationError as error:
+            message = explain(error.errors(include_url=False, include_input=False))
+            rejected.append(Rejected(position, BadRequest.code, message))
+    return events, rejected
 
 
 def parse_bulk(body: bytes) -> tuple[list[StoredNote], list[Rejected]]:

@@ -11,17 +11,30 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, Field, NonNegativeInt, PositiveFloat, PositiveInt, SecretStr, model_validator
+from pydantic import (
+    BaseModel,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    SecretStr,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 MINI = Path(__file__).parent.parent / "model" / "mini"
+
+# What commands read themselves, and no process.
+_OF_COMMANDS = {"NOTELLM_DATA_DIR", "NOTELLM_KEY"}
 
 
 class SetupError(Exception):
     """Something that the operator has to put right; the message is one line that says what."""
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches what listens there."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -36,22 +49,22 @@ class HttpSettings(BaseModel, frozen=True, extra="forbid"):
     related_s: PositiveFloat = Field(default=1.0, description="Deadline of GET related.")
     write_s: PositiveFloat = Field(default=2.0, description="Deadline of a write, without the caller's wait.")
     tags_s: PositiveFloat = Field(default=15.0, description="Deadline of POST /notes/tags.")
+    popularity_weight: NonNegativeFloat = Field(
+        default=0.01,
+        description="b of debias: how much of a cosine a note loses per unit of log(1 + exposure) at debias=1; "
+        "`notellm evaluate` fits it.",
+    )
+    cached_notes: PositiveInt = Field(
+        default=100_000, description="Notes whose title, labels and vector a gateway remembers; about 2 kB each."
+    )
     max_body_bytes: PositiveInt = Field(default=256 * 1024, description="Largest body of one note or draft.")
     max_bulk_bytes: PositiveInt = Field(default=32 * 1024 * 1024, description="Largest body of a bulk write.")
+    max_events_bytes: PositiveInt = Field(default=1024 * 1024, description="Largest body of a delivery of events.")
     allow_open: bool = Field(
         default=False,
-        description="1 listens beyond loopback, where anybody may read and write: only for a network that is "
-        "closed otherwise, such as a container's.",
+        description="1 listens beyond loopback without keys, where anybody may read and write: only for a network "
+        "that is closed otherwise, such as a container's.",
     )
-
-    @model_validator(mode="after")
-    def _refuse_to_answer_anybody(self) -> Self:
-        if not self.allow_open and not _is_loopback(self.host):
-            raise ValueError(
-                f"NOTELLM_HTTP__HOST={self.host} would let anybody read and write, for there are no keys; "
-                "keep 127.0.0.1, or set NOTELLM_HTTP__ALLOW_OPEN=1 in a network that is closed otherwise"
-            )
-        return self
 
 
 class OpsSettings(BaseModel, frozen=True, extra="forbid"):
@@ -88,6 +101,10 @@ class WorkerSettings(BaseModel, frozen=True, extra="forbid"):
     )
     serving_dir: Path = Field(default=Path("serving"), description="Where vLLM's form of a checkpoint is written.")
     tensor_parallel: PositiveInt = Field(default=1, description="GPUs that share one copy of the weights; vllm only.")
+    takes_over: bool = Field(
+        default=False,
+        description="1 activates this worker's model by itself once every note can be found with it; `serve` sets it.",
+    )
     gpu_memory: PositiveFloat = Field(
         default=0.9, le=1.0, description="Share of a GPU's memory for weights and cache; vllm only."
     )
@@ -102,7 +119,9 @@ class IndexSettings(BaseModel, frozen=True, extra="forbid"):
     )
     number: NonNegativeInt = Field(default=0, description="Which shard this indexer is.")
     replica: NonNegativeInt = Field(default=0, description="Which replica of its shard this indexer is.")
-    snapshot_dir: Path = Field(default=Path("index"), description="Folder of the snapshots; one subfolder a shard.")
+    snapshot_dir: Path = Field(
+        default=Path("index"), description="Folder of the snapshots; one subfolder a shard, and in it one a model."
+    )
     snapshot_every_s: PositiveFloat = Field(default=60.0, description="Time between snapshots while notes change.")
     threads: PositiveInt = Field(default=1, description="Threads of one search.")
 
@@ -117,6 +136,12 @@ class Settings(BaseSettings):
     )
     checkpoint: Path = Field(default=MINI, description="Folder of the model: notellm.json, weights, tokenizer.")
     state_dir: Path = Field(default=Path("notellm-state"), description="Where `serve` keeps Redis and snapshots.")
+    keys_file: Path | None = Field(
+        default=None, description="Keys, from `notellm keys create`; without it nobody is asked for one."
+    )
+    audit_file: Path | None = Field(
+        default=None, description="Where the gateway's audit log goes; without it, to where the other logs go."
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(default="INFO", description="Least level logged.")
     max_queue: PositiveInt = Field(default=1_000_000, description="Notes waiting at most; more are refused with 503.")
     http: HttpSettings = HttpSettings()
@@ -128,9 +153,34 @@ class Settings(BaseSettings):
     def _refuse_what_would_be_ignored(self) -> Self:
         known = set(environment_names())
         for name in os.environ:
-            if name.startswith("NOTELLM_") and name not in known and name != "NOTELLM_DATA_DIR":
+            if name.startswith("NOTELLM_") and name not in known | _OF_COMMANDS:
                 raise ValueError(f"unknown setting {name}; `notellm settings` lists the known ones")
         return self
+
+    @model_validator(mode="after")
+    def _refuse_to_answer_anybody(self) -> Self:
+        if not (self.keys_file or self.http.allow_open or is_loopback(self.http.host)):
+            raise ValueError(
+                f"NOTELLM_HTTP__HOST={self.http.host} would let anybody read and write, for there are no keys; "
+                "make one (`notellm keys create`) and set NOTELLM_KEYS_FILE, keep 127.0.0.1, or set "
+                "NOTELLM_HTTP__ALLOW_OPEN=1 in a network that is closed otherwise"
+            )
+        return self
+
+
+def redis_url(settings: Settings) -> str:
+    """With its password. Raises SetupError when there is none, or it is no URL of a Redis."""
+    from redis.connection import parse_url
+
+    if settings.redis_url is None:
+        raise SetupError("NOTELLM_REDIS_URL is not set; `notellm serve` starts a private Redis by itself")
+    url = settings.redis_url.get_secret_value()
+    try:
+        parse_url(url)  # type: ignore[no-untyped-call]
+    except ValueError:
+        # The message may quote the password.
+        raise SetupError("NOTELLM_REDIS_URL is not a redis://, rediss:// or unix:// URL") from None
+    return url
 
 
 def environment_names() -> dict[str, Any]:

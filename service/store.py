@@ -1,20 +1,23 @@
 """Where notes live: the seam `NoteStore`, and its one implementation on Redis."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from model.note import Note
-from service.errors import QueueFull, StoreUnavailable
+from service.errors import NotAsExpected, QueueFull, StoreUnavailable
 from service.messages import (
     COUNTS,
     FAILED,
     JOBS,
     LUA,
+    MODELS,
     NOTE,
-    READING,
+    READINGS,
     TAGS,
+    WRITES,
     Failure,
     StoredNote,
     StoredReading,
@@ -24,18 +27,57 @@ from service.tags import fold
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
-__all__ = ["Counts", "NoteStore", "RedisStore", "StoredNote", "Suggestion", "open_redis", "redis_errors"]
+__all__ = [
+    "Counts",
+    "Expected",
+    "NoteStore",
+    "RedisStore",
+    "StoredNote",
+    "Suggestion",
+    "View",
+    "open_redis",
+    "redis_errors",
+]
 
-# ARGV: most jobs that may wait, then one record a note, its version not yet known. Nil when too many wait.
+# A reader that has more than this to catch up with starts anew.
+WRITES_READ = 1000
+
+# None: whatever there is. "any": the note exists. "none": it does not, or was deleted. A number: exactly this version.
+Expected = int | Literal["any", "none"] | None
+
+# What every script that writes asks first: is the note (a record or nil) at the version that the caller expects?
+_EXPECTED = """
+local function at_expected(held, expected)
+  if expected == '' then return true end
+  if not held or deleted(held) then return expected == 'none' end
+  return expected == 'any' or expected == string.format('%.0f', version(held))
+end
+"""
+
+# ARGV: most jobs that may wait, the version expected of the (then only) note, then one record a note, its version not
+# yet known. Nil when too many wait, 0 when the note is not as expected. Before the first model came, every live note
+# waits. A model that does not answer may be gone for good, so its jobs must not fill the memory: where there are more
+# than it takes to read every note again, its next worker queues what it lacks.
 PUT = (
     LUA
+    + _EXPECTED
     + """
-if redis.call('XLEN', JOBS) + #ARGV - 1 > tonumber(ARGV[1]) then return nil end
+local models, active = redis.call('HKEYS', MODELS), redis.call('GET', ACTIVE)
+local most, notes = tonumber(ARGV[1]), tonumber(redis.call('HGET', COUNTS, 'live') or 0)
+local waiting = active and redis.call('XLEN', JOBS .. active) or notes
+if waiting + #ARGV - 2 > most then return nil end
+for _, model in ipairs(models) do
+  if model ~= active and redis.call('XLEN', JOBS .. model) > notes + most then
+    redis.call('UNLINK', JOBS .. model)
+    redis.call('SREM', FILLED, model)
+  end
+end
 local versions = {}
-for i = 2, #ARGV do
+for i = 3, #ARGV do
   local note = cmsgpack.unpack(ARGV[i])
   local held = redis.call('GET', NOTE .. note.id)
   local number = held and version(held) or 0
+  if not at_expected(held, ARGV[2]) then return 0 end
   if not held or body(held) ~= body(ARGV[i]) then
     number = number + 1
     redis.call('SET', NOTE .. note.id, with_version(ARGV[i], number))
@@ -45,32 +87,41 @@ for i = 2, #ARGV do
       forget_tags(held)
     end
     for _, tag in ipairs(note.tags) do redis.call('ZINCRBY', TAGS, 1, tag) end
-    forget_failure(note.id)
-    redis.call('XADD', JOBS, '*', 'id', note.id, 'version', string.format('%.0f', number))
+    for _, model in ipairs(models) do
+      redis.call('HDEL', FAILED .. model, note.id)
+      queue(model, note.id, number)
+    end
+    wrote(note.id)
   end
-  versions[i - 1] = number
+  versions[i - 2] = number
 end
 return versions
 """
 )
 
-# ARGV: the id, its tombstone, version not yet known. 0 when the id was never seen.
+# ARGV: the id, its tombstone, version not yet known, the version expected. 0 when the id was never seen, -1 when the
+# note is not as expected.
 DELETE = (
     LUA
+    + _EXPECTED
     + """
 local id = ARGV[1]
 local held = redis.call('GET', NOTE .. id)
 if not held then return 0 end
+if not at_expected(held, ARGV[3]) then return -1 end
 if deleted(held) then return 1 end
 local number = version(held) + 1
 redis.call('SET', NOTE .. id, with_version(ARGV[2], number))
-redis.call('DEL', READING .. id)
+for _, model in ipairs(redis.call('HKEYS', MODELS)) do
+  redis.call('HDEL', READINGS .. model, id)
+  redis.call('HDEL', FAILED .. model, id)
+end
 forget_tags(held)
-forget_failure(id)
 redis.call('HINCRBY', COUNTS, 'live', -1)
 redis.call('HINCRBY', COUNTS, 'deleted', 1)
+wrote(id)
 redis.call('XADD', EMBEDDINGS, '*', 'id', id, 'version', string.format('%.0f', number),
-  'fingerprint', redis.call('GET', FINGERPRINT) or '')
+  'fingerprint', redis.call('GET', ACTIVE) or '')
 return 1
 """
 )
@@ -92,7 +143,7 @@ class Suggestion:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """For `/status`: live and failed notes, jobs waiting, age of the oldest job."""
+    """For `/status`: live notes, and of one model the notes it gave up, its jobs waiting and the oldest one's age."""
 
     live: int
     failed: int
@@ -100,20 +151,34 @@ class Counts:
     oldest_job_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class View:
+    """Records, tombstones included, None for ids never seen; and the ids written since the cursor that was given.
+
+    ``written`` is None when that cannot be told: there was no cursor, it is too old, or of another store. ``cursor`` is
+    the one to give next; None while nothing was ever written.
+    """
+
+    records: list[StoredNote | None]
+    written: list[str] | None
+    cursor: str | None
+
+
 class NoteStore(Protocol):
     """Notes and what follows from writing them. Every call is one round trip and atomic.
 
-    Raises `StoreUnavailable` when the store does not answer, `QueueFull` on a write when too many jobs wait.
+    Raises `StoreUnavailable` when the store does not answer, `QueueFull` on a write when too many jobs wait,
+    `NotAsExpected` on one whose ``expected`` does not hold (see `Expected`).
     """
 
-    async def put(self, notes: Sequence[StoredNote]) -> list[int]:
+    async def put(self, notes: Sequence[StoredNote], expected: Expected = None) -> list[int]:
         """Store notes (their ``version`` is ignored), queue a job for each that changed, return the versions.
 
         The same body again keeps its version and queues nothing. A deleted note comes back one higher.
         """
         ...
 
-    async def delete(self, note_id: str) -> bool:
+    async def delete(self, note_id: str, expected: Expected = None) -> bool:
         """Leave a tombstone and tell the index. False if the id was never seen; again changes nothing."""
         ...
 
@@ -121,12 +186,16 @@ class NoteStore(Protocol):
         """Records in the order asked for, tombstones included; None for ids never seen."""
         ...
 
-    async def suggestion(self, note_id: str) -> Suggestion | None:
-        """What the model last said about the note, whatever version that was."""
+    async def view(self, note_ids: Sequence[str], since: str | None) -> View:
+        """The same, and what was written since a cursor, as of one moment: what a cache has to know."""
         ...
 
-    async def counts(self) -> Counts:
-        """Figures for `/status`."""
+    async def suggestion(self, note_id: str, fingerprint: str) -> Suggestion | None:
+        """What this model last said about the note, whatever version that was."""
+        ...
+
+    async def counts(self, fingerprint: str) -> Counts:
+        """Figures for `/status`. For a model that no worker has brought yet, every live note waits."""
         ...
 
     async def tags_in_use(self, tags: Sequence[str]) -> list[bool]:
@@ -143,22 +212,28 @@ class RedisStore:
         self._put = redis.register_script(PUT)
         self._delete = redis.register_script(DELETE)
 
-    async def put(self, notes: Sequence[StoredNote]) -> list[int]:
-        """See `NoteStore`. Notes of one call are stored in order, in one transaction."""
+    async def put(self, notes: Sequence[StoredNote], expected: Expected = None) -> list[int]:
+        """See `NoteStore`. Notes of one call are stored in order, in one transaction; ``expected`` is for one note."""
         if not notes:
             return []
+        assert expected is None or len(notes) == 1
         records = [replace(note, version=0, deleted=False).encode() for note in notes]
         with redis_errors():
-            versions = await self._put(args=[self._max_queue, *records])
+            versions = await self._put(args=[self._max_queue, _word(expected), *records])
         if versions is None:
             raise QueueFull("too many notes wait to be embedded")
+        if versions == 0:
+            raise NotAsExpected("the note is not at the version that the request names")
         return [int(version) for version in versions]
 
-    async def delete(self, note_id: str) -> bool:
+    async def delete(self, note_id: str, expected: Expected = None) -> bool:
         """See `NoteStore`."""
         tombstone = StoredNote(Note(note_id), version=0, deleted=True).encode()
         with redis_errors():
-            return bool(await self._delete(args=[note_id, tombstone]))
+            outcome = await self._delete(args=[note_id, tombstone, _word(expected)])
+        if outcome < 0:
+            raise NotAsExpected("the note is not at the version that the request names")
+        return bool(outcome)
 
     async def get(self, note_ids: Sequence[str]) -> list[StoredNote | None]:
         """See `NoteStore`."""
@@ -166,13 +241,31 @@ class RedisStore:
             return []
         with redis_errors():
             records: list[Any] = await self._redis.mget([NOTE + note_id for note_id in note_ids])
-        return [None if record is None else StoredNote.decode(record) for record in records]
+        return _decoded(records)
 
-    async def suggestion(self, note_id: str) -> Suggestion | None:
+    async def view(self, note_ids: Sequence[str], since: str | None) -> View:
+        """See `NoteStore`."""
+        with redis_errors():
+            if since and not note_ids:  # what nearly every call of a warm cache asks
+                log: Any = await self._redis.xrange(WRITES, min=since, count=WRITES_READ)
+                return View([], *_written(log, since))
+            async with self._redis.pipeline(transaction=True) as pipe:
+                if since:
+                    pipe.xrange(WRITES, min=since, count=WRITES_READ)
+                else:
+                    pipe.xrevrange(WRITES, count=1)
+                if note_ids:
+                    pipe.mget([NOTE + note_id for note_id in note_ids])
+                entries, *records = await pipe.execute()
+        return View(_decoded(chain.from_iterable(records)), *_written(entries, since))
+
+    async def suggestion(self, note_id: str, fingerprint: str) -> Suggestion | None:
         """See `NoteStore`. A failure counts when it is newer than what the model said before."""
         with redis_errors():
-            records: list[Any] = await self._redis.mget(READING + note_id, FAILED + note_id)
-        read, failed = records
+            async with self._redis.pipeline(transaction=True) as pipe:
+                pipe.hget(READINGS + fingerprint, note_id)
+                pipe.hget(FAILED + fingerprint, note_id)
+                read, failed = await pipe.execute()
         reading = None if read is None else StoredReading.decode(read)
         failure = None if failed is None else Failure.decode(failed)
         if failure and (reading is None or failure.version >= reading.version):
@@ -181,17 +274,19 @@ class RedisStore:
             return Suggestion(reading.version, reading.fingerprint, reading.hashtags, reading.category)
         return None
 
-    async def counts(self) -> Counts:
+    async def counts(self, fingerprint: str) -> Counts:
         """See `NoteStore`. The oldest job's age is by Redis' own clock."""
         with redis_errors():
             async with self._redis.pipeline(transaction=True) as pipe:
-                pipe.hmget(COUNTS, "live", "failed")
-                pipe.xlen(JOBS)
-                pipe.xrange(JOBS, count=1)
+                pipe.hget(COUNTS, "live")
+                pipe.hlen(FAILED + fingerprint)
+                pipe.hexists(MODELS, fingerprint)
+                pipe.xlen(JOBS + fingerprint)
+                pipe.xrange(JOBS + fingerprint, count=1)
                 pipe.time()
-                (live, failed), depth, oldest, (seconds, _) = await pipe.execute()
+                live, failed, registered, jobs, oldest, (seconds, _) = await pipe.execute()
         age_s = max(0.0, seconds - int(oldest[0][0].split(b"-")[0]) / 1000) if oldest else 0.0
-        return Counts(int(live or 0), int(failed or 0), depth, age_s)
+        return Counts(int(live or 0), failed, jobs if registered else int(live or 0), age_s)
 
     async def tags_in_use(self, tags: Sequence[str]) -> list[bool]:
         """See `NoteStore`."""
@@ -200,6 +295,24 @@ class RedisStore:
         with redis_errors():
             scores = await self._redis.zmscore(TAGS, [fold(tag) for tag in tags])
         return [score is not None for score in scores]
+
+
+def _decoded(records: Iterable[bytes | None]) -> list[StoredNote | None]:
+    return [None if record is None else StoredNote.decode(record) for record in records]
+
+
+def _word(expected: Expected) -> str:
+    """As the scripts compare it."""
+    return "" if expected is None else str(expected)
+
+
+def _written(entries: Sequence[tuple[bytes, Any]], since: str | None) -> tuple[list[str] | None, str | None]:
+    """The ids behind the entry ``since``, which has to be the first, and the cursor to go on from."""
+    if since is None:
+        return None, entries[-1][0].decode() if entries else None
+    if not entries or entries[0][0].decode() != since or len(entries) == WRITES_READ:
+        return None, None
+    return [fields[b"id"].decode() for _, fields in entries[1:]], entries[-1][0].decode()
 
 
 def open_redis(url: str, *, timeout_s: float = 5.0, connections: int = 64) -> "Redis":

@@ -4,7 +4,7 @@
 
     state_dir/lock      held by the supervisor and by all its children: one service a folder
     state_dir/redis/    append-only file and log of the private Redis
-    state_dir/index/    snapshots, one folder a shard
+    state_dir/index/    snapshots, one folder a shard and in it one a model
     state_dir/logs/     what each process logs, one JSON object a line, since this start
     state_dir/run  ->   a short private folder with the sockets, and <role>.ops with each operations port
 
@@ -31,7 +31,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from service.settings import Settings, SetupError
+from service.keys import Keyring
+from service.settings import Settings, SetupError, is_loopback, redis_url
 
 PR_SET_PDEATHSIG = 1
 USER_MISTAKE = 2
@@ -48,6 +49,7 @@ NoteLLM is ready.
   console     {api}/
   operations  {ops}  (/livez, /readyz, /metrics)
   state       {state}  (logs, Redis, snapshots)
+  keys        {keys}
 
 Try it:
 
@@ -61,6 +63,9 @@ Try it:
 """
 RELATED = "  curl '{api}/notes/travel-01/related?k=10'\n"
 HINT = "`notellm load samples` fills it with sample notes. "
+NO_KEYS = "none: anybody on this machine may read and write (`notellm keys create` makes one)"
+OPEN = "none, and it listens beyond this machine: anybody who reaches it may read and write"
+KEYS = '{file}  (add -H "Authorization: Bearer $NOTELLM_KEY" to what follows)'
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,6 +264,8 @@ def serve(settings: Settings, *, samples: bool = False) -> int:
         SetupError: if the state folder or a port is in use, or there is no checkpoint or no Redis to start.
     """
     _check_checkpoint(settings.checkpoint)
+    if settings.keys_file:
+        Keyring(settings.keys_file)
     state = settings.state_dir.absolute()
     with hold(state) as lock, runtime_folder(state) as runtime:
         port = free_port(settings.http.host, settings.http.port, "NOTELLM_HTTP__PORT")
@@ -271,6 +278,7 @@ def serve(settings: Settings, *, samples: bool = False) -> int:
             api=api,
             ops=_url(settings.ops.host, ops_port),
             state=state,
+            keys=_keys(settings),
             related=RELATED.format(api=api) if samples else "",
             hint="" if samples else HINT,
         )
@@ -302,6 +310,25 @@ def roles(settings: Settings, place: Place) -> list[Role]:
     own = {"NOTELLM_HTTP__PORT": str(place.port), "NOTELLM_OPS__PORT": str(place.ops_port)}
     found.append(_role(place, "gateway", "gateway", 3, environment | own))
     return found
+
+
+def reach(settings: Settings) -> tuple[str, Sequence[str]]:
+    """URL of Redis and addresses of the shards: those that are set, else those of the `serve` in the state folder.
+
+    Raises:
+        SetupError: if neither is there.
+    """
+    runtime = (settings.state_dir / "run").resolve()
+    sockets = sorted(runtime.glob("shard-*.sock"), key=lambda path: int(path.stem.partition("-")[2]))
+    addresses = settings.index.addresses
+    if sockets and "addresses" not in settings.index.model_fields_set:
+        addresses = tuple(map(str, sockets))
+    socket_path = Place(settings.state_dir, runtime, 0, 0).redis_socket
+    if settings.redis_url is None and not socket_path.exists():
+        raise SetupError(
+            f"NOTELLM_REDIS_URL is not set, and no `notellm serve` runs in {settings.state_dir} (NOTELLM_STATE_DIR)"
+        )
+    return (redis_url(settings) if settings.redis_url else f"unix://{socket_path}"), addresses
 
 
 def redis_command(binary: Path, socket_path: Path, folder: Path) -> list[str]:
@@ -401,12 +428,14 @@ def _environment(settings: Settings, place: Place) -> dict[str, str]:
     own = {"snapshot_dir": place.state / "index", "serving_dir": place.state / "serving"}
     for chosen in (settings.index, settings.worker):
         own |= {name: getattr(chosen, name).absolute() for name in own.keys() & chosen.model_fields_set}
-    return {
+    files = {"NOTELLM_KEYS_FILE": settings.keys_file, "NOTELLM_AUDIT_FILE": settings.audit_file}
+    return {name: str(file.absolute()) for name, file in files.items() if file} | {
         "NOTELLM_STATE_DIR": str(place.state),
         "NOTELLM_CHECKPOINT": str(settings.checkpoint.absolute()),
         "NOTELLM_WORKER__ADDRESSES": json.dumps(workers),
         "NOTELLM_INDEX__ADDRESSES": json.dumps(shards),
         "NOTELLM_WORKER__SERVING_DIR": str(own["serving_dir"]),
+        "NOTELLM_WORKER__TAKES_OVER": "1",
         "NOTELLM_INDEX__SNAPSHOT_DIR": str(own["snapshot_dir"]),
         "NOTELLM_OPS__PORT": "0",
     }
@@ -419,6 +448,12 @@ def _check_checkpoint(folder: Path) -> None:
         read_manifest(folder)
     except CheckpointError as error:
         raise SetupError(f"{error}; NOTELLM_CHECKPOINT names the folder of the model") from error
+
+
+def _keys(settings: Settings) -> str:
+    if settings.keys_file:
+        return KEYS.format(file=settings.keys_file.absolute())
+    return NO_KEYS if is_loopback(settings.http.host) else OPEN
 
 
 def _end_with(parent: int) -> Callable[[], None] | None:

@@ -13,31 +13,31 @@ import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from functools import partial
 from typing import TYPE_CHECKING
 
 from model.checkpoint import CheckpointError, Manifest, read_manifest
 from service import metrics
 from service.errors import StoreUnavailable
 from service.health import OpsServer
-from service.settings import OpsSettings, Settings, SetupError
+from service.settings import OpsSettings, Settings, SetupError, redis_url
 from service.store import RedisStore, open_redis, redis_errors
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
-    from indexer.follow import Follower
-    from indexer.index import VectorIndex
-    from indexer.types import Change, Searcher, Tally
+    from indexer.types import Searcher
     from model.backends.base import Backend
+    from service.keys import Keyring
     from service.recommend import Drafter
 
 log = logging.getLogger(__name__)
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_FOLLOW_EVERY_S = 0.25
 _PROBE_EVERY_S = 1.0
 _PROBE_S = 0.8
 _QUEUE_EVERY_S = 2.0
+_KEYS_EVERY_S = 0.5
 _GRACE_S = 8
 _KEEP_ALIVE_S = 75
 _BACKLOG = 2048
@@ -76,12 +76,23 @@ async def _gateway(settings: Settings) -> None:
     import uvicorn
 
     from indexer.client import ShardedSearcher
+    from service import audit
     from service.app import create_app
     from service.drafts import WorkerPool
+    from service.events import RedisEvents
+    from service.idempotency import Answers
+    from service.keys import Keyring
     from service.protocol import BoundedProtocol
     from service.recommend import Recommender
+    from service.registry import Registry
+    from service.rollout import ActiveModel
 
     manifest = _manifest(settings)
+    keys = Keyring(settings.keys_file) if settings.keys_file else None
+    try:
+        audit.configure(settings.audit_file)
+    except OSError as error:
+        raise SetupError(f"NOTELLM_AUDIT_FILE={settings.audit_file}: {error.strerror}") from error
     missing = Missing("redis", "the index", "a worker")
     searcher = ShardedSearcher(settings.index.addresses, manifest.fingerprint)
     workers = WorkerPool(settings.worker.addresses, manifest.fingerprint)
@@ -89,10 +100,17 @@ async def _gateway(settings: Settings) -> None:
     with _operations(settings.ops, missing, "gateway", manifest.fingerprint):
         async with _redis(settings, timeout_s=settings.http.write_s) as redis:
             store = RedisStore(redis, settings.max_queue)
-            recommender = Recommender(store, searcher, workers, settings, manifest.fingerprint)
+            events = RedisEvents(redis)
+
+            def recommender(fingerprint: str) -> Recommender:
+                own = searcher.of(fingerprint), workers.of(fingerprint)
+                return Recommender(store, events, *own, settings, fingerprint)
+
+            active = ActiveModel(Registry(redis), manifest.fingerprint, recommender)
+            await active.follow()
             server = uvicorn.Server(
                 uvicorn.Config(
-                    create_app(recommender, settings),
+                    create_app(active, Answers(redis), settings, keys),
                     http=BoundedProtocol,
                     ws="none",
                     lifespan="off",
@@ -109,19 +127,35 @@ async def _gateway(settings: Settings) -> None:
             # uvicorn raises the signal that stopped it again, which would end us before we have cleaned up.
             for number in SIGNALS:
                 signal.signal(number, lambda *_: None)
-            probe = _probe(redis, searcher, workers, len(settings.index.addresses), manifest.fingerprint, missing)
-            async with _repeating(probe, _PROBE_EVERY_S):
+
+            async def probe() -> None:
+                model, shards = active.fingerprint, len(settings.index.addresses)
+                missing.names = await _missing(redis, searcher.of(model), workers.of(model), shards, model)
+
+            async with (
+                _repeating(active.follow, _FOLLOW_EVERY_S),
+                _repeating(probe, _PROBE_EVERY_S),
+                _repeating(_follow(keys), _KEYS_EVERY_S),
+            ):
                 await server.serve(sockets=[listener])
             await searcher.close()
             await workers.close()
+
+
+def _follow(keys: "Keyring | None") -> Callable[[], Awaitable[None]]:
+    async def follow() -> None:
+        if keys:
+            await asyncio.to_thread(keys.refresh)
+
+    return follow
 
 
 async def _worker(settings: Settings) -> None:
     from indexer import rpc
     from service.drafts import draft_handlers
     from service.engine import Engine
+    from service.jobs import JobQueue
     from service.sampling import CategorySampler
-    from service.streams import JobQueue
     from service.worker import Worker
 
     own = settings.worker
@@ -135,21 +169,36 @@ async def _worker(settings: Settings) -> None:
         missing.names = ["redis"]
         engine = Engine(backend, max_batch_tokens=own.max_batch_tokens, max_drafts=own.max_drafts)
         async with _redis(settings) as redis, engine.running():
-            queue = JobQueue(redis, consumer=f"{socket.gethostname()}-{own.number}")
+            consumer = f"{socket.gethostname()}-{own.number}"
+            queue = JobQueue(redis, consumer, manifest.fingerprint, manifest.dim)
             sampler = CategorySampler(engine, manifest.categories, own.free_category_share)
             worker = Worker(engine, queue, sampler, hashtags=own.hashtags, cached_readings=own.cached_readings)
             store = RedisStore(redis, settings.max_queue)
 
             async def measure() -> None:
                 missing.names = [] if worker.connected else ["redis"]
-                await _measure_queue(store)
+                await _measure_queue(store, manifest.fingerprint)
 
             with _setup_errors(OSError, ValueError):
                 server = await rpc.serve(address, draft_handlers(engine))
-            async with _repeating(measure, _QUEUE_EVERY_S), _when(stop, worker.stop):
+            taking_over = _task(_take_over(settings, redis, manifest.fingerprint))
+            async with _repeating(measure, _QUEUE_EVERY_S), taking_over, _when(stop, worker.stop):
                 await worker.run()
             await engine.drain(_GRACE_S)
             await server.close()
+
+
+async def _take_over(settings: Settings, redis: "Redis", fingerprint: str) -> None:
+    from indexer.client import ShardedSearcher
+    from service.registry import Registry
+    from service.rollout import take_over
+
+    if settings.worker.takes_over:
+        searcher = ShardedSearcher(settings.index.addresses, fingerprint)
+        try:
+            await take_over(Registry(redis), searcher, fingerprint)
+        finally:
+            await searcher.close()
 
 
 def _open_backend(settings: Settings, manifest: Manifest) -> "Backend":
@@ -170,145 +219,85 @@ def _open_backend(settings: Settings, manifest: Manifest) -> "Backend":
 async def _indexer(settings: Settings) -> None:
     # It tells at length which of its builds it tried.
     logging.getLogger("faiss").setLevel(logging.WARNING)
-    from indexer.follow import Follower
-    from indexer.index import VectorIndex
     from indexer.server import serve_shard
     from indexer.shards import replicas
-    from indexer.snapshot import Snapshots
-    from service.streams import RedisChangeStream, open_sync_redis
+    from service.changes import RedisChangeStream, open_sync_redis
+    from service.indexes import Indexes
+    from service.registry import Registry
 
     own = settings.index
     stop = _stop_event()
-    manifest = _manifest(settings)
     shard = replicas(_own_address(own.addresses, own.number, "NOTELLM_INDEX__NUMBER"))
     address = _own_address(shard, own.replica, "NOTELLM_INDEX__REPLICA")
-    folder = own.snapshot_dir / (f"shard-{own.number}" if own.replica == 0 else f"shard-{own.number}-{own.replica}")
+    # Not the address: `serve` has other sockets after every start, and a name left behind holds the stream back.
+    name = f"shard-{own.number}" if own.replica == 0 else f"shard-{own.number}-{own.replica}"
+    url = redis_url(settings)
     missing = Missing("the snapshot")
-    with _operations(settings.ops, missing, "indexer", manifest.fingerprint):
-        snapshots = Snapshots(folder, manifest.fingerprint, own.number, len(own.addresses))
-        loaded = await asyncio.to_thread(snapshots.load)
-        index, cursor = loaded or (VectorIndex(manifest.dim, manifest.fingerprint, folder), None)
-        missing.names = ["the changes so far"]
-        # Not by its address: `serve` has other sockets after every start, and a name left behind holds the stream back.
-        stream = RedisChangeStream(open_sync_redis(_redis_url(settings)), follower=folder.name)
-        follower = Follower(
-            index,
-            stream,
-            snapshots,
-            cursor,
+
+    def stream_of(fingerprint: str) -> RedisChangeStream:
+        return RedisChangeStream(open_sync_redis(url), fingerprint, name)
+
+    with _operations(settings.ops, missing, "indexer", ""):
+        with _setup_errors(OSError, ValueError):
+            server = await serve_shard(address, shard=own.number, threads=own.threads)
+        indexes = Indexes(
+            own.snapshot_dir / name,
+            server,
+            stream_of,
+            shard=own.number,
+            shards=len(own.addresses),
             snapshot_every_s=own.snapshot_every_s,
-            on_batch=_count_changes(own.number),
-            on_failure=lambda chore: metrics.INDEX_CHORES_FAILED.labels(str(own.number), chore).inc(),
         )
-        _watch_index(own.number, index, follower)
-        follower.start()
-        try:
-            # Without a snapshot there is nothing to answer from yet; with one, it is better than silence.
-            while not (loaded or stop.is_set() or follower.caught_up.is_set()):
-                await asyncio.sleep(0.05)
-            with _setup_errors(OSError, ValueError):
-                server = await serve_shard(
-                    index, address, shard=own.number, cursor=lambda: follower.cursor, threads=own.threads
-                )
+        async with _redis(settings) as redis:
+            registry = Registry(redis)
 
-            async def check() -> None:
-                missing.names = [] if follower.caught_up.is_set() else ["the changes so far"]
-
-            async def measure_lag() -> None:
+            async def adjust() -> None:
                 with contextlib.suppress(StoreUnavailable):
-                    changes, age_s = await asyncio.to_thread(stream.lag, follower.cursor)
-                    metrics.INDEX_LAG_CHANGES.labels(str(own.number)).set(changes)
-                    metrics.INDEX_LAG_SECONDS.labels(str(own.number)).set(age_s)
+                    registered = await registry.registered()
+                    await indexes.adjust(registered.dims)
+                    ready = registered.active is None or indexes.caught_up(registered.active)
+                    missing.names = [] if ready else ["the changes so far"]
 
-            async with _repeating(check, _PROBE_EVERY_S / 4), _repeating(measure_lag, _QUEUE_EVERY_S):
-                await stop.wait()
-            await server.close()
-        finally:
-            await asyncio.to_thread(follower.stop)
-
-
-def _probe(
-    redis: "Redis",
-    searcher: "Searcher",
-    drafter: "Drafter",
-    shards: int,
-    fingerprint: str,
-    missing: Missing,
-) -> Callable[[], Awaitable[None]]:
-    async def redis_answers() -> bool:
-        try:
-            with redis_errors():
-                async with asyncio.timeout(_PROBE_S):
-                    await redis.ping()
-        except (StoreUnavailable, TimeoutError):
-            return False
-        return True
-
-    async def probe() -> None:
-        answers, states, ready = await asyncio.gather(
-            redis_answers(), searcher.status(timeout_s=_PROBE_S), drafter.ready(timeout_s=_PROBE_S)
-        )
-        there = {state.shard for state in states if state.fingerprint == fingerprint}
-        missing.names = [
-            *([] if answers else ["redis"]),
-            *(f"shard {shard}" for shard in range(shards) if shard not in there),
-            *([] if ready else ["a worker"]),
-        ]
-
-    return probe
+            try:
+                await indexes.load()
+                missing.names = ["the changes so far"]
+                async with _repeating(adjust, _FOLLOW_EVERY_S), _repeating(indexes.measure_lag, _QUEUE_EVERY_S):
+                    await stop.wait()
+                await server.close()
+            finally:
+                await indexes.close()
 
 
-async def _measure_queue(store: RedisStore) -> None:
+async def _missing(
+    redis: "Redis", searcher: "Searcher", drafter: "Drafter", shards: int, fingerprint: str
+) -> list[str]:
+    """What a gateway lacks to answer for the model of searcher and drafter."""
+    answers, states, ready = await asyncio.gather(
+        _answers(redis), searcher.status(timeout_s=_PROBE_S), drafter.ready(timeout_s=_PROBE_S)
+    )
+    there = {state.shard for state in states}
+    return [
+        *([] if answers else ["redis"]),
+        *(f"shard {shard}" for shard in range(shards) if shard not in there),
+        *([] if ready else [f"a worker of model {fingerprint}"]),
+    ]
+
+
+async def _answers(redis: "Redis") -> bool:
+    try:
+        with redis_errors():
+            async with asyncio.timeout(_PROBE_S):
+                await redis.ping()
+    except (StoreUnavailable, TimeoutError):
+        return False
+    return True
+
+
+async def _measure_queue(store: RedisStore, fingerprint: str) -> None:
     with contextlib.suppress(StoreUnavailable):
-        counts = await store.counts()
+        counts = await store.counts(fingerprint)
         metrics.QUEUE_DEPTH.set(counts.queue_depth)
         metrics.QUEUE_OLDEST_SECONDS.set(counts.oldest_job_s)
-
-
-def _count_changes(shard: int) -> "Callable[[Sequence[Change], Tally], None]":
-    freshness = metrics.INDEX_FRESHNESS_SECONDS.labels(str(shard))
-
-    def count(changes: "Sequence[Change]", tally: "Tally") -> None:
-        metrics.INDEX_CHANGES.labels(str(shard), "applied").inc(tally.applied)
-        metrics.INDEX_CHANGES.labels(str(shard), "stale").inc(tally.stale)
-        for _, reason in tally.refused:
-            metrics.INDEX_CHANGES.labels(str(shard), reason).inc()
-        for change in changes:
-            if age_s := _age_s(change.cursor):  # what comes from the store has no place in the stream
-                freshness.observe(age_s)
-
-    return count
-
-
-def _watch_index(shard: int, index: "VectorIndex", follower: "Follower") -> None:
-    name = str(shard)
-    metrics.INDEX_NOTES.labels(name).set_function(lambda: len(index))
-    metrics.INDEX_GENERATION.labels(name).set_function(lambda: index.generation)
-    metrics.INDEX_CURSOR_AGE_SECONDS.labels(name).set_function(lambda: _age_s(follower.cursor))
-    metrics.INDEX_RECALL.labels(name).set_function(lambda: follower.recall)
-    metrics.INDEX_IMBALANCE.labels(name).set_function(index.imbalance)
-    metrics.INDEX_BYTES_PER_NOTE.labels(name).set_function(lambda: _own_memory_bytes() / max(len(index), 1))
-    for part in ("base", "delta", "dead", "tombstones"):
-        metrics.INDEX_ROWS.labels(name, part).set_function(partial(_figure, index, part))
-
-
-def _figure(index: "VectorIndex", part: str) -> int:
-    figure: int = getattr(index.figures, part)
-    return figure
-
-
-def _own_memory_bytes() -> int:
-    """Anonymous memory of this process."""
-    with contextlib.suppress(OSError), open("/proc/self/status") as status:  # noqa: PTH123
-        for line in status:
-            if line.startswith("RssAnon:"):
-                return 1024 * int(line.split()[1])
-    return 0
-
-
-def _age_s(cursor: str) -> float:
-    milliseconds = int(cursor.partition("-")[0])
-    return max(0.0, time.time() - milliseconds / 1000) if milliseconds else 0.0
 
 
 def _manifest(settings: Settings) -> Manifest:
@@ -322,23 +311,9 @@ def _own_address(addresses: Sequence[str], number: int, variable: str) -> str:
     return addresses[number]
 
 
-def _redis_url(settings: Settings) -> str:
-    from redis.connection import parse_url
-
-    if settings.redis_url is None:
-        raise SetupError("NOTELLM_REDIS_URL is not set; `notellm serve` starts a private Redis by itself")
-    url = settings.redis_url.get_secret_value()
-    try:
-        parse_url(url)  # type: ignore[no-untyped-call]
-    except ValueError:
-        # The message may quote the password.
-        raise SetupError("NOTELLM_REDIS_URL is not a redis://, rediss:// or unix:// URL") from None
-    return url
-
-
 @asynccontextmanager
 async def _redis(settings: Settings, *, timeout_s: float = 5.0) -> "AsyncIterator[Redis]":
-    redis = open_redis(_redis_url(settings), timeout_s=timeout_s)
+    redis = open_redis(redis_url(settings), timeout_s=timeout_s)
     try:
         yield redis
     finally:

@@ -19,9 +19,9 @@ from service import metrics
 from service.cache import ReadingCache
 from service.engine import BackendBroken, Engine, ran_out_of_memory
 from service.errors import StoreUnavailable
+from service.jobs import Claimed, JobQueue
 from service.messages import StoredReading, source_of
 from service.sampling import CategorySampler
-from service.streams import Claimed, JobQueue
 
 log = logging.getLogger(__name__)
 
@@ -114,9 +114,9 @@ class Worker:
                 await self._pause(next(pauses))
 
     async def _open(self) -> None:
-        requeued = await self._queue.open(self._engine.fingerprint)
-        if requeued:
-            log.info("model_changed", extra={"requeued": requeued})
+        queued = await self._queue.open()
+        if queued:
+            log.info("model_registered", extra={"queued": queued})
         self.connected = True
 
     async def _claim(self) -> None:

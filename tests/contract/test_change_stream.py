@@ -9,9 +9,10 @@ from support.redis import RedisServer
 
 from indexer.types import Change
 from model.note import Note
-from service.messages import CURSORS, DEAD, EMBEDDINGS, READING, StoredNote, StoredReading
+from service.changes import RedisChangeStream, open_sync_redis
+from service.jobs import JobQueue
+from service.messages import CURSORS, DEAD, EMBEDDINGS, READINGS, StoredNote, StoredReading
 from service.store import RedisStore
-from service.streams import JobQueue, RedisChangeStream, open_sync_redis
 
 VECTOR = np.array([0.6, 0.8], dtype=np.float32)
 
@@ -22,7 +23,7 @@ class Community:
     def __init__(self, redis: Redis) -> None:
         self.redis = redis
         self.store = RedisStore(redis, 10_000)
-        self.queue = JobQueue(redis, "w0")
+        self.queue = JobQueue(redis, "w0", "m", 2)
 
     async def write(self, id_: str, title: str = "") -> int:
         [version] = await self.store.put([StoredNote(Note(id_, title or id_), 0)])
@@ -30,7 +31,6 @@ class Community:
 
     async def read(self, vector: np.ndarray = VECTOR) -> None:
         """All that waits."""
-        await self.queue.open("m")
         while claimed := await self.queue.claim(100, 0.01):
             await self.queue.publish(
                 [(item, StoredReading(item.job.version, "m", vector, (), None)) for item in claimed]
@@ -38,21 +38,23 @@ class Community:
 
 
 @pytest.fixture
-def community(redis: Redis) -> Community:
-    return Community(redis)
+async def community(redis: Redis) -> Community:
+    community = Community(redis)
+    await community.queue.open()
+    return community
 
 
 @pytest.fixture
 def stream(redis: Redis, redis_server: RedisServer) -> Iterator[RedisChangeStream]:
     client = open_sync_redis(redis_server.url)
-    yield RedisChangeStream(client, "first")
+    yield RedisChangeStream(client, "m", "first")
     client.close()
 
 
 @pytest.fixture
 def second(redis: Redis, redis_server: RedisServer) -> Iterator[RedisChangeStream]:
     client = open_sync_redis(redis_server.url)
-    yield RedisChangeStream(client, "second")
+    yield RedisChangeStream(client, "m", "second")
     client.close()
 
 
@@ -110,7 +112,7 @@ async def test_a_reading_that_cannot_be_decoded_is_skipped_and_counted(community
     await community.write("a")
     await community.write("b")
     await community.read()
-    await community.redis.set(READING + "a", b"\x81")
+    await community.redis.hset(READINGS + "m", "a", b"\x81")
 
     assert set(drained(stream)[1]) == {"b"}
     assert stream.malformed == 1
@@ -164,12 +166,12 @@ async def test_a_follower_that_was_silent_for_a_week_holds_nothing_back(communit
     await community.read()
     newest = stream.read("0-0", 10, 0)[1].cursor
     seconds, _ = await community.redis.time()
-    await community.redis.hset(CURSORS, "gone", f"0-0 {seconds - 8 * 24 * 3600}")
+    await community.redis.hset(CURSORS, "gone/m", f"0-0 {seconds - 8 * 24 * 3600}")
 
     stream.keep(newest)
 
     assert [change.id for change in stream.read("0-0", 10, 0)] == ["b"]
-    assert list(await community.redis.hgetall(CURSORS)) == [b"first"]
+    assert list(await community.redis.hgetall(CURSORS)) == [b"first/m"]
 
 
 async def test_a_refused_vector_marks_its_note_and_is_reported_once(community, stream, second):
@@ -181,9 +183,9 @@ async def test_a_refused_vector_marks_its_note_and_is_reported_once(community, s
         follower.refuse(refused, "norm")
 
     [(_, entry)] = await community.redis.xrange(DEAD)
-    assert entry == {b"id": b"a", b"version": b"1", b"reason": b"index: norm"}
-    assert (await community.store.counts()).failed == 1
-    assert (await community.store.suggestion("a")).failure == "index: norm"
+    assert entry == {b"id": b"a", b"version": b"1", b"fingerprint": b"m", b"reason": b"index: norm"}
+    assert (await community.store.counts("m")).failed == 1
+    assert (await community.store.suggestion("a", "m")).failure == "index: norm"
 
 
 async def test_a_refused_version_that_was_replaced_is_nobodys_concern(community, stream):
@@ -193,7 +195,7 @@ async def test_a_refused_version_that_was_replaced_is_nobodys_concern(community,
     stream.refuse(Change("1-0", "a", 1, "m", VECTOR), "norm")
 
     assert await community.redis.xlen(DEAD) == 0
-    assert (await community.store.counts()).failed == 0
+    assert (await community.store.counts("m")).failed == 0
 
 
 async def test_the_lag_is_what_lies_behind_a_cursor_and_how_old_the_first_of_it_is(community, stream):

@@ -33,6 +33,13 @@ class Subject:
     lose: Callable[[str], Awaitable[None]]
 
 
+async def serving(index: VectorIndex, shard: int, address: str = "127.0.0.1:0") -> ShardServer:
+    """A shard's server that answers for one index."""
+    server = await serve_shard(address, shard=shard)
+    server.answer_for(index, cursor=lambda: "0-1")
+    return server
+
+
 class Cluster:
     """Real shard servers on free ports."""
 
@@ -42,8 +49,7 @@ class Cluster:
 
     async def start(self) -> None:
         for number, index in enumerate(self.indexes):
-            server = await serve_shard(index, "127.0.0.1:0", shard=number, cursor=lambda: "0-1")
-            self.servers.append(server)
+            self.servers.append(await serving(index, number))
 
     async def stop(self) -> None:
         for server in self.servers:
@@ -155,6 +161,17 @@ async def test_lookup_gives_version_and_vector_of_a_held_id_only(subject):
     assert await searcher.lookup("never seen", timeout_s=5) is None
 
 
+async def test_vectors_are_those_of_the_ids_that_are_held(subject):
+    for number in range(6):
+        subject.hold(f"n{number}", 1, VECTORS[number])
+
+    vectors = await subject.searcher.vectors(["n4", "never", "n1"], timeout_s=5)
+
+    assert set(vectors) == {"n4", "n1"}
+    assert np.array_equal(vectors["n4"], VECTORS[4])
+    assert await subject.searcher.vectors([], timeout_s=5) == {}
+
+
 async def test_what_was_deleted_is_not_found(subject):
     searcher = filled(subject)
     subject.forget("n7")
@@ -242,7 +259,7 @@ async def test_a_shard_that_comes_back_is_asked_again(cluster, sharded, caplog):
     await cluster.servers[1].close()
     for _ in range(3):
         assert (await sharded.search(VECTORS[0], 5, timeout_s=5)).shards_ok == SHARDS - 1
-    cluster.servers[1] = await serve_shard(cluster.indexes[1], address, shard=1, cursor=lambda: "0-1")
+    cluster.servers[1] = await serving(cluster.indexes[1], 1, address)
 
     assert (await sharded.search(VECTORS[0], 5, timeout_s=5)).shards_ok == SHARDS
     assert [record.message for record in caplog.records].count("shard_lost") == 1
@@ -263,7 +280,7 @@ async def test_any_replica_answers_for_its_shard_and_one_that_failed_rests(clust
     cluster.hold("a", 1, VECTORS[0])
     transports: list[asyncio.BaseTransport] = []
     hanging = await silent(transports)
-    foreign = await serve_shard(VectorIndex(DIM, "another"), "127.0.0.1:0", shard=0, cursor=lambda: "0-1")
+    foreign = await serving(VectorIndex(DIM, "another"), 0)
     bad = {
         "dead": "127.0.0.1:1",
         "hanging": f"127.0.0.1:{hanging.sockets[0].getsockname()[1]}",
@@ -302,7 +319,7 @@ async def test_a_shard_without_any_replica_is_left_out_and_comes_back(cluster):
     searcher = ShardedSearcher([f"127.0.0.1:1,{address}", cluster.addresses[1]], "m")
     await cluster.servers[0].close()
     assert (await searcher.search(VECTORS[0], 5, timeout_s=5)).shards_ok == 1
-    cluster.servers[0] = await serve_shard(cluster.indexes[0], address, shard=0, cursor=lambda: "0-1")
+    cluster.servers[0] = await serving(cluster.indexes[0], 0, address)
 
     assert (await searcher.search(VECTORS[0], 5, timeout_s=5)).shards_ok == 2
     await searcher.close()
@@ -331,6 +348,18 @@ async def test_many_searches_at_once_each_get_their_own_answer(cluster, sharded)
     assert [[neighbor.id for neighbor in one.neighbors] for one in found] == expected
 
 
+async def test_searches_that_together_outgrow_a_frame_travel_in_several(cluster, sharded):
+    for row, vector in enumerate(VECTORS):
+        cluster.hold(f"n{row}", 1, vector)
+    excluded = [f"{'x' * 120}{number}" for number in range(15_000)]
+    searches = [sharded.search(query, 7, excluded, timeout_s=10) for query in QUERIES[:6]]
+
+    found = await asyncio.gather(*searches)
+
+    for query, answer in zip(QUERIES, found, strict=False):
+        assert [near.score for near in answer.neighbors] == pytest.approx(sorted(VECTORS @ query)[:-8:-1], abs=1e-5)
+
+
 async def test_shards_of_another_model_do_not_answer(cluster):
     searcher = ShardedSearcher(cluster.addresses, "another")
 
@@ -338,6 +367,55 @@ async def test_shards_of_another_model_do_not_answer(cluster):
     with pytest.raises(ShardUnavailable):
         await searcher.lookup("n0", timeout_s=5)
     await searcher.close()
+
+
+async def test_indexes_of_two_models_answer_side_by_side_each_for_its_own(cluster, sharded):
+    other = sharded.of("n")
+    for number, server in enumerate(cluster.servers):
+        index = VectorIndex(DIM, "n")
+        server.answer_for(index, cursor=lambda: "0-1")
+        for row in range(ROWS):
+            if shard_of(f"n{row}", SHARDS) == number:
+                index.apply([Change("0-1", f"n{row}", 1, "n", -VECTORS[row])])
+    for row, vector in enumerate(VECTORS):
+        cluster.hold(f"n{row}", 1, vector)
+
+    for query in QUERIES:
+        expected = nearest(query, range(ROWS), 5), nearest(-query, range(ROWS), 5)
+        found = [await searcher.search(query, 5, timeout_s=5) for searcher in (sharded, other)]
+        assert tuple([neighbor.id for neighbor in one.neighbors] for one in found) == expected
+    held = await other.lookup("n7", timeout_s=5)
+    assert np.allclose(held.vector, -VECTORS[7], atol=1e-6)
+    assert {state.fingerprint for state in await other.status(timeout_s=5)} == {"n"}
+
+    cluster.servers[0].forget("n")
+    assert (await other.search(QUERIES[0], 5, timeout_s=5)).shards_ok == SHARDS - 1
+    assert (await sharded.search(QUERIES[0], 5, timeout_s=5)).shards_ok == SHARDS
+
+
+async def test_what_a_model_lacks_is_what_the_worst_replica_of_each_shard_lacks(cluster, sharded):
+    replica = VectorIndex(DIM, "m"), VectorIndex(DIM, "n")
+    beside = await serve_shard("127.0.0.1:0", shard=0)
+    for index in replica:
+        beside.answer_for(index, cursor=lambda: "0-1")
+    ids = [next(f"{shard}-{at}" for at in range(100) if shard_of(f"{shard}-{at}", SHARDS) == shard) for shard in (0, 1)]
+    for id_ in ids:
+        cluster.hold(id_, 1, VECTORS[0])
+    for server in cluster.servers:
+        server.answer_for(VectorIndex(DIM, "n"), cursor=lambda: "0-1")
+    replica[0].apply([Change("0-1", f"{ids[0]}{more}", 1, "m", VECTORS[0]) for more in "ab"])
+    shards = [f"{cluster.addresses[0]},{beside.address},127.0.0.1:1", *cluster.addresses[1:]]
+    searcher = ShardedSearcher(shards, "n")
+
+    lacking = await searcher.lacks("m", timeout_s=5)
+    assert (lacking.count, sorted(lacking.ids)) == (3, sorted([f"{ids[0]}a", f"{ids[0]}b", ids[1]]))
+    assert (await sharded.lacks("n", timeout_s=5)).count == 0
+
+    cluster.servers[2].forget("n")
+    with pytest.raises(ShardUnavailable, match="shard 2"):
+        await searcher.lacks("m", timeout_s=5)
+    await searcher.close()
+    await beside.close()
 
 
 async def test_the_generation_is_the_lowest_of_the_shards_that_answer(cluster, sharded):
@@ -350,6 +428,6 @@ async def test_the_generation_is_the_lowest_of_the_shards_that_answer(cluster, s
 
 
 def test_merging_takes_an_id_once_with_its_best_score_and_breaks_ties_by_id():
-    merged = merge([["a", "b", "c"], ["b", "d"]], [[0.9, 0.5, 0.4], [0.7, 0.4]], 4)
+    merged = merge([(["a", "b", "c"], [0.9, 0.5, 0.4]), (["b", "d"], [0.7, 0.4])], 4)
 
     assert merged == [Neighbor("a", 0.9), Neighbor("b", 0.7), Neighbor("c", 0.4), Neighbor("d", 0.4)]

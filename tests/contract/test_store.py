@@ -8,8 +8,9 @@ from redis.asyncio import Redis
 from support.redis import RedisServer
 
 from model.note import Note
-from service.errors import QueueFull, StoreUnavailable
-from service.messages import DEAD, EMBEDDINGS, FINGERPRINT, JOBS, EmbedJob, decode_change
+from service.errors import NotAsExpected, QueueFull, StoreUnavailable
+from service.jobs import JobQueue
+from service.messages import ACTIVE, DEAD, EMBEDDINGS, JOBS, EmbedJob, decode_change
 from service.store import NoteStore, RedisStore, StoredNote, open_redis
 from tests.unit.service.memory import MemoryStore
 
@@ -23,10 +24,11 @@ BREAD = StoredNote(Note("n2", "Sourdough", "", ("baking",)), version=0)
 
 
 @pytest.fixture(params=["memory", "redis"])
-def store(request: pytest.FixtureRequest) -> NoteStore:
+async def store(request: pytest.FixtureRequest, redis: Redis) -> NoteStore:
     if request.param == "memory":
         return MemoryStore(max_queue=3)
-    return RedisStore(request.getfixturevalue("redis"), max_queue=3)
+    await JobQueue(redis, "w0", "m", 16).open()
+    return RedisStore(redis, max_queue=3)
 
 
 async def test_a_note_comes_back_as_it_was_written(store):
@@ -38,7 +40,7 @@ async def test_the_same_body_again_keeps_the_version_and_queues_nothing(store):
     await store.put([KYOTO])
 
     assert await store.put([KYOTO]) == [1]
-    assert (await store.counts()).queue_depth == 1
+    assert (await store.counts("m")).queue_depth == 1
 
 
 @pytest.mark.parametrize(
@@ -57,7 +59,7 @@ async def test_any_change_raises_the_version_by_one_and_queues_a_job(store, chan
 
     assert await store.put([changed]) == [2]
     assert await store.get(["n1"]) == [replace(changed, version=2)]
-    assert (await store.counts()).queue_depth == 2
+    assert (await store.counts("m")).queue_depth == 2
 
 
 async def test_of_two_notes_with_one_id_in_one_call_the_later_wins(store):
@@ -96,10 +98,54 @@ async def test_a_note_written_again_after_its_delete_gets_the_next_version(store
     assert await store.get(["n1"]) == [replace(KYOTO, version=3)]
 
 
+async def test_a_write_that_expects_another_version_changes_nothing(store):
+    await store.put([KYOTO])
+    edited = replace(KYOTO, author="a2")
+
+    for expected in (2, -1, "none"):
+        with pytest.raises(NotAsExpected):
+            await store.put([edited], expected)
+        with pytest.raises(NotAsExpected):
+            await store.delete("n1", expected)
+    assert await store.get(["n1"]) == [replace(KYOTO, version=1)]
+    assert await store.put([edited], 1) == [2]
+    assert await store.put([KYOTO], "any") == [3]
+    assert await store.delete("n1", 3)
+
+
+async def test_a_note_that_is_not_there_or_deleted_is_at_no_version(store):
+    for expected in (1, 2, "any"):
+        with pytest.raises(NotAsExpected):
+            await store.put([KYOTO], expected)
+    assert await store.put([KYOTO], "none") == [1]
+    await store.delete("n1")
+    for expected in (1, 2, "any"):
+        with pytest.raises(NotAsExpected):
+            await store.put([KYOTO], expected)
+    assert await store.put([KYOTO], "none") == [3]
+    assert not await store.delete("never", 1)
+
+
+async def test_a_view_tells_what_was_written_since_the_one_before(store):
+    nothing = await store.view(["n1"], None)
+    await store.put([KYOTO])
+    first = await store.view(["n1", "n2"], None)
+    await store.put([KYOTO])
+    await store.put([BREAD])
+    await store.delete("n1")
+    second = await store.view(["n2"], first.cursor)
+    third = await store.view([], second.cursor)
+
+    assert (nothing.records, nothing.written, nothing.cursor) == ([None], None, None)
+    assert (first.records, first.written) == ([replace(KYOTO, version=1), None], None)
+    assert (second.records, second.written) == ([replace(BREAD, version=1)], ["n2", "n1"])
+    assert (third.records, third.written, third.cursor) == ([], [], second.cursor)
+
+
 async def test_counts_follow_writes_and_deletes(store):
     await store.put([KYOTO, BREAD])
     await store.delete("n2")
-    counts = await store.counts()
+    counts = await store.counts("m")
 
     assert (counts.live, counts.failed, counts.queue_depth) == (1, 0, 2)
     assert counts.oldest_job_s >= 0.0
@@ -111,7 +157,7 @@ async def test_too_many_jobs_refuse_the_whole_write_and_store_none_of_it(store):
     with pytest.raises(QueueFull):
         await store.put([replace(BREAD, note=Note("n3", "a")), replace(BREAD, note=Note("n4", "b"))])
     assert await store.get(["n3", "n4"]) == [None, None]
-    assert (await store.counts()).queue_depth == 2
+    assert (await store.counts("m")).queue_depth == 2
 
 
 async def test_a_hashtag_is_in_use_as_long_as_a_live_note_carries_it(store):
@@ -128,23 +174,24 @@ async def test_nothing_asked_is_nothing_answered(store):
     assert await store.put([]) == []
     assert await store.get([]) == []
     assert await store.tags_in_use([]) == []
-    assert await store.suggestion("n1") is None
+    assert await store.suggestion("n1", "m") is None
 
 
 async def test_concurrent_writes_of_one_note_get_versions_without_gap_or_repeat(redis: Redis):
     store = RedisStore(redis, max_queue=1000)
+    await JobQueue(redis, "w0", "m", 16).open()
     bodies = [replace(KYOTO, note=replace(KYOTO.note, title=f"Day {day}")) for day in range(100)]
 
     versions = await asyncio.gather(*(store.put([body]) for body in bodies))
 
     assert sorted(version for [version] in versions) == list(range(1, 101))
-    jobs = [EmbedJob.decode(fields) for _, fields in await redis.xrange(JOBS)]
+    jobs = [EmbedJob.decode(fields) for _, fields in await redis.xrange(JOBS + "m")]
     assert jobs == [EmbedJob("n1", version) for version in range(1, 101)]
 
 
 async def test_a_delete_is_announced_once_with_its_version_and_the_active_model(redis: Redis):
     store = RedisStore(redis, max_queue=10)
-    await redis.set(FINGERPRINT, "model-a")
+    await redis.set(ACTIVE, "model-a")
     await store.put([KYOTO])
     await store.delete("n1")
     await store.delete("n1")
@@ -203,6 +250,7 @@ async def test_kill_9_loses_nothing_that_was_acknowledged():
     acknowledged: dict[str, int] = {}
     try:
         client = open_redis(server.url)
+        await JobQueue(client, "w0", "m", 16).open()
         store = RedisStore(client, max_queue=100_000)
 
         async def write(writer: int) -> None:
@@ -219,7 +267,7 @@ async def test_kill_9_loses_nothing_that_was_acknowledged():
 
         server.start()
         records = await store.get(list(acknowledged))
-        queued = {EmbedJob.decode(fields) for _, fields in await client.xrange(JOBS)}
+        queued = {EmbedJob.decode(fields) for _, fields in await client.xrange(JOBS + "m")}
         await client.aclose()
     finally:
         server.close()

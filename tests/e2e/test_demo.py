@@ -6,11 +6,12 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 from support.service import NOTELLM, Service, running, until
 
 from model.samples.generate import sample_notes
+from service.client import NoteLLM
+from service.schemas import NotesStatusOut
 from service.settings import MINI
 
 LOAD_S = 240
@@ -34,58 +35,58 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         yield service
 
 
+@pytest.fixture(scope="module")
+def notellm(service: Service) -> Iterator[NoteLLM]:
+    with service.client() as notellm:
+        yield notellm
+
+
 def searchable(service: Service) -> int:
-    status = httpx.get(f"{service.api}/status", timeout=30).json()
-    return status["notes"]["searchable"]
+    with service.client() as notellm:
+        return notellm.status().notes.searchable
 
 
 @pytest.mark.timeout(600)
-def test_after_kills_in_the_middle_of_a_load_every_note_is_searchable_exactly_once(service, notes):
-    status = httpx.get(f"{service.api}/status").json()
-    assert status["notes"] == {"live": len(notes), "searchable": len(notes), "pending": 0, "failed": 0}
-    assert sum(shard["notes"] for shard in status["index"]["shards"]) == len(notes)
-    with httpx.Client(base_url=service.api, timeout=30) as client:
-        found = set()
-        for note_id in notes:
-            related = client.get(f"/notes/{note_id}/related?k=100")
-            assert related.status_code == 200
-            ids = [item["note_id"] for item in related.json()["items"]]
-            assert len(set(ids)) == len(ids) == 100
-            assert note_id not in ids
-            found.update(ids)
+def test_after_kills_in_the_middle_of_a_load_every_note_is_searchable_exactly_once(notellm, notes):
+    status = notellm.status()
+    assert status.notes == NotesStatusOut(live=len(notes), searchable=len(notes), pending=0, failed=0)
+    assert sum(shard.notes for shard in status.index.shards) == len(notes)
+    found = set()
+    for note_id in notes:
+        ids = [item.note_id for item in notellm.related(note_id, k=100).items]
+        assert len(set(ids)) == len(ids) == 100
+        assert note_id not in ids
+        found.update(ids)
     assert found <= set(notes)
 
 
-def test_related_notes_are_mostly_of_the_same_kind(service):
+def test_related_notes_are_mostly_of_the_same_kind(notellm):
     """The mini model was trained on these very notes: anything less would mean that vectors or ids are mixed up."""
-    with httpx.Client(base_url=service.api, timeout=30) as client:
-        for note_id, category in (("travel-01", "Travel"), ("dogs-05", "Dogs"), ("programming-03", "Programming")):
-            items = client.get(f"/notes/{note_id}/related?k=10").json()["items"]
-            assert sum(item["category"] == category for item in items) >= 7
-            assert [item["score"] for item in items] == sorted((item["score"] for item in items), reverse=True)
+    for note_id, category in (("travel-01", "Travel"), ("dogs-05", "Dogs"), ("programming-03", "Programming")):
+        items = notellm.related(note_id).items
+        assert sum(item.category == category for item in items) >= 7
+        assert [item.score for item in items] == sorted((item.score for item in items), reverse=True)
 
 
-def test_a_draft_that_is_not_among_the_samples_gets_category_hashtags_and_related_notes(service):
-    draft = {
-        "title": "My puppy finally sleeps through the night",
-        "content": "We moved the crate next to our bed and took her out at five. The vet says it is a matter of weeks.",
-        "related": 5,
-    }
-    answer = httpx.post(f"{service.api}/notes/tags", json=draft, timeout=30).json()
-    assert answer["category"]["name"] == "Dogs"
-    assert 1 <= len(answer["hashtags"]) <= 5
-    assert {item["category"] for item in answer["related"]} & {"Dogs", "Cats"}
+def test_a_draft_that_is_not_among_the_samples_gets_category_hashtags_and_related_notes(notellm):
+    answer = notellm.tags(
+        "My puppy finally sleeps through the night",
+        "We moved the crate next to our bed and took her out at five. The vet says it is a matter of weeks.",
+        related=5,
+    )
+    assert answer.category.name == "Dogs"
+    assert 1 <= len(answer.hashtags) <= 5
+    assert {item.category for item in answer.related} & {"Dogs", "Cats"}
 
 
-def test_a_note_written_now_is_found_within_the_wait_and_again_after_a_restart(service, notes):
-    body = {
+def test_a_note_written_now_is_found_within_the_wait_and_again_after_a_restart(service, notellm, notes):
+    note = {
         "title": "Night bus to Oaxaca",
         "content": "Cold air, bad films, a sunrise over agave fields.",
         "hashtags": ["travel"],
     }
-    written = httpx.put(f"{service.api}/notes/new1?wait=10", json=body, timeout=30)
-    assert (written.status_code, written.json()["status"]) == (200, "searchable")
-    before = httpx.get(f"{service.api}/notes/new1/related?k=10").json()["items"]
+    assert notellm.put("new1", note, wait_s=10).status == "searchable"
+    before = notellm.related("new1").items
     assert len(before) == 10
 
     children = service.children().values()
@@ -94,5 +95,6 @@ def test_a_note_written_now_is_found_within_the_wait_and_again_after_a_restart(s
     service.start()
 
     until(lambda: searchable(service) == len(notes) + 1)
-    after = httpx.get(f"{service.api}/notes/new1/related?k=10").json()["items"]
-    assert [item["note_id"] for item in after] == [item["note_id"] for item in before]
+    with service.client() as reopened:
+        after = reopened.related("new1").items
+    assert [item.note_id for item in after] == [item.note_id for item in before]

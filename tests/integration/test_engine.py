@@ -418,3 +418,21 @@ async def test_without_a_worker_of_this_model_a_draft_is_refused_in_time(tmp_pat
         with pytest.raises(WorkerUnavailable):
             await pool.read(Note("", "draft"), 1, timeout_s=30)
         await pool.close()
+
+
+async def test_a_draft_goes_to_the_workers_of_its_model_and_to_those_of_which_nothing_is_known(tmp_path):
+    old, new = HashingBackend("old"), HashingBackend("new")
+    addresses = [str(tmp_path / name) for name in ("old", "new")]
+    async with draft_server(old, addresses[0]) as engine, draft_server(new, addresses[1]):
+        pool = WorkerPool([*addresses, str(tmp_path / "dead")], "old")
+        for model in ("old", "new"):
+            await pool.of(model).read(Note("", model), 1, timeout_s=30)
+        assert [await pool.of(model).ready(timeout_s=30) for model in ("old", "new", "third")] == [True, True, False]
+
+        engine.fingerprint = "third"  # as if its worker had been started anew with another checkpoint
+        with pytest.raises(WorkerUnavailable):
+            await pool.of("third").read(Note("", "not asked"), 1, timeout_s=30)
+        assert await pool.of("third").ready(timeout_s=30)
+        await pool.of("third").read(Note("", "third"), 1, timeout_s=30)
+        await pool.close()
+    assert (old.batches, new.batches) == ([["old"], ["third"]], [["new"]])

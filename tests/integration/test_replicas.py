@@ -1,70 +1,33 @@
 """Shards and replicas as real processes, following one Redis: they agree, stand in for each other and come back."""
 
 import asyncio
-import os
-import signal
-import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from redis.asyncio import Redis
+from support.indexers import Indexers
 from support.redis import RedisServer
-from support.service import NOTELLM
 
 from indexer.client import ShardedSearcher
 from indexer.types import Found
 from model.checkpoint import read_manifest
 from model.note import Note
+from service.jobs import JobQueue
 from service.messages import CURSORS, StoredNote, StoredReading
 from service.settings import MINI
 from service.store import RedisStore
-from service.streams import JobQueue
 
 SHARDS, REPLICAS = 2, 2
 NOTES = 200
 
 
-class Cluster:
-    """Every replica of every shard, by (shard, replica)."""
-
-    def __init__(self, folder: Path, redis_url: str) -> None:
-        self.folder = folder
-        self.addresses = [
-            ",".join(str(folder / f"{shard}-{replica}.sock") for replica in range(REPLICAS)) for shard in range(SHARDS)
-        ]
-        self.redis_url = redis_url
-        self.processes: dict[tuple[int, int], subprocess.Popen[bytes]] = {}
-
-    def start(self, shard: int, replica: int) -> None:
-        listed = ", ".join(f'"{address}"' for address in self.addresses)
-        environment = {
-            "NOTELLM_REDIS_URL": self.redis_url,
-            "NOTELLM_INDEX__ADDRESSES": f"[{listed}]",
-            "NOTELLM_INDEX__NUMBER": str(shard),
-            "NOTELLM_INDEX__REPLICA": str(replica),
-            "NOTELLM_INDEX__SNAPSHOT_DIR": str(self.folder / "snapshots"),
-            "NOTELLM_INDEX__SNAPSHOT_EVERY_S": "0.2",
-            "NOTELLM_OPS__PORT": "0",
-        }
-        log = (self.folder / f"{shard}-{replica}.log").open("ab")
-        command = [*NOTELLM, "indexer"]
-        self.processes[shard, replica] = subprocess.Popen(command, env={**os.environ, **environment}, stderr=log)
-        log.close()
-
-    def end(self, shard: int, replica: int, how: signal.Signals = signal.SIGKILL) -> None:
-        process = self.processes.pop((shard, replica))
-        process.send_signal(how)
-        process.wait()
-
-
 @pytest.fixture
-async def cluster(tmp_path: Path, redis: Redis, redis_server: RedisServer) -> AsyncIterator[Cluster]:
-    cluster = Cluster(tmp_path, redis_server.url)
+async def cluster(tmp_path: Path, redis: Redis, redis_server: RedisServer) -> AsyncIterator[Indexers]:
+    cluster = Indexers(tmp_path, redis_server.url, SHARDS, REPLICAS)
     yield cluster
-    for place in list(cluster.processes):
-        cluster.end(*place)
+    cluster.end_all()
 
 
 async def until_found(searcher: ShardedSearcher, vector: np.ndarray, notes: int, shards: int = SHARDS) -> Found:
@@ -80,8 +43,8 @@ async def test_replicas_agree_stand_in_for_each_other_and_come_back(cluster, red
     manifest = read_manifest(MINI)
     vectors = np.random.default_rng(0).normal(size=(NOTES, manifest.dim)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    store, queue = RedisStore(redis, 10_000), JobQueue(redis, "w0")
-    await queue.open(manifest.fingerprint)
+    store, queue = RedisStore(redis, 10_000), JobQueue(redis, "w0", manifest.fingerprint, manifest.dim)
+    await queue.open()
 
     async def write(rows: range) -> None:
         await store.put([StoredNote(Note(f"n{row}", f"n{row}"), 0) for row in rows])
@@ -94,9 +57,8 @@ async def test_replicas_agree_stand_in_for_each_other_and_come_back(cluster, red
         )
 
     await write(range(100))
-    for shard in range(SHARDS):
-        for replica in range(REPLICAS):
-            cluster.start(shard, replica)
+    for place in cluster.everywhere:
+        cluster.start(*place)
     everybody = ShardedSearcher(cluster.addresses, manifest.fingerprint)
     seconds = ShardedSearcher([address.split(",")[1] for address in cluster.addresses], manifest.fingerprint)
     try:
@@ -121,7 +83,8 @@ async def test_replicas_agree_stand_in_for_each_other_and_come_back(cluster, red
         assert "n0" not in {neighbor.id for neighbor in found.neighbors}
         # One name for each, also after a restart, whatever its address is then.
         registered = {name.decode() for name in await redis.hkeys(CURSORS)}
-        assert registered == {"shard-0", "shard-0-1", "shard-1", "shard-1-1"}
+        names = ("shard-0", "shard-0-1", "shard-1", "shard-1-1")
+        assert registered == {f"{name}/{manifest.fingerprint}" for name in names}
     finally:
         await everybody.close()
         await seconds.close()

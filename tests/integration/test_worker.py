@@ -11,19 +11,23 @@ import pytest
 from prometheus_client import REGISTRY
 from redis import Redis as SyncRedis
 from redis.asyncio import Redis
-from support.hashing import BAD, HashingBackend, text_vector
+from support.hashing import BAD, DIM, HashingBackend, text_vector
 from support.redis import RedisServer
 from support.working import Gate, changes, drain, idle, stored, until, working
 
 from model.backends.base import Prompt, Reading
 from model.note import Note
+from service.changes import RedisChangeStream, open_sync_redis
 from service.engine import BackendBroken
+from service.errors import QueueFull
+from service.jobs import JobQueue
 from service.messages import (
     DEAD,
     EMBEDDINGS,
-    FINGERPRINT,
+    FAILED,
+    FILLED,
     JOBS,
-    READING,
+    READINGS,
     WORKERS,
     EmbedJob,
     Failure,
@@ -32,12 +36,15 @@ from service.messages import (
 )
 from service.sampling import place_of
 from service.store import RedisStore, Suggestion, open_redis
-from service.streams import JobQueue, RedisChangeStream, open_sync_redis
 from service.worker import MAX_DELIVERIES
+
+MODEL = "hashing-a"
 
 
 @pytest.fixture
-def store(redis: Redis) -> RedisStore:
+async def store(redis: Redis) -> RedisStore:
+    """A store that knows the model."""
+    await JobQueue(redis, "somebody", MODEL, DIM).open()
     return RedisStore(redis, max_queue=10_000)
 
 
@@ -48,10 +55,10 @@ async def test_a_stored_note_is_read_published_and_its_job_is_gone(redis, store)
     [change] = await changes(redis)
     assert (change.id, change.version, change.fingerprint) == ("n1", 1, "hashing-a")
     assert np.array_equal(change.vector, text_vector("hashing-aKyoto by bus"))
-    assert await store.suggestion("n1") == Suggestion(
+    assert await store.suggestion("n1", MODEL) == Suggestion(
         1, "hashing-a", (("Kyoto", 0.9), ("by", 0.45), ("bus", 0.9 / 3)), ("Travel", 0.8)
     )
-    assert (await redis.xpending(JOBS, WORKERS))["pending"] == 0
+    assert (await redis.xpending(JOBS + MODEL, WORKERS))["pending"] == 0
 
 
 async def test_every_note_is_read_once_in_batches_within_the_budget_and_on_one_thread(redis, store):
@@ -83,21 +90,21 @@ async def test_jobs_of_overwritten_and_deleted_notes_are_finished_without_the_mo
 @pytest.mark.parametrize("meanwhile", ["written again", "deleted"])
 async def test_a_note_that_changes_while_it_is_read_is_not_published(redis, store, meanwhile):
     await store.put([stored("n1", "old")])
-    queue = JobQueue(redis, "w0")
-    await queue.open("hashing-a")
+    queue = JobQueue(redis, "w0", MODEL, DIM)
+    await queue.open()
     [item] = await queue.claim(10, 0.1)
     await (store.delete("n1") if meanwhile == "deleted" else store.put([stored("n1", "new")]))
     await queue.publish([(item, StoredReading(1, "hashing-a", text_vector("old"), (), None))])
 
     assert all(change.vector is None for change in await changes(redis))
-    assert await store.suggestion("n1") is None
-    assert (await redis.xpending(JOBS, WORKERS))["pending"] == 0
+    assert await store.suggestion("n1", MODEL) is None
+    assert (await redis.xpending(JOBS + MODEL, WORKERS))["pending"] == 0
 
 
 async def test_a_worker_that_dies_between_claim_and_publish_leaves_nothing_undone_or_done_twice(redis, store):
     await store.put([stored("n1"), stored("n2")])
-    dead = JobQueue(redis, "w0")
-    await dead.open("hashing-a")
+    dead = JobQueue(redis, "w0", MODEL, DIM)
+    await dead.open()
     assert len(await dead.claim(10, 0.1)) == 2
 
     await drain(HashingBackend(), redis)
@@ -107,8 +114,8 @@ async def test_a_worker_that_dies_between_claim_and_publish_leaves_nothing_undon
 
 async def test_what_a_dead_worker_held_is_taken_over_by_another(redis, store):
     await store.put([stored("n1"), stored("n2")])
-    dead = JobQueue(redis, "dead")
-    await dead.open("hashing-a")
+    dead = JobQueue(redis, "dead", MODEL, DIM)
+    await dead.open()
     await dead.claim(10, 0.1)
     await asyncio.sleep(0.02)
 
@@ -119,8 +126,8 @@ async def test_what_a_dead_worker_held_is_taken_over_by_another(redis, store):
 
 async def test_publishing_twice_announces_once(redis, store):
     await store.put([stored("n1")])
-    queue = JobQueue(redis, "w0")
-    await queue.open("hashing-a")
+    queue = JobQueue(redis, "w0", MODEL, DIM)
+    await queue.open()
     [item] = await queue.claim(10, 0.1)
     reading = StoredReading(1, "hashing-a", text_vector("x"), (), None)
 
@@ -133,10 +140,15 @@ async def test_a_poison_note_goes_to_the_dead_letters_and_the_others_are_read(re
     await drain(HashingBackend(), redis)
 
     assert sorted(change.id for change in await changes(redis)) == ["n1", "n3"]
-    assert await store.suggestion("n2") == Suggestion(1, "", failure=r"RuntimeError: cannot read '\x07'")
+    assert await store.suggestion("n2", MODEL) == Suggestion(1, "", failure=r"RuntimeError: cannot read '\x07'")
     [(_, letter)] = await redis.xrange(DEAD)
-    assert letter == {b"id": b"n2", b"version": b"1", b"reason": rb"RuntimeError: cannot read '\x07'"}
-    assert (await store.counts()).failed == 1
+    assert letter == {
+        b"id": b"n2",
+        b"version": b"1",
+        b"fingerprint": b"hashing-a",
+        b"reason": rb"RuntimeError: cannot read '\x07'",
+    }
+    assert (await store.counts(MODEL)).failed == 1
 
 
 async def test_a_repaired_note_is_no_longer_failed(redis, store):
@@ -144,9 +156,9 @@ async def test_a_repaired_note_is_no_longer_failed(redis, store):
     await drain(HashingBackend(), redis)
     await store.put([stored("n1", "good")])
 
-    assert (await store.counts()).failed == 0
+    assert (await store.counts(MODEL)).failed == 0
     await drain(HashingBackend(), redis)
-    assert (await store.suggestion("n1")).version == 2
+    assert (await store.suggestion("n1", MODEL)).version == 2
 
 
 @pytest.mark.parametrize("scale", [float("nan"), 0.0, 2.0])
@@ -161,14 +173,14 @@ async def test_a_vector_that_the_index_would_refuse_is_a_failure(redis, store, s
     await drain(Broken(), redis)
 
     assert [change.id for change in await changes(redis)] == ["n2"]
-    assert "unit norm" in (await store.suggestion("n1")).failure
+    assert "unit norm" in (await store.suggestion("n1", MODEL)).failure
 
 
 async def test_a_note_that_kills_its_workers_is_given_up_and_the_rest_survives(redis, store):
     await store.put([stored("n1"), stored("killer"), stored("n3")])
     for life in range(MAX_DELIVERIES + 2):
-        queue = JobQueue(redis, "w0")
-        await queue.open("hashing-a")
+        queue = JobQueue(redis, "w0", MODEL, DIM)
+        await queue.open()
         if life == 0:
             assert len(await queue.claim(10, 0.1)) == 3
             continue
@@ -179,18 +191,18 @@ async def test_a_note_that_kills_its_workers_is_given_up_and_the_rest_survives(r
     await drain(HashingBackend(), redis)
 
     assert sorted(change.id for change in await changes(redis)) == ["n1", "n3"]
-    assert "did not survive" in (await store.suggestion("killer")).failure
+    assert "did not survive" in (await store.suggestion("killer", MODEL)).failure
 
 
 async def test_workers_that_die_of_something_else_do_not_die_with_the_same_note_in_hand(redis, store):
     await store.put([stored(f"n{i}") for i in range(3)])
-    queue = JobQueue(redis, "w0")
-    await queue.open("hashing-a")
+    queue = JobQueue(redis, "w0", MODEL, DIM)
+    await queue.open()
     await queue.claim(10, 0.1)
     in_hand = []
     for _ in range(6):
-        queue = JobQueue(redis, "w0")
-        await queue.open("hashing-a")
+        queue = JobQueue(redis, "w0", MODEL, DIM)
+        await queue.open()
         [item] = await queue.claim_left(10)
         in_hand.append((item.job.note_id, item.deliveries))
 
@@ -198,18 +210,19 @@ async def test_workers_that_die_of_something_else_do_not_die_with_the_same_note_
 
 
 async def test_a_malformed_job_is_dropped_and_the_next_is_read(redis, store):
-    await redis.xadd(JOBS, {"id": "n0"})
-    await redis.xadd(JOBS, {"id": b"\xff", "version": "1"})
+    await redis.xadd(JOBS + MODEL, {"id": "n0"})
+    await redis.xadd(JOBS + MODEL, {"id": b"\xff", "version": "1"})
     await store.put([stored("n1")])
     await drain(HashingBackend(), redis)
 
     assert [change.id for change in await changes(redis)] == ["n1"]
 
 
-async def test_a_damaged_record_does_not_stop_the_worker(redis, store):
+@pytest.mark.parametrize("model", [MODEL, "new"])
+async def test_a_damaged_record_does_not_stop_the_worker(redis, store, model):
     await store.put([stored("n0"), stored("n1")])
     await redis.set("notellm:v1:note:n0", b"\xc1")
-    await drain(HashingBackend(), redis)
+    await drain(HashingBackend(model), redis)
 
     assert [change.id for change in await changes(redis)] == ["n1"]
 
@@ -229,8 +242,8 @@ async def test_another_model_reads_every_live_note_again_and_forgives_the_failed
     again = [change for change in await changes(redis) if change.fingerprint == "model-b"]
     assert {change.version for change in again} == {1}
     assert sorted(change.id for change in again) == ["n1", "n2", "n3", "n4"]
-    assert await redis.get(FINGERPRINT) == b"model-b"
-    assert (await store.counts()).failed == 0
+    assert (await store.counts("model-b")).failed == 0
+    assert (await store.counts("model-a")).failed == 1
 
 
 async def test_the_same_model_reads_nothing_again(redis, store):
@@ -244,9 +257,9 @@ async def test_the_same_model_reads_nothing_again(redis, store):
 async def test_a_change_of_model_that_was_interrupted_starts_over(redis, store):
     await store.put([stored(f"n{i}") for i in range(5)])
     await drain(HashingBackend("model-a"), redis)
-    await JobQueue(redis, "w0").open("model-b")
-    await redis.set(FINGERPRINT, "model-a")
-    await redis.delete(JOBS)
+    await JobQueue(redis, "w0", "model-b", DIM).open()
+    await redis.srem(FILLED, "model-b")
+    await redis.delete(JOBS + "model-b")
 
     await drain(HashingBackend("model-b"), redis)
 
@@ -315,38 +328,38 @@ async def test_told_to_stop_the_worker_finishes_its_batch_and_hands_back_the_res
         await running
     assert [change.id for change in await changes(redis)] == ["n0"]
 
-    another = JobQueue(redis, "another")
-    await another.open("hashing-a")
+    another = JobQueue(redis, "another", MODEL, DIM)
+    await another.open()
     assert await another.left_behind()
     left = await another.claim_left(10)
     assert [(item.job.note_id, item.deliveries) for item in left] == [("n1", 1), ("n2", 1)]
-    assert not await JobQueue(redis, "third").left_behind()
+    assert not await JobQueue(redis, "third", MODEL, DIM).left_behind()
 
 
 async def aged(redis: Redis) -> None:
     """Every claimed job looks as if nobody had said a word about it for a minute."""
-    for job in await redis.xpending_range(JOBS, WORKERS, "-", "+", 100):
-        await redis.xclaim(JOBS, WORKERS, job["consumer"], 0, [job["message_id"]], idle=60_000, justid=True)
+    for job in await redis.xpending_range(JOBS + MODEL, WORKERS, "-", "+", 100):
+        await redis.xclaim(JOBS + MODEL, WORKERS, job["consumer"], 0, [job["message_id"]], idle=60_000, justid=True)
 
 
 async def test_what_a_live_worker_holds_is_nobody_elses_however_long_it_takes(redis, store):
     await store.put([stored("n1"), stored("n2")])
-    slow, another = JobQueue(redis, "slow"), JobQueue(redis, "another")
-    await slow.open("hashing-a")
+    slow, another = JobQueue(redis, "slow", MODEL, DIM), JobQueue(redis, "another", MODEL, DIM)
+    await slow.open()
     claimed = await slow.claim(10, 0.1)
     await aged(redis)
     await slow.hold([item.entry for item in claimed])
 
     assert not await another.left_behind()
     await aged(redis)
-    again = JobQueue(redis, "another")
+    again = JobQueue(redis, "another", MODEL, DIM)
     assert await again.left_behind()
     assert [(item.job.note_id, item.deliveries) for item in await again.claim_left(10)] == [("n1", 2)]
 
 
 async def test_a_worker_at_a_long_batch_says_that_it_lives(redis, store):
     async def fresh() -> bool:
-        [job] = await redis.xpending_range(JOBS, WORKERS, "-", "+", 10)
+        [job] = await redis.xpending_range(JOBS + MODEL, WORKERS, "-", "+", 10)
         return job["time_since_delivered"] < 60_000
 
     gate = Gate()
@@ -392,7 +405,7 @@ async def test_the_next_notes_are_tokenized_while_the_model_reads(redis, store):
 
 async def test_a_worker_holds_tokens_for_a_few_batches_and_leaves_the_others_to_other_workers(redis, store):
     async def only_the_slow_ones() -> bool:
-        return await redis.xlen(JOBS) == (await redis.xpending(JOBS, WORKERS))["pending"]
+        return await redis.xlen(JOBS + MODEL) == (await redis.xpending(JOBS + MODEL, WORKERS))["pending"]
 
     gate = Gate()
     await store.put([stored(f"n{i:03}", f"title {i:03}" + "." * 10) for i in range(200)])
@@ -404,7 +417,9 @@ async def test_a_worker_holds_tokens_for_a_few_batches_and_leaves_the_others_to_
         await gate.closed_on()
         running.append(asyncio.create_task(fast.run()))
         await until(only_the_slow_ones)
-        held = {consumer["name"]: consumer["pending"] for consumer in await redis.xinfo_consumers(JOBS, WORKERS)}
+        held = {
+            consumer["name"]: consumer["pending"] for consumer in await redis.xinfo_consumers(JOBS + MODEL, WORKERS)
+        }
         gate.open.set()
         await until(lambda: idle(redis, "hashing-a"))
         for worker in (slow, fast):
@@ -437,7 +452,7 @@ async def test_notes_that_fail_for_want_of_memory_wait_for_better_times_and_are_
 
     assert [change.id for change in await changes(redis)] == ["small"]
     assert len([batch for batch in backend.batches if not batch]) >= MAX_DELIVERIES
-    assert "did not survive" in (await store.suggestion("large")).failure
+    assert "did not survive" in (await store.suggestion("large", MODEL)).failure
 
 
 async def test_a_worker_whose_model_is_broken_ends_and_gives_no_note_up(redis, store, caplog):
@@ -454,7 +469,7 @@ async def test_a_worker_whose_model_is_broken_ends_and_gives_no_note_up(redis, s
 
     await drain(HashingBackend(), redis, consumer="healthy")
     assert sorted(change.id for change in await changes(redis)) == [f"n{i}" for i in range(5)]
-    assert (await store.counts()).failed == 0
+    assert (await store.counts(MODEL)).failed == 0
 
 
 def hits() -> dict[str, float]:
@@ -489,7 +504,7 @@ async def test_a_note_is_read_again_only_when_what_stands_in_the_prompt_has_chan
     first, second = await changes(redis)
     assert (first.version, second.version) == (1, 2)
     assert np.array_equal(second.vector, text_vector(f"hashing-a{after.note.title}"))
-    assert (await store.suggestion("n1")).version == 2
+    assert (await store.suggestion("n1", MODEL)).version == 2
 
 
 async def test_an_unchanged_note_is_read_again_by_another_model_for_more_hashtags_or_with_a_record_of_old(redis, store):
@@ -501,8 +516,8 @@ async def test_an_unchanged_note_is_read_again_by_another_model_for_more_hashtag
     assert await read(HashingBackend(), "one") == 1
     assert await read(HashingBackend("hashing-b"), "two") == 1
 
-    old = StoredReading.decode(await redis.get(READING + "n1"))
-    await redis.set(READING + "n1", replace(old, source=b"").encode())
+    old = StoredReading.decode(await redis.hget(READINGS + "hashing-b", "n1"))
+    await redis.hset(READINGS + "hashing-b", "n1", replace(old, source=b"").encode())
     assert await read(HashingBackend("hashing-b"), "three") == 1
 
     backend = HashingBackend("hashing-b")
@@ -586,7 +601,7 @@ async def test_sampling_is_off_at_zero_and_fails_no_note(redis, store, share, ca
     await drain(backend, redis, sampled=share)
 
     assert len(await changes(redis)) == 20
-    assert (await store.counts()).failed == 0
+    assert (await store.counts(MODEL)).failed == 0
     assert (backend.asked > 0) == (share > 0)
     assert ill() == before
     assert "secret" not in caplog.text
@@ -596,7 +611,7 @@ async def test_the_stream_of_changes_is_read_from_any_cursor_and_malformed_entri
     redis, store, redis_server
 ):
     client: SyncRedis = open_sync_redis(redis_server.url)
-    stream = RedisChangeStream(client)
+    stream = RedisChangeStream(client, MODEL)
     assert stream.read("0-0", 10, 0.01) == []
 
     await store.put([stored("n1"), stored("n2")])
@@ -622,11 +637,15 @@ async def test_the_stream_of_changes_is_read_from_any_cursor_and_malformed_entri
     client.close()
 
 
-async def test_jobs_queued_before_the_first_worker_came_are_read(redis, store):
-    await store.put([stored("n1")])
-    queue = JobQueue(redis, "w0")
-    await queue.open("hashing-a")
+async def test_notes_written_before_the_first_worker_came_count_as_waiting_and_are_queued_for_it(redis):
+    store, queue = RedisStore(redis, max_queue=2), JobQueue(redis, "w0", MODEL, DIM)
+    await store.put([stored("n1"), stored("n2")])
+    assert (await store.counts(MODEL)).queue_depth == 2
+    with pytest.raises(QueueFull):
+        await store.put([stored("n3")])
+    await store.delete("n2")
 
+    assert await queue.open() == 1
     assert [item.job for item in await queue.claim(10, 0.1)] == [EmbedJob("n1", 1)]
 
 
@@ -636,6 +655,6 @@ async def test_an_older_reading_counts_less_than_the_failure_of_a_newer_version(
     await store.put([stored("n1", BAD)])
     await drain(HashingBackend(), redis)
 
-    assert (await store.suggestion("n1")).version == 2
-    failed = Failure.decode(await redis.get("notellm:v1:failed:n1"))
+    assert (await store.suggestion("n1", MODEL)).version == 2
+    failed = Failure.decode(await redis.hget(FAILED + MODEL, "n1"))
     assert failed.version == 2

@@ -19,9 +19,9 @@ from support.working import until
 
 from indexer.index import VectorIndex
 from model.note import Note
-from service.messages import DEAD, JOBS, READING, WORKERS, StoredReading
+from service.changes import RedisChangeStream, open_sync_redis
+from service.messages import DEAD, FILLED, JOBS, READINGS, WORKERS, StoredReading
 from service.store import RedisStore, StoredNote
-from service.streams import RedisChangeStream, open_sync_redis
 
 NOTES = 5_000
 KILLS = 50
@@ -56,7 +56,8 @@ class Lives:
 @contextmanager
 def lives(url: str) -> Iterator[Lives]:
     command = [sys.executable, "-P", "-m", "support.worker_process", url]
-    environment = {**os.environ, "PYTHONPATH": str(Path(support.__path__[0]).parent), "OPENBLAS_NUM_THREADS": "1"}
+    paths = [str(Path(support.__path__[0]).parent), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "OPENBLAS_NUM_THREADS": "1"}
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) as forks:
         both = Lives(forks)
         try:
@@ -99,7 +100,7 @@ def replayed(redis_server: RedisServer) -> VectorIndex:
     """An index that has followed the stream of changes from its beginning."""
     index = VectorIndex(DIM, FINGERPRINT)
     client = open_sync_redis(redis_server.url)
-    stream, cursor = RedisChangeStream(client), "0-0"
+    stream, cursor = RedisChangeStream(client, FINGERPRINT), "0-0"
     while changes := stream.read(cursor, 1000, 0):
         index.apply(changes)
         cursor = changes[-1].cursor
@@ -116,7 +117,7 @@ async def test_after_fifty_kills_every_note_is_found_once_as_it_was_last_written
     died_at_work = 0
 
     async def done() -> bool:
-        return await redis.xlen(JOBS) == 0
+        return await redis.sismember(FILLED, FINGERPRINT) and await redis.xlen(JOBS + FINGERPRINT) == 0
 
     with lives(redis_server.url) as workers:
         for number in range(KILLS):
@@ -124,7 +125,8 @@ async def test_after_fifty_kills_every_note_is_found_once_as_it_was_last_written
             await asyncio.sleep(chance.uniform(0.0, 0.4))
             died = chance.choice(["w0", "w1"])
             workers.kill(died)
-            died_at_work += bool(await redis.xpending_range(JOBS, WORKERS, "-", "+", 1, consumername=died))
+            pending = await redis.xpending_range(JOBS + FINGERPRINT, WORKERS, "-", "+", 1, consumername=died)
+            died_at_work += bool(pending)
         await until(done, patience_s=200)
 
     assert died_at_work > KILLS // 5
@@ -133,10 +135,10 @@ async def test_after_fifty_kills_every_note_is_found_once_as_it_was_last_written
     assert not any(index.lookup(note_id) for note_id in author.deleted)
     ids = sorted(author.titles)
     for note_id, note, record in zip(
-        ids, await store.get(ids), await redis.mget([READING + note_id for note_id in ids]), strict=True
+        ids, await store.get(ids), await redis.hmget(READINGS + FINGERPRINT, ids), strict=True
     ):
         held, reading = index.lookup(note_id), StoredReading.decode(record)
         assert (reading.version, reading.fingerprint, held.version) == (note.version, FINGERPRINT, note.version)
         assert np.allclose(held.vector, text_vector(FINGERPRINT + author.titles[note_id]), atol=1e-6)
     assert await redis.xlen(DEAD) == 0
-    assert (await redis.xpending(JOBS, WORKERS))["pending"] == 0
+    assert (await redis.xpending(JOBS + FINGERPRINT, WORKERS))["pending"] == 0

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import httpx
 
+from service.client import NoteLLM
+
 NOTELLM = [sys.executable, "-P", "-m", "service.cli"]
 PATIENCE_S = 60
 
@@ -69,6 +71,10 @@ class Service:
         listed = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
         named = {self._name(int(child)): int(child) for child in listed.split()}
         return {name: child for name, child in named.items() if name}
+
+    def client(self, **options: object) -> NoteLLM:
+        """A client of its API; to be closed."""
+        return NoteLLM(self.api, **({"timeout_s": 30.0} | options))
 
     def ready(self) -> bool:
         """What the gateway's /readyz says; False while there is none."""

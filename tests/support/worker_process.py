@@ -13,9 +13,9 @@ import time
 from support.hashing import HashingBackend
 
 from service.engine import Engine
+from service.jobs import JobQueue
 from service.sampling import CategorySampler
 from service.store import open_redis
-from service.streams import JobQueue
 from service.worker import Worker
 
 TAKE_OVER_S = 1.0
@@ -24,8 +24,9 @@ PASS_S = 0.02
 
 async def work(url: str, consumer: str) -> None:
     """One worker's life, to the end that others make of it."""
-    engine = Engine(HashingBackend(before=lambda: time.sleep(PASS_S)), max_batch_tokens=256, max_drafts=1)
-    queue = JobQueue(open_redis(url), consumer, take_over_s=TAKE_OVER_S)
+    backend = HashingBackend(before=lambda: time.sleep(PASS_S))
+    engine = Engine(backend, max_batch_tokens=256, max_drafts=1)
+    queue = JobQueue(open_redis(url), consumer, backend.fingerprint, backend.dim, take_over_s=TAKE_OVER_S)
     worker = Worker(engine, queue, CategorySampler(engine, ["Travel"], 0.05), hashtags=2, cached_readings=100)
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, worker.stop)
     async with engine.running():

@@ -11,10 +11,10 @@ from support.hashing import HashingBackend
 from indexer.types import Change
 from model.note import Note
 from service.engine import Engine
-from service.messages import EMBEDDINGS, FINGERPRINT, JOBS, decode_change
+from service.jobs import JobQueue
+from service.messages import EMBEDDINGS, FILLED, JOBS, decode_change
 from service.sampling import CategorySampler
 from service.store import StoredNote
-from service.streams import JobQueue
 from service.worker import Worker
 
 
@@ -39,7 +39,11 @@ async def working(
     sampler = CategorySampler(engine, ["Travel"], sampled)
     async with engine.running():
         yield Worker(
-            engine, JobQueue(redis, consumer, **queue), sampler, hashtags=hashtags, cached_readings=cached_readings
+            engine,
+            JobQueue(redis, consumer, backend.fingerprint, backend.dim, **queue),
+            sampler,
+            hashtags=hashtags,
+            cached_readings=cached_readings,
         )
 
 
@@ -54,7 +58,7 @@ async def drain(backend: HashingBackend, redis: Redis, **options: object) -> Non
 
 async def idle(redis: Redis, fingerprint: str) -> bool:
     """A worker of this model is at work, and nothing waits for it."""
-    return await redis.get(FINGERPRINT) == fingerprint.encode() and await redis.xlen(JOBS) == 0
+    return await redis.sismember(FILLED, fingerprint) and await redis.xlen(JOBS + fingerprint) == 0
 
 
 async def until(condition: Callable[[], Awaitable[bool]], patience_s: float = 60) -> None:

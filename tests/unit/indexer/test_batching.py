@@ -52,27 +52,41 @@ async def entered(gated: Gated, times: int) -> None:
 
 
 async def test_while_a_thread_is_free_a_search_starts_alone(batcher, gated):
-    searches = [asyncio.create_task(batcher.search(query(k))) for k in (1, 2)]
+    searches = [asyncio.create_task(batcher.search([query(k)])) for k in (1, 2)]
     await entered(gated, 2)
 
     assert sorted(gated.batches) == [[1], [2]]
     gated.open.release(2)
-    assert [answer.ids for answer in await asyncio.gather(*searches)] == [["1"], ["2"]]
+    assert [answer.ids for [answer] in await asyncio.gather(*searches)] == [["1"], ["2"]]
 
 
 async def test_what_arrives_meanwhile_is_searched_together_and_everybody_gets_their_own(batcher, gated):
-    searches = [asyncio.create_task(batcher.search(query(k))) for k in range(1, 7)]
+    searches = [asyncio.create_task(batcher.search([query(k)])) for k in range(1, 7)]
     await entered(gated, 2)
     gated.open.release()
     await entered(gated, 1)
 
     assert gated.batches[2] == [3, 4, 5, 6]
     gated.open.release(2)
-    assert [answer.ids for answer in await asyncio.gather(*searches)] == [[str(k)] for k in range(1, 7)]
+    assert [answer.ids for [answer] in await asyncio.gather(*searches)] == [[str(k)] for k in range(1, 7)]
+
+
+async def test_one_callers_searches_go_together_and_come_back_in_order(batcher, gated):
+    busy = [asyncio.create_task(batcher.search([query(20)])) for _ in range(2)]
+    searches = [asyncio.create_task(batcher.search([query(k), query(k + 1)])) for k in (1, 3)]
+    await entered(gated, 2)
+    gated.open.release(3)
+
+    assert [[answer.ids for answer in answers] for answers in await asyncio.gather(*searches)] == [
+        [["1"], ["2"]],
+        [["3"], ["4"]],
+    ]
+    assert gated.batches[2] == [1, 2, 3, 4]
+    await asyncio.gather(*busy)
 
 
 async def test_a_batch_has_a_largest_size(batcher, gated):
-    searches = [asyncio.create_task(batcher.search(query(20))) for _ in range(2 + LARGEST_BATCH + 1)]
+    searches = [asyncio.create_task(batcher.search([query(20)])) for _ in range(2 + LARGEST_BATCH + 1)]
     await entered(gated, 2)
     gated.open.release(4)
     await asyncio.gather(*searches)
@@ -81,7 +95,7 @@ async def test_a_batch_has_a_largest_size(batcher, gated):
 
 
 async def test_who_gave_up_waiting_is_not_searched_for(batcher, gated):
-    searches = [asyncio.create_task(batcher.search(query(k))) for k in range(1, 5)]
+    searches = [asyncio.create_task(batcher.search([query(k)])) for k in range(1, 5)]
     await entered(gated, 2)
     searches[2].cancel()
     await asyncio.wait([searches[2]])
@@ -92,12 +106,12 @@ async def test_who_gave_up_waiting_is_not_searched_for(batcher, gated):
 
 
 async def test_a_batch_that_fails_fails_for_those_in_it_only(batcher, gated):
-    searches = [asyncio.create_task(batcher.search(query(k))) for k in (1, 2, 3, 13)]
+    searches = [asyncio.create_task(batcher.search([query(k)])) for k in (1, 2, 3, 13)]
     await entered(gated, 2)
     gated.open.release(3)
     results = await asyncio.gather(*searches, return_exceptions=True)
 
-    assert [type(result) for result in results] == [Answer, Answer, MemoryError, MemoryError]
-    again = asyncio.create_task(batcher.search(query(5)))
+    assert [type(result) for result in results] == [list, list, MemoryError, MemoryError]
+    again = asyncio.create_task(batcher.search([query(5)]))
     gated.open.release()
-    assert (await again).ids == ["5"]
+    assert [answer.ids for answer in await again] == [["5"]]

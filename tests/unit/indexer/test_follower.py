@@ -130,14 +130,17 @@ def test_changes_are_applied_and_counted_and_the_cursor_moves(stream, tmp_path):
     assert stream.refused == [("b", "norm")]
 
 
-def test_a_vector_of_another_model_is_counted_and_not_reported_as_bad(stream, tmp_path):
-    stream.entries.append(Change("1", "a", 1, "another", VECTORS[0]))
-
+def test_vectors_of_another_model_are_passed_over_and_its_deletes_are_not(stream, tmp_path):
     with Shard(stream, tmp_path) as shard:
+        eventually(shard.follower.caught_up.is_set)
+        stream.entries.append(Change("1", "a", 2, "m", VECTORS[0]))
+        stream.entries.append(Change("2", "a", 3, "another", VECTORS[1]))
+        stream.entries.append(Change("3", "b", 1, "m", VECTORS[1]))
+        stream.entries.append(Change("4", "b", 2, "another", None))
         shard.reaches(stream)
-        eventually(lambda: shard.tallies != [])
-    assert [reason for tally in shard.tallies for _, reason in tally.refused] == ["fingerprint"]
-    assert stream.refused == []
+        eventually(lambda: sum(tally.applied for tally in shard.tallies) == 3)
+        assert (shard.index.lookup("a").version, shard.index.lookup("b")) == (2, None)
+    assert stream.refused == [] == [refused for tally in shard.tallies for refused in tally.refused]
 
 
 def test_without_a_snapshot_the_index_comes_from_the_store_and_not_from_the_stream(stream, tmp_path):

@@ -18,21 +18,25 @@ EAST = np.array([1, 0, 0, 0], dtype=np.float32)
 async def client() -> AsyncIterator[RpcClient]:
     index = VectorIndex(DIM, "m")
     index.apply([Change("0-0", "a", 3, "m", EAST), Change("0-0", "b", 1, "m", -EAST)])
-    server = await serve_shard(index, "127.0.0.1:0", shard=2, cursor=lambda: "5-1")
+    server = await serve_shard("127.0.0.1:0", shard=2)
+    server.answer_for(index, cursor=lambda: "5-1", recall=lambda: 0.97)
     client = RpcClient(server.address)
     yield client
     await client.close()
     await server.close()
 
 
-def search(**changed: object) -> dict[str, object]:
-    return {"vector": EAST.tobytes(), "k": 5, "exclude": [], "fingerprint": "m"} | changed
+QUERY = {"vector": EAST.tobytes(), "k": 5, "exclude": [], "category": 0, "exclude_author": 0}
 
 
-async def test_a_search_answers_ids_scores_and_generation(client):
-    answer = await client.call("search", search(), timeout_s=5)
+def search(*queries: dict[str, object]) -> dict[str, object]:
+    return {"queries": [list(query.values()) for query in queries or [QUERY]], "fingerprint": "m"}
 
-    assert answer == {"ids": ["a", "b"], "scores": [1.0, -1.0], "generation": 0}
+
+async def test_a_call_answers_each_of_its_searches_with_ids_and_scores(client):
+    answer = await client.call("search", search(QUERY, QUERY | {"k": 1, "exclude": ["a"]}), timeout_s=5)
+
+    assert answer == {"answers": [[["a", "b"], [1.0, -1.0]], [["b"], [-1.0]]], "generation": 0}
 
 
 async def test_a_lookup_answers_version_and_vector_or_nothing(client):
@@ -43,20 +47,23 @@ async def test_a_lookup_answers_version_and_vector_or_nothing(client):
 
 
 async def test_status_says_what_the_shard_holds_and_how_far_it_has_read(client):
-    assert await client.call("status", {}, timeout_s=5) == {
+    assert await client.call("status", {"fingerprint": "m"}, timeout_s=5) == {
         "shard": 2,
         "notes": 2,
         "generation": 0,
         "recipe": "flat",
         "fingerprint": "m",
         "cursor": "5-1",
+        "recall": 0.97,
+        "delta": 2,
     }
 
 
-@pytest.mark.parametrize("method", ["search", "lookup"])
-async def test_another_models_vectors_are_not_compared(client, method):
+@pytest.mark.parametrize("fingerprint", ["other", None, ["m"]])
+@pytest.mark.parametrize("method", ["search", "lookup", "status", "lacks"])
+async def test_another_models_vectors_are_not_compared(client, method, fingerprint):
     with pytest.raises(RpcRefused, match="another model"):
-        await client.call(method, search(fingerprint="other", id="a"), timeout_s=5)
+        await client.call(method, search() | {"fingerprint": fingerprint, "id": "a"}, timeout_s=5)
 
 
 @pytest.mark.parametrize(
@@ -83,11 +90,12 @@ async def test_another_models_vectors_are_not_compared(client, method):
 )
 async def test_a_search_that_makes_no_sense_is_refused_and_the_next_one_answered(client, changed):
     with pytest.raises(RpcRefused, match="bad search"):
-        await client.call("search", search(**changed), timeout_s=5)
+        await client.call("search", search(QUERY | changed), timeout_s=5)
 
-    assert (await client.call("search", search(), timeout_s=5))["ids"] == ["a", "b"]
+    assert (await client.call("search", search(), timeout_s=5))["answers"] == [[["a", "b"], [1.0, -1.0]]]
 
 
-async def test_a_search_without_its_vector_is_refused(client):
+@pytest.mark.parametrize("queries", [None, 5, [5], [[]], [[EAST.tobytes(), 5]]])
+async def test_what_is_no_search_is_refused(client, queries):
     with pytest.raises(RpcRefused, match="bad search"):
-        await client.call("search", {}, timeout_s=5)
+        await client.call("search", {"queries": queries, "fingerprint": "m"}, timeout_s=5)

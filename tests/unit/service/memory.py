@@ -13,15 +13,19 @@ from dataclasses import replace
 import httpx
 import numpy as np
 from numpy.typing import NDArray
+from redis.asyncio import Redis
 
 from indexer.types import Found, Held, Neighbor, ShardStatus, ShardUnavailable
 from model.backends.base import Reading, Scored
 from model.note import Note
 from service.app import create_app
-from service.errors import QueueFull, StoreUnavailable, WorkerUnavailable
+from service.errors import NotAsExpected, QueueFull, StoreUnavailable, WorkerUnavailable
+from service.events import Event
+from service.idempotency import Answers
+from service.keys import Keyring
 from service.recommend import Recommender
 from service.settings import HttpSettings, IndexSettings, Settings
-from service.store import Counts, StoredNote, Suggestion
+from service.store import Counts, Expected, StoredNote, Suggestion, View, open_redis
 from service.tags import fold
 
 FINGERPRINT = "bag-of-words"
@@ -47,17 +51,24 @@ class MemoryStore:
         self._max_queue = max_queue
         self._records: dict[str, StoredNote] = {}
         self._suggestions: dict[str, Suggestion] = {}
+        self._log: list[str] = []
+        self.views = 0
 
-    async def put(self, notes: Sequence[StoredNote]) -> list[int]:
+    async def put(self, notes: Sequence[StoredNote], expected: Expected = None) -> list[int]:
         await self._answer()
+        if expected is not None:
+            self._expect(notes[0].note.id, expected)
         if len(self.jobs) + len(notes) > self._max_queue:
             raise QueueFull("too many notes wait to be embedded")
         return [self._put(record) for record in notes]
 
-    async def delete(self, note_id: str) -> bool:
+    async def delete(self, note_id: str, expected: Expected = None) -> bool:
         await self._answer()
         old = self._records.get(note_id)
+        if old and expected is not None:
+            self._expect(note_id, expected)
         if old and not old.deleted:
+            self._log.append(note_id)
             self._records[note_id] = StoredNote(Note(note_id), old.version + 1, deleted=True)
             self._suggestions.pop(note_id, None)
         return old is not None
@@ -66,11 +77,17 @@ class MemoryStore:
         await self._answer()
         return [self._records.get(note_id) for note_id in note_ids]
 
-    async def suggestion(self, note_id: str) -> Suggestion | None:
+    async def view(self, note_ids: Sequence[str], since: str | None) -> View:
+        self.views += 1
+        records = await self.get(note_ids)
+        end = len(self._log)
+        return View(records, None if since is None else self._log[int(since) : end], str(end) if end else None)
+
+    async def suggestion(self, note_id: str, fingerprint: str) -> Suggestion | None:
         await self._answer()
         return self._suggestions.get(note_id)
 
-    async def counts(self) -> Counts:
+    async def counts(self, fingerprint: str) -> Counts:
         await self._answer()
         live = sum(not record.deleted for record in self._records.values())
         failed = sum(suggestion.failure is not None for suggestion in self._suggestions.values())
@@ -93,7 +110,17 @@ class MemoryStore:
         version = old.version + 1 if old else 1
         self._records[record.note.id] = replace(record, version=version)
         self.jobs.append((record.note.id, version))
+        self._log.append(record.note.id)
         return version
+
+    def _expect(self, note_id: str, expected: Expected) -> None:
+        old = self._records.get(note_id)
+        exists = old is not None and not old.deleted
+        holds = (
+            exists if expected == "any" else not exists if expected == "none" else exists and old.version == expected
+        )
+        if not holds:
+            raise NotAsExpected("the note is not at the version that the request names")
 
     async def _answer(self) -> None:
         if self.hangs:
@@ -110,9 +137,17 @@ class MemorySearcher:
         self.generation = 3
         self.searches = 0
         self._shards: list[dict[str, Held]] = [{} for _ in range(shards)]
+        self._labels: dict[str, tuple[str | None, str | None]] = {}
 
     async def search(
-        self, vector: NDArray[np.float32], k: int, exclude: Sequence[str] = (), *, timeout_s: float
+        self,
+        vector: NDArray[np.float32],
+        k: int,
+        exclude: Sequence[str] = (),
+        *,
+        category: str | None = None,
+        exclude_author: str | None = None,
+        timeout_s: float,
     ) -> Found:
         self.searches += 1
         up = [shard for number, shard in enumerate(self._shards) if number not in self.down]
@@ -121,6 +156,8 @@ class MemorySearcher:
             for shard in up
             for note_id, held in shard.items()
             if note_id not in exclude
+            and category in (None, self._labels[note_id][0])
+            and (exclude_author is None or exclude_author != self._labels[note_id][1])
         ]
         nearest = sorted(scored, key=lambda neighbor: -neighbor.score)[:k]
         return Found(nearest, self.generation, len(up), len(self._shards))
@@ -130,9 +167,13 @@ class MemorySearcher:
             raise ShardUnavailable("no answer")
         return self._shards[self.shard_of(id)].get(id)
 
+    async def vectors(self, ids: Sequence[str], *, timeout_s: float) -> dict[str, NDArray[np.float32]]:
+        up = [shard for number, shard in enumerate(self._shards) if number not in self.down]
+        return {id_: shard[id_].vector for shard in up for id_ in ids if id_ in shard}
+
     async def status(self, *, timeout_s: float) -> list[ShardStatus]:
         return [
-            ShardStatus(number, len(shard), self.generation, "flat", FINGERPRINT, "0-1")
+            ShardStatus(number, len(shard), self.generation, "flat", FINGERPRINT, "0-1", 1.0, 0)
             for number, shard in enumerate(self._shards)
             if number not in self.down
         ]
@@ -141,13 +182,33 @@ class MemorySearcher:
         """The shard that holds the id."""
         return sum(note_id.encode()) % len(self._shards)
 
-    def hold(self, note_id: str, version: int, vector: NDArray[np.float32]) -> None:
+    def hold(
+        self,
+        note_id: str,
+        version: int,
+        vector: NDArray[np.float32],
+        category: str | None = None,
+        author: str | None = None,
+    ) -> None:
         """What following the stream does to the index."""
+        self._labels[note_id] = (category, author)
         self._shards[self.shard_of(note_id)][note_id] = Held(version, vector)
 
     def forget(self, note_id: str) -> None:
         """What a delete on the stream does to the index."""
         self._shards[self.shard_of(note_id)].pop(note_id, None)
+
+
+class MemoryEvents:
+    """EventLog in a dict."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, Event] = {}
+
+    async def append(self, events: Sequence[Event]) -> int:
+        before = len(self.kept)
+        self.kept = {event.event_id: event for event in events} | self.kept
+        return len(self.kept) - before
 
 
 class WordDrafter:
@@ -172,24 +233,29 @@ class WordDrafter:
 
 
 class MemoryGateway:
-    """A whole gateway in memory; `drain` and `publish` play the worker and the index."""
+    """A whole gateway in memory; `drain` and `publish` play the worker and the index.
 
-    def __init__(self, **http: float) -> None:
+    Without a ``redis``, no write may carry an idempotency key.
+    """
+
+    def __init__(self, keys: Keyring | None = None, redis: Redis | None = None, **http: float) -> None:
         self.store = MemoryStore()
         self.searcher = MemorySearcher()
         self.drafter = WordDrafter()
         settings = Settings(http=HttpSettings.model_validate(http), index=IndexSettings(addresses=("shard0", "shard1")))
-        self.recommender = Recommender(self.store, self.searcher, self.drafter, settings, FINGERPRINT)
-        self.app = create_app(self.recommender, settings)
+        self.events = MemoryEvents()
+        self.recommender = Recommender(self.store, self.events, self.searcher, self.drafter, settings, FINGERPRINT)
+        answers = Answers(redis or open_redis("unix:///nowhere"))
+        self.app = create_app(lambda: self.recommender, answers, settings, keys)
 
     def client(self) -> httpx.AsyncClient:
         """An HTTP client of the app; a 500 is an answer here, not an exception in the test."""
         transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
         return httpx.AsyncClient(transport=transport, base_url="http://gateway")
 
-    async def publish(self, *notes: Note) -> None:
+    async def publish(self, *notes: Note | StoredNote) -> None:
         """Store notes and make them searchable."""
-        await self.store.put([StoredNote(note, 0) for note in notes])
+        await self.store.put([note if isinstance(note, StoredNote) else StoredNote(note, 0) for note in notes])
         await self.drain()
 
     async def drain(self) -> None:
@@ -198,5 +264,5 @@ class MemoryGateway:
             [record] = await self.store.get([note_id])
             if record and record.version == version and not record.deleted:
                 self.store.suggest(note_id, Suggestion(version, FINGERPRINT, (("suggested", 0.5),), ("Travel", 0.9)))
-                self.searcher.hold(note_id, version, bag_of_words(record.note))
+                self.searcher.hold(note_id, version, bag_of_words(record.note), record.note.category, record.author)
         self.store.jobs.clear()

@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from service.cli import cli
+from service.examples import EXAMPLES
 from service.supervisor import Place, roles
 
 HEAVY = ("torch", "transformers", "faiss", "fastapi", "pydantic", "redis", "numpy", "pyarrow")
@@ -52,6 +53,7 @@ def test_every_command_explains_itself_with_an_example(command):
         ({"NOTELLM_CHEKPOINT": "x"}, "NOTELLM_CHEKPOINT"),
         ({"NOTELLM_WORKER__ADDRESSES": "a:1,b:2"}, "NOTELLM_WORKER__ADDRESSES"),
         ({"NOTELLM_HTTP__HOST": "0.0.0.0"}, "NOTELLM_HTTP__ALLOW_OPEN"),
+        ({"NOTELLM_KEYS_FILE": "/nowhere.json"}, "notellm keys create"),
         ({"NOTELLM_CHECKPOINT": "/nowhere"}, "NOTELLM_CHECKPOINT"),
     ],
 )
@@ -107,13 +109,19 @@ class Service(BaseHTTPRequestHandler):
 
     bodies: ClassVar[list[list[dict[str, Any]]]]
     polls: ClassVar[int]
+    keys: ClassVar[list[str | None]]
+    refusal: ClassVar[int]
 
     def do_POST(self) -> None:
+        self.keys.append(self.headers["Authorization"])
         body = self.rfile.read(int(self.headers["Content-Length"]))
         notes = [json.loads(line) for line in body.splitlines()]
         self.bodies.append(notes)
+        if self.refusal:
+            self._answer(self.refusal, {"error": {"code": "unauthorized", "message": "no entry", "request_id": "r1"}})
+            return
         if len(self.bodies) == 1:
-            self._answer(503, {"error": {"message": "full"}}, retry_after="0")
+            self._answer(503, {"error": {"code": "queue_full", "message": "full", "request_id": "r1"}}, retry_after="0")
             return
         bad = [position for position, note in enumerate(notes) if note["title"] == "bad"]
         rejected = [{"position": at, "code": "invalid_request", "message": "no title"} for at in bad]
@@ -121,8 +129,11 @@ class Service(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         type(self).polls += 1
+        self.keys.append(self.headers["Authorization"])
         pending = 3 if self.polls == 1 else 0
-        self._answer(200, {"notes": {"pending": pending}, "queue": {"depth": 0}})
+        figures = EXAMPLES["figures"]
+        notes = figures["notes"] | {"pending": pending}
+        self._answer(200, figures | {"notes": notes, "queue": {"depth": 0, "oldest_s": 0.0}})
 
     def _answer(self, status: int, answer: dict[str, Any], retry_after: str | None = None) -> None:
         body = json.dumps(answer).encode()
@@ -139,7 +150,7 @@ class Service(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def service() -> Iterator[str]:
-    Service.bodies, Service.polls = [], 0
+    Service.bodies, Service.polls, Service.keys, Service.refusal = [], 0, [], 0
     server = ThreadingHTTPServer(("127.0.0.1", 0), Service)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
@@ -166,12 +177,52 @@ def test_load_sends_bulks_of_500_again_when_refused_and_waits_until_none_is_pend
     assert "n501: no title" in answer.output
 
 
+@pytest.mark.parametrize("how", ["option", "environment"])
+def test_load_sends_the_key_that_it_is_given(service, tmp_path, how):
+    file = tmp_path / "notes.jsonl"
+    file.write_text('{"note_id": "n1", "title": "Kyoto"}')
+    arguments = ["load", str(file), "--url", service]
+
+    if how == "option":
+        CliRunner().invoke(cli, [*arguments, "--key", "k1"])
+    else:
+        CliRunner().invoke(cli, arguments, env={"NOTELLM_KEY": "k1"})
+
+    assert Service.keys == ["Bearer k1"] * 4
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_load_says_how_to_give_a_key_when_it_is_refused_for_one(service, tmp_path, status):
+    Service.refusal = status
+    file = tmp_path / "notes.jsonl"
+    file.write_text('{"note_id": "n1", "title": "Kyoto"}')
+
+    answer = CliRunner().invoke(cli, ["load", str(file), "--url", service])
+
+    assert answer.exit_code == 1
+    assert "no entry; give one with --key or NOTELLM_KEY" in answer.output
+
+
 def test_load_without_waiting_asks_for_no_status(service, tmp_path):
     file = tmp_path / "notes.jsonl"
     file.write_text('{"note_id": "n1", "title": "Kyoto"}')
 
     assert CliRunner().invoke(cli, ["load", str(file), "--url", service, "--no-wait"]).exit_code == 0
     assert Service.polls == 0
+
+
+def test_load_shows_the_key_of_the_environment_and_says_so_in_one_line_when_it_cannot_be_one(service, tmp_path):
+    file = tmp_path / "notes.jsonl"
+    file.write_text('{"note_id": "n1", "title": "Kyoto"}')
+
+    answers = [
+        CliRunner().invoke(cli, ["load", str(file), "--url", service, "--no-wait"], env={"NOTELLM_KEY": key})
+        for key in ("k-1", "caf\xe9")
+    ]
+
+    assert [answer.exit_code for answer in answers] == [0, 1]
+    assert Service.keys == ["Bearer k-1"] * 2
+    assert answers[1].output == "Error: a key is visible ASCII characters\n"
 
 
 def test_serve_gives_every_role_its_own_sockets_and_numbers(tmp_path):

@@ -1,11 +1,11 @@
-import asyncio
+import json
 from collections.abc import AsyncIterator
 
 import pytest
-import uvicorn
+from support.http import exchange, listening
 
 from service import protocol
-from service.protocol import MAX_HEAD_BYTES, BoundedProtocol
+from service.protocol import MAX_HEAD_BYTES
 
 
 async def echo(scope, receive, send):
@@ -21,28 +21,8 @@ async def echo(scope, receive, send):
 
 @pytest.fixture
 async def port() -> AsyncIterator[int]:
-    config = uvicorn.Config(echo, port=0, http=BoundedProtocol, ws="none", lifespan="off", log_config=None)
-    server = uvicorn.Server(config)
-    config.load()
-    server.lifespan = config.lifespan_class(config)
-    await server.startup()
-    yield server.servers[0].sockets[0].getsockname()[1]
-    await server.shutdown()
-
-
-async def exchange(port: int, *parts: bytes) -> bytes:
-    """Everything that comes back until the connection ends."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    try:
-        for part in parts:
-            writer.write(part)
-            await writer.drain()
-            await asyncio.sleep(0.02)
-        return await reader.read()
-    except ConnectionError:
-        return b""
-    finally:
-        writer.close()
+    async with listening(echo) as port:
+        yield port
 
 
 async def test_requests_on_one_connection_are_answered(port):
@@ -85,3 +65,25 @@ async def test_a_slow_body_is_the_routes_business_and_not_cut(port, monkeypatch)
     head = b"POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 6\r\n\r\n"
 
     assert (await exchange(port, head, *(b"x" for _ in range(6)))).endswith(b"6")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"x-mark-x\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nx-mark-x\r\n",
+    ],
+)
+async def test_what_is_no_http_gets_an_error_like_any_other(port, said):
+    head, _, body = (await exchange(port, said)).partition(b"\r\n\r\n")
+
+    status, *lines = head.decode().lower().split("\r\n")
+    headers = dict(line.split(": ") for line in lines)
+    error = json.loads(body)["error"]
+    assert status == "http/1.1 400 bad request"
+    assert headers["content-type"] == "application/json"
+    assert (error["code"], error["request_id"]) == ("bad_request", headers["x-request-id"])
+    assert "x-mark-x" not in str(error)

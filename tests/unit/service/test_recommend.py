@@ -1,6 +1,8 @@
 """The policy of the gateway, over stores and indexes in memory."""
 
 import asyncio
+import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from service.errors import (
     StoreUnavailable,
     WorkerUnavailable,
 )
+from service.neighborhood import Wanted
 from service.store import StoredNote, Suggestion
 from tests.unit.service.memory import FINGERPRINT, MemoryGateway, MemoryStore, bag_of_words
 
@@ -43,7 +46,7 @@ class TestRelated:
         own = bag_of_words(corpus[0])
         cosine = {note.id: float(own @ bag_of_words(note)) for note in corpus[1:]}
 
-        related = await gateway.recommender.related("n0", 12)
+        related = await gateway.recommender.related("n0", Wanted(12))
 
         assert [item.score for item in related.items] == sorted(cosine.values(), reverse=True)[:12]
         assert all(cosine[item.note_id] == item.score for item in related.items)
@@ -58,28 +61,28 @@ class TestRelated:
     async def test_never_hold_a_deleted_note_that_the_index_still_has(self, gateway):
         corpus = notes(20)
         await gateway.publish(*corpus)
-        [closest, *_] = (await gateway.recommender.related("n0", 5)).items
+        [closest, *_] = (await gateway.recommender.related("n0", Wanted(5))).items
 
         await gateway.recommender.delete(closest.note_id)
 
-        related = await gateway.recommender.related("n0", 19)
+        related = await gateway.recommender.related("n0", Wanted(19))
         assert len(related.items) == 18
         assert closest.note_id not in {item.note_id for item in related.items}
 
     async def test_still_are_k_when_many_of_the_closest_were_deleted(self, gateway):
         await gateway.publish(*notes(150))
-        order = [item.note_id for item in (await gateway.recommender.related("n0", 100)).items]
+        order = [item.note_id for item in (await gateway.recommender.related("n0", Wanted(100))).items]
         for note_id in order[:70]:
             await gateway.recommender.delete(note_id)
 
-        related = await gateway.recommender.related("n0", 10)
+        related = await gateway.recommender.related("n0", Wanted(10))
 
         assert [item.note_id for item in related.items] == order[70:80]
 
     async def test_stop_widening_when_the_index_has_no_more(self, gateway):
         await gateway.publish(*notes(4))
 
-        related = await gateway.recommender.related("n0", 50)
+        related = await gateway.recommender.related("n0", Wanted(50))
 
         assert len(related.items) == 3
         assert gateway.searcher.searches == 1
@@ -90,7 +93,7 @@ class TestRelated:
 
         for note_id in ("gone", "never"):
             with pytest.raises(NoteNotFound):
-                await gateway.recommender.related(note_id, 10)
+                await gateway.recommender.related(note_id, Wanted(10))
 
     async def test_of_a_new_or_edited_note_are_pending(self, gateway):
         await gateway.publish(Note("edited", "harbor"))
@@ -98,14 +101,14 @@ class TestRelated:
 
         for note_id in ("edited", "new"):
             with pytest.raises(NotePending, match="not searchable yet"):
-                await gateway.recommender.related(note_id, 10)
+                await gateway.recommender.related(note_id, Wanted(10))
 
     async def test_of_a_note_that_failed_say_why(self, gateway):
         [version] = await gateway.store.put([StoredNote(Note("poison", "harbor"), 0)])
         gateway.store.suggest("poison", Suggestion(version, FINGERPRINT, failure="OverflowError"))
 
         with pytest.raises(NotePending, match="OverflowError"):
-            await gateway.recommender.related("poison", 10)
+            await gateway.recommender.related("poison", Wanted(10))
 
     async def test_of_an_edit_do_not_blame_it_for_the_failure_of_an_older_version(self, gateway):
         [version] = await gateway.store.put([StoredNote(Note("n", "harbor"), 0)])
@@ -113,18 +116,18 @@ class TestRelated:
         await gateway.store.put([StoredNote(Note("n", "castle"), 0)])
 
         with pytest.raises(NotePending, match="not searchable yet"):
-            await gateway.recommender.related("n", 10)
+            await gateway.recommender.related("n", Wanted(10))
 
     @pytest.mark.parametrize("trouble", ["down", "hangs"])
     async def test_without_the_store_are_ids_and_scores(self, gateway, trouble):
         await gateway.publish(*notes(30))
-        whole = await gateway.recommender.related("n0", 10)
+        whole = await gateway.recommender.related("n0", Wanted(10))
         setattr(gateway.store, trouble, True)
 
-        related = await gateway.recommender.related("n0", 10)
+        related = await gateway.recommender.related("n0", Wanted(10))
 
         assert related.degraded
-        assert [(item.note_id, item.score, item.note) for item in related.items] == [
+        assert [(item.note_id, item.score, item.card) for item in related.items] == [
             (item.note_id, item.score, None) for item in whole.items
         ]
 
@@ -132,14 +135,14 @@ class TestRelated:
         gateway.store.down = True
 
         with pytest.raises(StoreUnavailable):
-            await gateway.recommender.related("n0", 10)
+            await gateway.recommender.related("n0", Wanted(10))
 
     async def test_without_a_shard_are_those_of_the_others(self, gateway):
         await gateway.publish(*notes(30))
         own_shard = gateway.searcher.shard_of("n0")
         gateway.searcher.down = {1 - own_shard}
 
-        related = await gateway.recommender.related("n0", 10)
+        related = await gateway.recommender.related("n0", Wanted(10))
 
         assert (related.degraded, related.shards_ok, related.shards_total) == (True, 1, 2)
         assert {gateway.searcher.shard_of(item.note_id) for item in related.items} == {own_shard}
@@ -149,7 +152,7 @@ class TestRelated:
         gateway.searcher.down = {gateway.searcher.shard_of("n0")}
 
         with pytest.raises(IndexUnavailable):
-            await gateway.recommender.related("n0", 10)
+            await gateway.recommender.related("n0", Wanted(10))
 
     async def test_are_unavailable_when_every_shard_dies_between_lookup_and_search(self, gateway, monkeypatch):
         async def nothing(*args: object, **kwargs: object) -> Found:
@@ -159,7 +162,104 @@ class TestRelated:
         monkeypatch.setattr(gateway.searcher, "search", nothing)
 
         with pytest.raises(IndexUnavailable):
-            await gateway.recommender.related("n0", 10)
+            await gateway.recommender.related("n0", Wanted(10))
+
+    async def test_of_a_category_are_k_of_it_however_few_there_are_among_the_nearest(self, gateway):
+        corpus = [
+            replace(note, category="Rare" if place % 40 == 1 else "Common") for place, note in enumerate(notes(400))
+        ]
+        await gateway.publish(*corpus)
+
+        related = await gateway.recommender.related("n0", Wanted(10, categories=("Rare",)))
+
+        own = bag_of_words(corpus[0])
+        rare = sorted((float(own @ bag_of_words(note)) for note in corpus if note.category == "Rare"), reverse=True)
+        assert [item.score for item in related.items] == rare
+
+    async def test_of_several_categories_are_the_nearest_of_all_of_them(self, gateway):
+        corpus = [replace(note, category="abc"[place % 3]) for place, note in enumerate(notes(90))]
+        await gateway.publish(*corpus)
+
+        related = await gateway.recommender.related("n0", Wanted(20, categories=("a", "b", "none such")))
+
+        own = bag_of_words(corpus[0])
+        wanted = sorted((float(own @ bag_of_words(n)) for n in corpus[1:] if n.category in "ab"), reverse=True)
+        assert [item.score for item in related.items] == wanted[:20]
+
+    async def test_do_not_show_a_category_that_the_index_alone_still_believes_in(self, gateway):
+        await gateway.publish(Note("n0", "harbor"), Note("n1", "harbor tram", category="Old"))
+        await gateway.store.put([StoredNote(Note("n1", "harbor tram", category="New"), 0)])
+
+        assert (await gateway.recommender.related("n0", Wanted(5, categories=("Old",)))).items == []
+
+    async def test_leave_out_the_excluded_and_the_author(self, gateway):
+        mine = [StoredNote(note, 0, author="me") for note in notes(20)]
+        yours = [StoredNote(replace(note, id=f"y{note.id}"), 0, author="you") for note in notes(20)]
+        await gateway.publish(*mine, *yours)
+
+        related = await gateway.recommender.related(
+            "n0", Wanted(100, exclude=("yn1", "yn2", "never"), exclude_author=True)
+        )
+
+        assert {item.note_id for item in related.items} == {f"yn{number}" for number in (0, *range(3, 20))}
+
+    async def test_of_a_note_without_author_exclude_nobody(self, gateway):
+        await gateway.publish(*notes(5))
+
+        assert len((await gateway.recommender.related("n0", Wanted(10, exclude_author=True))).items) == 4
+
+    async def test_debiased_lose_what_popularity_adds_and_stand_by_the_new_score(self):
+        gateway = MemoryGateway(popularity_weight=0.05)
+        corpus = [replace(note, exposure=10 ** (place % 7)) for place, note in enumerate(notes(40))]
+        await gateway.publish(*corpus)
+
+        related = await gateway.recommender.related("n0", Wanted(10, debias=0.6))
+
+        own = bag_of_words(corpus[0])
+        scores = {n.id: float(own @ bag_of_words(n)) - 0.6 * 0.05 * math.log1p(n.exposure) for n in corpus[1:]}
+        assert [item.score for item in related.items] == pytest.approx(sorted(scores.values(), reverse=True)[:10])
+        assert all(item.score == pytest.approx(item.cosine - item.popularity) for item in related.items)
+        assert all(scores[item.note_id] == pytest.approx(item.score) for item in related.items)
+
+    async def test_diverse_repeat_themselves_less_and_still_stand_by_score(self, gateway):
+        corpus = [Note("n0", "harbor tram"), *(Note(f"s{n}", "harbor tram noodle") for n in range(9)), *notes(40)[1:]]
+        await gateway.publish(*corpus)
+
+        plain = (await gateway.recommender.related("n0", Wanted(10))).items
+        diverse = (await gateway.recommender.related("n0", Wanted(10, diversity=0.5))).items
+
+        assert sum(item.note_id.startswith("s") for item in plain) == 9
+        assert sum(item.note_id.startswith("s") for item in diverse) < 5
+        assert diverse[0].score == plain[0].score
+        assert [item.score for item in diverse] == sorted((item.score for item in diverse), reverse=True)
+
+    async def test_asked_for_again_need_no_second_lookup_and_follow_an_edit(self, gateway, monkeypatch):
+        await gateway.publish(*notes(10))
+        await gateway.recommender.related("n0", Wanted(3))
+        lookups = []
+        lookup = gateway.searcher.lookup
+        monkeypatch.setattr(
+            gateway.searcher, "lookup", lambda note_id, **more: lookups.append(note_id) or lookup(note_id, **more)
+        )
+
+        await gateway.recommender.related("n0", Wanted(3))
+        assert lookups == []
+
+        await gateway.store.put([StoredNote(Note("n0", "castle"), 0)])
+        with pytest.raises(NotePending):
+            await gateway.recommender.related("n0", Wanted(3))
+        await gateway.drain()
+        edited = await gateway.recommender.related("n0", Wanted(3))
+        best = max(float(bag_of_words(Note("", "castle")) @ bag_of_words(note)) for note in notes(10)[1:])
+        assert edited.items[0].score == best
+
+    async def test_asked_for_again_after_a_delete_are_not_found(self, gateway):
+        await gateway.publish(*notes(10))
+        await gateway.recommender.related("n0", Wanted(3))
+        await gateway.recommender.delete("n0")
+
+        with pytest.raises(NoteNotFound):
+            await gateway.recommender.related("n0", Wanted(3))
 
     async def test_end_at_the_deadline_even_if_the_index_forgets_its_own(self, gateway, monkeypatch):
         async def never(*args: object, **kwargs: object) -> Found:
@@ -169,7 +269,7 @@ class TestRelated:
         monkeypatch.setattr(gateway.searcher, "search", never)
 
         with pytest.raises(IndexUnavailable, match="in time"):
-            await gateway.recommender.related("n0", 10)
+            await gateway.recommender.related("n0", Wanted(10))
 
 
 class TestTags:
@@ -240,7 +340,7 @@ class TestTags:
         assert [tag.tag for tag in without_index.hashtags] == ["harbor"]
         assert without_index.related == []
         assert [tag.tag for tag in without_store.hashtags] == ["harbor"]
-        assert [(item.note_id, item.note) for item in without_store.related] == [("near", None)]
+        assert [(item.note_id, item.card) for item in without_store.related] == [("near", None)]
 
     async def test_of_the_known_vocabulary_need_the_store(self, gateway):
         gateway.store.down = True

@@ -2,13 +2,16 @@
 
 import asyncio
 import json
+from typing import ClassVar
 
 import pytest
 from pydantic import BaseModel
+from redis.asyncio import Redis
 
 from indexer.types import ShardStatus
 from model.note import Note
-from service.schemas import BulkOut, ErrorOut, NoteOut, RelatedOut, StatusOut, TagsOut, WrittenOut
+from service.events import Event
+from service.schemas import BulkOut, ErrorOut, EventsOut, NoteOut, RelatedOut, StatusOut, TagsOut, WrittenOut
 from service.store import Suggestion
 from tests.unit.service.memory import FINGERPRINT, MemoryGateway
 
@@ -147,9 +150,7 @@ class TestRelated:
             "k=%ff",
             "x-mark-x=1",
             "k=1&K=2",
-            "category=Travel",
             "wait=1",
-            "explain=1",
             "%ff=1",
             "k=1&&x-mark-x",
         ],
@@ -171,6 +172,156 @@ class TestRelated:
         await gateway.publish(Note(note_id, "harbor"))
 
         check(await client.get(f"/notes/{note_id}/related"), 200, RelatedOut)
+
+    async def test_takes_every_parameter_of_the_contract(self, gateway, client):
+        await gateway.publish(*(Note(f"n{n}", f"harbor {n}", category="Travel", hashtags=("sea",)) for n in range(9)))
+
+        query = (
+            "k=3&category=Travel&category=Food&exclude=n1&exclude=n2&exclude_author=1&diversity=0.5&debias=1&explain=1"
+        )
+        body = check(await client.get(f"/notes/n0/related?{query}"), 200, RelatedOut)
+
+        assert len(body["items"]) == 3
+        for item in body["items"]:
+            assert item["note_id"] not in ("n0", "n1", "n2")
+            explained = item["explain"]
+            assert item["score"] == pytest.approx(explained["cosine"] - explained["popularity"], abs=2e-6)
+            assert explained["hashtags_in_common"] == ["sea"]
+
+    @pytest.mark.parametrize(
+        "query",
+        [
+            "category=",
+            "category=" + "x" * 129,
+            "&".join(f"category=x-mark-x{n}" for n in range(21)),
+            "exclude=x-mark-x!",
+            "exclude=",
+            "&".join(f"exclude=n{n}" for n in range(1001)),
+            "exclude_author=2",
+            "exclude_author=x-mark-x",
+            "diversity=-0.1",
+            "diversity=1.1",
+            "diversity=nan",
+            "diversity=inf",
+            "debias=1e999",
+            "debias=",
+            "debias=0.1&debias=0.2",
+            "explain=x-mark-x",
+            "explain",
+        ],
+    )
+    async def test_refuses_values_out_of_bounds(self, gateway, client, query):
+        await gateway.publish(Note("n1", "harbor"))
+
+        check_error(await client.get(f"/notes/n1/related?{query}"), 422, "invalid_request")
+
+
+EVENT = {"event_id": "e1", "user_id": "u1", "note_id": "n1", "type": "click", "ts": 1767225600}
+
+
+class TestEvents:
+    async def test_are_counted_once_however_often_they_are_sent(self, gateway, client):
+        other = EVENT | {"event_id": "e2", "source_note_id": "n2", "ts": "2026-01-01T08:00:00.5+08:00"}
+
+        first = check(await client.post("/events", json={"events": [EVENT, other, EVENT]}), 202, EventsOut)
+        again = check(await client.post("/events", json={"events": [EVENT]}), 202, EventsOut)
+
+        assert first == {"accepted": 2, "duplicates": 1, "rejected": []}
+        assert again == {"accepted": 0, "duplicates": 1, "rejected": []}
+        assert gateway.events.kept["e1"] == Event("e1", "u1", "n1", "click", 1767225600.0)
+        assert gateway.events.kept["e2"] == Event("e2", "u1", "n1", "click", 1767225600.5, "n2")
+
+    @pytest.mark.parametrize(
+        "broken",
+        [
+            {"event_id": ""},
+            {"event_id": 1},
+            {"event_id": "x-mark-x" * 20},
+            {"user_id": None},
+            {"note_id": "x-mark-x!"},
+            {"source_note_id": ""},
+            {"type": "x-mark-x"},
+            {"ts": "x-mark-x"},
+            {"ts": "2026-01-01"},
+            {"ts": -1},
+            {"ts": True},
+            {"ts": 10**400},
+            {"x-mark-x": 1},
+        ],
+    )
+    async def test_that_are_broken_do_not_sink_the_others(self, client, broken):
+        body = {"events": [EVENT | broken, "x-mark-x", EVENT]}
+
+        response = await client.post("/events", json=body)
+
+        answer = check(response, 202, EventsOut)
+        assert (answer["accepted"], answer["duplicates"]) == (1, 0)
+        assert [(one["position"], one["code"]) for one in answer["rejected"]] == [
+            (0, "invalid_request"),
+            (1, "invalid_request"),
+        ]
+        assert MARK not in response.text
+
+    async def test_of_none_change_nothing_and_too_many_are_refused(self, client):
+        assert check(await client.post("/events", json={"events": []}), 202, EventsOut)["accepted"] == 0
+        many = {"events": [EVENT] * 1001}
+        check_error(await client.post("/events", json=many), 422, "invalid_request")
+
+    @pytest.mark.parametrize("body", HOSTILE.values(), ids=HOSTILE)
+    async def test_refuse_hostile_bodies(self, client, body):
+        check_error(await client.post("/events", content=body), 422, "invalid_request")
+
+
+class TestConditions:
+    async def test_a_read_is_304_until_something_changes(self, gateway, client):
+        await client.put("/notes/n1", json=NOTE)
+        pending = await client.get("/notes/n1")
+        tag = pending.headers["etag"]
+
+        same = await client.get("/notes/n1", headers={"If-None-Match": f'"other", W/{tag}'})
+        await gateway.drain()
+        changed = await client.get("/notes/n1", headers={"If-None-Match": tag})
+
+        assert (same.status_code, same.content, same.headers["etag"]) == (304, b"", tag)
+        assert changed.status_code == 200
+
+    async def test_an_edit_goes_through_only_at_the_version_it_was_made_for(self, client):
+        first = await client.put("/notes/n1", json=NOTE)
+        read = await client.get("/notes/n1")
+
+        edit = await client.put("/notes/n1", json=NOTE | {"title": "b"}, headers={"If-Match": read.headers["etag"]})
+        late = await client.put("/notes/n1", json=NOTE | {"title": "c"}, headers={"If-Match": first.headers["etag"]})
+        next_ = await client.put("/notes/n1", json=NOTE | {"title": "d"}, headers={"If-Match": edit.headers["etag"]})
+
+        assert (first.headers["etag"], edit.headers["etag"], next_.headers["etag"]) == ('"1"', '"2"', '"3"')
+        check_error(late, 412, "precondition_failed")
+
+    async def test_a_note_can_be_created_once_and_changed_only_if_it_exists(self, client):
+        create, exists = {"If-None-Match": "*"}, {"If-Match": "*"}
+
+        check_error(await client.put("/notes/n1", json=NOTE, headers=exists), 412, "precondition_failed")
+        check(await client.put("/notes/n1", json=NOTE, headers=create), 202, WrittenOut)
+        check_error(await client.put("/notes/n1", json=NOTE, headers=create), 412, "precondition_failed")
+        check(await client.put("/notes/n1", json=NOTE, headers=exists), 202, WrittenOut)
+
+    async def test_a_delete_at_another_version_leaves_the_note(self, client):
+        await client.put("/notes/n1", json=NOTE)
+
+        check_error(await client.delete("/notes/n1", headers={"If-Match": '"7"'}), 412, "precondition_failed")
+        check(await client.get("/notes/n1"), 200, NoteOut)
+        assert (await client.delete("/notes/n1", headers={"If-Match": '"1"'})).status_code == 204
+
+    @pytest.mark.parametrize("tag", ["x-mark-x", '"x-mark-x"', "1", 'W/"1"', '"1', '"01x"', '""'])
+    async def test_a_tag_that_is_none_of_ours_matches_nothing(self, client, tag):
+        await client.put("/notes/n1", json=NOTE)
+
+        check_error(await client.put("/notes/n1", json=NOTE, headers={"If-Match": tag}), 412, "precondition_failed")
+
+    @pytest.mark.parametrize(
+        "headers", [{"If-Match": '"1", "2"'}, {"If-None-Match": '"1"'}, {"If-Match": "*", "If-None-Match": "*"}]
+    )
+    async def test_what_a_note_cannot_be_asked_is_refused(self, client, headers):
+        check_error(await client.put("/notes/n1", json=NOTE, headers=headers), 422, "invalid_request")
 
 
 class TestTags:
@@ -444,7 +595,7 @@ class TestStatus:
         await client.put("/notes/c", json=NOTE)
 
         async def one_shard(*, timeout_s: float) -> list[ShardStatus]:
-            return [ShardStatus(1, 2, 5, "flat", FINGERPRINT, "7-0")]
+            return [ShardStatus(1, 2, 5, "flat", FINGERPRINT, "7-0", None, 2)]
 
         monkeypatch.setattr(gateway.searcher, "status", one_shard)
 
@@ -463,6 +614,8 @@ class TestStatus:
                         "recipe": "flat",
                         "fingerprint": FINGERPRINT,
                         "cursor": "7-0",
+                        "recall": None,
+                        "delta": 2,
                     }
                 ],
             },
@@ -481,3 +634,71 @@ class TestStatus:
         gateway.store.down = True
 
         check_error(await client.get("/status"), 503, "store_unavailable")
+
+
+class TestIdempotency:
+    KEY: ClassVar = {"Idempotency-Key": "k1"}
+
+    @pytest.fixture
+    def gateway(self, redis: Redis) -> MemoryGateway:
+        return MemoryGateway(redis=redis)
+
+    async def test_a_write_sent_again_gets_the_same_answer_and_changes_nothing(self, gateway, client):
+        first = await client.put("/notes/n1", json=NOTE, headers=self.KEY)
+        await client.put("/notes/n1", json=NOTE | {"title": "newer"})
+        again = await client.put("/notes/n1", json=NOTE, headers=self.KEY)
+
+        assert (again.status_code, again.content, again.headers["etag"]) == (202, first.content, first.headers["etag"])
+        assert (first.headers.get("idempotency-replayed"), again.headers["idempotency-replayed"]) == (None, "true")
+        assert (await client.get("/notes/n1")).json()["title"] == "newer"
+
+    async def test_a_key_belongs_to_one_request(self, client):
+        await client.put("/notes/n1", json=NOTE, headers=self.KEY)
+
+        other = await client.put("/notes/n2", json=NOTE, headers=self.KEY)
+
+        check_error(other, 422, "idempotency_key_reused")
+
+    async def test_deletes_bulks_and_events_take_a_key_too(self, client):
+        for _ in range(2):
+            bulk = await client.post("/notes", json=[NOTE | {"note_id": "n1"}], headers={"Idempotency-Key": "a"})
+            events = await client.post("/events", json={"events": [EVENT]}, headers={"Idempotency-Key": "b"})
+            gone = await client.delete("/notes/n1", headers={"Idempotency-Key": "c"})
+
+            assert check(bulk, 202, BulkOut)["accepted"] == 1
+            assert check(events, 202, EventsOut) == {"accepted": 1, "duplicates": 0, "rejected": []}
+            assert (gone.status_code, gone.content) == (204, b"")
+
+    @pytest.mark.parametrize("key", ["", "x" * 256, "caf\xe9"])
+    async def test_a_key_is_plain_text(self, client, key):
+        response = await client.put("/notes/n1", json=NOTE, headers={"Idempotency-Key": key.encode("latin-1")})
+
+        check_error(response, 422, "invalid_request")
+
+
+class TestHeaders:
+    async def test_a_head_is_the_answer_without_its_body(self, gateway, client):
+        await gateway.publish(Note("n1", "harbor"))
+
+        for path in ("/notes/n1", "/notes/n1/related", "/status"):
+            got, head = await client.get(path), await client.head(path)
+            assert (head.status_code, head.content) == (200, b"")
+            assert head.headers["content-length"] == got.headers["content-length"]
+
+    async def test_a_long_answer_is_packed_for_those_who_can_unpack_it(self, gateway, client):
+        await gateway.publish(*(Note(f"n{n}", f"harbor {n}") for n in range(30)))
+        path = "/notes/n0/related?k=20"
+
+        packed = await client.get(path, headers={"Accept-Encoding": "gzip"})
+        plain = await client.get(path, headers={"Accept-Encoding": "identity"})
+
+        assert packed.headers["content-encoding"] == "gzip"
+        assert packed.content == plain.content
+        assert int(packed.headers["content-length"]) < len(plain.content) / 2
+
+    async def test_nobody_keeps_an_answer_but_a_reader_may_keep_a_note(self, gateway, client):
+        await gateway.publish(Note("n1", "harbor"))
+
+        assert (await client.get("/notes/n1/related")).headers["cache-control"] == "no-store"
+        assert (await client.get("/notes/never")).headers["cache-control"] == "no-store"
+        assert (await client.get("/notes/n1")).headers["cache-control"] == "private, no-cache"

@@ -46,6 +46,20 @@ def test_listening_to_everybody_is_refused_unless_allowed(monkeypatch, host):
     assert Settings().http.host == host
 
 
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "notes.example.org"])
+def test_with_keys_it_may_listen_to_everybody(monkeypatch, host):
+    monkeypatch.setenv("NOTELLM_HTTP__HOST", host)
+    monkeypatch.setenv("NOTELLM_KEYS_FILE", "keys.json")
+
+    assert Settings().http.host == host
+
+
+def test_the_key_of_a_command_in_the_environment_is_no_unknown_setting(monkeypatch):
+    monkeypatch.setenv("NOTELLM_KEY", "hunter2")
+
+    assert "hunter2" not in repr(Settings()) + "".join(describe(Settings()))
+
+
 def test_every_setting_is_described_and_its_secrets_are_not_shown(monkeypatch):
     monkeypatch.setenv("NOTELLM_REDIS_URL", "redis://:hunter2@localhost/0")
     monkeypatch.setenv("NOTELLM_HTTP__ALLOW_OPEN", "1")

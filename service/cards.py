@@ -1,0 +1,126 @@
+"""Cards: what an answer shows of a note and what ranking needs of it, cached without ever being out of date.
+
+Redis keeps a log of what was written. Before an answer goes out, the cache asks what came since it asked last, forgets
+those notes, and fetches what it lacks, all in one atomic step: an answer shows every write that was acknowledged before
+its request came. One such question serves all the answers that wait for it, so a busy gateway asks once for many.
+"""
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import orjson
+
+from service import metrics
+from service.store import NoteStore, StoredNote
+
+_HELD, _FETCHED = metrics.CARDS.labels("held"), metrics.CARDS.labels("fetched")
+
+Waiting = tuple[list[str], "asyncio.Future[dict[str, Card | None]]"]
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """A live note without its text. ``json`` is the note as an item of an answer, up to the value of its score."""
+
+    version: int
+    category: str | None
+    hashtags: tuple[str, ...]
+    author: str | None
+    exposure: int
+    json: bytes
+
+    @classmethod
+    def of(cls, record: StoredNote | None) -> Self | None:
+        """The card of a record; None for a tombstone or for none."""
+        if record is None or record.deleted:
+            return None
+        note = record.note
+        shown = {"note_id": note.id, "title": note.title, "category": note.category, "hashtags": note.hashtags}
+        json = orjson.dumps(shown)[:-1] + b',"score":'
+        return cls(record.version, note.category, note.hashtags, record.author, note.exposure, json)
+
+
+class Cards:
+    """The cards of a store, at most ``capacity`` of them held. For one event loop."""
+
+    def __init__(self, store: NoteStore, capacity: int) -> None:
+        self._store = store
+        self._capacity = capacity
+        self._held: dict[str, Card] = {}
+        self._cursor: str | None = None
+        self._waiting: list[Waiting] = []
+        self._asking: asyncio.Task[None] | None = None
+
+    def recall(self, note_id: str) -> Card | None:
+        """The card that is held, which may be out of date: only to begin with, while `get` has the last word."""
+        return self._held.get(note_id)
+
+    async def get(self, note_ids: Sequence[str]) -> list[Card | None]:
+        """Cards in the order asked for, as of a moment after the call; None for ids never seen, and deleted ones.
+
+        Raises StoreUnavailable.
+        """
+        fetched: dict[str, Card | None] = {}
+        lacking = [note_id for note_id in note_ids if note_id not in self._held]
+        while True:
+            brought = await self._ask(lacking)
+            fetched |= {note_id: brought[note_id] for note_id in lacking}
+            # What was held may just have been forgotten.
+            lacking = [note_id for note_id in note_ids if note_id not in fetched and note_id not in self._held]
+            if not lacking:
+                _FETCHED.inc(len(fetched))
+                _HELD.inc(len(note_ids) - len(fetched))
+                return [fetched[note_id] if note_id in fetched else self._held[note_id] for note_id in note_ids]
+
+    async def _ask(self, lacking: list[str]) -> dict[str, Card | None]:
+        """What the next question brings; it goes out after this call, never before."""
+        future: asyncio.Future[dict[str, Card | None]] = asyncio.get_running_loop().create_future()
+        self._waiting.append((lacking, future))
+        if self._asking is None:
+            self._asking = asyncio.create_task(self._ask_for_all())
+        return await future
+
+    async def _ask_for_all(self) -> None:
+        try:
+            while self._waiting:
+                waiting, self._waiting = self._waiting, []
+                try:
+                    fetched = await self._fetch({note_id for lacking, _ in waiting for note_id in lacking})
+                except Exception as error:  # it belongs to those who wait
+                    _settle(waiting, error)
+                else:
+                    _settle(waiting, fetched)
+        finally:
+            self._asking = None
+
+    async def _fetch(self, note_ids: Iterable[str]) -> dict[str, Card | None]:
+        asked = list(note_ids)
+        view = await self._store.view(asked, self._cursor)
+        if view.written is None:
+            self._held.clear()
+        else:
+            for note_id in view.written:
+                self._held.pop(note_id, None)
+        self._cursor = view.cursor
+        fetched = {note_id: Card.of(record) for note_id, record in zip(asked, view.records, strict=True)}
+        if view.cursor is not None:
+            self._hold(fetched)
+        return fetched
+
+    def _hold(self, fetched: dict[str, Card | None]) -> None:
+        # Ids without a note are not held: anybody can make up any number of them.
+        self._held |= {note_id: card for note_id, card in fetched.items() if card}
+        while len(self._held) > self._capacity:
+            del self._held[next(iter(self._held))]
+
+
+def _settle(waiting: Sequence[Waiting], outcome: dict[str, Card | None] | Exception) -> None:
+    for _, future in waiting:
+        if future.done():  # its request gave up
+            continue
+        if isinstance(outcome, Exception):
+            future.set_exception(outcome)
+        else:
+            future.set_result(outcome)

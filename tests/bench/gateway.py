@@ -1,0 +1,208 @@
+"""GET related under load with a large store, beside a bare route of the same app: a constant body of the same size.
+
+A real Redis, two real shards and a real gateway as processes, filled without a model: vectors come from the seeded
+generator of the index's benchmark. wrk draws ids at random, so nearly every note is asked for. The last line is one
+JSON object, latencies in milliseconds; machines can be compared by the ratios, whose figures come from the same run.
+
+    python tests/bench/gateway.py [--notes 100000] [--seconds 10]
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import httpx
+import numpy as np
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from bench.index import DIM, ROWS_OF_A_CLUSTER, clustered
+from support.redis import RedisServer
+from support.service import until
+
+from indexer.types import Change
+from model.checkpoint import read_manifest
+from model.note import Note
+from service.messages import EMBEDDINGS, JOBS, encode_change
+from service.settings import MINI
+from service.store import RedisStore, StoredNote, open_redis
+from service.supervisor import free_port
+
+CONNECTIONS = (1, 16, 64)
+KS = (10, 100)
+SHARDS = 2
+LOADED_AT_ONCE = 1000
+CATEGORIES = ("Food", "Travel", "Music", "Sport", "Books", "Film", "Garden", "Home")
+MILLISECONDS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
+
+# A gateway like any other, but for one route: the floor that HTTP, routing and the middleware set.
+GATEWAY = """
+import sys
+import service.app
+from fastapi import Response
+from service import logs, wiring
+from service.settings import Settings
+
+create_app = service.app.create_app
+
+def with_bare_route(*arguments):
+    app = create_app(*arguments)
+
+    @app.get("/bare/{size}/{note_id}")
+    async def bare(size: int, note_id: str) -> Response:
+        return Response(b"x" * size, media_type="application/json")
+
+    return app
+
+service.app.create_app = with_bare_route
+logs.configure("INFO")
+wiring.run_gateway(Settings())
+"""
+
+SCRIPT = """
+math.randomseed(0)
+request = function() return wrk.format("GET", string.format("{path}", math.random({notes}) - 1)) end
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--notes", type=int, default=100_000, help="size of the store")
+    parser.add_argument("--seconds", type=int, default=10, help="length of each run")
+    options = parser.parse_args()
+    if shutil.which("wrk") is None:
+        sys.exit("wrk is not installed: apt-get install wrk")
+    with tempfile.TemporaryDirectory() as folder, stack(Path(folder), options.notes) as url:
+        print(json.dumps(measure(url, Path(folder), options.notes, options.seconds)))
+
+
+@contextmanager
+def stack(folder: Path, notes: int) -> Iterator[str]:
+    """A filled Redis, the shards and a gateway; the gateway's address."""
+    redis = RedisServer()
+    redis.start()
+    with ExitStack() as running:
+        running.callback(redis.close)
+        port = free_port("127.0.0.1", 0, "")
+        environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("NOTELLM_")},
+            "NOTELLM_REDIS_URL": redis.url,
+            "NOTELLM_INDEX__ADDRESSES": json.dumps([str(folder / f"shard-{shard}.sock") for shard in range(SHARDS)]),
+            "NOTELLM_INDEX__SNAPSHOT_DIR": str(folder / "index"),
+            "NOTELLM_HTTP__PORT": str(port),
+            "NOTELLM_OPS__PORT": "0",
+        }
+        for shard in range(SHARDS):
+            command = [sys.executable, "-P", "-m", "service.cli", "indexer"]
+            running.enter_context(process(command, environment | {"NOTELLM_INDEX__NUMBER": str(shard)}, folder))
+        running.enter_context(process([sys.executable, "-c", GATEWAY], environment, folder))
+        url = f"http://127.0.0.1:{port}"
+        # A shard that starts with nothing takes what the store holds; the vectors here are in the stream alone.
+        until(lambda: shards(url) == SHARDS, 60)
+        asyncio.run(fill(redis.url, notes))
+        until(lambda: searchable(url) == notes, 120)
+        yield url
+
+
+@contextmanager
+def process(command: Sequence[str], environment: dict[str, str], folder: Path) -> Iterator[None]:
+    with (folder / "log").open("a") as log:
+        started = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+    try:
+        yield
+    finally:
+        started.terminate()
+        started.wait()
+
+
+async def fill(url: str, notes: int) -> None:
+    """Notes as a gateway writes them and vectors as a worker publishes them."""
+    redis = open_redis(url)
+    store = RedisStore(redis, max_queue=2 * notes)
+    fingerprint = read_manifest(MINI).fingerprint
+    vectors = clustered(notes, 1, max(1, notes // ROWS_OF_A_CLUSTER))
+    assert vectors.shape[1] == read_manifest(MINI).dim == DIM
+    for start in tqdm(range(0, notes, LOADED_AT_ONCE), "fill", unit_scale=LOADED_AT_ONCE):
+        batch = [note(number) for number in range(start, min(start + LOADED_AT_ONCE, notes))]
+        versions = await store.put([StoredNote(one, 0) for one in batch])
+        pipe = redis.pipeline(transaction=True)
+        for one, version, vector in zip(batch, versions, vectors[start:], strict=False):
+            pipe.xadd(EMBEDDINGS, encode_change(Change("", one.id, version, fingerprint, vector, one.category)))
+        await pipe.execute()
+    await redis.delete(JOBS)
+    await redis.aclose()
+
+
+def note(number: int) -> Note:
+    """A note of ordinary size."""
+    draw = np.random.default_rng(number)
+    tags = tuple(f"tag{tag}" for tag in draw.integers(500, size=4))
+    title = f"Note {number} about {tags[0]} and what came of it"
+    return Note(str(number), title, f"{title}. " * 12, tags, CATEGORIES[number % len(CATEGORIES)])
+
+
+def searchable(url: str) -> int:
+    return int(httpx.get(f"{url}/status").json()["notes"]["searchable"])
+
+
+def shards(url: str) -> int:
+    try:
+        return int(httpx.get(f"{url}/status").json()["index"]["shards_ok"])
+    except (httpx.HTTPError, KeyError):
+        return 0
+
+
+def measure(url: str, folder: Path, notes: int, seconds: int) -> dict[str, object]:
+    """Throughput and latency of related and of the bare route, one after the other, on the same gateway process."""
+    report: dict[str, object] = {"notes": notes, "shards": SHARDS}
+    for k in KS:
+        size = len(httpx.get(f"{url}/notes/0/related?k={k}").content)
+        bare_path, path = f"/bare/{size}/%d", f"/notes/%d/related?k={k}"
+        load(url, path, folder, notes, 16, 3 * seconds)  # a gateway that has run for a while
+        runs = {}
+        for connections in CONNECTIONS:
+            bare = load(url, bare_path, folder, notes, connections, seconds)
+            related = load(url, path, folder, notes, connections, seconds)
+            runs[connections] = {
+                "related": related,
+                "bare": bare,
+                "share_of_bare": round(related["per_second"] / bare["per_second"], 3),
+                "p99_in_bare_p50": round(related["p99_ms"] / bare["p50_ms"], 1),
+            }
+            print(f"k={k} connections={connections}: {runs[connections]}", file=sys.stderr)
+        report[f"k={k}"] = {"body_bytes": size} | runs
+    return report
+
+
+def load(url: str, path: str, folder: Path, notes: int, connections: int, seconds: int) -> dict[str, float]:
+    """One run of wrk. Exits when an answer was not 200: its speed would mean nothing."""
+    script = folder / "requests.lua"
+    script.write_text(SCRIPT.format(notes=notes, path=path))
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", "-s", str(script), url]
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    if "Non-2xx" in output:
+        sys.exit(f"some answers were errors:\n{output}")
+
+    def percentile(name: str) -> float:
+        value, unit = re.search(rf"{name}%\s+([\d.]+)(us|ms|s)", output).groups()
+        return float(value) * MILLISECONDS[unit]
+
+    return {
+        "per_second": float(re.search(r"Requests/sec:\s+([\d.]+)", output)[1]),
+        "p50_ms": round(percentile("50"), 3),
+        "p99_ms": round(percentile("99"), 3),
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""What every EventLog promises, and what a write with an idempotency key is promised."""
+
+import asyncio
+
+import msgpack
+import pytest
+from redis.asyncio import Redis
+
+from service.errors import BadRequest, KeyReused, StillRunning, StoreUnavailable
+from service.events import Event, EventLog, RedisEvents
+from service.idempotency import Answer, Answers
+from service.messages import EVENTS
+from service.store import open_redis
+from tests.unit.service.memory import MemoryEvents
+
+CLICK = Event("e1", "u1", "n2", "click", 1767225600.5, "n1")
+SAVE = Event("e2", "u1", "n2", "save", 1767225601.0)
+
+
+@pytest.fixture(params=["memory", "redis"])
+def log(request: pytest.FixtureRequest) -> EventLog:
+    return MemoryEvents() if request.param == "memory" else RedisEvents(request.getfixturevalue("redis"))
+
+
+async def test_an_event_counts_once(log):
+    assert await log.append([CLICK, SAVE, CLICK]) == 2
+    assert await log.append([SAVE]) == 0
+    assert await log.append([]) == 0
+
+
+async def test_events_are_kept_in_order_as_they_were(redis: Redis):
+    await RedisEvents(redis).append([CLICK, SAVE])
+
+    kept = [msgpack.unpackb(fields[b"event"]) for _, fields in await redis.xrange(EVENTS)]
+
+    assert [Event(**event) for event in kept] == [CLICK, SAVE]
+
+
+async def test_many_deliveries_at_once_count_each_event_once(redis: Redis):
+    log = RedisEvents(redis)
+
+    accepted = await asyncio.gather(*(log.append([CLICK, SAVE]) for _ in range(20)))
+
+    assert sum(accepted) == 2
+    assert await redis.xlen(EVENTS) == 2
+
+
+async def test_without_redis_there_is_no_log():
+    with pytest.raises(StoreUnavailable):
+        await RedisEvents(open_redis("unix:///nowhere")).append([CLICK])
+
+
+class Work:
+    """Something that must happen once."""
+
+    def __init__(self) -> None:
+        self.done = 0
+
+    async def __call__(self) -> Answer:
+        self.done += 1
+        await asyncio.sleep(0.01)
+        return Answer(202, b'{"version":%d}' % self.done, f'"{self.done}"')
+
+
+async def test_the_same_request_again_gets_the_first_answer(redis: Redis):
+    answers, work = Answers(redis), Work()
+
+    first = await answers.once("k", b"request", work)
+    again = await answers.once("k", b"request", work)
+
+    assert first == (Answer(202, b'{"version":1}', '"1"'), False)
+    assert again == (first[0], True)
+    assert work.done == 1
+
+
+async def test_another_request_with_the_same_key_is_refused_and_not_run(redis: Redis):
+    answers, work = Answers(redis), Work()
+    await answers.once("k", b"request", work)
+
+    with pytest.raises(KeyReused):
+        await answers.once("k", b"other", work)
+    assert work.done == 1
+
+
+async def test_of_many_at_once_one_runs_and_the_others_are_told_to_wait(redis: Redis):
+    answers, work = Answers(redis), Work()
+
+    outcomes = await asyncio.gather(*(answers.once("k", b"request", work) for _ in range(10)), return_exceptions=True)
+
+    assert work.done == 1
+    assert sum(isinstance(outcome, StillRunning) for outcome in outcomes) == 9
+
+
+async def test_a_request_that_failed_can_be_sent_again(redis: Redis):
+    answers = Answers(redis)
+
+    async def fails() -> Answer:
+        raise BadRequest("not this time")
+
+    with pytest.raises(BadRequest):
+        await answers.once("k", b"request", fails)
+    assert (await answers.once("k", b"request", Work()))[0].status == 202

@@ -1,0 +1,337 @@
+"""Two models side by side on a real Redis and real indexer processes: rolled out, back again, and retired."""
+
+import asyncio
+import subprocess
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from redis.asyncio import Redis
+from support.hashing import HashingBackend, text_vector
+from support.indexers import Indexers
+from support.redis import RedisServer
+from support.service import NOTELLM
+from support.working import until, working
+
+from indexer.client import ShardedSearcher
+from indexer.types import ShardUnavailable
+from model.note import Note
+from service.app import create_app
+from service.drafts import WorkerPool
+from service.jobs import JobQueue
+from service.messages import JOBS, WORKERS, StoredReading
+from service.recommend import Recommender
+from service.registry import Registry
+from service.rollout import ActiveModel, take_over
+from service.settings import IndexSettings, Settings
+from service.store import RedisStore, StoredNote, open_redis
+
+OLD, NEW = "hashing-old", "hashing-new"
+SHARDS = 2
+NOTES = 60
+K = 5
+FOLLOW_EVERY_S = 0.05
+
+
+class Community:
+    """What was written, and by definition: which notes are related in the eyes of each model."""
+
+    def __init__(self, store: RedisStore) -> None:
+        self.titles: dict[str, str] = {}
+        self._store = store
+
+    async def write(self, titles: dict[str, str]) -> None:
+        await self._store.put([StoredNote(Note(id_, title), 0) for id_, title in titles.items()])
+        self.titles |= titles
+
+    async def delete(self, id_: str) -> None:
+        await self._store.delete(id_)
+        del self.titles[id_]
+
+    def related(self, model: str, id_: str) -> list[str]:
+        cosines = {
+            other: float(text_vector(model + title) @ text_vector(model + self.titles[id_]))
+            for other, title in self.titles.items()
+            if other != id_
+        }
+        return sorted(cosines, key=lambda other: -cosines[other])[:K]
+
+
+class Rollout:
+    """Indexers as processes; workers, a gateway's app and what rolls models out in this one."""
+
+    def __init__(self, redis: Redis, indexers: Indexers) -> None:
+        self.redis = redis
+        self.indexers = indexers
+        self.registry = Registry(redis)
+        self.store = RedisStore(redis, 10_000)
+        self.community = Community(self.store)
+        self.searcher = ShardedSearcher(indexers.addresses, "")
+        settings = Settings(index=IndexSettings(addresses=tuple(indexers.addresses)))
+        workers = WorkerPool([], "")
+        self.active = ActiveModel(
+            self.registry,
+            "",
+            lambda model: Recommender(self.store, self.searcher.of(model), workers.of(model), settings, model),
+        )
+        transport = httpx.ASGITransport(create_app(self.active, settings))
+        self.client = httpx.AsyncClient(transport=transport, base_url="http://gateway")
+
+    @asynccontextmanager
+    async def following(self) -> AsyncIterator[None]:
+        """The gateway reads the pointer over and over."""
+
+        async def follow() -> None:
+            while True:
+                await self.active.follow()
+                await asyncio.sleep(FOLLOW_EVERY_S)
+
+        following = asyncio.create_task(follow())
+        yield
+        following.cancel()
+
+    @asynccontextmanager
+    async def worker(self, model: str) -> AsyncIterator[None]:
+        """A worker of this model, until the end of the block."""
+        async with working(HashingBackend(model), self.redis) as worker:
+            running = asyncio.create_task(worker.run())
+            yield
+            worker.stop()
+            await running
+
+    async def complete(self, model: str) -> bool:
+        """Whether all shards find all notes with this model, as they were last written."""
+        held = self.searcher.of(model)
+        for id_, title in self.community.titles.items():
+            try:
+                found = await held.lookup(id_, timeout_s=5)
+            except ShardUnavailable:
+                return False
+            if found is None or not np.allclose(found.vector, text_vector(model + title), atol=1e-6):
+                return False
+        states = await held.status(timeout_s=5)
+        return len(states) == SHARDS and sum(state.notes for state in states) == len(self.community.titles)
+
+    async def related(self, id_: str) -> tuple[str, list[str]]:
+        """Which model answered, and what."""
+        answer = await self.client.get(f"/notes/{id_}/related", params={"k": K})
+        assert answer.status_code == 200, answer.text
+        assert not answer.json()["degraded"]
+        return answer.json()["model"], [item["note_id"] for item in answer.json()["items"]]
+
+    async def answers_as(self, model: str) -> None:
+        """Waits for the pointer to arrive, then looks at every note."""
+        await until(lambda: self._follows(model))
+        for id_ in self.community.titles:
+            assert await self.related(id_) == (model, self.community.related(model, id_))
+
+    def command(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """`notellm model`, as a person types it."""
+        environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(Path(__file__).parents[2])}
+        return subprocess.run(
+            [*NOTELLM, "model", *words],
+            env=environment | self.indexers.environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    async def _follows(self, model: str) -> bool:
+        return self.active.fingerprint == model
+
+
+@pytest.fixture
+async def rollout(tmp_path: Path, redis: Redis, redis_server: RedisServer) -> AsyncIterator[Rollout]:
+    indexers = Indexers(tmp_path, redis_server.url, SHARDS)
+    rollout = Rollout(redis, indexers)
+    for place in indexers.everywhere:
+        indexers.start(*place)
+    async with rollout.following():
+        yield rollout
+    await rollout.client.aclose()
+    await rollout.searcher.close()
+    indexers.end_all()
+
+
+def both(rollout: Rollout) -> Callable[[], object]:
+    async def complete() -> bool:
+        return await rollout.complete(OLD) and await rollout.complete(NEW)
+
+    return complete
+
+
+async def test_every_answer_is_of_one_model_while_the_pointer_goes_to_and_fro_under_readers(rollout):
+    community, answered, enough = rollout.community, Counter(), asyncio.Event()
+    await community.write({f"n{row}": f"title {row}" for row in range(NOTES)})
+    ids = list(community.titles)
+    expected = {model: {id_: community.related(model, id_) for id_ in ids} for model in (OLD, NEW)}
+    assert all(expected[OLD][id_] != expected[NEW][id_] for id_ in ids)
+
+    async def read(reader: int) -> None:
+        step = 0
+        while not enough.is_set():
+            id_ = ids[(7 * reader + step) % NOTES]
+            model, found = await rollout.related(id_)
+            assert found == expected[model][id_], model
+            answered[model] += 1
+            step += 1
+
+    async def seen(model: str, more: int) -> bool:
+        return answered[model] >= more
+
+    async with AsyncExitStack() as workers:
+        await workers.enter_async_context(rollout.worker(OLD))
+        await until(lambda: rollout.complete(OLD))
+        await rollout.answers_as(OLD)
+        await workers.enter_async_context(rollout.worker(NEW))
+        await until(lambda: rollout.complete(NEW))
+        assert rollout.active.fingerprint == OLD
+
+        readers = [asyncio.create_task(read(reader)) for reader in range(8)]
+        for flip in range(10):
+            model = (NEW, OLD)[flip % 2]
+            assert await rollout.registry.activate(model)
+            await until(lambda model=model, more=answered[model] + 20: seen(model, more))
+        enough.set()
+        await asyncio.gather(*readers)
+
+
+async def test_what_is_written_edited_and_deleted_during_a_rollout_is_right_in_both_and_after_a_kill(rollout):
+    community = rollout.community
+    await community.write({f"n{row}": f"title {row}" for row in range(NOTES)})
+    async with rollout.worker(OLD), AsyncExitStack() as workers:
+        await until(lambda: rollout.complete(OLD))
+        await workers.enter_async_context(rollout.worker(NEW))
+        await community.write({"n1": "edited", "n2": "edited, too", "late": "came during the rollout"})
+        await community.delete("n3")
+        rollout.indexers.end(0)
+        await community.write({"n4": "edited while a shard was away"})
+        await community.delete("n5")
+        rollout.indexers.start(0)
+        await until(both(rollout))
+
+        for model in (OLD, NEW, OLD):
+            assert await rollout.registry.activate(model)
+            await rollout.answers_as(model)
+            assert (await rollout.client.get("/notes/n3/related")).status_code == 404
+            note = (await rollout.client.get("/notes/n1")).json()
+            assert (note["version"], note["status"], note["suggested_hashtags"][0]["tag"]) == (
+                2,
+                "searchable",
+                "edited",
+            )
+
+        # The old model's worker saw everything, so that to go back needed no waiting; with none, notes wait.
+        assert await rollout.registry.activate(NEW)
+        await rollout.answers_as(NEW)
+        await workers.aclose()
+        await community.write({"n6": "nobody reads this as the new model does"})
+        await until(lambda: rollout.complete(OLD))
+        assert (await rollout.client.get("/notes/n6/related")).status_code == 409
+        assert (await rollout.client.get("/status")).json()["queue"]["depth"] == 1
+        assert await rollout.registry.activate(OLD)
+        await rollout.answers_as(OLD)
+        assert (await rollout.client.get("/status")).json()["queue"]["depth"] == 0
+
+
+async def test_the_commands_activate_what_is_complete_and_retire_what_nobody_needs(rollout):
+    community = rollout.community
+    await community.write({f"n{row}": f"title {row}" for row in range(NOTES)})
+    assert "no model" in (await asyncio.to_thread(rollout.command, "activate", NEW)).stderr
+    async with rollout.worker(OLD):
+        await until(lambda: rollout.complete(OLD))
+    async with rollout.worker(NEW):
+        await until(lambda: rollout.complete(NEW))
+    await community.write({"more": "read by one model only"})
+    async with rollout.worker(OLD):
+        await until(lambda: rollout.complete(OLD))
+
+        refused = await asyncio.to_thread(rollout.command, "activate", NEW)
+        assert (refused.returncode, refused.stdout) == (2, "")
+        assert refused.stderr.startswith(f"notellm: {NEW} lacks 1 notes that {OLD} finds")
+        listed = (await asyncio.to_thread(rollout.command, "list")).stdout.splitlines()
+        assert [line.split() for line in listed[1:]] == [
+            [OLD, "active", "61", "0", "0"],
+            [NEW, "60", "0", "1", "1"],
+        ]
+        assert (await asyncio.to_thread(rollout.command, "activate", NEW, "--force")).returncode == 0
+        assert await rollout.registry.active() == NEW
+        assert "goes back" in (await asyncio.to_thread(rollout.command, "activate", OLD)).stdout
+        assert "already" in (await asyncio.to_thread(rollout.command, "activate", OLD)).stdout
+
+        async with rollout.worker(NEW):
+            await until(lambda: rollout.complete(NEW))
+            assert "a worker of" in (await asyncio.to_thread(rollout.command, "retire", NEW)).stderr
+        assert "is active" in (await asyncio.to_thread(rollout.command, "retire", OLD)).stderr
+
+        # As if its worker had ended long ago.
+        await rollout.redis.xgroup_delconsumer(JOBS + NEW, WORKERS, "w0")
+        assert (await asyncio.to_thread(rollout.command, "retire", NEW)).returncode == 0
+        kept = [rollout.indexers.folder / "snapshots" / f"shard-{shard}" for shard in range(SHARDS)]
+
+        async def gone() -> bool:
+            return all([path.name for path in folder.iterdir()] == [OLD] for folder in kept)
+
+        await until(gone)
+        assert (await rollout.searcher.of(NEW).search(text_vector("x"), K, timeout_s=5)).shards_ok == 0
+        assert [key for key in await rollout.redis.keys() if NEW.encode() in key] == []
+        await community.write({"after": "the rollout"})
+        await until(lambda: rollout.complete(OLD))
+        await rollout.answers_as(OLD)
+
+
+async def test_a_worker_that_takes_over_activates_its_model_once_it_lacks_nothing_that_can_be_read(rollout):
+    community = rollout.community
+    await community.write({f"n{row}": f"title {row}" for row in range(NOTES)})
+    async with rollout.worker(OLD):
+        await until(lambda: rollout.complete(OLD))
+    await take_over(rollout.registry, rollout.searcher, OLD)
+
+    taking_over = asyncio.create_task(take_over(rollout.registry, rollout.searcher, NEW))
+    async with rollout.worker(NEW):
+        await taking_over
+        assert await rollout.registry.active() == NEW
+        await rollout.answers_as(NEW)
+
+
+async def test_an_indexer_that_starts_while_redis_is_away_answers_for_every_model_from_its_snapshots(tmp_path):
+    server = RedisServer()
+    server.start()
+    redis, indexers = open_redis(server.url), Indexers(tmp_path, server.url, shards=1)
+    searcher = ShardedSearcher(indexers.addresses, "")
+    vector = text_vector("x")
+
+    async def found(model: str) -> list[str]:
+        answer = await searcher.of(model).search(vector, K, timeout_s=5)
+        return [neighbor.id for neighbor in answer.neighbors]
+
+    async def both_found() -> bool:
+        return [await found(model) for model in (OLD, NEW)] == [["n1"], ["n1"]]
+
+    async def both_kept() -> bool:
+        return len(list((tmp_path / "snapshots").glob("*/*/CURRENT"))) == 2
+
+    try:
+        await RedisStore(redis, 10).put([StoredNote(Note("n1", "title"), 0)])
+        for model in (OLD, NEW):
+            queue = JobQueue(redis, "w0", model, len(vector))
+            await queue.open()
+            [item] = await queue.claim(1, 1.0)
+            await queue.publish([(item, StoredReading(1, model, vector, (), None))])
+        indexers.start(0)
+        await until(both_found)
+        await until(both_kept)
+        server.kill()
+        indexers.end(0)
+        indexers.start(0)
+        await until(both_found)
+    finally:
+        await searcher.close()
+        await redis.aclose()
+        indexers.end_all()
+        server.close()
