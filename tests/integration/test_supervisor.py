@@ -14,6 +14,7 @@ import pytest
 from support.checkpoint import tiny_checkpoint
 from support.service import NOTELLM, PATIENCE_S, Service, running, until
 
+from service.client import Refused
 from service.settings import SetupError
 from service.supervisor import Child, Role, Supervisor, free_port, hold, redis_binary
 
@@ -159,17 +160,15 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 
 def test_a_note_written_is_found_and_a_deleted_one_is_not(service):
-    with httpx.Client(base_url=service.api, timeout=30) as client:
+    with service.client() as notellm:
         for number in range(3):
             note = {"title": f"Day {number} in Kyoto", "hashtags": ["travel"]}
-            written = client.put(f"/notes/n{number}?wait=10", json=note)
-            assert (written.status_code, written.json()["status"]) == (200, "searchable")
-        assert client.delete("/notes/n2").status_code == 204
-        related = client.get("/notes/n0/related").json()
-        assert [item["note_id"] for item in related["items"]] == ["n1"]
-        assert related["shards"] == {"ok": 2, "total": 2}
-        tags = client.post("/notes/tags", json={"title": "A day in Osaka"}).json()
-        assert tags["category"]["name"] in {"Baking", "Home Decor", "Travel"}
+            assert notellm.put(f"n{number}", note, wait_s=10).status == "searchable"
+        notellm.delete("n2")
+        related = notellm.related("n0")
+        assert [item.note_id for item in related.items] == ["n1"]
+        assert (related.shards.ok, related.shards.total) == (2, 2)
+        assert notellm.tags("A day in Osaka").category.name in {"Baking", "Home Decor", "Travel"}
 
 
 def test_every_process_shows_its_metrics(service):
@@ -207,9 +206,8 @@ def test_killed_children_come_back_and_the_service_with_them(service):
     until(service.ready)
 
     assert service.children()["worker"] == before["worker"]
-    note = {"title": "Written after the crash"}
-    written = httpx.put(f"{service.api}/notes/after?wait=10", json=note, timeout=30)
-    assert written.json()["status"] == "searchable"
+    with service.client() as notellm:
+        assert notellm.put("after", {"title": "Written after the crash"}, wait_s=10).status == "searchable"
 
 
 def test_after_kill_9_of_the_supervisor_nothing_runs_on_and_nothing_is_lost(service):
@@ -220,10 +218,11 @@ def test_after_kill_9_of_the_supervisor_nothing_runs_on_and_nothing_is_lost(serv
 
     assert not runtime.exists()
     assert not any(Path(f"/proc/{child}").exists() for child in children)
-    with httpx.Client(base_url=service.api, timeout=30) as client:
-        assert client.get("/notes/n1").json()["status"] == "searchable"
-        assert client.get("/notes/n2").status_code == 404
-        related = {item["note_id"] for item in client.get("/notes/n0/related").json()["items"]}
+    with service.client() as notellm:
+        assert notellm.get("n1").status == "searchable"
+        with pytest.raises(Refused, match="note_not_found"):
+            notellm.get("n2")
+        related = {item.note_id for item in notellm.related("n0").items}
         assert "n1" in related
         assert "n2" not in related
 
