@@ -27,6 +27,8 @@ Hits = tuple[Floats, Ints]
 CHUNK = 65_536
 # So many rows are scored one by one about as fast as the lists are probed that would hold k of them.
 SCORED_ONE_BY_ONE = 8_192
+# How many times k there must be before it is faster to part the best from the others and sort them alone.
+WORTH_PARTING = 4
 SCRATCH_PREFIX = "scratch-"
 
 
@@ -106,12 +108,14 @@ def exact(queries_ND: Floats, vectors_MD: Floats, k: int, alive: NDArray[np.bool
 
 def best(scores_NM: Floats, rows_NM: Ints, k: int) -> Hits:
     """The k best columns of each row, best first."""
-    if k < scores_NM.shape[1]:
+    if scores_NM.shape[1] > WORTH_PARTING * k:
         top_NK = np.argpartition(scores_NM, -k, axis=1)[:, -k:]
         scores_NM = np.take_along_axis(scores_NM, top_NK, axis=1)
         rows_NM = np.take_along_axis(rows_NM, top_NK, axis=1)
-    order_NK = np.argsort(-scores_NM, axis=1, kind="stable")
-    return np.take_along_axis(scores_NM, order_NK, axis=1), np.take_along_axis(rows_NM, order_NK, axis=1)
+    queries, columns = scores_NM.shape
+    order_NK = np.argsort(-scores_NM, axis=1, kind="stable")[:, :k]
+    order_NK += columns * np.arange(queries)[:, None]
+    return scores_NM.take(order_NK), rows_NM.take(order_NK)
 
 
 class FlatBase:
@@ -169,8 +173,8 @@ class IvfBase:
         nlist = self.recipe.nlist
         nprobe = min(math.ceil(self.recipe.nprobe * len(self) / choice.size), nlist)
         while True:
-            scores_NK, rows_NK = self._refined.search(queries_ND, k, params=self._params(k, nprobe, choice.bits))
-            if rows_NK[:, -1].min() >= 0:
+            scores_NK, rows_NK = self._search(queries_ND, k, self._params(k, nprobe, choice.bits))
+            if min(rows_NK[:, -1].tolist()) >= 0:
                 return scores_NK, rows_NK
             if nprobe == nlist:
                 break
@@ -205,6 +209,15 @@ class IvfBase:
     def imbalance(self) -> float:
         """As FAISS defines it."""
         return float(self.ivf.invlists.imbalance_factor())
+
+    def _search(self, queries_ND: Floats, k: int, params: Any) -> Hits:
+        """What FAISS' wrapper does, without the checks of what `VectorIndex.check` has checked."""
+        scores_NK = np.empty((len(queries_ND), k), dtype=np.float32)
+        rows_NK = np.empty((len(queries_ND), k), dtype=np.int64)
+        self._refined.search_c(
+            len(queries_ND), faiss.swig_ptr(queries_ND), k, faiss.swig_ptr(scores_NK), faiss.swig_ptr(rows_NK), params
+        )
+        return scores_NK, rows_NK
 
     def _scored(self, queries_ND: Floats, k: int, choice: Choice) -> Hits:
         rows_M = choice.rows

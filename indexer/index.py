@@ -207,19 +207,16 @@ class VectorIndex:
         not. Queries with the same filters are searched together, which costs each of them less.
         """
         state = self._state
+        if len(queries) == 1:
+            return _answer_alike(state, queries)
         together = defaultdict(list)
         for place, query in enumerate(queries):
-            # Excluded ids are left out behind the search. A hundred hits are not sought for who wants ten.
-            wanted = query.k + len(query.exclude)
-            together[query.category, query.exclude_author, wanted.bit_length()].append((place, wanted))
+            # A hundred hits are not sought for who wants ten.
+            together[query.category, query.exclude_author, _wanted(query).bit_length()].append(place)
         answers: dict[int, Answer] = {}
-        for (category, exclude_author, _), members in together.items():
-            places = [place for place, _ in members]
-            unit_ND = np.array([queries[place].vector for place in places], dtype=np.float32)
-            faiss.normalize_L2(unit_ND)
-            found = state.search(unit_ND, max(wanted for _, wanted in members), category, exclude_author)
-            for place, answer in zip(places, found, strict=True):
-                answers[place] = _trimmed(answer, queries[place])
+        for places in together.values():
+            alike = [queries[place] for place in places]
+            answers.update(zip(places, _answer_alike(state, alike), strict=True))
         return [answers[place] for place in range(len(queries))]
 
     def lookup(self, id: str) -> Held | None:  # noqa: A002
@@ -354,6 +351,20 @@ class _Kept:
 def _appended(seen: State, kept_delta: Ints, scratch: Path | None) -> tuple[Ints, Base]:
     """All rows of the base, the dead ones, too, and behind them those of the delta."""
     return np.arange(len(seen.rows)), seen.base.extended(seen.vectors_MD[kept_delta], scratch)
+
+
+def _answer_alike(state: State, queries: Sequence[Query]) -> list[Answer]:
+    """Answers to queries with the same filters, from one search."""
+    first = queries[0]
+    unit_ND = np.array([query.vector for query in queries], dtype=np.float32)
+    faiss.normalize_L2(unit_ND)
+    found = state.search(unit_ND, max(map(_wanted, queries)), first.category, first.exclude_author)
+    return [_trimmed(answer, query) for answer, query in zip(found, queries, strict=True)]
+
+
+def _wanted(query: Query) -> int:
+    """How many hits hold k of them whichever are excluded: ids are left out behind the search."""
+    return query.k + len(query.exclude)
 
 
 def _trimmed(answer: Answer, query: Query) -> Answer:

@@ -1,7 +1,7 @@
 """What is known of rows besides their vectors: id, version and labels.
 
-`Entries` are a few rows as they come; `Rows` are those of a base, in arrays: with seven bytes an id, a million rows
-take 39 bytes each, where a list of strings and a dict from id to row would take more than 200.
+`Entries` are a few rows as they come; `Rows` are those of a base, in arrays: with ten bytes an id, a million rows
+take 38 bytes each, where a list of strings and a dict from id to row would take more than 200.
 """
 
 from collections.abc import Sequence
@@ -12,11 +12,11 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from indexer.ids import Ids
+
 Ints = NDArray[np.int64]
 Codes = NDArray[np.uint64]
 Short = NDArray[np.uint32]
-
-LARGEST = 2**32 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +63,12 @@ class Labels:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Immutable. Row r's id is ``text[bounds[r]:bounds[r + 1]]``; ``order`` sorts the rows by the hash of their id.
+    """Immutable. ``order`` sorts the rows by the hash of their id, ``hashes`` are sorted.
 
     An id may have several rows, of which the last is its newest: a base keeps dead rows until it is built anew.
     """
 
-    text: str
-    bounds: Short
+    ids: Ids
     versions: Ints
     hashes: Codes
     order: Short
@@ -78,20 +77,15 @@ class Rows:
 
     @classmethod
     def of(cls, entries: Entries) -> Self:
-        """Raises ValueError when the ids are longer than 2^32 letters."""
-        hashes_M = hashed(entries.ids)
-        lengths = np.array([len(id_) for id_ in entries.ids], dtype=np.int64)
+        """From rows one by one, in their order."""
         versions = np.array(entries.versions, dtype=np.int64)
-        return cls._of("".join(entries.ids), lengths, versions, hashes_M, entries.labels_M2)
+        return cls._of(Ids.of(entries.ids), versions, hashed(entries.ids), entries.labels_M2)
 
     @classmethod
-    def _of(cls, text: str, lengths: Ints, versions: Ints, hashes_M: Codes, labels_M2: Codes) -> Self:
-        if len(text) > LARGEST:
-            raise ValueError(f"the ids of one shard have {len(text)} letters; at most {LARGEST} fit")
+    def _of(cls, ids: Ids, versions: Ints, hashes_M: Codes, labels_M2: Codes) -> Self:
         order = np.argsort(hashes_M, kind="stable").astype(np.uint32)
         return cls(
-            text,
-            np.concatenate([[0], np.cumsum(lengths)]).astype(np.uint32),
+            ids,
             versions,
             hashes_M[order],
             order,
@@ -102,14 +96,6 @@ class Rows:
     def __len__(self) -> int:
         return len(self.versions)
 
-    def ids(self, rows_NK: Ints) -> list[list[str]]:
-        """Ids of a matrix of rows."""
-        starts, ends = self.bounds[rows_NK].tolist(), self.bounds[rows_NK + 1].tolist()
-        text = self.text
-        return [
-            [text[start:end] for start, end in zip(*places, strict=True)] for places in zip(starts, ends, strict=True)
-        ]
-
     def newest(self, id_: str) -> int:
         """The last row of an id, -1 if it has none."""
         hashed = np.uint64(_hash(id_))
@@ -117,32 +103,22 @@ class Rows:
         while place and self.hashes[place - 1] == hashed:
             place -= 1
             row = int(self.order[place])
-            if self.text[self.bounds[row] : self.bounds[row + 1]] == id_:
+            if self.ids[row] == id_:
                 return row
         return -1
 
     def taken(self, rows: Ints) -> Self:
         """These rows alone, in this order."""
-        lengths = self._lengths()[rows]
-        # Letter by letter: where each of the new text stands in the old one.
-        shifts = self.bounds[rows + 1] - np.cumsum(lengths)
-        places = np.arange(int(lengths.sum())) + np.repeat(shifts, lengths)
-        text = np.frombuffer(self.text.encode("utf-32-le"), dtype=np.uint32)[places].tobytes().decode("utf-32-le")
-        return self._of(text, lengths, self.versions[rows], self._hashes()[rows], self._labels()[rows])
+        return self._of(self.ids.taken(rows), self.versions[rows], self._hashes()[rows], self._labels()[rows])
 
     def extended(self, entries: Entries) -> Self:
         """With more rows behind these."""
-        more = type(self).of(entries)
         return self._of(
-            self.text + more.text,
-            np.concatenate([self._lengths(), more._lengths()]),
-            np.concatenate([self.versions, more.versions]),
-            np.concatenate([self._hashes(), more._hashes()]),
-            np.concatenate([self._labels(), more._labels()]),
+            self.ids.extended(entries.ids),
+            np.concatenate([self.versions, np.array(entries.versions, dtype=np.int64)]),
+            np.concatenate([self._hashes(), hashed(entries.ids)]),
+            np.concatenate([self._labels(), entries.labels_M2]),
         )
-
-    def _lengths(self) -> Ints:
-        return np.diff(self.bounds.astype(np.int64))
 
     def _hashes(self) -> Codes:
         hashes_M = np.empty(len(self), dtype=np.uint64)

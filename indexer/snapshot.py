@@ -37,12 +37,13 @@ from numpy.typing import NDArray
 
 from indexer.base import SCRATCH_PREFIX, Base, FlatBase, IvfBase, mapped, write_index
 from indexer.factory import IndexRecipe
+from indexer.ids import Ids
 from indexer.index import Contents, VectorIndex
 from indexer.rows import Entries, Labels, Rows
 
 log = logging.getLogger(__name__)
 
-FORMAT = 2
+FORMAT = 3
 KEPT = 3
 CURRENT = "CURRENT"
 STAGING = "staging"
@@ -250,9 +251,9 @@ def _delta_files(contents: Contents) -> dict[str, Content]:
 def _base_files(contents: Contents) -> dict[str, Content]:
     base, rows = contents.base, contents.rows
     arrays: dict[str, NDArray[Any]] = {
-        part.name: getattr(rows, part.name) for part in fields(Rows) if part.name not in ("text", *LABELS)
+        part.name: getattr(rows, part.name) for part in fields(Rows) if part.name not in ("ids", *LABELS)
     }
-    arrays["text"] = np.frombuffer(rows.text.encode(), dtype=np.uint8)
+    arrays |= {"ids": rows.ids.cells, "other_ids": np.frombuffer(msgpack.packb(rows.ids.others), dtype=np.uint8)}
     for name in LABELS:
         arrays |= {f"{name}_{part.name}": getattr(getattr(rows, name), part.name) for part in fields(Labels)}
     if isinstance(base, FlatBase):
@@ -283,6 +284,8 @@ def _contents(manifest: Mapping[str, Any], files: Mapping[str, bytes], folder: P
         base: Base = IvfBase(recipe, ivf, mapped(folder / STORE))
     else:
         base = FlatBase(recipe, rows.pop("store"))
+    others = msgpack.unpackb(rows.pop("other_ids").tobytes(), strict_map_key=False)
+    rows["ids"] = Ids(rows["ids"], others)
     for name in LABELS:
         rows[name] = Labels(*(rows.pop(f"{name}_{part.name}") for part in fields(Labels)))
     return Contents(
@@ -290,7 +293,7 @@ def _contents(manifest: Mapping[str, Any], files: Mapping[str, bytes], folder: P
         fingerprint=manifest["fingerprint"],
         generation=manifest["generation"],
         base=base,
-        rows=Rows(**rows | {"text": rows["text"].tobytes().decode()}),
+        rows=Rows(**rows),
         base_alive=delta["base_alive"],
         delta=Entries(ids["delta"], delta["versions"].tolist(), delta["vectors"], delta["labels"]),
         tombstones=ids["tombstones"],

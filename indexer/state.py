@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexer import bitmap
-from indexer.base import Base, Choice, Floats, Hits, Ints, best, exact
+from indexer.base import Base, Choice, Floats, Hits, Ints, best, products
 from indexer.bitmap import Bits, all_alive, flags
 from indexer.rows import Codes, Entries, Rows, hashed
 from indexer.types import Answer, Change, label
@@ -149,15 +149,15 @@ class State:
 
     def ids(self, rows_NK: Ints) -> list[list[str]]:
         """Some id for a cell without a hit."""
-        first = len(self.rows)
         if not len(self.vectors_MD):
-            return self.rows.ids(rows_NK)
-        in_base_NK = rows_NK < first
-        known = self.rows.ids(np.where(in_base_NK, rows_NK, -1))
-        for ids_K, rows_K in zip(known, rows_NK.tolist(), strict=True):
-            for place, row in enumerate(rows_K):
-                if row >= first:
-                    ids_K[place] = self.delta.ids[row - first]
+            return self.rows.ids.at(rows_NK)
+        first = len(self.rows)
+        in_delta_NK = rows_NK >= first
+        if not in_delta_NK.any():
+            return self.rows.ids.at(rows_NK)
+        known = self.rows.ids.at(np.where(in_delta_NK, -1, rows_NK))
+        for query, place in np.argwhere(in_delta_NK).tolist():
+            known[query][place] = self.delta.ids[rows_NK[query, place] - first]
         return known
 
     def newer_than(self, other: Self) -> Ints:
@@ -176,7 +176,7 @@ class State:
         choice = self._choice(category, exclude_author)
         hits = self.base.search(queries_ND, k, choice) if choice.size else _nothing(len(queries_ND))
         if len(self.vectors_MD):
-            hits = self._joined(hits, self._search_delta(queries_ND, k, category, exclude_author), k)
+            hits = self._with_delta(hits, queries_ND, k, self._delta_choice(category, exclude_author))
         scores_NK, rows_NK = hits
         return [_answer(*found) for found in zip(self.ids(rows_NK), scores_NK.tolist(), strict=True)]
 
@@ -203,20 +203,30 @@ class State:
             return Choice(live - len(unwanted_M), bitmap.without(self.base_alive, unwanted_M))
         return Choice(live, self.base_alive if self.base_dead else None)
 
-    def _search_delta(self, queries_ND: Floats, k: int, category: int, exclude_author: int) -> Hits:
+    def _delta_choice(self, category: int, exclude_author: int) -> NDArray[np.bool_] | None:
+        """Which rows of the delta may be found; None for all."""
+        if not (self.delta_dead or category or exclude_author):
+            return None
         alive = flags(self.delta_alive, len(self.vectors_MD))
         if category:
             alive = alive & (self.labels_M2[:, 0] == np.uint64(category))
         if exclude_author:
             alive = alive & (self.labels_M2[:, 1] != np.uint64(exclude_author))
-        return exact(queries_ND, self.vectors_MD, k, alive)
+        return alive
 
-    def _joined(self, base: Hits, delta: Hits, k: int) -> Hits:
-        return best(
-            np.concatenate([base[0], delta[0]], axis=1),
-            np.concatenate([base[1], delta[1] + len(self.rows)], axis=1),
-            k,
-        )
+    def _with_delta(self, base: Hits, queries_ND: Floats, k: int, chosen: NDArray[np.bool_] | None) -> Hits:
+        """The k best of the base's hits and the delta. Most often nothing in the small delta is among the best."""
+        scores_NM = products(queries_ND, self.vectors_MD)
+        worst_N1 = base[0][:, k - 1 : k] if base[0].shape[1] >= k else np.float32(-np.inf)
+        better_NM = scores_NM > worst_N1
+        if chosen is not None:
+            better_NM &= chosen
+        if not better_NM.any():
+            return base
+        rows_J = np.flatnonzero(better_NM.any(axis=0))
+        scores_NJ = np.where(better_NM[:, rows_J], scores_NM[:, rows_J], np.float32(-np.inf))
+        places_NJ = np.broadcast_to(rows_J + len(self.rows), scores_NJ.shape)
+        return best(np.concatenate([base[0], scores_NJ], axis=1), np.concatenate([base[1], places_NJ], axis=1), k)
 
 
 def _answer(ids: list[str], scores: list[float]) -> Answer:
