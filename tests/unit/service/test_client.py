@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
-from support.listening import listening
+from support.http import listening
 
 from model.note import Note
 from service.client import AsyncNoteLLM, BulkNote, NoAnswer, NoteLLM, Refused
