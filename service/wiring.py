@@ -86,7 +86,7 @@ async def _gateway(settings: Settings) -> None:
     from service.keys import Keyring
     from service.limits import Gate
     from service.recommend import Recommender
-    from service.server import BACKLOG, GatewayServer, allow_connections
+    from service.server import BACKLOG, GatewayServer, allow_connections, doors
 
     manifest = _manifest(settings)
     keys = Keyring(settings.keys_file) if settings.keys_file else None
@@ -115,7 +115,7 @@ async def _gateway(settings: Settings) -> None:
                 _repeating(_follow(keys), _KEYS_EVERY_S),
                 _repeating(gate.report, _REPORT_EVERY_S),
             ):
-                await server.serve(sockets=[listener])
+                await server.serve(sockets=doors(listener))
             await searcher.close()
             await workers.close()
 
