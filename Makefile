@@ -6,10 +6,10 @@ BIN := $(VENV)/bin
 DEMO_STATE ?= .demo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test vllm-test check bench bench-index bench-worker mini constraints image-test clean
+.PHONY: help demo test vllm-test check bench bench-index bench-overload bench-worker mini constraints image-test clean
 
 help: ## Say what each target does.
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 # torch first and by its exact version: with a CPU build at hand, later packages then find it satisfied.
 $(VENV)/.%-installed: pyproject.toml constraints.txt
@@ -54,6 +54,9 @@ bench: $(VENV)/.dev-installed ## Measure the hot path; the last line is one JSON
 
 bench-index: $(VENV)/.dev-installed $(VENV)/.bench-installed ## Measure the index on a million vectors; the last line is one JSON object.
 	$(BIN)/python tests/bench/index.py
+
+bench-overload: $(VENV)/.dev-installed ## Ten times what the gateway can take, and clients that hold sockets; the last line is one JSON object.
+	$(BIN)/python tests/bench/overload.py
 
 mini: $(VENV)/.dev-installed ## Train model/mini again from the sample notes.
 	$(BIN)/notellm samples --out build/samples
