@@ -6,10 +6,10 @@ BIN := $(VENV)/bin
 DEMO_STATE ?= .demo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test vllm-test check bench bench-index bench-worker bench-overload conformance openapi mini constraints screenshots image-test clean
+.PHONY: help demo test vllm-test check bench bench-gateway bench-index bench-overload bench-worker conformance openapi mini constraints screenshots image-test clean
 
 help: ## Say what each target does.
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 # torch first and by its exact version: with a CPU build at hand, later packages then find it satisfied.
 $(VENV)/.%-installed: pyproject.toml constraints.txt
@@ -52,6 +52,9 @@ bench-worker: $(VLLM_VENV)/.installed ## Measure what a note costs the worker, o
 bench: $(VENV)/.dev-installed ## Measure the hot path; the last line is one JSON object.
 	$(BIN)/python tests/bench/related.py
 
+bench-gateway: $(VENV)/.dev-installed ## Measure related with a large store, at 1, 16 and 64 connections; the last line is one JSON object.
+	$(BIN)/python tests/bench/gateway.py
+
 bench-index: $(VENV)/.dev-installed $(VENV)/.bench-installed ## Measure the index on a million vectors, then how fresh it is under load; one JSON object each.
 	$(BIN)/python tests/bench/index.py
 	$(BIN)/python tests/bench/freshness.py
@@ -61,6 +64,9 @@ conformance: $(VENV)/.dev-installed ## Send 10,000 generated requests, and hosti
 
 openapi: $(VENV)/.dev-installed ## Write docs/openapi.json anew from the routes.
 	$(BIN)/python -c "from pathlib import Path; from service import app, openapi; Path('docs/openapi.json').write_text(openapi.text(app.api()))"
+
+bench-overload: $(VENV)/.dev-installed ## Ten times what the gateway can take, and clients that hold sockets; the last line is one JSON object.
+	$(BIN)/python tests/bench/overload.py
 
 mini: $(VENV)/.dev-installed ## Train model/mini again from the sample notes.
 	$(BIN)/notellm samples --out build/samples

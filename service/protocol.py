@@ -40,7 +40,8 @@ class BoundedProtocol(HttpToolsProtocol):
         """The first head is due from now on."""
         super().connection_made(transport)
         self._due_s = self.loop.time() + self._limits.head_s
-        self._ticker = self.loop.call_later(TICK_S, self._tick)
+        # Those that came together must not be looked after, and dropped, all in one moment.
+        self._ticker = self.loop.call_later(TICK_S * random.random(), self._tick)
         self._gate.silent[self] = None
         if len(self.connections) > self._limits.connections:
             # The one that is silent the longest; the new one, if all the others are at work.

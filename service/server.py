@@ -2,6 +2,7 @@
 
 import logging
 import resource
+import socket
 import time
 from collections.abc import Callable
 from functools import partial
@@ -20,6 +21,7 @@ log = logging.getLogger(__name__)
 BACKLOG = 2048
 _GRACE_S = 25  # a draft that came in the last moment has the time of its body and its own
 _SPARE_FILES = 128
+_DOORS = 32
 
 
 class GatewayServer(uvicorn.Server):
@@ -63,6 +65,15 @@ class GatewayServer(uvicorn.Server):
         metrics.HTTP_CONNECTIONS.set(len(self.server_state.connections))
         is_time = self._leave_at_s is not None and time.monotonic() >= self._leave_at_s
         return await super().on_tick(counter) or is_time
+
+
+def doors(listener: socket.socket) -> list[socket.socket]:
+    """One listening socket several times: the event loop accepts one connection for each, every time around.
+
+    With one alone, whoever connects to a gateway under load waits behind everybody who came before, for as many
+    rounds of the loop.
+    """
+    return [listener, *(listener.dup() for _ in range(_DOORS - 1))]
 
 
 def allow_connections(wanted: int) -> None:

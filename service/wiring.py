@@ -93,7 +93,7 @@ async def _gateway(settings: Settings) -> None:
     from service.recommend import Recommender
     from service.registry import Registry
     from service.rollout import ActiveModel
-    from service.server import BACKLOG, GatewayServer, allow_connections
+    from service.server import BACKLOG, GatewayServer, allow_connections, doors
 
     manifest = _manifest(settings)
     with _setup_errors(CheckpointError):
@@ -138,7 +138,7 @@ async def _gateway(settings: Settings) -> None:
                 _repeating(_follow(keys), _KEYS_EVERY_S),
                 _repeating(gate.report, _REPORT_EVERY_S),
             ):
-                await server.serve(sockets=[listener])
+                await server.serve(sockets=doors(listener))
             await searcher.close()
             await workers.close()
 
