@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 DEMO_STATE ?= .demo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test vllm-test check bench bench-gateway bench-index bench-overload bench-worker conformance openapi mini constraints screenshots image-test clean
+.PHONY: help demo test vllm-test check bench-gateway bench-index bench-overload bench-worker conformance openapi mini constraints screenshots image-test clean
 
 help: ## Say what each target does.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -48,9 +48,6 @@ check: $(VENV)/.dev-installed ## Format, lint, types, import rules.
 
 bench-worker: $(VLLM_VENV)/.installed ## Measure what a note costs the worker, on transformers and on vLLM.
 	$(VLLM_VENV)/bin/python tests/bench/worker.py
-
-bench: $(VENV)/.dev-installed ## Measure the hot path; the last line is one JSON object.
-	$(BIN)/python tests/bench/related.py
 
 bench-gateway: $(VENV)/.dev-installed ## Measure related with a large store, at 1, 16 and 64 connections; the last line is one JSON object.
 	$(BIN)/python tests/bench/gateway.py

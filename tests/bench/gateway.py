@@ -1,8 +1,8 @@
 """GET related under load with a large store, beside a bare route of the same app: a constant body of the same size.
 
-A real Redis, two real shards and a real gateway as processes, filled without a model: vectors come from the seeded
-generator of the index's benchmark. wrk draws ids at random, so nearly every note is asked for. The last line is one
-JSON object, latencies in milliseconds; machines can be compared by the ratios, whose figures come from the same run.
+A real Redis, two real shards and a real gateway with keys as processes, filled without a model: vectors come from the
+seeded generator of the index's benchmark. wrk draws ids at random, so nearly every note is asked for. The last line is
+one JSON object, latencies in milliseconds; machines can be compared by the ratios, whose figures are of the same run.
 
     python tests/bench/gateway.py [--notes 100000] [--seconds 10]
 """
@@ -16,12 +16,16 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
+from redis import Redis
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -33,7 +37,8 @@ from support.service import until
 from indexer.types import Change
 from model.checkpoint import read_manifest
 from model.note import Note
-from service.messages import EMBEDDINGS, JOBS, encode_change
+from service.keys import create_key
+from service.messages import ACTIVE, EMBEDDINGS, JOBS, MODELS, encode_change
 from service.settings import MINI
 from service.store import RedisStore, StoredNote, open_redis
 from service.supervisor import free_port
@@ -42,6 +47,7 @@ CONNECTIONS = (1, 16, 64)
 KS = (10, 100)
 SHARDS = 2
 LOADED_AT_ONCE = 1000
+WARM_UP_RUN_S, WARM_UP_S = 5, 120
 CATEGORIES = ("Food", "Travel", "Music", "Sport", "Books", "Film", "Garden", "Home")
 MILLISECONDS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
 
@@ -51,6 +57,7 @@ import sys
 import service.app
 from fastapi import Response
 from service import logs, wiring
+from service.auth import GuardedRoute, needs
 from service.settings import Settings
 
 create_app = service.app.create_app
@@ -58,10 +65,11 @@ create_app = service.app.create_app
 def with_bare_route(*arguments):
     app = create_app(*arguments)
 
-    @app.get("/bare/{size}/{note_id}")
     async def bare(size: int, note_id: str) -> Response:
         return Response(b"x" * size, media_type="application/json")
 
+    policy = [needs("read", "related")]
+    app.router.routes.append(GuardedRoute("/bare/{size}/{note_id}", bare, dependencies=policy))
     return app
 
 service.app.create_app = with_bare_route
@@ -69,9 +77,13 @@ logs.configure("INFO")
 wiring.run_gateway(Settings())
 """
 
-SCRIPT = """
+AT_RANDOM = """
 math.randomseed(0)
 request = function() return wrk.format("GET", string.format("{path}", math.random({notes}) - 1)) end
+"""
+IN_ORDER = """
+local asked = FIRST
+request = function() asked = asked + 1; return wrk.format("GET", string.format("{path}", asked % {notes})) end
 """
 
 
@@ -82,21 +94,59 @@ def main() -> None:
     options = parser.parse_args()
     if shutil.which("wrk") is None:
         sys.exit("wrk is not installed: apt-get install wrk")
-    with tempfile.TemporaryDirectory() as folder, stack(Path(folder), options.notes) as url:
-        print(json.dumps(measure(url, Path(folder), options.notes, options.seconds)))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        bearer = f"Authorization: Bearer {create_key(folder / 'keys.json', ['read'])[1]}"
+        with stack(folder, options.notes, bearer) as url:
+            print(json.dumps(measure(Load(url, folder, options.notes, bearer), options.seconds)))
+
+
+@dataclass(frozen=True)
+class Load:
+    """Where wrk asks, with which key, for which notes."""
+
+    url: str
+    folder: Path
+    notes: int
+    bearer: str
+
+    def run(self, path: str, connections: int, seconds: int, script: str = "") -> dict[str, float]:
+        """One run of wrk. Exits when an answer was not 200: its speed would mean nothing."""
+        file = self.folder / "requests.lua"
+        file.write_text((script or AT_RANDOM).format(notes=self.notes, path=path))
+        command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", "-H", self.bearer, "-s", str(file)]
+        output = subprocess.run([*command, self.url], capture_output=True, text=True, check=True).stdout
+        if "Non-2xx" in output:
+            sys.exit(f"some answers were errors:\n{output}")
+        return {
+            "per_second": float(re.search(r"Requests/sec:\s+([\d.]+)", output)[1]),
+            "p50_ms": percentile(output, "50"),
+            "p99_ms": percentile(output, "99"),
+        }
+
+
+def percentile(output: str, name: str) -> float:
+    """What wrk says of a percentile, in milliseconds."""
+    value, unit = re.search(rf"{name}%\s+([\d.]+)(us|ms|s)", output).groups()
+    return round(float(value) * MILLISECONDS[unit], 3)
 
 
 @contextmanager
-def stack(folder: Path, notes: int) -> Iterator[str]:
+def stack(folder: Path, notes: int, bearer: str) -> Iterator[str]:
     """A filled Redis, the shards and a gateway; the gateway's address."""
     redis = RedisServer()
     redis.start()
     with ExitStack() as running:
         running.callback(redis.close)
+        model = read_manifest(MINI)
+        with Redis.from_url(redis.url) as client:
+            client.hset(MODELS, model.fingerprint, model.dim)
+            client.set(ACTIVE, model.fingerprint)
         port = free_port("127.0.0.1", 0, "")
         environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("NOTELLM_")},
             "NOTELLM_REDIS_URL": redis.url,
+            "NOTELLM_KEYS_FILE": str(folder / "keys.json"),
             "NOTELLM_INDEX__ADDRESSES": json.dumps([str(folder / f"shard-{shard}.sock") for shard in range(SHARDS)]),
             "NOTELLM_INDEX__SNAPSHOT_DIR": str(folder / "index"),
             "NOTELLM_HTTP__PORT": str(port),
@@ -108,9 +158,9 @@ def stack(folder: Path, notes: int) -> Iterator[str]:
         running.enter_context(process([sys.executable, "-c", GATEWAY], environment, folder))
         url = f"http://127.0.0.1:{port}"
         # A shard that starts with nothing takes what the store holds; the vectors here are in the stream alone.
-        until(lambda: shards(url) == SHARDS, 60)
+        until(lambda: status(url, bearer).get("index", {}).get("shards_ok") == SHARDS, 60)
         asyncio.run(fill(redis.url, notes))
-        until(lambda: searchable(url) == notes, 120)
+        until(lambda: status(url, bearer)["notes"]["searchable"] == notes, 120)
         yield url
 
 
@@ -139,7 +189,7 @@ async def fill(url: str, notes: int) -> None:
         for one, version, vector in zip(batch, versions, vectors[start:], strict=False):
             pipe.xadd(EMBEDDINGS, encode_change(Change("", one.id, version, fingerprint, vector, one.category)))
         await pipe.execute()
-    await redis.delete(JOBS)
+    await redis.delete(JOBS + fingerprint)  # there is no worker
     await redis.aclose()
 
 
@@ -151,28 +201,29 @@ def note(number: int) -> Note:
     return Note(str(number), title, f"{title}. " * 12, tags, CATEGORIES[number % len(CATEGORIES)])
 
 
-def searchable(url: str) -> int:
-    return int(httpx.get(f"{url}/status").json()["notes"]["searchable"])
-
-
-def shards(url: str) -> int:
+def status(url: str, bearer: str) -> dict[str, Any]:
+    """What /status says; empty while nobody answers."""
     try:
-        return int(httpx.get(f"{url}/status").json()["index"]["shards_ok"])
-    except (httpx.HTTPError, KeyError):
-        return 0
+        return dict(ask(url, "/status", bearer).json())
+    except httpx.HTTPError:
+        return {}
 
 
-def measure(url: str, folder: Path, notes: int, seconds: int) -> dict[str, object]:
+def ask(url: str, path: str, bearer: str) -> httpx.Response:
+    return httpx.get(url + path, headers=[tuple(bearer.split(": "))])
+
+
+def measure(load: Load, seconds: int) -> dict[str, object]:
     """Throughput and latency of related and of the bare route, one after the other, on the same gateway process."""
-    report: dict[str, object] = {"notes": notes, "shards": SHARDS}
+    report: dict[str, object] = {"notes": load.notes, "shards": SHARDS}
     for k in KS:
-        size = len(httpx.get(f"{url}/notes/0/related?k={k}").content)
-        bare_path, path = f"/bare/{size}/%d", f"/notes/%d/related?k={k}"
-        load(url, path, folder, notes, 16, 3 * seconds)  # a gateway that has run for a while
+        path = f"/notes/%d/related?k={k}"
+        size = len(ask(load.url, path % 0, load.bearer).content)
+        warm_up(load, path)
         runs = {}
         for connections in CONNECTIONS:
-            bare = load(url, bare_path, folder, notes, connections, seconds)
-            related = load(url, path, folder, notes, connections, seconds)
+            bare = load.run(f"/bare/{size}/%d", connections, seconds)
+            related = load.run(path, connections, seconds)
             runs[connections] = {
                 "related": related,
                 "bare": bare,
@@ -184,24 +235,13 @@ def measure(url: str, folder: Path, notes: int, seconds: int) -> dict[str, objec
     return report
 
 
-def load(url: str, path: str, folder: Path, notes: int, connections: int, seconds: int) -> dict[str, float]:
-    """One run of wrk. Exits when an answer was not 200: its speed would mean nothing."""
-    script = folder / "requests.lua"
-    script.write_text(SCRIPT.format(notes=notes, path=path))
-    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", "-s", str(script), url]
-    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    if "Non-2xx" in output:
-        sys.exit(f"some answers were errors:\n{output}")
-
-    def percentile(name: str) -> float:
-        value, unit = re.search(rf"{name}%\s+([\d.]+)(us|ms|s)", output).groups()
-        return float(value) * MILLISECONDS[unit]
-
-    return {
-        "per_second": float(re.search(r"Requests/sec:\s+([\d.]+)", output)[1]),
-        "p50_ms": round(percentile("50"), 3),
-        "p99_ms": round(percentile("99"), 3),
-    }
+def warm_up(load: Load, path: str) -> None:
+    """Every note asked for about once, as in a gateway that has run for a while."""
+    asked, start = 0.0, time.monotonic()
+    while asked < load.notes and time.monotonic() - start < WARM_UP_S:
+        asked += (
+            WARM_UP_RUN_S * load.run(path, 64, WARM_UP_RUN_S, IN_ORDER.replace("FIRST", str(int(asked))))["per_second"]
+        )
 
 
 if __name__ == "__main__":
