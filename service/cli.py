@@ -40,7 +40,9 @@ def cli() -> None:
 
 
 @cli.command()
-@click.option("--samples", is_flag=True, help="Load the sample notes as soon as everything is ready.")
+@click.option(
+    "--samples", is_flag=True, help="Load the sample notes once everything is ready; with keys, NOTELLM_KEY is one."
+)
 @click.option(
     "--backend", type=click.Choice(["hf", "vllm"]),
     help="What runs the model: vllm needs its package and pays on a GPU. Default: NOTELLM_WORKER__BACKEND, or hf.",
