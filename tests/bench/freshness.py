@@ -1,13 +1,14 @@
 """How fresh the index is under load, and what its chores cost a search.
 
 Real Redis, shards as processes, each with a trained base from a snapshot. A process of its own writes 200 vectors and
-20 deletes a second into the stream; half of the vectors are of notes that are there. Of every tenth write the time
-is taken from Redis' acknowledgement until its shard's lookup shows it. Eight clients search all shards the whole time,
-first without any writes ("idle"), then under the load; their searches are told apart by the chore that ran meanwhile in
-any shard, as the shards' logs say. The bases begin with so many dead rows that they are trained anew on the way.
+20 deletes a second into the stream, half of the vectors of notes that are there, in bursts with rests between. Of every
+tenth write the time is taken from Redis' acknowledgement until its shard's lookup shows it. Eight clients search all
+shards the whole time; their searches are told apart by what went on meanwhile: a chore in any shard, as the logs of the
+shards say, else a rest of the writer ("idle"), else "writes alone". The bases begin with so many dead rows that they
+are trained anew on the way.
 
-Latencies depend on the machine, ratios to "idle" less so. The last line is one JSON object; latencies are in
-milliseconds, freshness in seconds.
+Latencies depend on the machine and its minutes; bursts and rests take turns, so that ratios to "idle" do so less. The
+last line is one JSON object; latencies are in milliseconds, freshness in seconds.
 
     python tests/bench/freshness.py [--vectors 1000000] [--shards 2] [--seconds 90] [--searches-per-s 20]
 """
@@ -15,13 +16,12 @@ milliseconds, freshness in seconds.
 import argparse
 import asyncio
 import json
-import os
 import subprocess
 import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Iterable
+from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,10 @@ CLIENTS, K = 8, 10
 UPSERTS_PER_S, DELETES_PER_S = 200, 20
 PROBED = 10
 POLL_S = 0.005
+BURST_S, REST_S = 20, 10
 SNAPSHOT_EVERY_S = 15
+# A search beside two of them counts for the first.
+KINDS = ("training", "compaction", "snapshot", "probe")
 START = "1-0"
 TIMEOUT_S = 30.0
 
@@ -58,7 +61,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--vectors", type=int, default=1_000_000, help="size of the index, over all shards")
     parser.add_argument("--shards", type=int, default=2)
-    parser.add_argument("--seconds", type=float, default=90, help="under load; a third of it idle before")
+    parser.add_argument("--seconds", type=float, default=90, help="of writing; rests come on top")
     parser.add_argument(
         "--searches-per-s", type=float, default=20, help="of each client; 0 leaves no pause between two"
     )
@@ -86,8 +89,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             prepare(Path(name) / "snapshots", options)
             for place in indexers.everywhere:
                 indexers.start(*place)
-            processes = [process.pid for process in indexers.processes.values()]
-            searches, written = asyncio.run(load(server.url, indexers.addresses, processes, options))
+            searches, written = asyncio.run(load(server.url, indexers.addresses, options))
         finally:
             indexers.end_all()
             server.close()
@@ -113,43 +115,28 @@ def prepare(folder: Path, options: argparse.Namespace) -> None:
         said(f"shard {shard}: {len(index)} notes in {index.recipe.name}, {dead} dead")
 
 
-async def load(
-    url: str, addresses: list[str], processes: list[int], options: argparse.Namespace
-) -> tuple[dict[str, list[Span]], dict[str, Any]]:
-    """Every search by what was going on, "idle" or "load", and what the writer says."""
+async def load(url: str, addresses: list[str], options: argparse.Namespace) -> tuple[list[Span], dict[str, Any]]:
+    """Every search while the writer ran, and what the writer says."""
     clients = [ShardedSearcher(addresses, MODEL) for _ in range(CLIENTS)]
     queries = clustered(1000, 2, max(1, options.vectors // ROWS_OF_A_CLUSTER))
     pause_s = 1 / options.searches_per_s if options.searches_per_s else 0.0
     while len(await clients[0].status(timeout_s=1)) < options.shards:
         await asyncio.sleep(0.2)
-    searches: dict[str, list[Span]] = {}
-
-    async def search_until(end: Awaitable[object]) -> list[Span]:
-        spans: list[Span] = []
-        enough = asyncio.Event()
-        tasks = [asyncio.create_task(search_on(client, queries, pause_s, spans, enough)) for client in clients]
-        await end
-        enough.set()
-        await asyncio.gather(*tasks)
-        return spans
-
-    await search_until(asyncio.sleep(3))  # the pages of the maps come into memory
-    cores = {}
-    used_s, since_s = cpu_s(processes), time.time()
-    searches["idle"] = await search_until(asyncio.sleep(options.seconds / 3))
-    cores["idle"] = round((cpu_s(processes) - used_s) / (time.time() - since_s), 3)
-    said("idle measured")
-    used_s, since_s = cpu_s(processes), time.time()
+    spans: list[Span] = []
+    enough = asyncio.Event()
+    tasks = [asyncio.create_task(search_on(client, queries, pause_s, spans, enough)) for client in clients]
+    await asyncio.sleep(3)  # the pages of the maps come into memory
+    spans.clear()
     command = [sys.executable, __file__, "--write", url, json.dumps(addresses)]
     command += ["--vectors", str(options.vectors), "--seconds", str(options.seconds)]
     writer = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE)
-    finished = asyncio.ensure_future(writer.communicate())
-    searches["load"] = await search_until(finished)
+    output, _ = await writer.communicate()
+    enough.set()
+    await asyncio.gather(*tasks)
     for client in clients:
         await client.close()
-    cores["load"] = round((cpu_s(processes) - used_s) / (time.time() - since_s), 3)
-    written: dict[str, Any] = json.loads((await finished)[0].splitlines()[-1])
-    return searches, written | {"shards_use_cores": cores}
+    written: dict[str, Any] = json.loads(output.splitlines()[-1])
+    return spans, written
 
 
 async def search_on(
@@ -175,37 +162,37 @@ async def write(url: str, addresses: list[str], rows: int, seconds: float) -> di
     chance = np.random.default_rng(4)
     there = iter(chance.permutation(rows // 2))
     fresh_s: list[float] = []
+    rests: list[Span] = []
 
-    async def accept(change: Change, probed: bool) -> None:
+    async def accept(change: Change) -> None:
         await redis.xadd(EMBEDDINGS, encode_change(change))
         accepted_s = time.perf_counter()
-        while probed:
+        while change.version % PROBED == 0:
             held = await searcher.lookup(change.id, timeout_s=TIMEOUT_S)
             if (held is None) if change.vector is None else (held is not None and held.version >= change.version):
                 fresh_s.append(time.perf_counter() - accepted_s)
                 return
             await asyncio.sleep(POLL_S)
 
-    start_s = time.perf_counter()
-    tasks = []
-    for number in range(count):
-        await asyncio.sleep(max(0.0, start_s + number / UPSERTS_PER_S - time.perf_counter()))
-        id_ = f"note{next(there)}" if number % 2 else f"new{number}"
-        tasks.append(asyncio.create_task(accept(Change("", id_, 3, MODEL, vectors[number]), number % PROBED == 0)))
-        if number % (UPSERTS_PER_S // DELETES_PER_S) == 5:
-            gone = Change("", f"note{next(there)}", 4, MODEL, None)
-            tasks.append(asyncio.create_task(accept(gone, number % (PROBED * 10) == 5)))
-    await asyncio.gather(*tasks)
-    took_s = time.perf_counter() - start_s
+    async def burst(numbers: Iterable[int]) -> None:
+        start_s, tasks = time.perf_counter(), []
+        for done, number in enumerate(numbers):
+            await asyncio.sleep(max(0.0, start_s + done / UPSERTS_PER_S - time.perf_counter()))
+            id_ = f"note{next(there)}" if chance.random() < 0.5 else f"new{number}"
+            tasks.append(asyncio.create_task(accept(Change("", id_, 3 + number, MODEL, vectors[number]))))
+            if chance.random() < DELETES_PER_S / UPSERTS_PER_S:
+                gone = Change("", f"note{next(there)}", 3 + number, MODEL, None)
+                tasks.append(asyncio.create_task(accept(gone)))
+        await asyncio.gather(*tasks)
+
+    for first in range(0, count, UPSERTS_PER_S * BURST_S):
+        began_s = time.time()
+        await asyncio.sleep(REST_S)
+        rests.append((began_s, time.time()))
+        await burst(range(first, min(first + UPSERTS_PER_S * BURST_S, count)))
     await searcher.close()
     await redis.aclose()
-    return {"freshness_s": quantiles(fresh_s, 3), "changes_per_s": round(len(tasks) / took_s, 1)}
-
-
-def cpu_s(processes: list[int]) -> float:
-    """Seconds of CPU that these processes have used."""
-    fields = [Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split() for process in processes]
-    return sum(int(field) for each in fields for field in each[11:13]) / os.sysconf("SC_CLK_TCK")
+    return {"freshness_s": quantiles(fresh_s, 3), "rests": rests}
 
 
 def logged(folder: Path, shard: int, replica: int) -> Iterable[dict[str, Any]]:
@@ -231,33 +218,28 @@ def chores(logs: Iterable[dict[str, Any]]) -> dict[str, list[Span]]:
 
 
 def report(
-    options: argparse.Namespace, searches: dict[str, list[Span]], written: dict[str, Any], logs: list[dict[str, Any]]
+    options: argparse.Namespace, searches: list[Span], written: dict[str, Any], logs: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    done = chores(logs)
-    kinds = ("training", "compaction", "snapshot", "probe")
+    began_s, ended_s = searches[0][0], searches[-1][1]
+    kinds = chores(logs)
+    done = {kind: spans for kind in KINDS if (spans := [span for span in kinds[kind] if span[1] > began_s])}
+    beside = {**done, "idle": written["rests"]}
     during = defaultdict(list)
-    for start_s, end_s in searches["load"]:
-        beside = (kind for kind in kinds if any(start_s < end and begin < end_s for begin, end in done[kind]))
-        during[next(beside, "writes alone")].append(end_s - start_s)
-    during["idle"] = [end_s - start_s for start_s, end_s in searches["idle"]]
-    during["load"] = [end_s - start_s for start_s, end_s in searches["load"]]
-    milliseconds = {kind: quantiles([1000 * took_s for took_s in took], 2) for kind, took in during.items()}
-    began_s, ended_s = searches["load"][0][0], searches["load"][-1][1]
+    for start_s, end_s in searches:
+        what = (what for what, spans in beside.items() if any(start_s < end and begin < end_s for begin, end in spans))
+        during[next(what, "writes alone")].append(1000 * (end_s - start_s))
+    milliseconds = {what: quantiles(took, 2) for what, took in during.items()}
+    idle = milliseconds["idle"]["p99"]
     return {
         "vectors": options.vectors,
         "shards": options.shards,
-        **written,
-        "searches_per_s": round(len(searches["load"]) / (ended_s - began_s), 1),
+        "freshness_s": written["freshness_s"],
+        "searches_per_s": round(len(searches) / (ended_s - began_s), 1),
         "search_ms": milliseconds,
-        "p99_of_idle": {
-            kind: round(took["p99"] / milliseconds["idle"]["p99"], 2)
-            for kind, took in milliseconds.items()
-            if kind != "idle"
-        },
+        "p99_of_idle": {what: round(took["p99"] / idle, 2) for what, took in milliseconds.items() if what != "idle"},
         "chores": {
             kind: {"count": len(spans), "longest_s": round(max(end - begin for begin, end in spans), 2)}
-            for kind, spans in ((kind, [span for span in done[kind] if span[1] > began_s]) for kind in kinds)
-            if spans
+            for kind, spans in done.items()
         },
     }
 
