@@ -43,6 +43,7 @@ _ELEMENT_CHARS = (2**14, 2**19)
 _RFC_3339 = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?([Zz]|[+-][0-9]{2}:[0-9]{2})"
 )
+_SPACES = r"\s\u001c-\u001f\u0085"  # what Python strips, as JSON Schema writes it
 _NDJSON = {"application/x-ndjson", "application/ndjson"}
 _LINE = re.compile(rb"\S[^\n]*")
 _SPACE = re.compile(r"[ \t\r\n]*")
@@ -74,7 +75,7 @@ def _described(**schema: JsonValue) -> Any:
 # The constraints come first: behind a validator they would measure the text before it is trimmed.
 _NoNul = AfterValidator(_without_nul)
 _text = _described(pattern="^[^\\u0000]*$")
-_visible_text = _described(pattern="^[^\\u0000]*[^\\s\\u0000][^\\u0000]*$")
+_visible_text = _described(pattern=f"^[^\\u0000]*[^{_SPACES}\\u0000][^\\u0000]*$")
 Title = Annotated[str, StringConstraints(strip_whitespace=True, max_length=300), _NoNul, _text]
 Content = Annotated[str, StringConstraints(max_length=20_000), _NoNul, _text]
 Label = Annotated[str, StringConstraints(max_length=128), _NoNul, _text]
@@ -84,7 +85,7 @@ Time = Annotated[str, AfterValidator(_rfc_3339), _described(format="date-time")]
 Key = Annotated[str, StringConstraints(min_length=1, max_length=128), _NoNul, _text]
 
 _SAYS_SOMETHING: dict[str, JsonValue] = {
-    "anyOf": [{"required": [name], "properties": {name: {"pattern": "\\S"}}} for name in ("title", "content")]
+    "anyOf": [{"required": [name], "properties": {name: {"pattern": f"[^{_SPACES}]"}}} for name in ("title", "content")]
 }
 
 

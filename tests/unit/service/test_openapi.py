@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jsonschema_rs
 import pytest
 from openapi_schema_validator import OAS31Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
@@ -178,10 +179,11 @@ async def test_every_example_of_a_request_is_accepted():
 
 def test_bodies_say_what_they_refuse():
     note = DOCUMENT["components"]["schemas"]["NoteIn"]
-    validator = OAS31Validator(note)
+    validator = jsonschema_rs.validator_for(note)  # its \s is that of JSON Schema, not of Python
 
     assert validator.is_valid({"title": "a", "created_at": None})
-    for refused in ({}, {"title": " "}, {"title": "a\0"}, {"title": "a", "hashtags": [" "]}, {"title": "a", "x": 1}):
+    spaces = [{"content": space} for space in map(chr, range(0xD800)) if space.isspace()]
+    for refused in (*spaces, {}, {"title": "a\0"}, {"title": "a", "hashtags": [" "]}, {"title": "a", "x": 1}):
         assert not validator.is_valid(refused), refused
     assert note["properties"]["title"]["maxLength"] == 300
 
