@@ -18,6 +18,8 @@ from indexer.types import Change, Found
 from model.note import Note
 from service.app import create_app
 from service.drafts import WorkerPool
+from service.events import RedisEvents
+from service.idempotency import Answers
 from service.jobs import JobQueue
 from service.messages import CURSORS, StoredNote, StoredReading
 from service.recommend import Recommender
@@ -56,9 +58,10 @@ async def test_replicas_agree_stand_in_for_each_other_and_come_back(cluster, red
     everybody = ShardedSearcher(cluster.addresses, MODEL)
     seconds = ShardedSearcher([address.split(",")[1] for address in cluster.addresses], MODEL)
     settings = Settings(http=HttpSettings(related_s=10), index=IndexSettings(addresses=tuple(cluster.addresses)))
-    recommender = Recommender(store, everybody, WorkerPool([], MODEL), settings, MODEL)
+    recommender = Recommender(store, RedisEvents(redis), everybody, WorkerPool([], MODEL), settings, MODEL)
     gateway = httpx.AsyncClient(
-        transport=httpx.ASGITransport(create_app(lambda: recommender, settings)), base_url="http://gateway"
+        transport=httpx.ASGITransport(create_app(lambda: recommender, Answers(redis), settings)),
+        base_url="http://gateway",
     )
 
     async def write(rows: range) -> None:

@@ -22,6 +22,8 @@ from indexer.types import ShardUnavailable
 from model.note import Note
 from service.app import create_app
 from service.drafts import WorkerPool
+from service.events import RedisEvents
+from service.idempotency import Answers
 from service.jobs import JobQueue
 from service.messages import JOBS, WORKERS, StoredReading
 from service.recommend import Recommender
@@ -73,12 +75,13 @@ class Rollout:
         self.searcher = ShardedSearcher(indexers.addresses, "")
         settings = Settings(http=HttpSettings(related_s=10), index=IndexSettings(addresses=tuple(indexers.addresses)))
         workers = WorkerPool([], "")
-        self.active = ActiveModel(
-            self.registry,
-            "",
-            lambda model: Recommender(self.store, self.searcher.of(model), workers.of(model), settings, model),
-        )
-        transport = httpx.ASGITransport(create_app(self.active, settings))
+        events = RedisEvents(redis)
+
+        def recommender(model: str) -> Recommender:
+            return Recommender(self.store, events, self.searcher.of(model), workers.of(model), settings, model)
+
+        self.active = ActiveModel(self.registry, "", recommender)
+        transport = httpx.ASGITransport(create_app(self.active, Answers(redis), settings))
         self.client = httpx.AsyncClient(transport=transport, base_url="http://gateway")
 
     @asynccontextmanager

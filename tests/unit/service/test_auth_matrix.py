@@ -13,10 +13,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 from support.http import Answer, ask, listening
 
-from service.app import create_app
 from service.auth import GuardedRoute, needs, policy_of, public
 from service.keys import Keyring, create_key, revoke_key
-from service.settings import Settings
 from tests.unit.service.memory import MemoryGateway
 
 SCOPES = ("read", "write", "tags", "admin")
@@ -176,7 +174,7 @@ def test_an_app_with_a_route_that_has_no_policy_does_not_start(kind, monkeypatch
     monkeypatch.setattr("service.app.router", router)
 
     with pytest.raises(AssertionError, match="without a policy"):
-        create_app(MemoryGateway().recommender, Settings())
+        MemoryGateway()
 
 
 async def test_the_openapi_document_says_which_scope_each_operation_needs():
