@@ -147,7 +147,7 @@ class TestPermits:
             answers = await exchange(service.port, *parts, get_status)
 
             assert answers.count(b"HTTP/1.1 503 ") == 5
-            assert answers.count(b'"overloaded"') == 5
+            assert answers.count(b'{"error":{"code":"overloaded"') == 5
             assert answers.count(b"HTTP/1.1 200 OK") == 1
             service.gateway.store.open.set()
             await asyncio.gather(*running)
