@@ -142,12 +142,12 @@ class TestPermits:
             running = service.begin(("GET", "/notes/n1/related"))
             await service.until(lambda: service.gate.in_flight["related"] == 1)
             parts = [RELATED + b"\r\n", (RELATED + b"\r\n") * 3, RELATED + b"X-Long: ", b"x\r\n\r\n"]
-            get_status = b"GET /openapi.json HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+            get_icon = b"GET /favicon.svg HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
 
-            answers = await exchange(service.port, *parts, get_status)
+            answers = await exchange(service.port, *parts, get_icon)
 
             assert answers.count(b"HTTP/1.1 503 ") == 5
-            assert answers.count(b'{"error":{"code":"overloaded"') == 5
+            assert answers.count(b'"overloaded"') == 5
             assert answers.count(b"HTTP/1.1 200 OK") == 1
             service.gateway.store.open.set()
             await asyncio.gather(*running)
