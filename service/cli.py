@@ -73,13 +73,21 @@ def serve(samples: bool, backend: str | None) -> None:
 
 
 @cli.command()
-def gateway() -> None:
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    help="Processes that share the port, about one a core.  [default: 1, or NOTELLM_HTTP__WORKERS]",
+)
+def gateway(workers: int | None) -> None:
     """Run a gateway: the HTTP API. Needs Redis, the indexers and a worker; holds no model and no index.
 
     \b
-    Example:
+    Examples:
       NOTELLM_REDIS_URL=redis://10.0.0.5:6379/0 notellm gateway
+      NOTELLM_REDIS_URL=redis://10.0.0.5:6379/0 notellm gateway --workers 4
     """
+    if workers:
+        os.environ["NOTELLM_HTTP__WORKERS"] = str(workers)
     _run("run_gateway")
 
 

@@ -1,30 +1,43 @@
 """The operations listener: /livez, /readyz, /metrics, in its own thread so that it answers under overload."""
 
+import http.client
 import json
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import ClassVar, Final
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from service.settings import OpsSettings, SetupError
+
 JSON: Final = "application/json"
 _POLL_S = 0.1  # how long `stop` may have to wait
+_ASK_S = 1.0
 
 
 class OpsServer:
     """Serves one process's health and metrics.
 
     ``missing`` names what the process still lacks before it can do its work; an empty list means ready. It
-    is called in the server's threads on every /readyz, so it must be thread-safe and return at once.
+    is called in the server's threads on every /readyz, so it must be thread-safe and return at once. ``exposition``
+    is what /metrics answers, in the text format of Prometheus.
     """
 
-    def __init__(self, host: str, port: int, missing: Callable[[], list[str]]) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        missing: Callable[[], list[str]],
+        exposition: Callable[[], bytes] = generate_latest,
+    ) -> None:
         """Bind, so that a taken port raises OSError here. Port 0 takes a free one."""
         self._server = _Server((host, port), _Handler)
         self._server.missing = missing
+        self._server.exposition = exposition
         self._thread = threading.Thread(target=self._server.serve_forever, args=(_POLL_S,), name="ops", daemon=True)
 
     @property
@@ -44,11 +57,49 @@ class OpsServer:
         self._server.server_close()
 
 
+@contextmanager
+def operations(
+    ops: OpsSettings, missing: Callable[[], list[str]], exposition: Callable[[], bytes] = generate_latest
+) -> Iterator[None]:
+    """The listener as it is set up, while the process runs. Raises SetupError when the port cannot be had."""
+    with binding(ops.host, ops.port, "NOTELLM_OPS__PORT"):
+        server = OpsServer(ops.host, ops.port, missing, exposition)
+    server.start()
+    if ops.port_file:
+        ops.port_file.write_text(str(server.port))
+    try:
+        yield
+    finally:
+        server.stop()
+
+
+@contextmanager
+def binding(host: str, port: int, variable: str) -> Iterator[None]:
+    """What binds a port inside raises SetupError, naming the variable to change."""
+    try:
+        yield
+    except OSError as error:
+        raise SetupError(
+            f"cannot listen on {host}:{port}: {error.strerror or error}; set {variable} to another port"
+        ) from error
+
+
+def missing_at(host: str, port: int, name: str) -> list[str]:
+    """What the process behind an operations listener lacks; ``name`` when it does not answer."""
+    with closing(http.client.HTTPConnection(host, port, timeout=_ASK_S)) as connection:
+        try:
+            connection.request("GET", "/readyz")
+            return list(json.load(connection.getresponse())["missing"])
+        except (OSError, http.client.HTTPException):
+            return [name]
+
+
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
     request_queue_size = 128
     missing: Callable[[], list[str]]
+    exposition: Callable[[], bytes]
 
     def server_bind(self) -> None:
         # A gateway that is started again must not wait until the system forgets its old connections.
@@ -73,7 +124,7 @@ class _Handler(BaseHTTPRequestHandler):
             case "/readyz":
                 self._answer_ready(self.server.missing())
             case "/metrics":
-                self._answer(HTTPStatus.OK, CONTENT_TYPE_LATEST, generate_latest())
+                self._answer(HTTPStatus.OK, CONTENT_TYPE_LATEST, self.server.exposition())
             case _:
                 self._answer(HTTPStatus.NOT_FOUND, JSON, b'{"paths":["/livez","/readyz","/metrics"]}')
 

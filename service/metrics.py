@@ -1,7 +1,8 @@
 """Every metric of every process. A metric is an API: a change of name or label stands in the changelog.
 
 Labels are bounded: ``route`` is the template of a route and never a path, ``shard`` a number, ``fingerprint`` that of
-a registered model, the others one of the values that stand beside them. Durations are in seconds.
+a registered model, the others one of the values that stand beside them. Durations are in seconds. Where several
+gateways share a port, their counters and histograms are summed, and a gauge says how those that live are joined.
 """
 
 from prometheus_client import Counter, Gauge, Histogram
@@ -14,9 +15,13 @@ BUILD_INFO = Gauge(
     "notellm_build_info",
     "Always 1; the labels say what runs here. The fingerprint is that of the checkpoint, empty where there is none.",
     ["process", "version", "fingerprint"],
+    multiprocess_mode="livemax",
 )
 ACTIVE_MODEL = Gauge(
-    "notellm_active_model", "1 for the model that a gateway asks, 0 for those before.", ["fingerprint"]
+    "notellm_active_model",
+    "1 for the model that a gateway asks, 0 for those before.",
+    ["fingerprint"],
+    multiprocess_mode="livemostrecent",
 )
 
 HTTP_REQUESTS = Counter("notellm_http_requests_total", "Requests answered.", ["route", "method", "status"])
@@ -35,14 +40,15 @@ HTTP_IN_FLIGHT = Gauge(
     "notellm_http_in_flight",
     "Requests under way.",
     ["kind"],  # related | reads | writes | bulk | tags | public
+    multiprocess_mode="livesum",
 )
-HTTP_CONNECTIONS = Gauge("notellm_http_connections", "Connections of clients.")
+HTTP_CONNECTIONS = Gauge("notellm_http_connections", "Connections of clients.", multiprocess_mode="livesum")
 HTTP_DROPPED = Counter(
     "notellm_http_connections_dropped_total",
     "Connections closed for what the client did or did not do.",
     ["reason"],  # slow | silent | crowded | unread | endless
 )
-KEYS = Gauge("notellm_keys", "Live keys; 0 also when the service asks for none.")
+KEYS = Gauge("notellm_keys", "Live keys; 0 also when the service asks for none.", multiprocess_mode="livemostrecent")
 KEYS_RELOADS = Counter(
     "notellm_keys_reloads_total",
     "How often a changed keys file was read.",
@@ -101,10 +107,16 @@ CATEGORIES_SAMPLED = Counter(
 CATEGORIES_ILLEGAL = Counter(
     "notellm_categories_illegal_total", "Of those sampled, categories outside the closed set: Ill. of section 5.5."
 )
-GPU_MEMORY_BYTES = Gauge("notellm_gpu_memory_bytes", "GPU memory that the worker's process holds; 0 without a GPU.")
-QUEUE_DEPTH = Gauge("notellm_queue_depth", "Jobs waiting for this worker's model.")
+GPU_MEMORY_BYTES = Gauge(
+    "notellm_gpu_memory_bytes",
+    "GPU memory that the worker's process holds; 0 without a GPU.",
+    multiprocess_mode="livemax",
+)
+QUEUE_DEPTH = Gauge("notellm_queue_depth", "Jobs waiting for this worker's model.", multiprocess_mode="livemax")
 QUEUE_OLDEST_SECONDS = Gauge(
-    "notellm_queue_oldest_seconds", "Age of the oldest job that waits for this worker's model; 0 when none does."
+    "notellm_queue_oldest_seconds",
+    "Age of the oldest job that waits for this worker's model; 0 when none does.",
+    multiprocess_mode="livemax",
 )
 
 INDEX_NOTES = Gauge("notellm_index_notes", "Notes that a shard can find.", ["shard", "fingerprint"])

@@ -46,6 +46,15 @@ class HttpSettings(BaseModel, frozen=True, extra="forbid"):
 
     host: str = Field(default="127.0.0.1", description="Address of the public API.")
     port: NonNegativeInt = Field(default=8000, description="Port of the public API; 0 takes a free one.")
+    workers: PositiveInt = Field(
+        default=1,
+        description="Gateway processes that share the port and one operations listener; each has permits, buckets "
+        "and a memory of notes of its own.",
+    )
+    shares_port: bool = Field(
+        default=False,
+        description="1 lets other gateways of this machine listen on the same port; connections are dealt out.",
+    )
     related_s: PositiveFloat = Field(default=1.0, description="Deadline of GET related.")
     write_s: PositiveFloat = Field(default=2.0, description="Deadline of a write, without the caller's wait.")
     tags_s: PositiveFloat = Field(default=15.0, description="Deadline of POST /notes/tags.")

@@ -7,39 +7,30 @@
     state_dir/index/    snapshots, one folder a shard and in it one a model
     state_dir/logs/     what each process logs, one JSON object a line, since this start
     state_dir/run  ->   a short private folder with the sockets, and <role>.ops with each operations port
-
-Children run in sessions of their own, so that ctrl-C reaches the supervisor alone and the order of stopping
-is kept; should the supervisor be killed, the kernel ends them.
 """
 
-import ctypes
 import fcntl
-import http.client
 import importlib.util
 import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, nullcontext, suppress
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from service.health import missing_at
 from service.keys import Keyring
+from service.processes import Child, Role, Supervisor, end_with, say
 from service.settings import Settings, SetupError, is_loopback, redis_url
 
-PR_SET_PDEATHSIG = 1
-USER_MISTAKE = 2
 _TICK_S = 0.1
-_GRACE_S = 28.0
-_FIRST_PAUSE_S, _LAST_PAUSE_S = 0.2, 5.0
-_HEALTHY_S = 30.0
 _LEFTOVERS_S = 20.0
 
 READY = """
@@ -69,26 +60,6 @@ KEYS = '{file}  (add -H "Authorization: Bearer $NOTELLM_KEY" to what follows)'
 
 
 @dataclass(frozen=True, slots=True)
-class Role:
-    """What one child runs. Roles with a higher ``rank`` are stopped before those with a lower one.
-
-    What it prints goes to the file ``log``, if there is one.
-    """
-
-    name: str
-    command: Sequence[str]
-    rank: int
-    environment: Mapping[str, str] = field(default_factory=dict)
-    log: Path | None = None
-
-    @property
-    def last_words(self) -> str:
-        """The last line of its log: why it could not run as it was set up."""
-        lines = self.log.read_text(errors="replace").splitlines() if self.log and self.log.exists() else []
-        return lines[-1] if lines else f"{self.name} cannot run as it is set up"
-
-
-@dataclass(frozen=True, slots=True)
 class Place:
     """Where the service listens and keeps things, with the ports that were found free."""
 
@@ -103,111 +74,6 @@ class Place:
         return self.runtime / "redis.sock"
 
 
-class Child:
-    """One process and its restarts."""
-
-    def __init__(self, role: Role, keep: IO[str]) -> None:
-        self.role = role
-        self._keep = keep
-        self._process: subprocess.Popen[bytes] | None = None
-        self._started = 0.0
-        self._pause_s = _FIRST_PAUSE_S
-        self._not_before = 0.0
-
-    def tend(self) -> int | None:
-        """Start the process when it is not there and its pause is over; its status when it just ended."""
-        if self._process is None:
-            if time.monotonic() >= self._not_before:
-                self._start()
-            return None
-        status = self._process.poll()
-        if status is not None:
-            self._process = None
-            if time.monotonic() - self._started > _HEALTHY_S:
-                self._pause_s = _FIRST_PAUSE_S
-            self._not_before = time.monotonic() + self._pause_s
-            self._pause_s = min(2 * self._pause_s, _LAST_PAUSE_S)
-        return status
-
-    def ask_to_stop(self) -> None:
-        """Send SIGTERM, if it runs."""
-        if self._process and self._process.poll() is None:
-            self._process.terminate()
-
-    def wait(self, until: float) -> None:
-        """Wait for the end; past ``until``, on the monotonic clock, kill."""
-        if self._process is None:
-            return
-        try:
-            self._process.wait(max(0.0, until - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            _say(f"{self.role.name} does not stop; killing it")
-            self._process.kill()
-            self._process.wait()
-        self._process = None
-
-    def _start(self) -> None:
-        self._started = time.monotonic()
-        with self.role.log.open("ab") if self.role.log else nullcontext() as log:
-            self._process = subprocess.Popen(  # noqa: S603
-                self.role.command,
-                env={**os.environ, **self.role.environment},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                # The lock stays held while any child lives: no second Redis may open the same files.
-                pass_fds=[self._keep.fileno()],
-                preexec_fn=_end_with(os.getpid()),
-            )
-
-
-class Supervisor:
-    """Keeps children running until a signal comes, then stops them rank by rank."""
-
-    def __init__(self, children: Sequence[Child]) -> None:
-        self._children = children
-        self._stopping = False
-
-    def run(self, ready: Callable[[], bool], announce: Callable[[], None]) -> int:
-        """Tend until SIGINT or SIGTERM; ``announce`` once ``ready``. Returns the exit status.
-
-        A child that ends with status 2 before everything was ready cannot run as it was set up: then all
-        stop, with 2. Later it is an accident like any other.
-        """
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, self._ask_to_stop)
-        announced = False
-        try:
-            while not self._stopping:
-                for child in self._children:
-                    status = child.tend()
-                    if status == USER_MISTAKE and not announced:
-                        _say(child.role.last_words.removeprefix("notellm: "))
-                        return USER_MISTAKE
-                    if status is not None:
-                        _say(f"{child.role.name} ended ({_cause(status)}); starting it again")
-                if not announced and ready():
-                    announced = True
-                    announce()
-                time.sleep(_TICK_S)
-        finally:
-            self._stop_children()
-        return 0
-
-    def _ask_to_stop(self, *_: object) -> None:
-        self._stopping = True
-
-    def _stop_children(self) -> None:
-        for rank in sorted({child.role.rank for child in self._children}, reverse=True):
-            together = [child for child in self._children if child.role.rank == rank]
-            until = time.monotonic() + _GRACE_S
-            for child in together:
-                child.ask_to_stop()
-            for child in together:
-                child.wait(until)
-
-
 class Readiness:
     """Asks the gateway whether everything is there, and says once what is still missing."""
 
@@ -218,21 +84,12 @@ class Readiness:
 
     def __call__(self) -> bool:
         """True when /readyz misses nothing."""
-        missing = self._missing()
+        missing = missing_at(self._host, self._port, "the gateway")
         waiting = ", ".join(missing)
         if waiting and waiting != self._said:
             self._said = waiting
-            _say(f"waiting for: {waiting}")
+            say(f"waiting for: {waiting}")
         return not missing
-
-    def _missing(self) -> list[str]:
-        connection = http.client.HTTPConnection(self._host, self._port, timeout=1.0)
-        with closing(connection):
-            try:
-                connection.request("GET", "/readyz")
-                return list(json.load(connection.getresponse())["missing"])
-            except (OSError, http.client.HTTPException):
-                return ["the gateway"]
 
 
 class SampleLoad:
@@ -246,7 +103,7 @@ class SampleLoad:
         """True when the errand is over, well or not: it says itself what went wrong."""
         if self._process is None:
             self._process = subprocess.Popen(  # noqa: S603
-                self._command, stdin=subprocess.DEVNULL, preexec_fn=_end_with(os.getpid())
+                self._command, stdin=subprocess.DEVNULL, preexec_fn=end_with(os.getpid())
             )
         return self._process.poll() is not None
 
@@ -271,6 +128,7 @@ def serve(settings: Settings, *, samples: bool = False) -> int:
         port = free_port(settings.http.host, settings.http.port, "NOTELLM_HTTP__PORT")
         ops_port = free_port(settings.ops.host, settings.ops.port, "NOTELLM_OPS__PORT")
         place = Place(state, runtime, port, ops_port)
+        # The lock stays held while any child lives: no second Redis may open the same files.
         children = [Child(role, lock) for role in roles(settings, place)]
         ready = Readiness(_reachable(settings.ops.host), ops_port)
         api = _url(settings.http.host, port)
@@ -456,20 +314,6 @@ def _keys(settings: Settings) -> str:
     return NO_KEYS if is_loopback(settings.http.host) else OPEN
 
 
-def _end_with(parent: int) -> Callable[[], None] | None:
-    """What a child runs before its program, so that the kernel sends it SIGTERM when the supervisor dies."""
-    if sys.platform != "linux":
-        return None
-    libc = ctypes.CDLL(None)
-
-    def before_exec() -> None:
-        libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-        if os.getppid() != parent:  # it died before the line above
-            os._exit(1)
-
-    return before_exec
-
-
 def _locked(lock: IO[str]) -> bool:
     with suppress(BlockingIOError):
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -494,11 +338,3 @@ def _reachable(host: str) -> str:
 def _url(host: str, port: int) -> str:
     shown = _reachable(host)
     return f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
-
-
-def _cause(status: int) -> str:
-    return f"exit status {status}" if status >= 0 else signal.Signals(-status).name
-
-
-def _say(message: str) -> None:
-    print(f"notellm: {message}", file=sys.stderr, flush=True)  # noqa: T201

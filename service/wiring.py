@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 from model.checkpoint import CheckpointError, Manifest, read_manifest
 from service import metrics
 from service.errors import StoreUnavailable
-from service.health import OpsServer
-from service.settings import OpsSettings, Settings, SetupError, redis_url
+from service.health import binding, operations
+from service.settings import HttpSettings, OpsSettings, Settings, SetupError, redis_url
 from service.store import RedisStore, open_redis, redis_errors
 
 if TYPE_CHECKING:
@@ -61,9 +61,14 @@ class Missing:
 
 
 def run_gateway(settings: Settings) -> None:
-    """One gateway: HTTP in front, Redis, shards and workers behind."""
+    """A gateway: HTTP in front, Redis, shards and workers behind; in several processes, if so set."""
     import uvloop
 
+    if settings.http.workers > 1:
+        from service.gateways import run_gateways
+
+        run_gateways(settings)
+        return
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_gateway(settings))
 
@@ -107,7 +112,7 @@ async def _gateway(settings: Settings) -> None:
     searcher = ShardedSearcher(settings.index.addresses, manifest.fingerprint)
     workers = WorkerPool(settings.worker.addresses, manifest.fingerprint)
     allow_connections(settings.limits.connections)
-    listener = _listener(settings.http.host, settings.http.port, BACKLOG)
+    listener = _listener(settings.http, BACKLOG)
     with _operations(settings.ops, missing, "gateway", manifest.fingerprint):
         async with _redis(settings, timeout_s=settings.http.write_s) as redis:
             store = RedisStore(redis, settings.max_queue)
@@ -321,34 +326,17 @@ async def _redis(settings: Settings, *, timeout_s: float = 5.0) -> "AsyncIterato
         await redis.aclose()
 
 
-def _listener(host: str, port: int, backlog: int) -> socket.socket:
-    with _binding(host, port, "NOTELLM_HTTP__PORT"):
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family, backlog=backlog)
+def _listener(http: HttpSettings, backlog: int) -> socket.socket:
+    with binding(http.host, http.port, "NOTELLM_HTTP__PORT"):
+        family = socket.AF_INET6 if ":" in http.host else socket.AF_INET
+        return socket.create_server((http.host, http.port), family=family, backlog=backlog, reuse_port=http.shares_port)
 
 
 @contextmanager
 def _operations(ops: OpsSettings, missing: Missing, process: str, fingerprint: str) -> Iterator[None]:
-    with _binding(ops.host, ops.port, "NOTELLM_OPS__PORT"):
-        server = OpsServer(ops.host, ops.port, missing)
     metrics.BUILD_INFO.labels(process, importlib.metadata.version("notellm"), fingerprint).set(1)
-    server.start()
-    if ops.port_file:
-        ops.port_file.write_text(str(server.port))
-    try:
+    with operations(ops, missing):
         yield
-    finally:
-        server.stop()
-
-
-@contextmanager
-def _binding(host: str, port: int, variable: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise SetupError(
-            f"cannot listen on {host}:{port}: {error.strerror or error}; set {variable} to another port"
-        ) from error
 
 
 @contextmanager

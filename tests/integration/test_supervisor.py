@@ -15,8 +15,9 @@ from support.checkpoint import tiny_checkpoint
 from support.service import NOTELLM, PATIENCE_S, Service, running, until
 
 from service.client import Refused
+from service.processes import Child, Role, Supervisor
 from service.settings import SetupError
-from service.supervisor import Child, Role, Supervisor, free_port, hold, redis_binary
+from service.supervisor import free_port, hold, redis_binary
 
 
 @pytest.fixture
@@ -44,10 +45,12 @@ def stand_in(name: str, journal: Path, rank: int, body: str = "") -> Role:
     return Role(name, [sys.executable, "-S", "-c", script], rank)
 
 
-def supervise(journal: Path, roles: list[Role], ready: Callable[[], bool]) -> tuple[int, list[str]]:
+def supervise(
+    journal: Path, roles: list[Role], ready: Callable[[], bool], grace_s: float = 28.0
+) -> tuple[int, list[str]]:
     """Run until ``ready``, then stop by SIGTERM; the exit status and the journal."""
     with hold(journal.parent / "state") as lock:
-        supervisor = Supervisor([Child(role, lock) for role in roles])
+        supervisor = Supervisor([Child(role, lock) for role in roles], grace_s)
         status = supervisor.run(ready, lambda: os.kill(os.getpid(), signal.SIGTERM))
     return status, journal.read_text().splitlines()
 
@@ -106,12 +109,11 @@ def test_a_child_that_cannot_run_as_set_up_ends_everything_with_its_status(tmp_p
 
 
 @pytest.mark.usefixtures("signals")
-def test_a_child_that_does_not_stop_is_killed(tmp_path, monkeypatch):
-    monkeypatch.setattr("service.supervisor._GRACE_S", 0.2)
+def test_a_child_that_does_not_stop_is_killed(tmp_path):
     journal = tmp_path / "journal"
     deaf = stand_in("deaf", journal, 1, body="signal.signal(signal.SIGTERM, signal.SIG_IGN); say('deaf')")
 
-    status, _ = supervise(journal, [deaf], says(journal, "deaf deaf"))
+    status, _ = supervise(journal, [deaf], says(journal, "deaf deaf"), grace_s=0.2)
 
     assert status == 0
 

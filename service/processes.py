@@ -1,0 +1,183 @@
+"""Child processes: started, watched, started again, and stopped in order.
+
+Children run in sessions of their own, so that ctrl-C reaches their parent alone and the order of stopping is kept;
+should the parent be killed, the kernel ends them.
+"""
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+PR_SET_PDEATHSIG = 1
+USER_MISTAKE = 2
+_TICK_S = 0.1
+GRACE_S = 28.0
+_FIRST_PAUSE_S, _LAST_PAUSE_S = 0.2, 5.0
+_HEALTHY_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """What one child runs. Roles with a higher ``rank`` are stopped before those with a lower one.
+
+    What it prints goes to the file ``log``, if there is one.
+    """
+
+    name: str
+    command: Sequence[str]
+    rank: int
+    environment: Mapping[str, str] = field(default_factory=dict)
+    log: Path | None = None
+
+    @property
+    def last_words(self) -> str:
+        """The last line of its log: why it could not run as it was set up."""
+        lines = self.log.read_text(errors="replace").splitlines() if self.log and self.log.exists() else []
+        return lines[-1] if lines else f"{self.name} cannot run as it is set up"
+
+
+class Child:
+    """One process and its restarts.
+
+    It inherits the open file ``keep``, if given; ``on_end`` is called with the id of each process that ended.
+    """
+
+    def __init__(
+        self, role: Role, keep: IO[str] | None = None, on_end: Callable[[int], object] = lambda _: None
+    ) -> None:
+        self.role = role
+        self._keep = keep
+        self._on_end = on_end
+        self._process: subprocess.Popen[bytes] | None = None
+        self._started = 0.0
+        self._pause_s = _FIRST_PAUSE_S
+        self._not_before = 0.0
+
+    def tend(self) -> int | None:
+        """Start the process when it is not there and its pause is over; its status when it just ended."""
+        if self._process is None:
+            if time.monotonic() >= self._not_before:
+                self._start()
+            return None
+        status = self._process.poll()
+        if status is not None:
+            self._on_end(self._process.pid)
+            self._process = None
+            if time.monotonic() - self._started > _HEALTHY_S:
+                self._pause_s = _FIRST_PAUSE_S
+            self._not_before = time.monotonic() + self._pause_s
+            self._pause_s = min(2 * self._pause_s, _LAST_PAUSE_S)
+        return status
+
+    def ask_to_stop(self) -> None:
+        """Send SIGTERM, if it runs."""
+        if self._process and self._process.poll() is None:
+            self._process.terminate()
+
+    def wait(self, until: float) -> None:
+        """Wait for the end; past ``until``, on the monotonic clock, kill."""
+        if self._process is None:
+            return
+        try:
+            self._process.wait(max(0.0, until - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            say(f"{self.role.name} does not stop; killing it")
+            self._process.kill()
+            self._process.wait()
+        self._process = None
+
+    def _start(self) -> None:
+        self._started = time.monotonic()
+        with self.role.log.open("ab") if self.role.log else nullcontext() as log:
+            self._process = subprocess.Popen(  # noqa: S603
+                self.role.command,
+                env={**os.environ, **self.role.environment},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                pass_fds=[self._keep.fileno()] if self._keep else [],
+                preexec_fn=end_with(os.getpid()),
+            )
+
+
+class Supervisor:
+    """Keeps children running until a signal comes, then stops them rank by rank.
+
+    A rank that has not ended ``grace_s`` seconds after it was asked to is killed.
+    """
+
+    def __init__(self, children: Sequence[Child], grace_s: float = GRACE_S) -> None:
+        self._children = children
+        self._grace_s = grace_s
+        self._stopping = False
+
+    def run(self, ready: Callable[[], bool], announce: Callable[[], None]) -> int:
+        """Tend until SIGINT or SIGTERM; ``announce`` once ``ready``. Returns the exit status.
+
+        A child that ends with status 2 before everything was ready cannot run as it was set up: then all
+        stop, with 2. Later it is an accident like any other.
+        """
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, self._ask_to_stop)
+        announced = False
+        try:
+            while not self._stopping:
+                for child in self._children:
+                    status = child.tend()
+                    if status == USER_MISTAKE and not announced:
+                        if child.role.log:  # without a log, it has said it where we would
+                            say(child.role.last_words.removeprefix("notellm: "))
+                        return USER_MISTAKE
+                    if status is not None:
+                        say(f"{child.role.name} ended ({_cause(status)}); starting it again")
+                if not announced and ready():
+                    announced = True
+                    announce()
+                time.sleep(_TICK_S)
+        finally:
+            self._stop_children()
+        return 0
+
+    def _ask_to_stop(self, *_: object) -> None:
+        self._stopping = True
+
+    def _stop_children(self) -> None:
+        for rank in sorted({child.role.rank for child in self._children}, reverse=True):
+            together = [child for child in self._children if child.role.rank == rank]
+            until = time.monotonic() + self._grace_s
+            for child in together:
+                child.ask_to_stop()
+            for child in together:
+                child.wait(until)
+
+
+def end_with(parent: int) -> Callable[[], None] | None:
+    """What a child runs before its program, so that the kernel sends it SIGTERM when the supervisor dies."""
+    if sys.platform != "linux":
+        return None
+    libc = ctypes.CDLL(None)
+
+    def before_exec() -> None:
+        libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+        if os.getppid() != parent:  # it died before the line above
+            os._exit(1)
+
+    return before_exec
+
+
+def say(message: str) -> None:
+    """A line to the person who started us."""
+    print(f"notellm: {message}", file=sys.stderr, flush=True)  # noqa: T201
+
+
+def _cause(status: int) -> str:
+    return f"exit status {status}" if status >= 0 else signal.Signals(-status).name
