@@ -240,7 +240,7 @@ def warm_up(load: Load, path: str) -> None:
     asked, start = 0.0, time.monotonic()
     while asked < load.notes and time.monotonic() - start < WARM_UP_S:
         asked += (
-            WARM_UP_RUN_S * load.run(path, 64, WARM_UP_RUN_S, IN_ORDER.replace("FIRST", str(int(asked))))["per_second"]
+            WARM_UP_RUN_S * load.run(path, 16, WARM_UP_RUN_S, IN_ORDER.replace("FIRST", str(int(asked))))["per_second"]
         )
 
 
