@@ -2,11 +2,12 @@
 PYTHON ?= python3
 VENV ?= .venv
 VLLM_VENV ?= .venv-vllm
+PEERS_VENV ?= .venv-peers
 BIN := $(VENV)/bin
 DEMO_STATE ?= .demo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test vllm-test check bench-gateway bench-index bench-overload bench-worker conformance openapi mini constraints screenshots image-test clean
+.PHONY: help demo test vllm-test check bench-gateway bench-index bench-overload bench-peers bench-worker conformance openapi mini constraints screenshots image-test clean
 
 help: ## Say what each target does.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -52,6 +53,14 @@ bench-worker: $(VLLM_VENV)/.installed ## Measure what a note costs the worker, o
 bench-gateway: $(VENV)/.dev-installed ## Measure related with a large store, at 1, 16 and 64 connections; the last line is one JSON object.
 	$(BIN)/python tests/bench/gateway.py
 
+$(PEERS_VENV)/.installed: tests/bench/peers.txt
+	test -x $(PEERS_VENV)/bin/python || $(PYTHON) -m venv $(PEERS_VENV)
+	$(PEERS_VENV)/bin/pip install --quiet --disable-pip-version-check -r tests/bench/peers.txt
+	touch $@
+
+bench-peers: $(VENV)/.dev-installed $(PEERS_VENV)/.installed ## Measure related beside pgvector and Chroma at equal recall (needs wrk); the last line is one JSON object.
+	$(BIN)/python tests/bench/peers.py --peers-venv $(PEERS_VENV)
+
 bench-index: $(VENV)/.dev-installed $(VENV)/.bench-installed ## Measure the index on a million vectors, then how fresh it is under load; one JSON object each.
 	$(BIN)/python tests/bench/index.py
 	$(BIN)/python tests/bench/freshness.py
@@ -81,4 +90,4 @@ constraints: ## Resolve constraints.txt anew from pyproject.toml (needs uv).
 	sh deploy/constraints.sh
 
 clean: ## Remove environments, caches and the demo's data.
-	rm -rf $(VENV) $(VLLM_VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis $(DEMO_STATE)
+	rm -rf $(VENV) $(VLLM_VENV) $(PEERS_VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis $(DEMO_STATE)
