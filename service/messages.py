@@ -240,13 +240,15 @@ def encode_change(change: Change) -> dict[bytes, bytes]:
     for name, label in ((b"category", change.category), (b"author", change.author)):
         if label is not None:
             fields[name] = label.encode()
+    if change.written_ms is not None:
+        fields[b"written_ms"] = b"%d" % change.written_ms
     return fields
 
 
 def decode_change(cursor: str, fields: Fields) -> Change:
     """Inverse of `encode_change`. Raises ValueError on a malformed entry."""
     vector = unpack_vector(fields[b"vector"]) if b"vector" in fields else None
-    # Entries of older releases have no labels.
+    # Entries of older releases have no labels, and deletes no time of writing.
     category, author = (fields[name].decode() if name in fields else None for name in (b"category", b"author"))
     return Change(
         cursor,
@@ -256,6 +258,7 @@ def decode_change(cursor: str, fields: Fields) -> Change:
         vector,
         category,
         author,
+        _number(fields, b"written_ms") if b"written_ms" in fields else None,
     )
 
 

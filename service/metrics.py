@@ -14,9 +14,19 @@ BUILD_INFO = Gauge(
     "notellm_build_info",
     "Always 1; the labels say what runs here. The fingerprint is that of the checkpoint, empty where there is none.",
     ["process", "version", "fingerprint"],
+    multiprocess_mode="livemax",
 )
 ACTIVE_MODEL = Gauge(
-    "notellm_active_model", "1 for the model that a gateway asks, 0 for those before.", ["fingerprint"]
+    "notellm_active_model",
+    "1 for the model that a gateway asks, 0 for those before.",
+    ["fingerprint"],
+    multiprocess_mode="livemax",
+)
+SHARD_UP = Gauge(
+    "notellm_shard_up",
+    "1 while a gateway reaches the shard and it holds an index of the active model, else 0.",
+    ["shard"],
+    multiprocess_mode="livemin",
 )
 
 HTTP_REQUESTS = Counter("notellm_http_requests_total", "Requests answered.", ["route", "method", "status"])
@@ -35,14 +45,17 @@ HTTP_IN_FLIGHT = Gauge(
     "notellm_http_in_flight",
     "Requests under way.",
     ["kind"],  # related | reads | writes | bulk | tags | public
+    multiprocess_mode="livesum",
 )
-HTTP_CONNECTIONS = Gauge("notellm_http_connections", "Connections of clients.")
+HTTP_CONNECTIONS = Gauge("notellm_http_connections", "Connections of clients.", multiprocess_mode="livesum")
 HTTP_DROPPED = Counter(
     "notellm_http_connections_dropped_total",
     "Connections closed for what the client did or did not do.",
     ["reason"],  # slow | silent | crowded | unread | endless
 )
-KEYS = Gauge("notellm_keys", "Live keys; 0 also when the service asks for none.")
+KEYS = Gauge(
+    "notellm_keys", "Live keys; 0 also when the service asks for none.", multiprocess_mode="livemax"
+)
 KEYS_RELOADS = Counter(
     "notellm_keys_reloads_total",
     "How often a changed keys file was read.",
@@ -102,10 +115,6 @@ CATEGORIES_ILLEGAL = Counter(
     "notellm_categories_illegal_total", "Of those sampled, categories outside the closed set: Ill. of section 5.5."
 )
 GPU_MEMORY_BYTES = Gauge("notellm_gpu_memory_bytes", "GPU memory that the worker's process holds; 0 without a GPU.")
-QUEUE_DEPTH = Gauge("notellm_queue_depth", "Jobs waiting for this worker's model.")
-QUEUE_OLDEST_SECONDS = Gauge(
-    "notellm_queue_oldest_seconds", "Age of the oldest job that waits for this worker's model; 0 when none does."
-)
 
 INDEX_NOTES = Gauge("notellm_index_notes", "Notes that a shard can find.", ["shard", "fingerprint"])
 INDEX_GENERATION = Gauge("notellm_index_generation", "How often a shard's base was rebuilt.", ["shard", "fingerprint"])
@@ -117,6 +126,12 @@ INDEX_CHANGES = Counter(
 INDEX_FRESHNESS_SECONDS = Histogram(
     "notellm_index_freshness_seconds",
     "From a change entering the stream to its being searchable, by the clocks of Redis and of the indexer.",
+    ["shard", "fingerprint"],
+    buckets=_SLOW,
+)
+NOTE_FRESHNESS_SECONDS = Histogram(
+    "notellm_note_freshness_seconds",
+    "From the write of a note to its being searchable, by the clocks of Redis and of the indexer.",
     ["shard", "fingerprint"],
     buckets=_SLOW,
 )
@@ -154,6 +169,11 @@ INDEX_CHORES_FAILED = Counter(
     "notellm_index_chores_failed_total",
     "Chores that failed while the shard went on answering; a full disk shows here first.",
     ["shard", "fingerprint", "chore"],  # snapshot | compaction | probe
+)
+INDEX_SNAPSHOT_AGE_SECONDS = Gauge(
+    "notellm_index_snapshot_age_seconds",
+    "Age of a shard's last snapshot, or of its start, while there are changes that no snapshot holds; else 0.",
+    ["shard", "fingerprint"],
 )
 INDEX_CURSOR_AGE_SECONDS = Gauge(
     "notellm_index_cursor_age_seconds", "Age of the last change that a shard applied.", ["shard", "fingerprint"]
