@@ -53,9 +53,7 @@ HTTP_DROPPED = Counter(
     "Connections closed for what the client did or did not do.",
     ["reason"],  # slow | silent | crowded | unread | endless
 )
-KEYS = Gauge(
-    "notellm_keys", "Live keys; 0 also when the service asks for none.", multiprocess_mode="livemax"
-)
+KEYS = Gauge("notellm_keys", "Live keys; 0 also when the service asks for none.", multiprocess_mode="livemax")
 KEYS_RELOADS = Counter(
     "notellm_keys_reloads_total",
     "How often a changed keys file was read.",
