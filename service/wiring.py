@@ -17,7 +17,7 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING
 
 from model.checkpoint import CheckpointError, Manifest, read_manifest
-from service import metrics
+from service import metrics, traces
 from service.errors import StoreUnavailable
 from service.health import OpsServer
 from service.settings import OpsSettings, Settings, SetupError, redis_url
@@ -123,7 +123,7 @@ async def _gateway(settings: Settings) -> None:
             await active.follow()
             app = create_app(active, Answers(redis), settings, keys)
             gate = Gate(settings.limits, keys, app.routes)
-            server = GatewayServer(app, gate, on_leave=missing.leave)
+            server = GatewayServer(traces.around(app), gate, on_leave=missing.leave)
             # uvicorn raises the signal that stopped it again, which would end us before we have cleaned up.
             for number in SIGNALS:
                 signal.signal(number, lambda *_: None)
@@ -330,6 +330,7 @@ def _listener(host: str, port: int, backlog: int) -> socket.socket:
 def _operations(ops: OpsSettings, missing: Missing, process: str, fingerprint: str) -> Iterator[None]:
     with _binding(ops.host, ops.port, "NOTELLM_OPS__PORT"):
         server = OpsServer(ops.host, ops.port, missing)
+    traces.configure(process)
     metrics.BUILD_INFO.labels(process, importlib.metadata.version("notellm"), fingerprint).set(1)
     server.start()
     if ops.port_file:

@@ -53,7 +53,7 @@ def busy(service: Service, ends: threading.Event) -> None:
             http.put(f"/notes/live-{number}", json={"title": next(texts)})
             if not imported and time.monotonic() - began > IMPORT_S:
                 imported = True
-                http.post("/notes", json=[{"note_id": f"bulk-{copy}", "title": next(texts)} for copy in range(150)])
+                http.post("/notes", json=[{"note_id": f"bulk-{copy}", "title": next(texts)} for copy in range(100)])
             for place in range(8):
                 http.get(f"/notes/live-{max(0, number - 5 - place)}/related")
             if number % 3 == 0:
@@ -104,9 +104,11 @@ def draw(prometheus: Prometheus) -> bytes:
             series = list(answers(prometheus, panel))
             unit = panel["fieldConfig"]["defaults"]["unit"]
             if panel["type"] == "stat":
-                _tile(figure, corner, size, panel["title"], figure_of(_last(series), unit))
+                value = _last(series)
+                colour = _colour(value, panel["fieldConfig"]["defaults"]["thresholds"]["steps"])
+                _tile(figure, corner, size, panel["title"], figure_of(value, unit), colour)
             else:
-                inner = corner[0] + 0.032, corner[1] + 0.16 * size[1], size[0] - 0.04, 0.70 * size[1]
+                inner = corner[0] + 0.038, corner[1] + 0.13 * size[1], size[0] - 0.046, 0.72 * size[1]
                 _graph(figure.add_axes(inner, facecolor=PANEL), panel, series, unit)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=DPI, facecolor=PAGE)
@@ -140,6 +142,11 @@ def figure_of(value: float, unit: str) -> str:
     return f"{value / step**power:.3g} {names[power]}".strip()
 
 
+def _colour(value: float, steps: list[dict[str, Any]]) -> str:
+    reached = [step["color"] for step in steps if step["value"] is None or value >= step["value"]]
+    return {"green": "#73bf69", "orange": "#ff9830", "red": "#f2495c"}[reached[-1]]
+
+
 def _last(series: list[tuple[str, list[float], list[float]]]) -> float:
     return series[0][2][-1] if series else math.nan
 
@@ -149,13 +156,15 @@ def _card(figure: Any, corner: tuple[float, float], size: tuple[float, float]) -
 
     gap_x, gap_y = 0.002, 0.0012
     place, extent = (corner[0] + gap_x, corner[1] + gap_y), (size[0] - 2 * gap_x, size[1] - 2 * gap_y)
-    figure.add_artist(Rectangle(place, *extent, facecolor=PANEL, edgecolor=FAINT, linewidth=0.8))
+    figure.add_artist(Rectangle(place, *extent, facecolor=PANEL, edgecolor=FAINT, linewidth=0.8, zorder=-1))
 
 
-def _tile(figure: Any, corner: tuple[float, float], size: tuple[float, float], title: str, value: str) -> None:
+def _tile(
+    figure: Any, corner: tuple[float, float], size: tuple[float, float], title: str, value: str, colour: str
+) -> None:
     figure.text(corner[0] + 0.008, corner[1] + 0.72 * size[1], title, fontsize=9)
     middle = corner[0] + size[0] / 2, corner[1] + 0.22 * size[1]
-    figure.text(*middle, value, fontsize=22, ha="center", color=COLOURS[0])
+    figure.text(*middle, value, fontsize=22, ha="center", color=colour)
 
 
 def _graph(axes: Any, panel: dict[str, Any], series: list[tuple[str, list[float], list[float]]], unit: str) -> None:
