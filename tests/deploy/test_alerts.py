@@ -93,6 +93,32 @@ def test_nothing_is_even_pending_on_a_healthy_service(watched: Watched):
     assert watched.prometheus.alerts().keys() <= late
 
 
+def advised() -> list[str]:
+    """What the advice asks Prometheus."""
+    return re.findall(r"(?m)^ask '(.*)'$", ADVICE.read_text())
+
+
+@pytest.mark.parametrize("expression", advised())
+def test_what_the_advice_asks_prometheus_is_a_question_about_exported_metrics(watched: Watched, expression: str):
+    watched.prometheus.query(expression)  # raises on a mistake of grammar
+    histograms = {name + suffix for name in documented() for suffix in ("_bucket", "_count", "_sum")}
+
+    named = set(re.findall(r"\bnotellm_\w+", expression))
+    assert named <= documented().keys() | histograms
+    assert named or expression.startswith("notellm:")
+
+
+def test_the_advice_names_only_events_that_are_logged():
+    named = re.findall(r"grep (?:-E )?'?([a-z_|]+)'?", ADVICE.read_text())
+    code = "".join(
+        path.read_text() for folder in ("service", "indexer") for path in (DEPLOY.parent / folder).glob("*.py")
+    )
+
+    assert named
+    for event in "|".join(named).split("|"):
+        assert f'"{event}"' in code
+
+
 @contextmanager
 def stopped(process: int) -> Iterator[None]:
     """It holds its breath: it neither answers nor ends, so that nobody starts it again."""

@@ -108,7 +108,7 @@ def draw(prometheus: Prometheus) -> bytes:
                 colour = _colour(value, panel["fieldConfig"]["defaults"]["thresholds"]["steps"])
                 _tile(figure, corner, size, panel["title"], figure_of(value, unit), colour)
             else:
-                inner = corner[0] + 0.038, corner[1] + 0.13 * size[1], size[0] - 0.046, 0.72 * size[1]
+                inner = corner[0] + 0.038, corner[1] + 0.26 * size[1], size[0] - 0.052, 0.60 * size[1]
                 _graph(figure.add_axes(inner, facecolor=PANEL), panel, series, unit)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=DPI, facecolor=PAGE)
@@ -182,12 +182,13 @@ def _graph(axes: Any, panel: dict[str, Any], series: list[tuple[str, list[float]
         axes.plot([at - end for at in times], values, color=colour, linewidth=1.2, label=legend)
     axes.set_xlim(-SECONDS, 0)
     axes.set_ylim(0, defaults.get("max", 0) * 1.08 or max(1e-9, axes.get_ylim()[1]))
-    axes.xaxis.set_major_formatter(lambda seconds, _: f"{seconds:.0f} s")
+    axes.set_xticks(range(-SECONDS, 1, 60), [f"{second // 60} min" for second in range(-SECONDS, 0, 60)] + ["now"])
     axes.yaxis.set_major_locator(_few())
     axes.yaxis.set_major_formatter(lambda value, _: figure_of(value, unit))
     axes.grid(color=FAINT, linewidth=0.6)
     axes.tick_params(labelsize=7, length=0)
-    axes.legend(loc="upper left", fontsize=6, frameon=False, ncols=2, labelcolor=INK)
+    under = {"loc": "upper center", "bbox_to_anchor": (0.48, -0.1)}
+    axes.legend(**under, ncols=3, fontsize=6, frameon=False, labelcolor=INK, columnspacing=1, handlelength=1)
     axes.spines[:].set_visible(False)
 
 
