@@ -64,12 +64,14 @@ def run_gateway(settings: Settings) -> None:
     """One gateway: HTTP in front, Redis, shards and workers behind."""
     import uvloop
 
+    traces.configure("gateway")
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_gateway(settings))
 
 
 def run_worker(settings: Settings) -> None:
     """One worker: the model, the queue and the drafts."""
+    traces.configure("worker")
     asyncio.run(_worker(settings))
 
 
@@ -77,6 +79,7 @@ def run_indexer(settings: Settings) -> None:
     """One shard: the index, its snapshots and the stream it follows."""
     # Python's 5 ms are what a search would wait for a chore again and again, and the chores are in no hurry.
     sys.setswitchinterval(_SWITCH_S)
+    traces.configure("indexer")
     asyncio.run(_indexer(settings))
 
 
@@ -330,7 +333,6 @@ def _listener(host: str, port: int, backlog: int) -> socket.socket:
 def _operations(ops: OpsSettings, missing: Missing, process: str, fingerprint: str) -> Iterator[None]:
     with _binding(ops.host, ops.port, "NOTELLM_OPS__PORT"):
         server = OpsServer(ops.host, ops.port, missing)
-    traces.configure(process)
     metrics.BUILD_INFO.labels(process, importlib.metadata.version("notellm"), fingerprint).set(1)
     server.start()
     if ops.port_file:
