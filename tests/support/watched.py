@@ -40,7 +40,7 @@ def targets(service: Service) -> list[str]:
 def load(service: Service, notes: int = NOTES) -> None:
     """What a community does: notes that are written, read and drafted, and a mistake."""
     samples = list(islice(sample_notes(), notes))
-    with service.client(timeout_s=LOAD_S) as notellm:
+    with service.client(timeout_s=LOAD_S, patience_s=30) as notellm:
         for note in samples:
             notellm.put(note.id, {"title": note.title, "content": note.content, "hashtags": list(note.hashtags)})
         notellm.put("last", {"title": "A harbour at dusk"}, wait_s=10)
