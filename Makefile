@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 DEMO_STATE ?= .demo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test vllm-test check bench-gateway bench-index bench-overload bench-peers bench-worker conformance openapi mini constraints screenshots image-test clean
+.PHONY: help demo test vllm-test check bench-gateway bench-index bench-overload bench-peers bench-worker conformance openapi mini constraints screenshots dashboard dashboard-picture image-test clean
 
 help: ## Say what each target does.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -82,6 +82,12 @@ mini: $(VENV)/.dev-installed ## Train model/mini again from the sample notes.
 
 screenshots: $(VENV)/.dev-installed ## Take the pictures in docs/ again (needs Chromium).
 	PYTHONPATH=tests $(BIN)/python -m support.screenshots
+
+dashboard: $(VENV)/.dev-installed ## Write Grafana's dashboard anew.
+	$(BIN)/python deploy/grafana/dashboard.py
+
+dashboard-picture: $(VENV)/.dev-installed ## Draw docs/dashboard.png from what a Prometheus sees of the demo (needs prometheus).
+	PYTHONPATH=tests $(BIN)/python -m support.dashboard_picture
 
 image-test: ## Build the gateway's image without a container engine and ask it for an answer (root, Debian).
 	sh deploy/image_test.sh

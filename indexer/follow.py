@@ -115,6 +115,11 @@ class Follower:
         self._saved_cursor = cursor
         self._saved_at_s = time.monotonic()
 
+    @property
+    def unsaved_s(self) -> float:
+        """Seconds since the last snapshot, or since the start, while it lacks changes; 0 when it holds all."""
+        return time.monotonic() - self._saved_at_s if self._is_news() else 0.0
+
     def start(self) -> None:
         """Begin to follow."""
         self._thread.start()

@@ -2,8 +2,8 @@
 
 A frame is a 4-byte big-endian length and that many bytes of msgpack: ``[id, method, params]`` one way,
 ``[id, true, result]`` or ``[id, false, reason]`` the other, in any order. ``[id, nil, nil]`` gives a call up, and
-is not answered. An address is ``host:port``, or the path of a unix socket (whatever holds a slash). There is no
-authentication: bind to private networks only.
+is not answered. A call that belongs to a trace has a ``traceparent`` among its params. An address is ``host:port``, or
+the path of a unix socket (whatever holds a slash). There is no authentication: bind to private networks only.
 
 ::
 
@@ -19,10 +19,13 @@ import socket
 import sys
 import traceback
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import nullcontext
 from itertools import count
 from typing import Any, cast
 
 import msgpack
+
+from indexer import trace
 
 log = logging.getLogger(__name__)
 
@@ -141,7 +144,7 @@ class _Serving(_Connection):
         if len(self._tasks) >= MAX_CALLS:
             self.send(_encode(call, False, "busy"))
             return
-        task = asyncio.get_running_loop().create_task(self._answer(call, handler, params))
+        task = asyncio.get_running_loop().create_task(self._answer(call, method, handler, params))
         self._tasks[call] = task
         task.add_done_callback(lambda _: self._tasks.pop(call))
 
@@ -150,9 +153,11 @@ class _Serving(_Connection):
         if task := self._tasks.get(call):
             task.cancel()
 
-    async def _answer(self, call: int, handler: Handler, params: dict[str, Any]) -> None:
+    async def _answer(self, call: int, method: str, handler: Handler, params: dict[str, Any]) -> None:
+        parent = params.pop("traceparent", None)
         try:
-            frame = _encode(call, True, await handler(params))
+            with trace.around(method, parent) if isinstance(parent, str) else nullcontext():
+                frame = _encode(call, True, await handler(params))
         except RpcRefused as refusal:
             frame = _encode(call, False, str(refusal))
         except Exception as error:  # one call never harms the others
@@ -281,6 +286,8 @@ class RpcClient:
             RpcError: see the module's tree.
             ValueError: if the call does not fit into a frame.
         """
+        if parent := trace.TRACEPARENT.get():
+            params = {**params, "traceparent": parent}
         try:
             async with asyncio.timeout(timeout_s):
                 connection = await self._connected()

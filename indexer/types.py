@@ -15,7 +15,8 @@ class Change:
 
     ``cursor`` is the entry's place in the stream; a follower resumes behind the last one it applied.
     ``version`` orders the changes of one id: only a newer one has an effect. ``category`` and ``author`` are
-    what a search may filter by.
+    what a search may filter by. ``written_ms`` is when this version of the note was written, by the clock of the
+    stream and only for reports; None where it is not known.
     """
 
     cursor: str
@@ -25,6 +26,7 @@ class Change:
     vector: NDArray[np.float32] | None
     category: str | None = None
     author: str | None = None
+    written_ms: int | None = None
 
 
 def label(text: str | None) -> int:

@@ -20,7 +20,7 @@ from service.auth import declare_public, policy_of
 from service.errors import BadRequest, Internal, Malformed, NoRoute, NoteLLMError, WrongMethod, error_body
 from service.idempotency import Answers
 from service.keys import Keyring
-from service.logs import outline
+from service.logs import REQUEST_ID, outline
 from service.openapi import Api
 from service.recommend import Recommender
 from service.routes import router
@@ -92,6 +92,7 @@ class Observer:
         request_id = _request_id(Headers(scope=scope).get("x-request-id", ""))
         state = scope.setdefault("state", {})
         state["request_id"] = request_id
+        REQUEST_ID.set(request_id)  # a request has a task, and so a context, of its own
         is_head = scope["method"] == "HEAD"
         if is_head:  # whatever can be got has a head
             scope = {**scope, "method": "GET"}

@@ -24,6 +24,7 @@ def count_changes(shard: int, fingerprint: str) -> "Callable[[Sequence[Change], 
     """The ``on_batch`` of a follower: counts what became of its changes, and how old they were."""
     own = str(shard), fingerprint
     freshness = metrics.INDEX_FRESHNESS_SECONDS.labels(*own)
+    from_write = metrics.NOTE_FRESHNESS_SECONDS.labels(*own)
 
     def count(changes: "Sequence[Change]", tally: "Tally") -> None:
         metrics.INDEX_CHANGES.labels(*own, "applied").inc(tally.applied)
@@ -33,6 +34,8 @@ def count_changes(shard: int, fingerprint: str) -> "Callable[[Sequence[Change], 
         for change in changes:
             if age_s := _age_s(change.cursor):  # what comes from the store has no place in the stream
                 freshness.observe(age_s)
+                if change.written_ms is not None:
+                    from_write.observe(_since_s(change.written_ms))
 
     return count
 
@@ -43,6 +46,7 @@ def watch_index(shard: int, index: "VectorIndex", follower: "Follower") -> None:
     metrics.INDEX_NOTES.labels(*own).set_function(lambda: len(index))
     metrics.INDEX_GENERATION.labels(*own).set_function(lambda: index.generation)
     metrics.INDEX_CURSOR_AGE_SECONDS.labels(*own).set_function(lambda: _age_s(follower.cursor))
+    metrics.INDEX_SNAPSHOT_AGE_SECONDS.labels(*own).set_function(lambda: follower.unsaved_s)
     metrics.INDEX_RECALL.labels(*own).set_function(lambda: math.nan if follower.recall is None else follower.recall)
     metrics.INDEX_IMBALANCE.labels(*own).set_function(index.imbalance)
     for part in PARTS:
@@ -61,6 +65,7 @@ def forget_index(shard: int, fingerprint: str) -> None:
     gauges = (
         *(metrics.INDEX_NOTES, metrics.INDEX_GENERATION, metrics.INDEX_CURSOR_AGE_SECONDS, metrics.INDEX_RECALL),
         *(metrics.INDEX_IMBALANCE, metrics.INDEX_LAG_CHANGES, metrics.INDEX_LAG_SECONDS),
+        metrics.INDEX_SNAPSHOT_AGE_SECONDS,
     )
     for gauge in gauges:
         gauge.remove(*own)
@@ -92,4 +97,8 @@ def _own_memory_bytes() -> int:
 
 def _age_s(cursor: str) -> float:
     milliseconds = int(cursor.partition("-")[0])
-    return max(0.0, time.time() - milliseconds / 1000) if milliseconds else 0.0
+    return _since_s(milliseconds) if milliseconds else 0.0
+
+
+def _since_s(milliseconds: int) -> float:
+    return max(0.0, time.time() - milliseconds / 1000)

@@ -94,6 +94,9 @@ for i = 2, #ARGV, 5 do
       redis.call('HSET', READINGS .. model, id, reading)
       redis.call('HDEL', FAILED .. model, id)
       local change = {'id', id, 'version', ARGV[i + 2], 'fingerprint', model, 'vector', ARGV[i + 4]}
+      -- A job is queued by the write itself, so its entry says when that was.
+      change[#change + 1] = 'written_ms'
+      change[#change + 1] = string.match(entry, '^%d+')
       local held = cmsgpack.unpack(note)
       for _, label in ipairs({'category', 'author'}) do
         if type(held[label]) == 'string' then

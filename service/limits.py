@@ -72,6 +72,11 @@ class Gate:
         self._full: set[Kind | tuple[Kind, str]] = set()  # kinds, and keys in them, that get no more permits now
         self._buckets: dict[str, Bucket] = {}
         self._refused: dict[audit.Refusal, int] = {}
+        for *_, template in self._routes:
+            for code in (Overloaded.code, RateLimited.code):
+                metrics.HTTP_REFUSED.labels(
+                    template, code
+                )  # a rate shows the first refusal only if there was a 0 before
 
     @property
     def in_flight(self) -> dict[Kind, int]:

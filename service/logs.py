@@ -5,20 +5,24 @@
     {"time": "2026-01-31T12:00:00.123Z", "level": "info", "logger": "service.worker",
      "event": "batch_embedded", "notes": 12}
 
-The text of a note must never be a field. An exception's message may hold some, so only its type and the
-places in the code that it passed are written.
+What is logged while a request is answered carries its ``request_id``. The text of a note must never be a field. An
+exception's message may hold some, so only its type and the places in the code that it passed are written.
 """
 
 import json
 import logging
 import sys
 import traceback
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any
 
 _OWN_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 _FRAMES = 5
+
+# Of the request that is being answered; empty besides.
+REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
 
 
 class JsonFormatter(logging.Formatter):
@@ -32,6 +36,8 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "event": record.getMessage(),
         }
+        if request_id := REQUEST_ID.get():
+            line["request_id"] = request_id
         line |= {name: value for name, value in vars(record).items() if name not in _OWN_FIELDS}
         if record.exc_info and record.exc_info[1]:
             line |= outline(record.exc_info[1])

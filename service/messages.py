@@ -80,8 +80,12 @@ local function with_version(note, number)
 end
 local function live(note, number) return note and not deleted(note) and version(note) == number end
 local function registered(model) return redis.call('HEXISTS', MODELS, model) == 1 end
-local function queue(model, id, number)
-  redis.call('XADD', JOBS .. model, '*', 'id', id, 'version', string.format('%.0f', number))
+local function queue(model, id, number, traceparent)
+  local job = {{'id', id, 'version', string.format('%.0f', number)}}
+  if traceparent and traceparent ~= '' then
+    job[5], job[6] = 'traceparent', traceparent
+  end
+  redis.call('XADD', JOBS .. model, '*', unpack(job))
 end
 local function count_tags(note, step)
   for key, spelling in pairs(cmsgpack.unpack(note).tags or {{}}) do
@@ -213,19 +217,25 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class EmbedJob:
-    """store -> worker: this version of this note wants to be embedded. Written by the script that stores."""
+    """store -> worker: this version of this note wants to be embedded. Written by the script that stores.
+
+    ``traceparent`` names the trace of the write, if there is one.
+    """
 
     note_id: str
     version: int
+    traceparent: str | None = None
 
     def encode(self) -> dict[bytes, bytes]:
         """The entry's fields."""
-        return {b"id": self.note_id.encode(), b"version": b"%d" % self.version}
+        trace = {b"traceparent": self.traceparent.encode()} if self.traceparent else {}
+        return {b"id": self.note_id.encode(), b"version": b"%d" % self.version, **trace}
 
     @classmethod
     def decode(cls, fields: Fields) -> Self:
         """Inverse of `encode`. Raises ValueError on a malformed entry."""
-        return cls(_text(fields, b"id"), _number(fields, b"version"))
+        trace = _text(fields, b"traceparent") if b"traceparent" in fields else None
+        return cls(_text(fields, b"id"), _number(fields, b"version"), trace)
 
 
 def encode_change(change: Change) -> dict[bytes, bytes]:
@@ -240,13 +250,15 @@ def encode_change(change: Change) -> dict[bytes, bytes]:
     for name, label in ((b"category", change.category), (b"author", change.author)):
         if label is not None:
             fields[name] = label.encode()
+    if change.written_ms is not None:
+        fields[b"written_ms"] = b"%d" % change.written_ms
     return fields
 
 
 def decode_change(cursor: str, fields: Fields) -> Change:
     """Inverse of `encode_change`. Raises ValueError on a malformed entry."""
     vector = unpack_vector(fields[b"vector"]) if b"vector" in fields else None
-    # Entries of older releases have no labels.
+    # Entries of older releases have no labels, and deletes no time of writing.
     category, author = (fields[name].decode() if name in fields else None for name in (b"category", b"author"))
     return Change(
         cursor,
@@ -256,6 +268,7 @@ def decode_change(cursor: str, fields: Fields) -> Change:
         vector,
         category,
         author,
+        _number(fields, b"written_ms") if b"written_ms" in fields else None,
     )
 
 

@@ -5,7 +5,9 @@ a registered model, the others one of the values that stand beside them. Duratio
 gateways share a port, their counters and histograms are summed, and a gauge says how those that live are joined.
 """
 
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics
+
+disable_created_metrics()  # type: ignore[no-untyped-call]  # one more series for each, and nobody asks for it
 
 _FAST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0)
 _TOKENS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
@@ -22,6 +24,12 @@ ACTIVE_MODEL = Gauge(
     "1 for the model that a gateway asks, 0 for those before.",
     ["fingerprint"],
     multiprocess_mode="livemostrecent",
+)
+SHARD_UP = Gauge(
+    "notellm_shard_up",
+    "1 while a gateway reaches the shard and it holds an index of the active model, else 0.",
+    ["shard"],
+    multiprocess_mode="livemin",
 )
 
 HTTP_REQUESTS = Counter("notellm_http_requests_total", "Requests answered.", ["route", "method", "status"])
@@ -112,12 +120,6 @@ GPU_MEMORY_BYTES = Gauge(
     "GPU memory that the worker's process holds; 0 without a GPU.",
     multiprocess_mode="livemax",
 )
-QUEUE_DEPTH = Gauge("notellm_queue_depth", "Jobs waiting for this worker's model.", multiprocess_mode="livemax")
-QUEUE_OLDEST_SECONDS = Gauge(
-    "notellm_queue_oldest_seconds",
-    "Age of the oldest job that waits for this worker's model; 0 when none does.",
-    multiprocess_mode="livemax",
-)
 
 INDEX_NOTES = Gauge("notellm_index_notes", "Notes that a shard can find.", ["shard", "fingerprint"])
 INDEX_GENERATION = Gauge("notellm_index_generation", "How often a shard's base was rebuilt.", ["shard", "fingerprint"])
@@ -129,6 +131,12 @@ INDEX_CHANGES = Counter(
 INDEX_FRESHNESS_SECONDS = Histogram(
     "notellm_index_freshness_seconds",
     "From a change entering the stream to its being searchable, by the clocks of Redis and of the indexer.",
+    ["shard", "fingerprint"],
+    buckets=_SLOW,
+)
+NOTE_FRESHNESS_SECONDS = Histogram(
+    "notellm_note_freshness_seconds",
+    "From the write of a note to its being searchable, by the clocks of Redis and of the indexer.",
     ["shard", "fingerprint"],
     buckets=_SLOW,
 )
@@ -166,6 +174,11 @@ INDEX_CHORES_FAILED = Counter(
     "notellm_index_chores_failed_total",
     "Chores that failed while the shard went on answering; a full disk shows here first.",
     ["shard", "fingerprint", "chore"],  # snapshot | compaction | probe
+)
+INDEX_SNAPSHOT_AGE_SECONDS = Gauge(
+    "notellm_index_snapshot_age_seconds",
+    "Age of a shard's last snapshot, or of its start, while there are changes that no snapshot holds; else 0.",
+    ["shard", "fingerprint"],
 )
 INDEX_CURSOR_AGE_SECONDS = Gauge(
     "notellm_index_cursor_age_seconds", "Age of the last change that a shard applied.", ["shard", "fingerprint"]

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from indexer.trace import TRACEPARENT
 from model.note import Note
 from model.tags import fold
 from service.errors import NotAsExpected, QueueFull, StoreUnavailable
@@ -54,10 +55,10 @@ local function at_expected(held, expected)
 end
 """
 
-# ARGV: most jobs that may wait, the version expected of the (then only) note, then one record a note, its version not
-# yet known. Nil when too many wait, 0 when the note is not as expected. Before the first model came, every live note
-# waits. A model that does not answer may be gone for good, so its jobs must not fill the memory: where there are more
-# than it takes to read every note again, its next worker queues what it lacks.
+# ARGV: most jobs that may wait, the version expected of the (then only) note, the traceparent of the write, then one
+# record a note, its version not yet known. Nil when too many wait, 0 when the note is not as expected. Before the first
+# model came, every live note waits. A model that does not answer may be gone for good, so its jobs must not fill the
+# memory: where there are more than it takes to read every note again, its next worker queues what it lacks.
 PUT = (
     LUA
     + _EXPECTED
@@ -65,7 +66,7 @@ PUT = (
 local models, active = redis.call('HKEYS', MODELS), redis.call('GET', ACTIVE)
 local most, notes = tonumber(ARGV[1]), tonumber(redis.call('HGET', COUNTS, 'live') or 0)
 local waiting = active and redis.call('XLEN', JOBS .. active) or notes
-if waiting + #ARGV - 2 > most then return nil end
+if waiting + #ARGV - 3 > most then return nil end
 for _, model in ipairs(models) do
   if model ~= active and redis.call('XLEN', JOBS .. model) > notes + most then
     redis.call('UNLINK', JOBS .. model)
@@ -73,7 +74,7 @@ for _, model in ipairs(models) do
   end
 end
 local versions = {}
-for i = 3, #ARGV do
+for i = 4, #ARGV do
   local note = cmsgpack.unpack(ARGV[i])
   local held = redis.call('GET', NOTE .. note.id)
   local number = held and version(held) or 0
@@ -89,11 +90,11 @@ for i = 3, #ARGV do
     count_tags(ARGV[i], 1)
     for _, model in ipairs(models) do
       redis.call('HDEL', FAILED .. model, note.id)
-      queue(model, note.id, number)
+      queue(model, note.id, number, ARGV[3])
     end
     wrote(note.id)
   end
-  versions[i - 2] = number
+  versions[i - 3] = number
 end
 return versions
 """
@@ -223,7 +224,7 @@ class RedisStore:
         assert expected is None or len(notes) == 1
         records = [replace(note, version=0, deleted=False).encode() for note in notes]
         with redis_errors():
-            versions = await self._put(args=[self._max_queue, _word(expected), *records])
+            versions = await self._put(args=[self._max_queue, _word(expected), TRACEPARENT.get() or "", *records])
         if versions is None:
             raise QueueFull("too many notes wait to be embedded")
         if versions == 0:

@@ -17,7 +17,7 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING
 
 from model.checkpoint import CheckpointError, Manifest, read_manifest
-from service import metrics
+from service import metrics, traces
 from service.errors import StoreUnavailable
 from service.health import binding, operations
 from service.settings import HttpSettings, OpsSettings, Settings, SetupError, redis_url
@@ -37,7 +37,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _FOLLOW_EVERY_S = 0.25
 _PROBE_EVERY_S = 1.0
 _PROBE_S = 0.8
-_QUEUE_EVERY_S = 2.0
+_LOOK_EVERY_S = 2.0
 _KEYS_EVERY_S = 0.5
 _REPORT_EVERY_S = 1.0
 _SWITCH_S = 0.0005
@@ -69,12 +69,14 @@ def run_gateway(settings: Settings) -> None:
 
         run_gateways(settings)
         return
+    traces.configure("gateway")
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_gateway(settings))
 
 
 def run_worker(settings: Settings) -> None:
     """One worker: the model, the queue and the drafts."""
+    traces.configure("worker")
     asyncio.run(_worker(settings))
 
 
@@ -82,6 +84,7 @@ def run_indexer(settings: Settings) -> None:
     """One shard: the index, its snapshots and the stream it follows."""
     # Python's 5 ms are what a search would wait for a chore again and again, and the chores are in no hurry.
     sys.setswitchinterval(_SWITCH_S)
+    traces.configure("indexer")
     asyncio.run(_indexer(settings))
 
 
@@ -128,7 +131,7 @@ async def _gateway(settings: Settings) -> None:
             await active.follow()
             app = create_app(active, Answers(redis), settings, keys)
             gate = Gate(settings.limits, keys, app.routes)
-            server = GatewayServer(app, gate, on_leave=missing.leave)
+            server = GatewayServer(traces.around(app), gate, on_leave=missing.leave)
             # uvicorn raises the signal that stopped it again, which would end us before we have cleaned up.
             for number in SIGNALS:
                 signal.signal(number, lambda *_: None)
@@ -179,16 +182,14 @@ async def _worker(settings: Settings) -> None:
             queue = JobQueue(redis, consumer, manifest.fingerprint, manifest.dim)
             sampler = CategorySampler(engine, manifest.categories, own.free_category_share)
             worker = Worker(engine, queue, sampler, hashtags=own.hashtags, cached_readings=own.cached_readings)
-            store = RedisStore(redis, settings.max_queue)
 
-            async def measure() -> None:
+            async def look() -> None:
                 missing.names = [] if worker.connected else ["redis"]
-                await _measure_queue(store, manifest.fingerprint)
 
             with _setup_errors(OSError, ValueError):
                 server = await rpc.serve(address, draft_handlers(engine))
             taking_over = _task(_take_over(settings, redis, manifest.fingerprint))
-            async with _repeating(measure, _QUEUE_EVERY_S), taking_over, _when(stop, worker.stop):
+            async with _repeating(look, _LOOK_EVERY_S), taking_over, _when(stop, worker.stop):
                 await worker.run()
             await engine.drain(_GRACE_S)
             await server.close()
@@ -230,6 +231,7 @@ async def _indexer(settings: Settings) -> None:
     from service.changes import RedisChangeStream, open_sync_redis
     from service.indexes import Indexes
     from service.registry import Registry
+    from service.store_metrics import StoreWatch
 
     own = settings.index
     stop = _stop_event()
@@ -256,6 +258,7 @@ async def _indexer(settings: Settings) -> None:
         )
         async with _redis(settings) as redis:
             registry = Registry(redis)
+            watch = StoreWatch(redis, registry, RedisStore(redis, settings.max_queue))
 
             async def adjust() -> None:
                 with contextlib.suppress(StoreUnavailable):
@@ -267,7 +270,11 @@ async def _indexer(settings: Settings) -> None:
             try:
                 await indexes.load()
                 missing.names = ["the changes so far"]
-                async with _repeating(adjust, _FOLLOW_EVERY_S), _repeating(indexes.measure_lag, _QUEUE_EVERY_S):
+                async with (
+                    _repeating(adjust, _FOLLOW_EVERY_S),
+                    _repeating(indexes.measure_lag, _LOOK_EVERY_S),
+                    _repeating(watch.look, _LOOK_EVERY_S),
+                ):
                     await stop.wait()
                 await server.close()
             finally:
@@ -282,6 +289,8 @@ async def _missing(
         _answers(redis), searcher.status(timeout_s=_PROBE_S), drafter.ready(timeout_s=_PROBE_S)
     )
     there = {state.shard for state in states}
+    for shard in range(shards):
+        metrics.SHARD_UP.labels(str(shard)).set(shard in there)
     return [
         *([] if answers else ["redis"]),
         *(f"shard {shard}" for shard in range(shards) if shard not in there),
@@ -297,13 +306,6 @@ async def _answers(redis: "Redis") -> bool:
     except (StoreUnavailable, TimeoutError):
         return False
     return True
-
-
-async def _measure_queue(store: RedisStore, fingerprint: str) -> None:
-    with contextlib.suppress(StoreUnavailable):
-        counts = await store.counts(fingerprint)
-        metrics.QUEUE_DEPTH.set(counts.queue_depth)
-        metrics.QUEUE_OLDEST_SECONDS.set(counts.oldest_job_s)
 
 
 def _manifest(settings: Settings) -> Manifest:

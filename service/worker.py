@@ -15,7 +15,7 @@ from typing import TypeVar
 from model.backends.base import Prompt, Reading
 from model.batching import together
 from model.note import Note
-from service import metrics
+from service import metrics, traces
 from service.cache import ReadingCache
 from service.engine import BackendBroken, Engine, ran_out_of_memory
 from service.errors import StoreUnavailable
@@ -188,7 +188,8 @@ class Worker:
                 prompts = [ready.prompt for ready in batch]
                 metrics.EMBED_STAGE_SECONDS.labels("queue").observe(max(ready.work.item.queued_s for ready in batch))
                 try:
-                    readings = await self._engine.read(prompts, self._hashtags)
+                    with traces.following("read", (ready.work.item.job.traceparent for ready in batch)):
+                        readings = await self._engine.read(prompts, self._hashtags)
                 except BackendBroken:
                     return
                 log.info("batch_read", extra={"notes": len(batch), "tokens": sum(ready.tokens for ready in batch)})

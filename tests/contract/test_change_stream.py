@@ -1,5 +1,6 @@
 """What the embeddings stream in Redis promises to the indexers that follow it."""
 
+import asyncio
 from collections.abc import Iterator
 
 import numpy as np
@@ -213,3 +214,17 @@ async def test_the_lag_is_what_lies_behind_a_cursor_and_how_old_the_first_of_it_
     await community.redis.delete(EMBEDDINGS)
     await community.redis.xadd(EMBEDDINGS, {"id": "d"}, id="1000-0")
     assert stream.lag("0-0")[1] > 1e9
+
+
+async def test_a_change_says_when_its_note_was_written_and_a_delete_does_not(community, stream, redis):
+    before, _ = await redis.time()
+    await community.write("n1")
+    await asyncio.sleep(0.05)
+    await community.read()
+    await community.store.delete("n1")
+
+    read, deleted = stream.read("0-0", 10, 0)
+
+    published_ms = int(read.cursor.split("-")[0])
+    assert 1000 * before <= read.written_ms <= published_ms - 50
+    assert deleted.written_ms is None

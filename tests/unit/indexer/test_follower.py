@@ -277,6 +277,21 @@ def test_snapshots_are_taken_while_changes_come(stream, tmp_path):
         eventually(lambda: shard.snapshots.load() is not None)
 
 
+def test_a_snapshot_ages_only_while_changes_wait_for_the_next(stream, tmp_path):
+    stream.add("a", 1, VECTORS[0])
+    with Shard(stream, tmp_path) as shard:
+        shard.reaches(stream)
+        waits_s = shard.follower.unsaved_s
+        eventually(lambda: shard.follower.unsaved_s > waits_s > 0)
+    assert shard.follower.unsaved_s == 0  # the last one, at the end, holds all
+
+    with Shard(stream, tmp_path, every_s=0.01) as again:
+        assert again.follower.unsaved_s == 0
+        stream.add("b", 1, VECTORS[1])
+        again.reaches(stream)
+        eventually(lambda: again.follower.unsaved_s == 0)
+
+
 def test_a_process_killed_without_a_last_snapshot_replays_from_the_older_one(stream, tmp_path):
     stream.add("a", 1, VECTORS[0])
     with Shard(stream, tmp_path) as shard:

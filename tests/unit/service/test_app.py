@@ -1,6 +1,8 @@
 """What surrounds the routes: request ids, errors, the access log and metrics."""
 
 import asyncio
+import io
+import json
 import logging
 import re
 import subprocess
@@ -13,6 +15,7 @@ from starlette.requests import ClientDisconnect
 from model.note import Note
 from service import routes
 from service.errors import BadRequest
+from service.logs import JsonFormatter
 from tests.unit.service.memory import MemoryGateway
 
 MARK = "x-mark-x"
@@ -146,6 +149,29 @@ class TestTraces:
         assert all(line.duration_ms >= 0 and line.request_id for line in lines)
         ours = [record for record in caplog.records if record.name.startswith("service")]
         assert MARK not in str([vars(record) for record in ours])
+
+    async def test_what_is_logged_for_a_request_carries_its_id_and_what_follows_does_not(
+        self, gateway, client, monkeypatch
+    ):
+        async def talks(*args: object, **kwargs: object) -> None:
+            logging.getLogger("service.test").warning("half_way")
+            raise BadRequest("no")
+
+        monkeypatch.setattr(gateway.recommender, "describe", talks)
+        stream = io.StringIO()
+        handler = logging.StreamHandler(stream)
+        handler.setFormatter(JsonFormatter())
+        logger = logging.getLogger("service.test")
+        logger.addHandler(handler)
+        try:
+            await asyncio.create_task(client.get("/notes/n1", headers={"X-Request-ID": "abc"}))
+            logger.warning("afterwards")
+        finally:
+            logger.removeHandler(handler)
+
+        during, after = map(json.loads, stream.getvalue().splitlines())
+        assert (during["event"], during["request_id"]) == ("half_way", "abc")
+        assert "request_id" not in after
 
     async def test_requests_are_counted_by_template_method_and_status(self, gateway, client):
         def count(route: str, method: str, status: str) -> float:

@@ -55,20 +55,22 @@ def test_a_failure_survives_the_wire(version, reason):
     assert Failure.decode(Failure(version, reason).encode()) == Failure(version, reason)
 
 
-@given(text, versions)
-def test_a_job_survives_the_wire(note_id, version):
-    assert EmbedJob.decode(EmbedJob(note_id, version).encode()) == EmbedJob(note_id, version)
+@given(st.builds(EmbedJob, text, versions, st.none() | st.from_regex(r"[0-9a-f-]{55}", fullmatch=True)))
+def test_a_job_survives_the_wire(job):
+    assert EmbedJob.decode(job.encode()) == job
 
 
-@given(text, versions, text, st.none() | vectors)
-def test_a_change_survives_the_wire(note_id, version, fingerprint, vector):
-    decoded = decode_change("5-0", encode_change(Change("5-0", note_id, version, fingerprint, vector)))
+@given(text, versions, text, st.none() | vectors, st.none() | st.integers(0, 2**53))
+def test_a_change_survives_the_wire(note_id, version, fingerprint, vector, written_ms):
+    change = Change("5-0", note_id, version, fingerprint, vector, written_ms=written_ms)
+    decoded = decode_change("5-0", encode_change(change))
 
-    assert (decoded.cursor, decoded.id, decoded.version, decoded.fingerprint) == (
+    assert (decoded.cursor, decoded.id, decoded.version, decoded.fingerprint, decoded.written_ms) == (
         "5-0",
         note_id,
         version,
         fingerprint,
+        written_ms,
     )
     assert (decoded.vector is None) == (vector is None)
     assert vector is None or np.array_equal(decoded.vector, vector)
