@@ -20,7 +20,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 from pydantic_settings import SettingsError
-from support.kubernetes import K8S, OVERLAYS, POD_INDEX, ROOT, Manifests, Workload, changed, matches, quantity
+from support.kubernetes import K8S, OVERLAYS, POD_INDEX, ROOT, Manifests, Workload, manifests_of, matches, quantity
 from support.working import stored
 
 from indexer.shards import replicas
@@ -578,7 +578,7 @@ POLICIES: tuple[Policy, ...] = (
 @pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: policy.__name__)
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_every_overlay_keeps_every_policy(overlay, policy):
-    assert list(policy(changed(overlay))) == []
+    assert list(policy(manifests_of(overlay))) == []
 
 
 def at(kind: str, name: str, path: str, value: Any) -> Callable[[Manifests], None]:
@@ -728,9 +728,9 @@ SPOILT: tuple[tuple[Policy, Callable[[Manifests], None]], ...] = (
     ("policy", "spoil"), SPOILT, ids=[f"{policy.__name__}-{number}" for number, (policy, _) in enumerate(SPOILT)]
 )
 def test_a_policy_finds_what_was_spoilt(policy, spoil):
-    manifests = changed("production")
+    manifests = manifests_of("production")
     spoil(manifests)
-    assert set(policy(manifests)) - set(policy(changed("production")))
+    assert set(policy(manifests)) - set(policy(manifests_of("production")))
 
 
 @pytest.mark.parametrize(
@@ -738,7 +738,7 @@ def test_a_policy_finds_what_was_spoilt(policy, spoil):
     [("--appendfsync", "everysec"), ("--maxmemory-policy", "allkeys-lru"), ("--maxmemory", "2048mb")],
 )
 def test_a_redis_that_would_lose_notes_is_found(option, value):
-    manifests = changed("local")
+    manifests = manifests_of("local")
     [redis] = [one for one in manifests.workloads if one.component == "redis"]
     args = redis.containers[0]["args"]
     args[args.index(option) + 1] = value
@@ -751,9 +751,9 @@ def test_every_policy_was_seen_to_fail():
 
 def test_without_a_checkpoint_the_overlays_serve_the_model_of_the_images():
     """The placeholder that the overlays with weights begin with is that model's fingerprint."""
-    data = changed("production").find("ConfigMap", "notellm-settings")["data"]
+    data = manifests_of("production").find("ConfigMap", "notellm-settings")["data"]
     assert data["NOTELLM_CHECKPOINT"] == f"/models/{read_manifest(MINI).fingerprint}"
-    assert "NOTELLM_CHECKPOINT" not in changed("local").find("ConfigMap", "notellm-settings")["data"]
+    assert "NOTELLM_CHECKPOINT" not in manifests_of("local").find("ConfigMap", "notellm-settings")["data"]
 
 
 async def test_the_length_of_the_stream_is_what_is_left_to_do_when_the_lag_is_unknown(redis):
@@ -778,7 +778,7 @@ def test_variables_of_a_service_would_stop_every_process():
 
 def test_what_copies_weights_keeps_the_policies_of_pods():
     [pod] = yaml.safe_load_all((K8S / "components/weights/copy.yaml").read_text())
-    manifests = changed("gpu")
+    manifests = manifests_of("gpu")
     alone = Manifests([pod, *manifests.of("ServiceAccount", "PersistentVolumeClaim", "ConfigMap")])
     for policy in (
         pods_are_restricted,
@@ -795,6 +795,6 @@ def test_prometheus_rules_are_those_that_are_tested():
     """Whoever changes deploy/prometheus/rules runs deploy/k8s/rules.sh, too."""
     ours = [yaml.safe_load(file.read_text()) for file in sorted((ROOT / "deploy/prometheus/rules").glob("*.yml"))]
     expected = [group for held in ours for group in held.get("groups", [])]
-    made = changed("production").of("PrometheusRule")
+    made = manifests_of("production").of("PrometheusRule")
     found = [group for one in made for group in one["spec"]["groups"]]
     assert sorted(found, key=lambda group: group["name"]) == sorted(expected, key=lambda group: group["name"])

@@ -1,10 +1,11 @@
 """The manifests as an operator applies them: rendered by the kustomize inside kubectl, and asked questions."""
 
-import copy
 import functools
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ import yaml
 
 ROOT = Path(__file__).parent.parent.parent
 K8S = ROOT / "deploy" / "k8s"
-OVERLAYS = ("local", "gpu", "production")
+OVERLAYS = ("local", "gpu", "production", "rollout")
 COMPONENT = "app.kubernetes.io/component"
 POD_INDEX = "apps.kubernetes.io/pod-index"
 
@@ -22,11 +23,23 @@ Object = dict[str, Any]
 
 
 @functools.cache
-def rendered(folder: Path) -> str:
-    """What `kubectl kustomize` makes of a folder; its warnings are errors. The binary is that of this environment."""
+def rendered(overlay: str) -> str:
+    """What `kubectl kustomize` makes of an overlay; its warnings are errors. The binary is that of this environment.
+
+    ``rollout`` is production in the midst of one, as the README says to edit it.
+    """
+    if overlay != "rollout":
+        return _kustomize(K8S / "overlays" / overlay)
+    with tempfile.TemporaryDirectory() as folder:
+        copied = shutil.copytree(K8S, Path(folder) / "k8s")
+        edited = copied / "overlays" / "production" / "kustomization.yaml"
+        edited.write_text(edited.read_text().replace("# - ../../components/next", "- ../../components/next"))
+        return _kustomize(edited.parent)
+
+
+def _kustomize(folder: Path) -> str:
     kubectl = Path(sys.executable).parent / "kubectl"
-    if not kubectl.exists():
-        raise AssertionError(f"{kubectl} is missing; the extra `deploy` brings it")
+    assert kubectl.exists(), f"{kubectl} is missing; the extra `deploy` brings it"
     made = subprocess.run([kubectl, "kustomize", folder], capture_output=True, text=True, check=False)
     assert (made.returncode, made.stderr) == (0, "")
     return made.stdout
@@ -34,7 +47,7 @@ def rendered(folder: Path) -> str:
 
 def objects(overlay: str) -> list[Object]:
     """The objects of an overlay, the caller's to change."""
-    return list(yaml.load_all(rendered(K8S / "overlays" / overlay), Loader=yaml.CSafeLoader))
+    return list(yaml.load_all(rendered(overlay), Loader=yaml.CSafeLoader))
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +133,11 @@ class Manifests:
             yield found
 
 
+def manifests_of(overlay: str) -> Manifests:
+    """The manifests of an overlay, the caller's to change."""
+    return Manifests(objects(overlay))
+
+
 def matches(selector: Object, labels: Mapping[str, str]) -> bool:
     """Whether a label selector matches these labels. Raises ValueError for an operator that is not known here."""
     wanted = dict(selector.get("matchLabels") or {})
@@ -165,8 +183,3 @@ def _value(variable: Object, workload: Workload, ordinal: int) -> str:
     if label := re.fullmatch(r"metadata\.labels\['(.+)'\]", path):
         return ({**workload.labels} | given)[label[1]]
     raise LookupError(path)
-
-
-def changed(overlay: str) -> Manifests:
-    """The manifests of an overlay in a copy of their own, to be spoilt."""
-    return Manifests(copy.deepcopy(objects(overlay)))
