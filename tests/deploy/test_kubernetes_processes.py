@@ -112,7 +112,7 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
 
 
 def test_the_processes_find_each_other_outlive_a_replica_of_each_shard_and_leave_in_time(cluster):
-    until(lambda: all(pod.answers("startupProbe") and pod.answers("readinessProbe") for pod in cluster.pods), 120)
+    until(lambda: all(pod.answers("startupProbe") and pod.answers("readinessProbe") for pod in cluster.pods), 200)
     [gateway] = cluster.of("gateway")
     url = f"http://{gateway.address}:{gateway.workload.ports['http']}"
 
