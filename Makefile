@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 DEMO_STATE ?= .demo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test vllm-test check bench-gateway bench-index bench-overload bench-peers bench-worker conformance openapi mini constraints screenshots dashboard dashboard-picture image-test clean
+.PHONY: help demo test vllm-test check bench-gateway bench-index bench-overload bench-peers bench-worker conformance openapi mini constraints screenshots dashboard dashboard-picture image-test deploy-test clean
 
 help: ## Say what each target does.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -40,6 +40,9 @@ $(VLLM_VENV)/.installed: pyproject.toml constraints.txt
 # -W default: vLLM's own warnings are not ours to mend.
 vllm-test: $(VLLM_VENV)/.installed ## Install vLLM for CPUs beside it, and run what the worker promises on it.
 	$(VLLM_VENV)/bin/python -m pytest -W default tests/contract/test_backend.py tests/integration/test_hostile_notes.py tests/on_vllm
+
+deploy-test: $(VENV)/.dev-installed $(VENV)/.deploy-installed ## Check what operators apply: manifests, images, metrics, alerts, dashboard.
+	$(BIN)/python -m pytest tests/deploy
 
 check: $(VENV)/.dev-installed ## Format, lint, types, import rules.
 	$(BIN)/ruff format --check .

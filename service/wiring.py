@@ -42,6 +42,7 @@ _KEYS_EVERY_S = 0.5
 _REPORT_EVERY_S = 1.0
 _SWITCH_S = 0.0005
 _GRACE_S = 8
+_HEARD_S = 0.1
 
 
 class Missing:
@@ -379,9 +380,12 @@ async def _task(work: Awaitable[None]) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        task.cancel()
+        # Once is not enough: asyncio.wait_for of Python 3.11, which redis-py waits with, may lose it.
+        while not task.done():
+            task.cancel()
+            await asyncio.wait([task], timeout=_HEARD_S)
         with contextlib.suppress(asyncio.CancelledError):
-            await task
+            task.result()
 
 
 def _stop_event() -> asyncio.Event:
