@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from service.cli_backup import backup, restore
 from service.cli_calibrate import calibrate
 from service.cli_convert import convert
 from service.cli_embed import embed
@@ -152,7 +153,7 @@ def load(notes: str, url: str, key: str | None, no_wait: bool) -> None:
             raise click.ClickException(str(error)) from error
 
 
-for command in (*COMMANDS, calibrate, embed, export, golden, convert, index, keys, model, reproduce):
+for command in (*COMMANDS, backup, calibrate, embed, export, golden, convert, index, keys, model, reproduce, restore):
     cli.add_command(command)
 
 
