@@ -81,6 +81,7 @@ from service.messages import (
     StoredReading,
     pack_vector,
 )
+from service.settings import SetupError
 from service.store import redis_errors
 
 if TYPE_CHECKING:
@@ -98,8 +99,8 @@ _FINGERPRINT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 Line = dict[str, Any]
 
 
-class BackupError(Exception):
-    """A backup that cannot be made or used; the message is one line that says what to do."""
+class BackupError(SetupError):
+    """A backup that cannot be made or used."""
 
 
 @dataclass(frozen=True, slots=True)

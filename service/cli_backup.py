@@ -1,16 +1,10 @@
 """The commands that bring what the service holds to safety, and back."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-from service.cli_settings import read_settings
-
-if TYPE_CHECKING:
-    from redis import Redis as SyncRedis
+from service.cli_store import store
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 
@@ -33,7 +27,7 @@ def backup(folder: Path, checkpoint: Path | None) -> None:
     Example:
       notellm backup --to /backups/2026-01-31 --with-model ./checkpoint
     """
-    with _store(make=False) as redis:
+    with store() as redis:
         from service.backup import back_up
 
         made = back_up(redis, folder, checkpoint)
@@ -67,27 +61,9 @@ def restore(folder: Path, deletes: Path | None) -> None:
     Example:
       NOTELLM_STATE_DIR=/var/lib/notellm notellm restore --from /backups/2026-01-31 --deletes audit.jsonl
     """
-    with _store(make=True) as redis:
+    with store(make=True) as redis:
         from service.restore import restore as put_back
 
         done = put_back(redis, folder, deletes)
     later = f", {done.deleted_later} of them deleted after the backup" if deletes else ""
     click.echo(f"{done.live} notes and {done.deleted} tombstones are back{later}; start the service")
-
-
-@contextmanager
-def _store(*, make: bool) -> "Iterator[SyncRedis]":
-    settings = read_settings()
-    from service.backup import BackupError
-    from service.changes import open_sync_redis
-    from service.errors import StoreUnavailable
-    from service.private_redis import reached
-    from service.settings import SetupError
-
-    try:
-        with reached(settings, make=make) as url, open_sync_redis(url) as redis:
-            yield redis
-    except (BackupError, SetupError, OSError) as error:
-        raise click.ClickException(str(error)) from error
-    except StoreUnavailable as error:
-        raise click.ClickException(f"{error}; NOTELLM_REDIS_URL says where it is") from error
