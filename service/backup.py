@@ -45,12 +45,10 @@ the higher version counts. Memory holds one batch.
 The folder appears under its name when all of it is on disk. Until then it is ``.<name>.unfinished`` beside it.
 """
 
-import fcntl
 import gzip
 import importlib.metadata
 import json
 import logging
-import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -65,7 +63,9 @@ import msgpack
 import orjson
 from tqdm import tqdm
 
+from model.note import Note
 from service.errors import StoreUnavailable
+from service.folders import alone, sync
 from service.messages import (
     ACTIVE,
     COUNTS,
@@ -80,6 +80,7 @@ from service.messages import (
     StoredNote,
     StoredReading,
     pack_vector,
+    unpack_vector,
 )
 from service.settings import SetupError
 from service.store import redis_errors
@@ -330,6 +331,21 @@ def note_line(stored: StoredNote) -> Line:
     return note | {"author": stored.author, "created_at": stored.created_at}
 
 
+def note_of(line: Line) -> StoredNote:
+    """Inverse of `note_line`."""
+    if line.get("deleted"):
+        return StoredNote(Note(line["note_id"]), line["version"], deleted=True)
+    note = Note(
+        line["note_id"],
+        line["title"],
+        line["content"],
+        tuple(line["hashtags"]),
+        line["category"],
+        line["exposure"],
+    )
+    return StoredNote(note, line["version"], line["author"], line["created_at"])
+
+
 def reading_line(note_id: str, read: StoredReading) -> Line:
     """What a model said of a note, as a line; the vector stands elsewhere."""
     return {
@@ -341,11 +357,28 @@ def reading_line(note_id: str, read: StoredReading) -> Line:
     }
 
 
+def reading_of(line: Line, model: str, vector: bytes) -> StoredReading:
+    """Inverse of `reading_line`."""
+    return StoredReading(
+        line["version"],
+        model,
+        unpack_vector(vector),
+        tuple((tag, score) for tag, score in line["hashtags"]),
+        line["category"] and (line["category"][0], line["category"][1]),
+        bytes.fromhex(line["source"]),
+    )
+
+
 def stream_line(stream: str, fields: Mapping[bytes, bytes]) -> Line:
     """An entry of `STREAMS`, without its id."""
     if stream == EVENTS:
         return {"event": msgpack.unpackb(fields[b"event"])}
     return {"fields": {name.decode(): value.decode() for name, value in fields.items()}}
+
+
+def fields_of(line: Line) -> dict[Any, Any]:
+    """Inverse of `stream_line`."""
+    return dict(line["fields"]) if "fields" in line else {"event": msgpack.packb(line["event"])}
 
 
 @contextmanager
@@ -356,7 +389,7 @@ def _staged(folder: Path) -> Iterator[Path]:
     if not folder.parent.is_dir():
         raise BackupError(f"{folder.parent} is no folder: make it first")
     staged = folder.with_name(f".{folder.name}.unfinished")
-    with _alone(folder.parent):
+    with alone(folder.parent):
         shutil.rmtree(staged, ignore_errors=True)  # of a run that was killed
         staged.mkdir(mode=0o700)
         try:
@@ -365,20 +398,7 @@ def _staged(folder: Path) -> Iterator[Path]:
             shutil.rmtree(staged, ignore_errors=True)
             raise
         staged.rename(folder)
-        _sync(folder.parent)
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BackupError(f"another backup is being written in {folder}: wait for it, or end it") from None
-        yield
-    finally:
-        os.close(descriptor)
+        sync(folder.parent)
 
 
 def _fingerprint(checkpoint: Path) -> str:
@@ -392,12 +412,4 @@ def _fingerprint(checkpoint: Path) -> str:
 
 def _sync_all(folder: Path) -> None:
     for path in (*folder.rglob("*"), folder):
-        _sync(path)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        sync(path)

@@ -13,12 +13,9 @@ that of coming, by the clock of Redis: a day that is over stays as it is, whatev
 column, in microseconds since 1970.
 """
 
-import fcntl
 import json
-import os
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,6 +27,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from service.errors import StoreUnavailable
+from service.folders import alone, settle, sync
 from service.messages import EVENTS, RESTORING
 from service.settings import SetupError
 from service.store import redis_errors
@@ -72,13 +70,14 @@ def export(redis: "SyncRedis", folder: Path, *, remove: bool = False) -> Exporte
     """Bring the events that came since the last run into the folder; with ``remove``, out of Redis.
 
     Raises:
-        ExportError: if another run is at work on the folder, or it holds something else.
+        SetupError: if another run is at work on the folder.
+        ExportError: if it holds something else.
         StoreUnavailable: if Redis stopped answering, or is being restored.
         OSError: if the disk cannot hold them.
     """
     folder.mkdir(parents=True, exist_ok=True)
     events = malformed = 0
-    with _alone(folder), tqdm(desc="events", unit="event", delay=1, disable=None) as bar:
+    with alone(folder), tqdm(desc="events", unit="event", delay=1, disable=None) as bar:
         cursor = _cursor(folder)
         _remove_beyond(folder, cursor)
         while entries := _entries(redis, cursor):
@@ -129,11 +128,11 @@ def _write_parts(folder: Path, cursor: Entry, rows: Sequence[tuple[Entry, Row | 
     for day, of_day in days.items():
         if not (folder / day).is_dir():
             (folder / day).mkdir()
-            _sync(folder)
+            sync(folder)
         path = folder / day / f"part-{cursor[0]:015}-{cursor[1]:06}.parquet"
         beside = path.with_name(f".{path.name}")
         pq.write_table(pa.Table.from_pylist(of_day, SCHEMA), beside, compression="zstd")
-        _settle(beside, path)
+        settle(beside, path)
 
 
 def _remove_beyond(folder: Path, cursor: Entry) -> None:
@@ -158,7 +157,7 @@ def _cursor(folder: Path) -> Entry:
 def _write_cursor(folder: Path, cursor: Entry) -> None:
     beside = folder / f".{CURSOR}"
     beside.write_text(json.dumps({"entry": _name(cursor)}) + "\n", encoding="utf-8")
-    _settle(beside, folder / CURSOR)
+    settle(beside, folder / CURSOR)
 
 
 def _entry(name: str) -> Entry:
@@ -168,31 +167,3 @@ def _entry(name: str) -> Entry:
 
 def _name(entry: Entry) -> str:
     return f"{entry[0]}-{entry[1]}"
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ExportError(f"another run is writing to {folder}: wait for it, or end it") from None
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _settle(beside: Path, path: Path) -> None:
-    """Give a file its name when it is on disk, and be sure of the name too."""
-    _sync(beside)
-    beside.replace(path)
-    _sync(path.parent)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -16,7 +16,6 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgpack
 import orjson
 
 from model.note import Note
@@ -30,7 +29,10 @@ from service.backup import (
     Line,
     Manifest,
     failures_file,
+    fields_of,
+    note_of,
     progress,
+    reading_of,
     readings_file,
     sums,
     vectors_file,
@@ -50,8 +52,6 @@ from service.messages import (
     WRITES,
     Failure,
     StoredNote,
-    StoredReading,
-    unpack_vector,
 )
 from service.store import redis_errors
 
@@ -182,7 +182,7 @@ class _Restore:
 
     def notes(self) -> None:
         for lines in self._batches(NOTES, "notes"):
-            self._put_back(args=[_stored(line).encode() for line in lines])
+            self._put_back(args=[note_of(line).encode() for line in lines])
 
     def delete(self, ids: Sequence[str]) -> int:
         count = 0
@@ -208,7 +208,7 @@ class _Restore:
             for lines in self._batches(readings_file(model), f"readings of {model}"):
                 args: list[Any] = [READINGS + model, "old"]
                 for line in lines:
-                    args += [line["id"], _reading(model, line, vectors.read(size)).encode()]
+                    args += [line["id"], reading_of(line, model, vectors.read(size)).encode()]
                 self._say_again(args=args)
 
     def failures(self, model: str) -> None:
@@ -228,7 +228,7 @@ class _Restore:
                 for line in lines:
                     at = _entry(line["entry"])
                     if at > last:
-                        pipe.xadd(stream, _fields(line), id=line["entry"])
+                        pipe.xadd(stream, fields_of(line), id=line["entry"])
                     left_s = at[0] // 1000 + REMEMBERED_S - now_s
                     if stream == EVENTS and left_s > 0:
                         pipe.set(EVENT + line["event"]["event_id"], "", ex=left_s)
@@ -264,36 +264,6 @@ def _readable(file: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise BackupError(f"{file}: {error.strerror or error}") from error
-
-
-def _stored(line: Line) -> StoredNote:
-    if line.get("deleted"):
-        return StoredNote(Note(line["note_id"]), line["version"], deleted=True)
-    note = Note(
-        line["note_id"],
-        line["title"],
-        line["content"],
-        tuple(line["hashtags"]),
-        line["category"],
-        line["exposure"],
-    )
-    return StoredNote(note, line["version"], line["author"], line["created_at"])
-
-
-def _reading(model: str, line: Line, vector: bytes) -> StoredReading:
-    return StoredReading(
-        line["version"],
-        model,
-        unpack_vector(vector),
-        tuple((tag, score) for tag, score in line["hashtags"]),
-        line["category"] and (line["category"][0], line["category"][1]),
-        bytes.fromhex(line["source"]),
-    )
-
-
-def _fields(line: Line) -> dict[Any, Any]:
-    """Inverse of `backup.stream_line`."""
-    return dict(line["fields"]) if "fields" in line else {"event": msgpack.packb(line["event"])}
 
 
 def _entry(name: str) -> tuple[int, int]:
