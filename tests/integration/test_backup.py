@@ -555,6 +555,14 @@ def test_what_a_person_can_mend_is_one_line(redis_server, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["there"]
 
 
+def test_a_backup_needs_no_part_that_the_gateways_image_lacks():
+    script = (
+        "import sys; sys.modules |= dict.fromkeys(['torch', 'transformers', 'faiss', 'pyarrow', 'duckdb']);"
+        "import service.backup, service.restore, service.private_redis, model.checkpoint"
+    )
+    subprocess.run([*NOTELLM[:2], "-c", script], check=True)
+
+
 @contextmanager
 def asking(service: Service) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=service.api, timeout=30) as client:
