@@ -48,7 +48,6 @@ The folder appears under its name when all of it is on disk. Until then it is ``
 import gzip
 import importlib.metadata
 import json
-import logging
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -87,8 +86,6 @@ from service.store import redis_errors
 
 if TYPE_CHECKING:
     from redis import Redis as SyncRedis
-
-log = logging.getLogger(__name__)
 
 FORMAT = 1
 MANIFEST, SUMS, NOTES, MODEL = "manifest.json", "SHA256SUMS", "notes.jsonl.gz", "model"

@@ -293,4 +293,4 @@ def _named(where: str) -> Iterator[None]:
     try:
         yield
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise BackupError(f"{where} is none of an audit log (NOTELLM_AUDIT_FILE)") from None
+        raise BackupError(f"{where} is none of an audit log (NOTELLM_AUDIT_FILE): mend it, or take it out") from None

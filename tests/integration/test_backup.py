@@ -415,6 +415,29 @@ async def _keep_reading(redis: Redis, stop: asyncio.Event) -> None:
         await read_all(redis, MODELS[0])
 
 
+async def test_of_a_note_that_stands_in_it_twice_the_later_version_counts(redis, source, target, tmp_path):
+    """Redis' SCAN may show a key again: the files of a run and of a later one, joined, are such a backup."""
+    store = await use(redis)
+    back_up(source, tmp_path / "early")
+    await store.put([note(number, "later") for number in range(26, 40)])
+    await read_all(redis, MODELS[0], bad="n27")
+    await store.put([note(28, "later still")])
+    for number in range(40, 50):
+        await store.delete(f"n{number}")
+    await store.put([note(number, "back again") for number in range(12, 18)])
+    back_up(source, tmp_path / "b")
+    manifest = json.loads((tmp_path / "b" / MANIFEST).read_bytes())
+    for file in (tmp_path / "b").iterdir():
+        if file.name.startswith(("notes", "readings", "vectors", "failures")):
+            file.write_bytes((tmp_path / "early" / file.name).read_bytes() + file.read_bytes())
+    (tmp_path / "b" / MANIFEST).write_text(json.dumps(manifest))
+    (tmp_path / "b" / SUMS).write_text(backup.sums(tmp_path / "b"))
+
+    restore(target, tmp_path / "b")
+
+    assert contents(target) == contents(source)
+
+
 async def test_a_redis_that_restarts_meanwhile_ends_the_backup_and_leaves_no_folder(
     redis_server, redis, tmp_path, monkeypatch
 ):
