@@ -309,6 +309,13 @@ async def test_half_a_store_takes_no_writes_and_only_the_same_backup(
     with pytest.raises(BackupError, match="a restore of another backup was begun"):
         restore(target, tmp_path / "later")
 
+    def ends(*_: object) -> None:
+        raise StoreUnavailable("it ended with everything but its last step")
+
+    monkeypatch.setattr("service.restore._Restore.finish", ends)
+    with pytest.raises(StoreUnavailable):
+        restore(target, tmp_path / "b")
+    monkeypatch.undo()
     restore(target, tmp_path / "b")
     assert contents(target) == before
     assert await half.put([note(1)])
