@@ -147,6 +147,11 @@ def _url(redis: Redis) -> str:
     return f"unix://{redis.connection_pool.connection_kwargs['path']}"
 
 
+def ends(*_: object) -> None:
+    """A restore that ended with everything but its last step."""
+    raise StoreUnavailable("killed")
+
+
 def wiped(redis: SyncRedis) -> None:
     redis.flushall()
 
@@ -309,9 +314,6 @@ async def test_half_a_store_takes_no_writes_and_only_the_same_backup(
     with pytest.raises(BackupError, match="a restore of another backup was begun"):
         restore(target, tmp_path / "later")
 
-    def ends(*_: object) -> None:
-        raise StoreUnavailable("it ended with everything but its last step")
-
     monkeypatch.setattr("service.restore._Restore.finish", ends)
     with pytest.raises(StoreUnavailable):
         restore(target, tmp_path / "b")
@@ -322,7 +324,7 @@ async def test_half_a_store_takes_no_writes_and_only_the_same_backup(
     await client.aclose()
 
 
-async def test_deletes_of_the_audit_log_that_came_later_are_done_again(redis, source, target, tmp_path):
+async def test_deletes_of_the_audit_log_that_came_later_are_done_again(redis, source, target, tmp_path, monkeypatch):
     store = await use(redis)
     line = {"event": "write", "method": "DELETE", "route": "/notes/{note_id}", "status": 204, "time": ""}
     early = line | {"time": "2026-01-31T12:00:00.123Z", "notes": ["n40"]}
@@ -336,6 +338,10 @@ async def test_deletes_of_the_audit_log_that_came_later_are_done_again(redis, so
     ]
     (tmp_path / "audit").write_text("".join(json.dumps(entry) + "\n" for entry in (early, *later)))
 
+    monkeypatch.setattr("service.restore._Restore.finish", ends)
+    with pytest.raises(StoreUnavailable):  # somebody forgot the log, and thought of it in time
+        restore(target, tmp_path / "b")
+    monkeypatch.undo()
     assert restore(target, tmp_path / "b", tmp_path / "audit").deleted_later == 1
     await store.delete("n41")
     assert contents(target) == contents(source)
