@@ -1,7 +1,8 @@
 """Notes, events and related pairs as files: Parquet or JSON lines in, Parquet out.
 
 A row is named in errors as a person would look it up: the 1-based line of a ``.jsonl`` file, the 0-based row
-of a ``.parquet`` file. Columns that are not named here are ignored; null and NaN mean "not given".
+of a ``.parquet`` file. Columns that are not named here are ignored; null and NaN mean "not given". Events may also lie
+in a folder ``events``, in Parquet files by day: ``events/dt=2026-01-31/*.parquet``.
 """
 
 import math
@@ -145,21 +146,21 @@ def read_categories(path: Path, notes: Sequence[Note]) -> tuple[str, ...]:
 
 def has_events(folder: Path) -> bool:
     """Whether a folder holds events at all; some data sets are notes alone."""
-    return any((folder / f"events.{kind}").exists() for kind in ("parquet", "jsonl"))
+    return any((folder / name).exists() for name in ("events.parquet", "events.jsonl", "events"))
 
 
 def read_events(path: Path) -> EventTable:
-    """Events of a file, or of ``events.parquet`` or ``events.jsonl`` in a folder, in order.
+    """Events of a file, of ``events.parquet`` or ``events.jsonl`` in a folder, or of a folder by day, in order.
 
     Ids are not checked against any notes. ``ts`` may be missing; ordered pairs then cannot be built.
 
     Raises:
-        DataError: if the file cannot be read as events.
+        DataError: if the files cannot be read as events.
     """
-    path = _file(path, "events")
-    events = _parquet_events(path) if path.suffix == ".parquet" else _jsonl_events(path)
+    files = _days(path) or [_file(path, "events")]
+    events = _jsonl_events(files[0]) if files[0].suffix == ".jsonl" else _parquet_events(files)
     if not len(events):
-        raise DataError(f"{path.name} holds no events")
+        raise DataError(f"{files[0].name} holds no events")
     return events
 
 
@@ -211,6 +212,17 @@ def _file(path: Path, stem: str) -> Path:
     if not path.stat().st_size:
         raise DataError(f"{path.name} is empty")
     return path
+
+
+def _days(path: Path) -> list[Path]:
+    """The files of a folder by day, which this is or holds as ``events``, oldest first; none where there is none."""
+    folder = path / "events" if (path / "events").is_dir() else path
+    found = sorted(folder.glob("dt=*/[!._]*.parquet"))
+    if folder != path and not found:
+        raise DataError(f"{folder}: no dt=YYYY-MM-DD/*.parquet in this folder")
+    if folder != path and any((path / f"events{suffix}").exists() for suffix in _SUFFIXES):
+        raise DataError(f"{path}: a file and a folder of events are both in this folder; name one of them")
+    return found
 
 
 def _rows(path: Path, columns: Sequence[str], required: Sequence[str]) -> Iterator[Row]:
@@ -374,7 +386,26 @@ def _jsonl_events(path: Path) -> EventTable:
     )
 
 
-def _parquet_events(path: Path) -> EventTable:
+def _parquet_events(files: Sequence[Path]) -> EventTable:
+    user_codes: dict[str, int] = {}
+    note_codes: dict[str, int] = {}
+    parts = [_parquet_columns(file, user_codes, note_codes) for file in files]
+    users, notes, ts, clicked, untimed = zip(*parts, strict=True)
+    return EventTable(
+        np.concatenate(users),
+        np.concatenate(notes),
+        np.concatenate(ts),
+        np.concatenate(clicked),
+        tuple(note_codes),
+        len(user_codes),
+        sum(untimed),
+    )
+
+
+def _parquet_columns(
+    path: Path, user_codes: dict[str, int], note_codes: dict[str, int]
+) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int64], NDArray[np.bool_], int]:
+    """A file's users, notes, times and clicks, shape (E,) each, and its untimed events; new ids get the next codes."""
     # Read as dictionaries, so that each id is held once and not once an event.
     names = ["user_id", "note_id", "event"]
     with _parquet(path, read_dictionary=names) as file:
@@ -389,7 +420,12 @@ def _parquet_events(path: Path) -> EventTable:
             row = int(np.argmax(kinds == code))
             raise DataError(f"{path.name} row {row}: event must be one of {_listed(CLICKS)}, got {_shown(kind)}")
     clicks = np.array([CLICKS.get(kind, False) for kind in kind_names], dtype=np.bool_)
-    return EventTable(users, notes, ts, clicks[kinds], note_ids, len(user_ids), untimed)
+    return _recoded(users, user_ids, user_codes), _recoded(notes, note_ids, note_codes), ts, clicks[kinds], untimed
+
+
+def _recoded(codes: NDArray[np.int32], ids: Sequence[str], known: dict[str, int]) -> NDArray[np.int32]:
+    """One file's codes as those of all files."""
+    return np.array([known.setdefault(id_, len(known)) for id_ in ids], dtype=np.int32)[codes]
 
 
 def _coded(path: Path, table: pa.Table, name: str) -> tuple[NDArray[np.int32], tuple[str, ...]]:

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 
 import click
 
+from service.cli_backup import backup, restore
 from service.cli_calibrate import calibrate
 from service.cli_convert import convert
 from service.cli_embed import embed
+from service.cli_events import events
 from service.cli_export import export, golden
 from service.cli_index import index
 from service.cli_keys import key_option, keys
@@ -160,7 +162,21 @@ def load(notes: str, url: str, key: str | None, no_wait: bool) -> None:
             raise click.ClickException(str(error)) from error
 
 
-for command in (*COMMANDS, calibrate, embed, export, golden, convert, index, keys, model, reproduce):
+for command in (
+    *COMMANDS,
+    backup,
+    calibrate,
+    embed,
+    events,
+    export,
+    golden,
+    convert,
+    index,
+    keys,
+    model,
+    reproduce,
+    restore,
+):
     cli.add_command(command)
 
 

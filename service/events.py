@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 import msgpack
 
-from service.messages import EVENT, EVENTS
+from service.messages import EVENT, EVENTS, UNLESS_RESTORING
 from service.store import redis_errors
 
 if TYPE_CHECKING:
@@ -21,7 +21,9 @@ EventType = Literal["view", "click", "like", "save"]
 REMEMBERED_S = 7 * 24 * 3600
 
 # ARGV: seconds, then id and record of each event. Answers 1 for each event that is new.
-APPEND = f"""
+APPEND = (
+    UNLESS_RESTORING
+    + f"""
 local new = {{}}
 for i = 2, #ARGV, 2 do
   local first = redis.call('SET', '{EVENT}' .. ARGV[i], '', 'NX', 'EX', ARGV[1])
@@ -30,6 +32,7 @@ for i = 2, #ARGV, 2 do
 end
 return new
 """
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ key                                 holds
 ``notellm:v1:counts``               hash: live, deleted
 ``notellm:v1:cursors``              hash: ``<indexer>/<model>`` -> cursor of the oldest snapshot that the indexer
                                     may fall back to, and when it said so
+``notellm:v1:restoring``            there while a restore is not finished: which backup it is of
 ==================================  ==========================================================================
 
 What is of one model stands in three keys, so that to retire it is one step. Notes and readings begin with a
@@ -59,14 +60,20 @@ ANSWER = "notellm:v1:answer:"
 TAG = "notellm:v1:tag:"
 COUNTS = "notellm:v1:counts"
 CURSORS = "notellm:v1:cursors"
+RESTORING = "notellm:v1:restoring"
 WORKERS = "workers"
 
 SOURCE_BYTES = 16
 # A cache that is further behind forgets everything, so a short log is enough.
 WRITES_KEPT = 10_000
 
-# What every script begins with: the keys above, and the header of records as `_header` writes it.
-LUA = f"""
+# Half a store must not be written to: versions would be given twice. A script that says this is StoreUnavailable.
+UNLESS_RESTORING = f"""
+if redis.call('EXISTS', '{RESTORING}') == 1 then return redis.error_reply('READONLY a restore is not finished') end
+"""
+
+# What scripts know: the keys above, and the header of records as `_record` writes it.
+RECORDS = f"""
 local NOTE, MODELS, ACTIVE, FILLED = '{NOTE}', '{MODELS}', '{ACTIVE}', '{FILLED}'
 local READINGS, FAILED, JOBS, WORKERS = '{READINGS}', '{FAILED}', '{JOBS}', '{WORKERS}'
 local EMBEDDINGS, DEAD, CURSORS = '{EMBEDDINGS}', '{DEAD}', '{CURSORS}'
@@ -94,6 +101,9 @@ local function count_tags(note, step)
   end
 end
 """
+
+# What every script of a running service begins with.
+LUA = UNLESS_RESTORING + RECORDS
 
 Fields = Mapping[bytes, bytes]
 

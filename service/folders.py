@@ -1,0 +1,39 @@
+"""Folders that commands write: by one at a time, and each file under its name only when it is on disk."""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from service.settings import SetupError
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Hold a folder; the kernel lets go when the process ends. Raises SetupError while another holds it."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SetupError(f"another command is writing in {folder}: wait for it, or end it") from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def settle(beside: Path, path: Path) -> None:
+    """Give a file its name when it is on disk, and be sure of the name too."""
+    sync(beside)
+    beside.replace(path)
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """A file, or the names in a folder, are on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

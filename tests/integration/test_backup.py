@@ -1,0 +1,662 @@
+"""Backup, wipe, restore: of a Redis that was used in every way, and of the real `notellm serve`."""
+
+import asyncio
+import gzip
+import json
+import os
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from redis import Redis as SyncRedis
+from redis.asyncio import Redis
+from support.checkpoint import tiny_checkpoint
+from support.hashing import DIM, text_vector
+from support.indexers import Indexers
+from support.redis import RedisServer
+from support.service import NOTELLM, PATIENCE_S, Service, running
+from support.service import until as wait_until
+from support.working import until
+
+from indexer.client import ShardedSearcher
+from indexer.types import ShardUnavailable
+from model.note import Note
+from service import backup, messages
+from service.backup import MANIFEST, SUMS, BackupError, back_up
+from service.changes import RedisChangeStream, open_sync_redis
+from service.errors import NotAsExpected, StoreUnavailable
+from service.events import Event, RedisEvents
+from service.idempotency import Answer, Answers
+from service.jobs import JobQueue
+from service.messages import RESTORING, StoredNote, StoredReading
+from service.restore import restore
+from service.settings import MINI
+from service.store import RedisStore, Suggestion
+
+MODELS = ("hashing-a", "hashing-b")
+TABLE_ROW = re.compile(r"^``(notellm:v1:[a-z]+:?)[^`]*`` +(\w+)", re.MULTILINE)
+# What a backup says of every key: family -> kept, rebuilt or dropped.
+FATES: dict[str, str] = dict(TABLE_ROW.findall(backup.__doc__ or ""))
+# Rebuilt by the next worker, and begun anew: they are not as before.
+NOT_AS_BEFORE = {messages.JOBS, messages.WRITES}
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[RedisServer]:
+    """Another Redis, with nothing in it."""
+    server = RedisServer()
+    server.start()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def source(redis_server: RedisServer, redis: Redis) -> Iterator[SyncRedis]:
+    with open_sync_redis(redis_server.url) as client:
+        yield client
+
+
+@pytest.fixture
+def target(elsewhere: RedisServer) -> Iterator[SyncRedis]:
+    with open_sync_redis(elsewhere.url) as client:
+        yield client
+
+
+def family(key: bytes) -> str:
+    """The part of a key that is the same for all of its kind; the key itself where nobody knows it."""
+    name = key.decode()
+    return next((known for known in sorted(FATES, reverse=True) if name == known or _is_of(name, known)), name)
+
+
+def _is_of(name: str, known: str) -> bool:
+    return known.endswith(":") and name.startswith(known)
+
+
+def contents(redis: SyncRedis) -> dict[bytes, Any]:
+    """Every key that has to be as before, with its value."""
+    read: dict[bytes, Callable[[bytes], Any]] = {
+        b"string": redis.get,
+        b"hash": redis.hgetall,
+        b"stream": redis.xrange,
+        b"set": redis.smembers,
+        b"zset": lambda key: redis.zrange(key, 0, -1, withscores=True),
+    }
+    kept = {name for name, fate in FATES.items() if fate != "dropped"} - NOT_AS_BEFORE
+    return {key: read[redis.type(key)](key) for key in redis.scan_iter() if family(key) in kept}
+
+
+async def read_all(redis: Redis, model: str, *, bad: str = "", most: int = 10_000) -> None:
+    """What a worker of this model does with all that waits; the note ``bad`` is given up."""
+    queue = JobQueue(redis, "w0", model, DIM)
+    await queue.open()
+    while most > 0 and (claimed := await queue.claim(min(256, most), 0.01)):
+        most -= len(claimed)
+        records = await queue.notes(claimed)
+        readings = []
+        for item, record in zip(claimed, records, strict=True):
+            if item.job.note_id == bad:
+                await queue.fail(item, "it is bad")
+            elif record and record.version == item.job.version and not record.deleted:
+                vector = text_vector(model + record.note.title)
+                said = StoredReading(record.version, model, vector, (("旅行", 0.1 + 0.2),), ("Travel", 0.9), b"s" * 16)
+                readings.append((item, said))
+        await queue.publish(readings)
+
+
+def note(number: int, title: str = "") -> StoredNote:
+    tags = ("Kyoto", "kyoto", "citywalk")[number % 3 :]
+    content = "京都 by bus\n" * (number % 5)
+    about = Note(f"n{number}", title or f"Day {number}", content, tags, "Travel" if number % 2 else None, number)
+    return StoredNote(about, 0, author=f"a{number % 7}" if number % 3 else None, created_at="2026-01-31T12:00:00Z")
+
+
+async def use(redis: Redis, notes: int = 60) -> RedisStore:
+    """Leave something under every key there is, but that of a restore."""
+    store = RedisStore(redis, 1_000_000)
+    await store.put([note(number) for number in range(notes)])
+    for model in MODELS:
+        await read_all(redis, model, bad="n7", most=notes if model == MODELS[0] else notes // 2)
+    await store.put([note(number, "written again") for number in range(10)])
+    await read_all(redis, MODELS[0], bad="n8", most=5)
+    for number in range(5, 25):
+        await store.delete(f"n{number}")
+    await store.put([note(number, "back again") for number in range(20, 25)])
+    events = [Event(f"e{n}", f"u{n % 5}", f"n{n % 20}", "click", 1767225600.25 + n, None) for n in range(30)]
+    await RedisEvents(redis).append(events)
+    await Answers(redis).once("k", b"request", _answer)
+    stream = RedisChangeStream(open_sync_redis(_url(redis)), MODELS[0], "shard-0")
+    stream.refuse(replace(stream.read("0-0", 10_000, 0)[-1], id="n30", version=1), "no unit vector")
+    stream.keep("0-0")
+    stream._redis.close()
+    return store
+
+
+async def _answer() -> Answer:
+    return Answer(202, b"{}")
+
+
+def _url(redis: Redis) -> str:
+    return f"unix://{redis.connection_pool.connection_kwargs['path']}"
+
+
+def ends(*_: object) -> None:
+    """A restore that ended with everything but its last step."""
+    raise StoreUnavailable("killed")
+
+
+def wiped(redis: SyncRedis) -> None:
+    redis.flushall()
+
+
+async def test_every_key_of_a_store_in_use_is_in_the_table(redis, source):
+    await use(redis)
+
+    assert {family(key) for key in source.scan_iter()} == FATES.keys() - {RESTORING}
+    assert {row.partition("<")[0] for row in re.findall(r"^``(notellm:v1:[^`]+)``", messages.__doc__, re.M)} == {*FATES}
+    assert set(FATES.values()) == {"kept", "rebuilt", "dropped"}
+
+
+async def test_what_is_restored_is_what_was_there_to_the_byte(redis, source, target, tmp_path):
+    await use(redis)
+    manifest = back_up(source, tmp_path / "b")
+    before = contents(source)
+
+    restored = restore(target, tmp_path / "b")
+
+    assert contents(target) == before
+    assert (restored.live, restored.deleted) == (manifest.live, manifest.deleted) == (45, 15)
+    assert {family(key) for key in target.scan_iter()} == {family(key) for key in before} | {messages.WRITES}
+    lives = [redis.pttl("notellm:v1:event:e1") for redis in (source, target)]
+    assert lives[1] == pytest.approx(lives[0], abs=60_000)
+
+
+async def test_a_tombstone_goes_on_to_count_versions_and_no_earlier_state_comes_back(
+    redis, source, elsewhere, target, tmp_path
+):
+    await use(redis)
+    back_up(source, tmp_path / "b")
+    restore(target, tmp_path / "b")
+
+    client = Redis.from_url(elsewhere.url)
+    store = RedisStore(client, 1000)
+    assert await store.delete("n6")
+    assert not await store.delete("never")
+    with pytest.raises(NotAsExpected):
+        await store.put([note(6)], expected=1)
+    [again] = await store.put([note(6)], expected="none")
+    assert again == (await RedisStore(redis, 1000).put([note(6)]))[0]
+    await client.aclose()
+
+
+async def test_the_next_worker_queues_what_it_has_not_read_and_nothing_else(redis, source, elsewhere, target, tmp_path):
+    store = await use(redis)
+    back_up(source, tmp_path / "b")
+    restore(target, tmp_path / "b")
+
+    client = Redis.from_url(elsewhere.url)
+    for model in MODELS:
+        live = [record for record in await store.get([f"n{n}" for n in range(60)]) if not record.deleted]
+        said = [await store.suggestion(record.note.id, model) for record in live]
+        lacking = sum(one is None or one.version != record.version for one, record in zip(said, live, strict=True))
+        assert 0 < lacking < len(live)
+        assert await JobQueue(client, "w0", model, DIM).open() == lacking
+    await client.aclose()
+
+
+async def test_the_files_can_be_read_without_us(redis, source, tmp_path):
+    await use(redis)
+    back_up(source, tmp_path / "b")
+
+    subprocess.run(["sha256sum", "--quiet", "-c", SUMS], cwd=tmp_path / "b", check=True)
+    with gzip.open(tmp_path / "b" / "notes.jsonl.gz") as lines:
+        found = {line["note_id"]: line for line in map(json.loads, lines)}
+    assert len(found) == 60
+    assert found["n6"] == {"note_id": "n6", "version": 3, "deleted": True}
+    assert (found["n31"]["title"], found["n31"]["hashtags"]) == ("Day 31", ["kyoto", "citywalk"])
+    with gzip.open(tmp_path / "b" / "readings-hashing-a.jsonl.gz") as lines:
+        ids = [json.loads(line)["id"] for line in lines]
+    vectors = (tmp_path / "b" / "vectors-hashing-a.f32").read_bytes()
+    place = ids.index("n31") * 4 * DIM
+    assert vectors[place : place + 4 * DIM] == text_vector("hashing-aDay 31").astype("<f4").tobytes()
+
+
+async def test_any_flipped_byte_of_any_file_is_noticed_before_anything_is_written(redis, source, target, tmp_path):
+    await use(redis)
+    back_up(source, tmp_path / "b")
+
+    files = sorted(path for path in (tmp_path / "b").iterdir())
+    assert len(files) == 2 + 3 + 3 * len(MODELS)
+    for file in files:
+        whole = file.read_bytes()
+        for place in (0, len(whole) // 2, len(whole) - 1):
+            file.write_bytes(whole[:place] + bytes([whole[place] ^ 0x20]) + whole[place + 1 :])
+            with pytest.raises(BackupError, match="is damaged, restore another one"):
+                restore(target, tmp_path / "b")
+        file.write_bytes(whole)
+    (tmp_path / "b" / "dead.jsonl.gz").unlink()
+    with pytest.raises(BackupError, match=re.escape("not as written: dead.jsonl.gz")):
+        restore(target, tmp_path / "b")
+    assert target.keys() == []
+
+
+async def test_a_backup_of_a_later_format_is_refused(redis, source, target, tmp_path):
+    await use(redis)
+    back_up(source, tmp_path / "b")
+    manifest = json.loads((tmp_path / "b" / MANIFEST).read_bytes())
+    (tmp_path / "b" / MANIFEST).write_text(json.dumps(manifest | {"format": 2, "notellm": "9.1", "new": 1}))
+    (tmp_path / "b" / SUMS).write_text(backup.sums(tmp_path / "b"))
+
+    with pytest.raises(BackupError, match=r"was made by notellm 9\.1 in format 2, and this one reads up to 1"):
+        restore(target, tmp_path / "b")
+
+
+async def test_a_store_that_holds_anything_is_refused_and_left_as_it_is(redis, source, elsewhere, target, tmp_path):
+    await use(redis)
+    back_up(source, tmp_path / "b")
+    client = Redis.from_url(elsewhere.url)
+
+    async def worker() -> None:
+        await JobQueue(client, "w0", MODELS[0], DIM).open()
+
+    async def write() -> None:
+        await RedisStore(client, 10).put([note(1)])
+
+    async def event() -> None:
+        await RedisEvents(client).append([Event("e", "u", "n", "view", 1.0)])
+
+    for somebody in (worker, write, event):
+        await somebody()
+        before = contents(target)
+        with pytest.raises(BackupError, match="the store is not empty"):
+            restore(target, tmp_path / "b")
+        assert contents(target) == before
+        wiped(target)
+    await client.aclose()
+    restore(target, tmp_path / "b")
+    with pytest.raises(BackupError, match="the store is not empty"):
+        restore(target, tmp_path / "b")
+
+
+async def test_half_a_store_takes_no_writes_and_only_the_same_backup(
+    redis, source, elsewhere, target, tmp_path, monkeypatch
+):
+    store = await use(redis)
+    back_up(source, tmp_path / "b")
+    before = contents(source)
+    await store.put([note(99)])
+    back_up(source, tmp_path / "later")
+    monkeypatch.setattr("service.restore.SAY_AGAIN", "return redis.error_reply('READONLY enough')")
+    with pytest.raises(StoreUnavailable):
+        restore(target, tmp_path / "b")
+    monkeypatch.undo()
+
+    client = Redis.from_url(elsewhere.url)
+    half = RedisStore(client, 1000)
+    queue = JobQueue(client, "w0", MODELS[0], DIM)
+    for refused in (
+        lambda: half.put([note(1)]),
+        lambda: half.delete("n1"),
+        lambda: RedisEvents(client).append([Event("e", "u", "n", "view", 1.0)]),
+        queue.open,
+    ):
+        with pytest.raises(StoreUnavailable):
+            await refused()
+    with pytest.raises(StoreUnavailable):
+        back_up(target, tmp_path / "half")
+    with pytest.raises(BackupError, match="a restore of another backup was begun"):
+        restore(target, tmp_path / "later")
+
+    monkeypatch.setattr("service.restore._Restore.finish", ends)
+    with pytest.raises(StoreUnavailable):
+        restore(target, tmp_path / "b")
+    monkeypatch.undo()
+    restore(target, tmp_path / "b")
+    assert contents(target) == before
+    assert await half.put([note(1)])
+    await client.aclose()
+
+
+async def test_deletes_of_the_audit_log_that_came_later_are_done_again(redis, source, target, tmp_path, monkeypatch):
+    store = await use(redis)
+    line = {"event": "write", "method": "DELETE", "route": "/notes/{note_id}", "status": 204, "time": ""}
+    early = line | {"time": "2026-01-31T12:00:00.123Z", "notes": ["n40"]}
+    back_up(source, tmp_path / "b")
+    later = [
+        line | {"time": "9026-01-31T12:00:00.123Z", "notes": ["n41"]},
+        line | {"time": "9026-01-31T12:00:00.124Z", "notes": ["n42"], "status": 503},
+        line | {"time": "9026-01-31T12:00:00.125Z", "notes": ["n43"], "method": "PUT"},
+        line | {"time": "9026-01-31T12:00:00.126Z", "notes": ["never"]},
+        line | {"time": "9026-01-31T12:00:00.127Z", "notes": ["n6"]},
+    ]
+    (tmp_path / "audit").write_text("".join(json.dumps(entry) + "\n" for entry in (early, *later)))
+
+    monkeypatch.setattr("service.restore._Restore.finish", ends)
+    with pytest.raises(StoreUnavailable):  # somebody forgot the log, and thought of it in time
+        restore(target, tmp_path / "b")
+    monkeypatch.undo()
+    assert restore(target, tmp_path / "b", tmp_path / "audit").deleted_later == 1
+    await store.delete("n41")
+    assert contents(target) == contents(source)
+
+
+@pytest.mark.parametrize("text", ["", "[]\n", "{}\n", '{"time": 5}\n', "no JSON\n"])
+async def test_a_log_that_is_none_is_named_with_its_line_before_anything_is_written(
+    redis, source, target, tmp_path, text
+):
+    back_up(source, tmp_path / "b")
+    (tmp_path / "audit").write_text(text)
+
+    if text:
+        with pytest.raises(BackupError, match=r"audit line 1 is none of an audit log"):
+            restore(target, tmp_path / "b", tmp_path / "audit")
+        assert target.keys() == []
+    else:
+        restore(target, tmp_path / "b", tmp_path / "audit")
+
+
+async def test_what_was_acknowledged_before_is_in_it_whatever_is_written_meanwhile(
+    redis, source, elsewhere, target, tmp_path, monkeypatch
+):
+    """By definition: a note of the backup is in a state that it had at some moment since the beginning."""
+    store = await use(redis, notes=3_000)
+    await read_all(redis, MODELS[0])
+    for number in range(2_000, 2_500):
+        await store.delete(f"n{number}")
+    states = {f"n{number}": set() for number in range(3_200)}
+    for record in await store.get(list(states)):
+        if record:
+            states[record.note.id].add((record.version, record.deleted, record.note.title))
+    stop = asyncio.Event()
+
+    async def write() -> int:
+        writes = 0
+        while not stop.is_set():
+            number = writes * 37 % 3_200
+            if writes % 3:
+                [version] = await store.put([note(number, f"meanwhile {writes}")])
+                states[f"n{number}"].add((version, False, f"meanwhile {writes}"))
+            else:
+                held = (await store.get([f"n{number}"]))[0]
+                if await store.delete(f"n{number}") and held and not held.deleted:
+                    states[f"n{number}"].add((held.version + 1, True, ""))
+            writes += 1
+        return writes
+
+    written = backup._Backup._write_records
+
+    def slowly(self: Any, records: Any) -> None:  # as onto a slow disk
+        time.sleep(0.1)
+        written(self, records)
+
+    monkeypatch.setattr(backup._Backup, "_write_records", slowly)
+    writing = asyncio.create_task(write())
+    reading = asyncio.create_task(_keep_reading(redis, stop))
+    await asyncio.to_thread(back_up, source, tmp_path / "b")
+    stop.set()
+    assert await writing > 100
+    await reading
+    restore(target, tmp_path / "b")
+
+    client = Redis.from_url(elsewhere.url)
+    restored = RedisStore(client, 10)
+    found = {record.note.id: record for record in await restored.get(list(states)) if record}
+    assert {f"n{number}" for number in range(3_000)} <= found.keys()
+    for id_, record in found.items():
+        assert (record.version, record.deleted, record.note.title) in states[id_]
+        said = await restored.suggestion(id_, MODELS[0])
+        assert said is None or not record.deleted
+        assert said is None or said.version <= record.version
+    for key, spellings in contents(target).items():
+        if family(key) == messages.TAG:
+            carried = [tag for record in found.values() if not record.deleted for tag in set(record.note.hashtags)]
+            assert sum(count for _, count in spellings) <= len(carried)
+    counts = await restored.counts(MODELS[0])
+    assert counts.live == sum(not record.deleted for record in found.values())
+    await client.aclose()
+
+
+async def _keep_reading(redis: Redis, stop: asyncio.Event) -> None:
+    while not stop.is_set():
+        await read_all(redis, MODELS[0])
+
+
+async def test_of_a_note_that_stands_in_it_twice_the_later_version_counts(redis, source, target, tmp_path):
+    """Redis' SCAN may show a key again: the files of a run and of a later one, joined, are such a backup."""
+    store = await use(redis)
+    back_up(source, tmp_path / "early")
+    await store.put([note(number, "later") for number in range(26, 40)])
+    await read_all(redis, MODELS[0], bad="n27")
+    await store.put([note(28, "later still")])
+    for number in range(40, 50):
+        await store.delete(f"n{number}")
+    await store.put([note(number, "back again") for number in range(12, 18)])
+    back_up(source, tmp_path / "b")
+    manifest = json.loads((tmp_path / "b" / MANIFEST).read_bytes())
+    for file in (tmp_path / "b").iterdir():
+        if file.name.startswith(("notes", "readings", "vectors", "failures")):
+            file.write_bytes((tmp_path / "early" / file.name).read_bytes() + file.read_bytes())
+    (tmp_path / "b" / MANIFEST).write_text(json.dumps(manifest))
+    (tmp_path / "b" / SUMS).write_text(backup.sums(tmp_path / "b"))
+
+    restore(target, tmp_path / "b")
+
+    assert contents(target) == contents(source)
+
+
+async def test_a_redis_that_restarts_meanwhile_ends_the_backup_and_leaves_no_folder(
+    redis_server, redis, tmp_path, monkeypatch
+):
+    await use(redis, notes=1_000)
+    client = open_sync_redis(redis_server.url)
+    written = backup._Backup._write_said
+    calls = []
+
+    def restarted(self: Any, *said: Any) -> None:
+        calls.append(1)
+        if len(calls) == 2:
+            redis_server.kill()
+            redis_server.start()
+        written(self, *said)
+
+    monkeypatch.setattr(backup._Backup, "_write_said", restarted)
+    with pytest.raises(StoreUnavailable):
+        back_up(client, tmp_path / "b")
+    assert not (tmp_path / "b").exists()
+    client.close()
+
+
+def command(*words: str, **environment: str) -> "subprocess.Popen[str]":
+    own = {name: value for name, value in os.environ.items() if not name.startswith("NOTELLM_")}
+    return subprocess.Popen([*NOTELLM, *words], env=own | environment, stderr=subprocess.PIPE, text=True)
+
+
+def ended(process: "subprocess.Popen[str]", status: int = 0) -> str:
+    _, said = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == status, said
+    return said
+
+
+def kill_while(process: "subprocess.Popen[str]", begun: Callable[[], bool], pause_s: float) -> None:
+    """kill -9, some time after it began."""
+    while not begun() and process.poll() is None:
+        time.sleep(0.001)
+    time.sleep(pause_s)
+    process.kill()
+    process.communicate()
+
+
+@pytest.mark.timeout(120)
+async def test_kill_9_at_any_moment_leaves_the_old_or_the_whole(
+    redis, redis_server, source, elsewhere, target, tmp_path
+):
+    await use(redis, notes=3_000)
+    begun = tmp_path / ".b.unfinished" / "notes.jsonl.gz"
+    refused = 0
+    for pause_s in (0.0, 0.05, 0.15):
+        making = command("backup", "--to", str(tmp_path / "b"), NOTELLM_REDIS_URL=redis_server.url)
+        kill_while(making, begun.exists, pause_s)
+        assert not (tmp_path / "b").exists()
+        if not (begun.parent / SUMS).exists():
+            restoring = command("restore", "--from", str(begun.parent), NOTELLM_REDIS_URL=elsewhere.url)
+            assert "is no finished backup" in ended(restoring, 2)
+            refused += 1
+    assert refused
+    ended(command("backup", "--to", str(tmp_path / "b"), NOTELLM_REDIS_URL=redis_server.url))
+    assert [path.name for path in tmp_path.iterdir()] == ["b"]
+
+    states = []
+    for pause_s in (0.0, 0.1, 0.2, 0.3):
+        wiped(target)
+        restoring = command("restore", "--from", str(tmp_path / "b"), NOTELLM_REDIS_URL=elsewhere.url)
+        kill_while(restoring, lambda: bool(target.exists(RESTORING)), pause_s)
+        states.append(len(target.keys("notellm:v1:note:*")) if target.exists(RESTORING) else None)
+        if states[-1] is not None:
+            ended(command("restore", "--from", str(tmp_path / "b"), NOTELLM_REDIS_URL=elsewhere.url))
+        assert contents(target) == contents(source)
+    assert any(state is not None and state < 3_000 for state in states)
+
+
+async def test_indexers_that_hold_a_later_time_build_anew_what_was_restored(
+    redis, redis_server, source, elsewhere, target, tmp_path
+):
+    """The wiped Redis is another one here, and the folders of the indexes are those of the time after the backup."""
+    store = await use(redis)
+    back_up(source, tmp_path / "b")
+    indexers = Indexers(tmp_path, redis_server.url, shards=1)
+    searcher = ShardedSearcher(indexers.addresses, MODELS[0])
+    await store.put([note(number, "after the backup") for number in range(30, 50)])
+    await read_all(redis, MODELS[0])
+    indexers.start(0)
+    await until(lambda: holds(searcher, "n40", "after the backup"))
+    await until(lambda: _is_there(tmp_path / "snapshots" / "shard-0" / MODELS[0] / "CURRENT"))
+    indexers.end(0)
+
+    restore(target, tmp_path / "b")
+    indexers.environment["NOTELLM_REDIS_URL"] = elsewhere.url
+    indexers.start(0)
+    try:
+        await until(lambda: holds(searcher, "n40", "Day 40"))
+        assert await searcher.lookup("n10", timeout_s=5) is None
+    finally:
+        indexers.end_all()
+        await searcher.close()
+
+
+async def _is_there(path: Path) -> bool:
+    return path.exists()
+
+
+async def holds(searcher: ShardedSearcher, id_: str, title: str) -> bool:
+    try:
+        found = await searcher.lookup(id_, timeout_s=5)
+    except ShardUnavailable:
+        return False
+    return bool(found) and bool(found.vector @ text_vector(MODELS[0] + title) > 0.99)
+
+
+async def test_a_restored_suggestion_is_the_one_that_was_given(redis, source, elsewhere, target, tmp_path):
+    await use(redis)
+    back_up(source, tmp_path / "b")
+    restore(target, tmp_path / "b")
+
+    client = Redis.from_url(elsewhere.url)
+    said = await RedisStore(client, 10).suggestion("n31", MODELS[0])
+    assert said == Suggestion(1, MODELS[0], (("旅行", 0.1 + 0.2),), ("Travel", 0.9))
+    await client.aclose()
+
+
+def test_what_a_person_can_mend_is_one_line(redis_server, tmp_path):
+    (tmp_path / "there").mkdir()
+    url = {"NOTELLM_REDIS_URL": redis_server.url}
+    nowhere = {"NOTELLM_STATE_DIR": str(tmp_path / "nowhere")}
+    for words, environment, said in (
+        (("backup", "--to", str(tmp_path / "there")), url, "is there already: name a new folder"),
+        (("backup", "--to", str(tmp_path / "not" / "there")), url, "is no folder: make it first"),
+        (("backup", "--to", str(tmp_path / "b")), nowhere, "holds no service"),
+        (("backup", "--to", str(tmp_path / "b")), {"NOTELLM_REDIS_URL": "unix:///nowhere"}, "does not answer"),
+        (("backup", "--to", str(tmp_path / "b"), "--with-model", str(tmp_path)), url, "notellm.json"),
+        (("backup", "--to", str(tmp_path / "b"), "--with-model", str(MINI)), url, "is the model"),
+        (("restore", "--from", str(tmp_path / "there")), url, "is no finished backup"),
+    ):
+        [line] = [line for line in ended(command(*words, **environment), 2).splitlines() if "notellm:" in line]
+        assert said in line
+    assert [path.name for path in tmp_path.iterdir()] == ["there"]
+
+
+def test_a_backup_needs_no_part_that_the_gateways_image_lacks():
+    script = (
+        "import sys; sys.modules |= dict.fromkeys(['torch', 'transformers', 'faiss', 'pyarrow', 'duckdb']);"
+        "import service.backup, service.restore, service.private_redis, model.checkpoint"
+    )
+    subprocess.run([*NOTELLM[:2], "-c", script], check=True)
+
+
+@contextmanager
+def asking(service: Service) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=service.api, timeout=30) as client:
+        yield client
+
+
+def _of_the_note(got: httpx.Response) -> Any:
+    return got.json() if got.status_code == 200 else got.json()["error"]["code"]
+
+
+def answers(service: Service) -> dict[str, Any]:
+    """What a caller sees of every note: text, version, status and suggestions, ETag, related notes."""
+    seen: dict[str, Any] = {}
+    with asking(service) as http:
+        for number in range(30):
+            got = http.get(f"/notes/m{number}")
+            related = http.get(f"/notes/m{number}/related?k=5").json()
+            items = [(item["note_id"], item["score"]) for item in related.get("items", [])]
+            seen[f"m{number}"] = got.status_code, got.headers.get("etag"), _of_the_note(got), items
+        tagged = http.post("/notes/tags", json={"title": "A day in Osaka", "vocabulary": "known"}).json()
+        seen["tags"] = tagged.get("hashtags"), tagged.get("category")
+        seen["status"] = http.get("/status").json()["notes"]
+    return seen
+
+
+@pytest.mark.timeout(240)
+def test_a_service_that_lost_everything_answers_as_before(tmp_path):
+    tiny_checkpoint(tmp_path / "checkpoint")
+    service = Service(tmp_path, tmp_path / "checkpoint")
+    with running(service):
+        with asking(service) as http:
+            for number in range(30):
+                body = {"title": f"Day {number} in Kyoto", "hashtags": ["Citywalk", f"t{number % 4}"], "author": "a"}
+                assert http.put(f"/notes/m{number}?wait=10", json=body).json()["status"] == "searchable"
+            for number in range(8):
+                body = {"title": f"Day {number}, written again", "hashtags": ["citywalk"]}
+                assert http.put(f"/notes/m{number}?wait=10", json=body).json()["version"] == 2
+            for number in range(4, 12):
+                assert http.delete(f"/notes/m{number}").status_code == 204
+        before = answers(service)
+        made = command("backup", "--to", str(tmp_path / "b"), "--with-model", str(tmp_path / "checkpoint"),
+                       **service.environment)  # fmt: skip
+        ended(made)
+        said = ended(command("restore", "--from", str(tmp_path / "b"), **service.environment), 2)
+        assert "the store is not empty: stop the service" in said
+
+    shutil.rmtree(service.state)
+    ended(command("restore", "--from", str(tmp_path / "b"), **service.environment))
+    service.environment["NOTELLM_CHECKPOINT"] = str(tmp_path / "b" / "model")
+    with running(service):
+        wait_until(lambda: answers(service) == before)
+        with asking(service) as http:
+            assert [http.delete(f"/notes/{id_}").status_code for id_ in ("m5", "never")] == [204, 404]
+            assert http.get("/notes/m5").status_code == 404
+            for tag in ('"1"', '"2"'):
+                old = http.put("/notes/m5", json={"title": "old"}, headers={"If-Match": tag})
+                assert old.status_code == 412
+            assert http.put("/notes/m5", json={"title": "new"}).json()["version"] == 4
+
+    # A service that does not run can be backed up, too.
+    ended(command("backup", "--to", str(tmp_path / "again"), **service.environment))

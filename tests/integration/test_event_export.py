@@ -1,0 +1,214 @@
+"""Events out of Redis into files by day: each once, whatever ends a run, and pairs as counted by hand."""
+
+import json
+import os
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from itertools import product
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner
+from redis import Redis as SyncRedis
+from redis.asyncio import Redis
+from support.redis import RedisServer
+from support.service import NOTELLM, PATIENCE_S
+
+from model.data import DataError, read_events, read_pairs
+from service import event_export
+from service.changes import open_sync_redis
+from service.cli import cli
+from service.event_export import CURSOR, Exported, ExportError, export
+from service.events import Event, RedisEvents
+from service.messages import EVENTS
+
+
+@pytest.fixture
+def client(redis_server: RedisServer, redis: Redis) -> Iterator[SyncRedis]:
+    with open_sync_redis(redis_server.url) as client:
+        yield client
+
+
+def event(number: int, user: str = "u", note: str = "n", kind: str = "click", ts: float = 0.0) -> Event:
+    return Event(f"e{number}", user, note, kind, ts or 1767225600 + number / 4, "n0" if number % 2 else None)
+
+
+def exported(folder: Path) -> list[str]:
+    """Ids of the events in the files that a reader of Parquet folders sees, in order."""
+    files = sorted(path for path in folder.glob("dt=*/*") if path.name[0] not in "._")
+    return [id_ for file in files for id_ in pq.read_table(file, partitioning=None).column("event_id").to_pylist()]
+
+
+async def test_events_come_once_each_and_as_they_were(redis, client, tmp_path):
+    log = RedisEvents(redis)
+    await log.append([event(number) for number in range(5)])
+    assert export(client, tmp_path / "events") == Exported(5, 0)
+    assert export(client, tmp_path / "events") == Exported(0, 0)
+    await log.append([event(number) for number in range(3, 8)])
+    assert export(client, tmp_path / "events") == Exported(3, 0)
+
+    assert exported(tmp_path / "events") == [f"e{number}" for number in range(8)]
+    today = {f"dt={datetime.fromtimestamp(when, UTC):%Y-%m-%d}" for when in (time.time() - 60, time.time())}
+    days = sorted((tmp_path / "events").glob("dt=*"))
+    assert {day.name for day in days} <= today
+    [first, *_] = sorted(days[0].iterdir())
+    assert pq.read_table(first, partitioning=None).to_pylist()[1] == {
+        "user_id": "u",
+        "note_id": "n",
+        "event": "click",
+        "ts": 1767225600_250000,
+        "source_note_id": "n0",
+        "event_id": "e1",
+    }
+
+
+async def test_events_lie_by_the_day_on_which_they_came(redis, client, tmp_path):
+    for day, number in (("2026-01-31", 1), ("2026-02-01", 2), ("2026-02-01", 3)):
+        ms = int(datetime.fromisoformat(f"{day}T00:00:00+00:00").timestamp() * 1000)
+        client.xadd(EVENTS, {"event": event(number).encode()}, id=f"{ms}-{number}")
+
+    export(client, tmp_path)
+
+    found = {path.name: exported_day(path) for path in tmp_path.glob("dt=*")}
+    assert found == {"dt=2026-01-31": ["e1"], "dt=2026-02-01": ["e2", "e3"]}
+
+
+def exported_day(folder: Path) -> list[str]:
+    return [id_ for file in folder.iterdir() for id_ in pq.read_table(file, partitioning=None)["event_id"].to_pylist()]
+
+
+async def test_pairs_of_exported_events_are_those_counted_by_hand(redis, client, tmp_path, monkeypatch):
+    """Eq. 1 written out: s(A -> B) adds 1/N for each of the users who viewed A before they clicked B."""
+    monkeypatch.setattr(event_export, "BATCH", 7)
+    users, notes = [f"u{n}" for n in range(6)], [f"n{n}" for n in range(8)]
+    met = {
+        (user, note): (1767225600 + (7 * u + 3 * n) % 29 + 0.25, "view" if (u + n) % 4 == 0 else "like")
+        for (u, user), (n, note) in product(enumerate(users), enumerate(notes))
+        if (3 * u + 5 * n) % 7 < 5
+    }
+    await RedisEvents(redis).append(
+        [event(number, *who, kind, ts) for number, (who, (ts, kind)) in enumerate(met.items())]
+    )
+    data = tmp_path / "data"
+    export(client, data / "events")
+    (data / "notes.jsonl").write_text("".join(json.dumps({"note_id": id_, "title": id_}) + "\n" for id_ in notes))
+
+    command = ["pairs", str(data), "--out", str(tmp_path / "pairs.parquet"), "--holdout", "0"]
+    answer = CliRunner().invoke(cli, command)
+
+    expected: Counter[tuple[str, str]] = Counter()
+    for user in users:
+        clicked = [note for note in notes if met.get((user, note), (0, "view"))[1] == "like"]
+        for seen, note in product(notes, clicked):
+            if seen != note and (user, seen) in met and met[user, seen][0] < met[user, note][0]:
+                expected[seen, note] += 1 / len(clicked)
+    assert answer.exit_code == 0, answer.output
+    assert len(expected) > 20
+    pairs = read_pairs(tmp_path / "pairs.parquet")
+    assert dict(zip(pairs.ends(), pairs.scores.tolist(), strict=True)) == pytest.approx(dict(expected))
+    assert len(list((data / "events").glob("dt=*/*"))) > 3
+
+
+async def test_what_was_exported_may_leave_redis_and_nothing_else_does(redis, client, tmp_path):
+    log = RedisEvents(redis)
+    await log.append([event(number) for number in range(5)])
+    export(client, tmp_path)
+    await log.append([event(5)])
+    assert client.xlen(EVENTS) == 6
+
+    assert export(client, tmp_path, remove=True) == Exported(1, 0)
+    assert client.xlen(EVENTS) == 0
+    assert await log.append([event(5), event(6)]) == 1
+    assert export(client, tmp_path) == Exported(1, 0)
+    assert exported(tmp_path) == [f"e{number}" for number in range(7)]
+
+
+@pytest.mark.timeout(120)
+async def test_kill_9_at_any_moment_loses_no_event_and_brings_none_twice(redis, redis_server, client, tmp_path):
+    log, count = RedisEvents(redis), 60_000
+    for start in range(0, count, 10_000):
+        await log.append([event(number) for number in range(start, start + 10_000)])
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("NOTELLM_")}
+    command = [*NOTELLM, "events", "export", "--to", str(tmp_path / "events"), "--remove"]
+    seen = []
+    for pause_s in (0.0, 0.05, 0.12, 0.2, 0.0):
+        run = subprocess.Popen(command, env=environment | {"NOTELLM_REDIS_URL": redis_server.url})
+        before = len(list((tmp_path / "events").glob("dt=*/.part*")))
+        while run.poll() is None and not (tmp_path / "events" / CURSOR).exists():
+            time.sleep(0.001)
+        while run.poll() is None and len(list((tmp_path / "events").glob("dt=*/.part*"))) == before:
+            time.sleep(0.001)
+        time.sleep(pause_s)
+        run.kill()
+        run.wait(PATIENCE_S)
+        seen.append(json.loads((tmp_path / "events" / CURSOR).read_bytes())["entry"])
+    subprocess.run(command, env=environment | {"NOTELLM_REDIS_URL": redis_server.url}, check=True)
+
+    found = exported(tmp_path / "events")
+    assert len(found) == count
+    assert set(found) == {f"e{number}" for number in range(count)}
+    assert len(set(seen)) > 1
+    assert not list((tmp_path / "events").glob("dt=*/.part*"))
+
+
+async def test_a_folder_that_is_not_ours_is_refused_and_left_as_it_is(redis, client, tmp_path):
+    await RedisEvents(redis).append([event(1)])
+    export(client, tmp_path / "events")
+    parts = exported(tmp_path / "events")
+    (tmp_path / "events" / CURSOR).write_text("{}")
+    with pytest.raises(ExportError, match="cannot be read: name a new folder"):
+        export(client, tmp_path / "events")
+    (tmp_path / "events" / CURSOR).unlink()
+    with pytest.raises(ExportError, match=r"holds other files and no _cursor\.json"):
+        export(client, tmp_path / "events")
+    assert exported(tmp_path / "events") == parts
+
+
+async def test_a_damaged_event_is_passed_over_and_counted(redis, client, tmp_path):
+    client.xadd(EVENTS, {"event": b"\xc1"})
+    await RedisEvents(redis).append([event(1)])
+
+    assert export(client, tmp_path) == Exported(1, 1)
+    assert exported(tmp_path) == ["e1"]
+
+
+async def test_ids_mean_the_same_in_all_files_of_a_folder(redis, client, tmp_path, monkeypatch):
+    monkeypatch.setattr(event_export, "BATCH", 9)
+    rows = [(f"u{n % 7}", f"n{n * 37 % 23}") for n in range(100)]
+    await RedisEvents(redis).append([event(n, *row) for n, row in enumerate(rows)])
+    export(client, tmp_path / "events")
+
+    read = read_events(tmp_path)
+
+    assert [read.note_ids[code] for code in read.notes] == [note for _, note in rows]
+    assert len(set(zip(read.users.tolist(), [user for user, _ in rows], strict=True))) == read.num_users == 7
+
+
+def test_a_folder_without_events_and_an_ambiguous_one_are_told_apart(tmp_path):
+    (tmp_path / "events").mkdir()
+    with pytest.raises(DataError, match=r"no dt=YYYY-MM-DD/\*\.parquet in this folder"):
+        read_events(tmp_path)
+    (tmp_path / "events" / "dt=2026-01-31").mkdir()
+    (tmp_path / "events" / "dt=2026-01-31" / "part.parquet").write_bytes(b"")
+    (tmp_path / "events.jsonl").write_text("{}\n")
+    with pytest.raises(DataError, match="a file and a folder of events are both in this folder"):
+        read_events(tmp_path)
+
+
+async def test_parts_beyond_the_cursor_are_of_a_run_that_was_killed_and_are_written_again(
+    redis, client, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(event_export, "BATCH", 4)
+    await RedisEvents(redis).append([event(number) for number in range(10)])
+    export(client, tmp_path)
+    cursors = sorted(path.stem.removeprefix("part-") for path in tmp_path.glob("dt=*/part-*"))
+    ms, number = map(int, cursors[0].split("-"))
+    (tmp_path / CURSOR).write_text(json.dumps({"entry": f"{ms}-{number}"}))
+    monkeypatch.setattr(event_export, "BATCH", 5)
+
+    assert export(client, tmp_path) == Exported(6, 0)
+    assert exported(tmp_path) == [f"e{number}" for number in range(10)]
