@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 DEMO_STATE ?= .demo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test vllm-test check bench-gateway bench-index bench-overload bench-peers bench-worker conformance openapi mini constraints screenshots dashboard dashboard-picture image-test deploy-test clean
+.PHONY: help demo test vllm-test check bench-gateway bench-index bench-overload bench-peers bench-worker conformance openapi mini constraints screenshots dashboard dashboard-picture deploy-test images-test requirements clean
 
 help: ## Say what each target does.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -92,8 +92,14 @@ dashboard: $(VENV)/.dev-installed ## Write Grafana's dashboard anew.
 dashboard-picture: $(VENV)/.dev-installed ## Draw docs/dashboard.png from what a Prometheus sees of the demo (needs prometheus).
 	PYTHONPATH=tests $(BIN)/python -m support.dashboard_picture
 
-image-test: ## Build the gateway's image without a container engine and ask it for an answer (root, Debian).
-	sh deploy/image_test.sh
+IMAGE_PARTS := podman buildah runc conmon netavark aardvark-dns iptables uidmap catatonit debootstrap
+images-test: $(VENV)/.dev-installed $(VENV)/.deploy-installed ## Build the images without a container engine, run compose.yaml with them (root, Debian).
+	dpkg -s $(IMAGE_PARTS) >/dev/null 2>&1 || { apt-get update -qq && \
+	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(IMAGE_PARTS); }
+	$(BIN)/python -m pytest -s tests/images
+
+requirements: $(VENV)/.dev-installed ## Pin the packages of every image anew, by the versions of constraints.txt (Python 3.11, x86-64).
+	$(BIN)/python deploy/requirements/lock.py
 
 constraints: ## Resolve constraints.txt anew from pyproject.toml (needs uv).
 	sh deploy/constraints.sh

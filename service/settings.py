@@ -177,6 +177,9 @@ class Settings(BaseSettings):
     redis_url: SecretStr | None = Field(
         default=None, description="redis:// or unix:// URL; without it `serve` starts a private Redis."
     )
+    redis_url_file: Path | None = Field(
+        default=None, description="File that holds the URL instead, such as a secret of a container."
+    )
     checkpoint: Path = Field(default=MINI, description="Folder of the model: notellm.json, weights, tokenizer.")
     state_dir: Path = Field(default=Path("notellm-state"), description="Where `serve` keeps Redis and snapshots.")
     keys_file: Path | None = Field(
@@ -192,6 +195,19 @@ class Settings(BaseSettings):
     ops: OpsSettings = OpsSettings()
     worker: WorkerSettings = WorkerSettings()
     index: IndexSettings = IndexSettings()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_redis_url(cls, values: dict[str, Any]) -> dict[str, Any]:
+        path = values.get("redis_url_file")
+        if not path:
+            return values
+        if values.get("redis_url"):
+            raise ValueError("NOTELLM_REDIS_URL and NOTELLM_REDIS_URL_FILE are both set; one of them has to go")
+        try:
+            return values | {"redis_url": Path(path).read_text().strip()}
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"NOTELLM_REDIS_URL_FILE={path} cannot be read: {error}") from None
 
     @model_validator(mode="after")
     def _refuse_what_would_be_ignored(self) -> Self:

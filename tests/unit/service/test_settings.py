@@ -1,7 +1,7 @@
 import pytest
 from pydantic import ValidationError
 
-from service.settings import Settings, describe, environment_names
+from service.settings import Settings, describe, environment_names, redis_url
 
 
 @pytest.fixture(autouse=True)
@@ -85,3 +85,24 @@ def test_what_is_described_can_be_written_into_the_environment(monkeypatch):
 
 def test_every_setting_says_what_it_is_for():
     assert all(field.description for field in environment_names().values())
+
+
+def test_the_url_of_redis_may_come_from_a_file(monkeypatch, tmp_path):
+    (tmp_path / "url").write_text("redis://worker:hunter2@redis:6379/0\n")
+    monkeypatch.setenv("NOTELLM_REDIS_URL_FILE", str(tmp_path / "url"))
+
+    settings = Settings()
+
+    assert redis_url(settings) == "redis://worker:hunter2@redis:6379/0"
+    assert "hunter2" not in repr(settings) + "".join(describe(settings))
+
+
+def test_a_file_without_url_and_a_url_twice_are_refused(monkeypatch, tmp_path):
+    monkeypatch.setenv("NOTELLM_REDIS_URL_FILE", str(tmp_path / "url"))
+    with pytest.raises(ValidationError, match="No such file"):
+        Settings()
+
+    (tmp_path / "url").write_text("redis://redis:6379/0")
+    monkeypatch.setenv("NOTELLM_REDIS_URL", "redis://redis:6379/1")
+    with pytest.raises(ValidationError, match="both set"):
+        Settings()

@@ -1,0 +1,63 @@
+"""Writes the requirements of every image, one file a target: each package by version and by the hash of one file.
+
+Run it with the Python of the images (3.11 on x86-64 Linux, glibc 2.28 or newer), so that pip resolves for it. Versions
+are those of constraints.txt. ``torch`` is the CPU build in all images but worker-cuda: pip has to find it
+(``PIP_FIND_LINKS`` or ``PIP_EXTRA_INDEX_URL``). Where packages come from is pip's configuration; no file names a host.
+"""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).parent
+ROOT = FOLDER.parent.parent
+# "===" takes the version as it is written, so that no local build such as 2.13.0+cpu stands in for it.
+CUDA_TORCH = "torch===2.13.0"
+# What redis asks for on Python 3.11.0 to 3.11.2, Debian 12's.
+EARLY = "async-timeout"
+EARLY_MARKER = "python_full_version < '3.11.3'"
+TARGETS = {
+    "build": ("hatchling", "setuptools", "wheel"),
+    "gateway": (".[gateway]", EARLY),
+    "indexer": (".[indexer]", EARLY),
+    "worker": (".[hf]", EARLY),
+    "worker-cuda": (".[vllm]", EARLY, CUDA_TORCH),
+    "trainer": (".[train]", EARLY),
+}
+
+
+def main() -> None:
+    """All targets, or those that are named."""
+    for target in sys.argv[1:] or TARGETS:
+        lines = sorted(_pinned(_resolved(TARGETS[target])))
+        torch = [line for line in lines if line.startswith("torch==")]
+        if torch and ("+cpu" in torch[0]) != (target != "worker-cuda"):
+            sys.exit(f"{target}: {torch[0].split()[0]} is the wrong build; let pip find the CPU build, too")
+        (FOLDER / f"{target}.txt").write_text("\n".join([f"# Made by lock.py for the target {target}.", *lines, ""]))
+
+
+def _resolved(requirements: tuple[str, ...]) -> list[dict[str, Any]]:
+    """What pip would install into an empty environment."""
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed", "--report", "-"]
+    command = [*pip, "-c", "constraints.txt", *requirements]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)  # noqa: S603
+    if done.returncode:
+        sys.exit(f"pip cannot resolve {' '.join(requirements)}; what it says stands above")
+    found: list[dict[str, Any]] = json.loads(done.stdout)["install"]
+    return found
+
+
+def _pinned(found: list[dict[str, Any]]) -> Iterator[str]:
+    for package in found:
+        source = package["download_info"]
+        if "archive_info" in source:  # all but the project itself
+            name = package["metadata"]["name"].lower().replace("_", "-")
+            pin = f"{name}=={package['metadata']['version']}" + (f" ; {EARLY_MARKER}" if name == EARLY else "")
+            yield f"{pin} --hash=sha256:{source['archive_info']['hashes']['sha256']}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,249 @@
+"""The users of deploy/redis/users.acl, in a real Redis: each component gets by with its own, and with nothing more."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+import yaml
+from redis import Redis
+from redis.exceptions import ConnectionError as ConnectionFailed
+from redis.exceptions import NoPermissionError
+from support.service import NOTELLM, until
+
+from service import changes, events, jobs, store
+from service.client import NoteLLM
+from service.supervisor import redis_binary
+
+ROOT = Path(__file__).parent.parent.parent
+ADDRESSES = {"NOTELLM_WORKER__ADDRESSES": ["worker.sock"], "NOTELLM_INDEX__ADDRESSES": ["shard-0.sock", "shard-1.sock"]}
+SCRIPTS = {
+    "gateway": [store.PUT, store.DELETE, events.APPEND],
+    "worker": [jobs.INTRODUCE, jobs.FILL, jobs.PUBLISH, jobs.FAIL],
+    "indexer": [changes.REFUSE, changes.KEEP, changes.LAG],
+}
+
+
+class Stack:
+    """Redis as compose.yaml starts it, and the real processes on it, each with the user that compose.yaml gives it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        subprocess.run(["sh", ROOT / "deploy/secrets.sh", folder / "secrets"], check=True)
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.api = f"http://127.0.0.1:{free.getsockname()[1]}"
+        self._environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("NOTELLM_")},
+            **{name: json.dumps([str(folder / one) for one in places]) for name, places in ADDRESSES.items()},
+            "NOTELLM_HTTP__PORT": self.api.rpartition(":")[2],
+            "NOTELLM_OPS__PORT": "0",
+            "NOTELLM_WORKER__THREADS": "1",
+            "NOTELLM_INDEX__SNAPSHOT_DIR": str(folder / "index"),
+            "NOTELLM_INDEX__SNAPSHOT_EVERY_S": "0.2",
+        }
+
+    def start_redis(self) -> None:
+        command = yaml.safe_load((ROOT / "deploy/compose.yaml").read_text())["services"]["redis"]["command"]
+        places = {
+            "redis-server": str(redis_binary()),
+            "/run/secrets/redis-users": str(self.folder / "secrets/redis-users"),
+        }
+        places["/data"] = str(self.folder)
+        here = [
+            "--port",
+            "0",
+            "--unixsocket",
+            str(self.folder / "redis.sock"),
+            "--logfile",
+            str(self.folder / "redis.log"),
+        ]
+        self.processes["redis"] = subprocess.Popen([*(places.get(word, word) for word in command), *here])
+        with self.redis("ops") as client:
+            until(lambda: _answers(client))
+
+    def url(self, user: str) -> str:
+        password = (self.folder / f"secrets/redis-{user}").read_text().split(":")[2].partition("@")[0]
+        return f"unix://{user}:{password}@{self.folder}/redis.sock"
+
+    def redis(self, user: str) -> Redis:
+        return Redis.from_url(self.url(user))
+
+    def environment(self, user: str) -> dict[str, str]:
+        return {**self._environment, "NOTELLM_REDIS_URL": self.url(user)}
+
+    def start(self, name: str, command: str, **own: str) -> None:
+        with (self.folder / f"{name}.log").open("ab") as log:
+            environment = {**self.environment(command), **own}
+            self.processes[name] = subprocess.Popen([*NOTELLM, command], env=environment, stderr=log)
+
+    def end(self, name: str, how: signal.Signals = signal.SIGTERM) -> None:
+        process = self.processes.pop(name)
+        process.send_signal(how)
+        process.wait(30)
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    made = Stack(tmp_path_factory.mktemp("users"))
+    try:
+        made.start_redis()
+        yield made
+    finally:
+        for name in list(made.processes):
+            made.end(name)
+
+
+def test_no_component_is_denied_anything_while_the_service_works(stack):
+    with stack.redis("ops") as ops:
+        ops.acl_log_reset()
+        stack.start("worker", "worker")
+        stack.start("gateway", "gateway")
+        with NoteLLM(stack.api, timeout_s=60, patience_s=60) as notellm:
+            until(lambda: _listens(stack.api))
+            _use(stack, notellm)
+        assert _lists_models(stack)
+
+        denied = [(entry["username"], entry["context"], entry["object"]) for entry in ops.acl_log()]
+
+    assert denied == []
+
+
+def _use(stack: Stack, notellm: NoteLLM) -> None:
+    """Every route, and what components do by themselves: rebuild, snapshot, take over, give up, fill."""
+    notes = [{"note_id": f"n{i}", "title": f"Ramen in Osaka, bowl {i}", "hashtags": ["ramen"]} for i in range(40)]
+    list(notellm.put_all(notes))
+    # Behind the notes, so that each has to read the store first.
+    for shard in "01":
+        stack.start(f"shard-{shard}", "indexer", NOTELLM_INDEX__NUMBER=shard)
+    until(lambda: notellm.status().notes.searchable == len(notes))
+    stack.end("worker", signal.SIGKILL)
+    notellm.put("n1", {"title": "Waits for the next worker", "content": "It stays a while."}, idempotency_key="once")
+    stack.start("worker", "worker")
+    notellm.put("n2", {"title": "Three days in Kyoto", "hashtags": ["travel"]}, wait_s=10)
+    assert notellm.related("n2", k=5, explain=True).items
+    assert notellm.tags("A weekend of ramen", related=3).hashtags
+    assert notellm.get("n2").version == 2
+    notellm.delete("n3")
+    event = {"event_id": "e1", "user_id": "u", "note_id": "n2", "type": "click", "ts": 1.0}
+    notellm.record([event, event])
+    until(lambda: notellm.status().notes.searchable == len(notes) - 1)
+    until(lambda: (stack.folder / "index").is_dir() and any((stack.folder / "index").rglob("CURRENT")))
+
+
+def _lists_models(stack: Stack) -> bool:
+    listed = subprocess.run(
+        [*NOTELLM, "model", "list"], env=stack.environment("ops"), capture_output=True, text=True, check=True
+    )
+    return "active" in listed.stdout
+
+
+@pytest.mark.parametrize("user", SCRIPTS)
+def test_every_command_of_a_components_scripts_is_on_its_list(stack, user):
+    """Also those of paths that nobody took above: a script that is denied half-way has done half its work."""
+    allowed = set(_rules(user))
+
+    called = {word.lower() for script in SCRIPTS[user] for word in re.findall(r"redis\.call\('(\w+)'", _own(script))}
+
+    assert called <= allowed
+    assert called
+
+
+def _own(script: str) -> str:
+    """Without the shared functions that the rest of it never calls."""
+    parts = re.split(r"(?=^local function )", script, flags=re.MULTILINE)
+    functions = {re.match(r"local function (\w+)", part)[1]: part for part in parts[1:]}
+    return parts[0] + "".join(part for name, part in functions.items() if script.count(f"{name}(") > 1)
+
+
+def _rules(user: str) -> list[str]:
+    text = (ROOT / "deploy/redis/users.acl").read_text()
+    own = re.search(rf"^user {user} .*?(?=^$|^#|\Z)", text, flags=re.MULTILINE | re.DOTALL)
+    return re.findall(r"\+([\w|]+)", own[0])
+
+
+@pytest.mark.parametrize("user", ["gateway", "worker", "indexer", "exporter", "ops"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "FLUSHALL",
+        "FLUSHDB",
+        "KEYS *",
+        "CONFIG SET maxmemory 1",
+        "SHUTDOWN NOSAVE",
+        "ACL LIST",
+        "CLIENT KILL TYPE normal",
+        "REPLICAOF 127.0.0.1 1",
+        "MIGRATE 127.0.0.1 1 notellm:v1:active 0 1",
+        "GET elsewhere",
+    ],
+)
+def test_nobody_may_do_what_no_component_needs(stack, user, command):
+    with stack.redis(user) as client, pytest.raises(NoPermissionError):
+        client.execute_command(*command.split())
+
+
+@pytest.mark.parametrize(
+    ("user", "command"),
+    [
+        ("gateway", "XADD notellm:v1:dead * id n1"),
+        ("gateway", "SET notellm:v1:active other"),
+        ("gateway", "XREADGROUP GROUP workers w STREAMS notellm:v1:jobs:m >"),
+        ("worker", "SET notellm:v1:note:n1 forged"),
+        ("worker", "XREAD STREAMS notellm:v1:events 0"),
+        ("worker", "DEL notellm:v1:note:n1"),
+        ("indexer", "XADD notellm:v1:jobs:m * id n1"),
+        ("indexer", "SET notellm:v1:note:n1 forged"),
+        ("indexer", "HSET notellm:v1:readings:m n1 forged"),
+        ("exporter", "GET notellm:v1:note:n1"),
+        ("exporter", "EVAL return 0"),
+    ],
+)
+def test_a_component_may_not_do_the_work_of_another(stack, user, command):
+    with stack.redis(user) as client, pytest.raises(NoPermissionError):
+        client.execute_command(*command.split(" "))
+
+
+def test_without_a_password_redis_only_says_that_it_is_there(stack):
+    with Redis(unix_socket_path=str(stack.folder / "redis.sock")) as client:
+        assert client.ping()
+        with pytest.raises(NoPermissionError):
+            client.get("notellm:v1:active")
+
+
+def test_secrets_are_random_closed_to_others_and_made_once(tmp_path):
+    folders = [tmp_path / "a", tmp_path / "b", tmp_path / "a"]
+    made = []
+    for folder in folders:
+        subprocess.run(["sh", ROOT / "deploy/secrets.sh", folder], check=True, capture_output=True)
+        made.append({path.name: path.read_text() for path in folder.iterdir()})
+    assert folders[0].stat().st_mode & 0o777 == 0o700
+    assert made[0] == made[2]
+    assert all(made[0][name] != made[1][name] for name in made[0])
+    urls = [text for name, text in made[0].items() if name.startswith("redis-") and name != "redis-users"]
+    passwords = [url.split(":")[2].partition("@")[0] for url in urls]
+    assert all(password not in made[0]["redis-users"] for password in passwords)
+    assert len(set(passwords)) == len(passwords) == 5
+
+
+def _answers(client: Redis) -> bool:
+    try:
+        return bool(client.ping())
+    except (ConnectionFailed, FileNotFoundError):
+        time.sleep(0.05)
+        return False
+
+
+def _listens(api: str) -> bool:
+    try:
+        return httpx.get(f"{api}/openapi.json").status_code == 200
+    except httpx.TransportError:
+        time.sleep(0.1)
+        return False
