@@ -518,8 +518,10 @@ def _is_peer(peer: dict[str, Any], workload: Workload) -> bool:
 def only_what_has_to_talks(manifests: Manifests) -> Iterator[str]:
     """The connections inside are exactly these; none comes in from elsewhere but clients' and Prometheus'."""
     wanted = {("gateway", "worker", 9100), ("gateway", "indexer", 9200)}
-    if any(workload.component == "redis" for workload in manifests.workloads):
-        wanted |= {(name, "redis", 6379) for name in ("gateway", "worker", "indexer", "backup")}
+    components = {workload.component for workload in manifests.workloads}
+    if "redis" in components:
+        wanted |= {(name, "redis", 6379) for name in ("gateway", "worker", "indexer", "backup", "events")}
+    wanted = {one for one in wanted if one[0] in components}
     for way in ("ingress", "egress"):
         there = connections(manifests, way)
         yield from (f"{way}: {one} cannot connect" for one in wanted - there)
