@@ -16,7 +16,7 @@ chmod 700 "$folder"
 password() { head -c 32 /dev/urandom | od -An -v -tx1 | tr -d ' \n'; }
 
 hashes=""
-for user in gateway worker indexer ops exporter; do
+for user in gateway worker indexer ops; do
   secret=$(password)
   printf 'redis://%s:%s@redis:6379/0\n' "$user" "$secret" >"$folder/redis-$user"
   name=$(echo "$user" | tr '[:lower:]' '[:upper:]')
