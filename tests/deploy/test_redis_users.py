@@ -14,8 +14,8 @@ import httpx
 import pytest
 import yaml
 from redis import Redis
+from redis.exceptions import AuthenticationError, NoPermissionError
 from redis.exceptions import ConnectionError as ConnectionFailed
-from redis.exceptions import NoPermissionError
 from support.service import NOTELLM, until
 
 from service import changes, events, jobs, store
@@ -211,11 +211,53 @@ def test_a_component_may_not_do_the_work_of_another(stack, user, command):
         client.execute_command(*command.split(" "))
 
 
+def test_after_a_restart_everything_that_was_acknowledged_is_there(stack):
+    """Redis reads its log of writes as the user `default`: what that may not do would be dropped without a word."""
+    for name in [name for name in stack.processes if name != "redis"]:
+        stack.end(name)
+    with stack.redis("gateway") as gateway, gateway.pipeline(transaction=True) as pipe:
+        pipe.set("notellm:v1:note:kept", "in a transaction")
+        pipe.set("notellm:v1:answer:kept", "too")
+        pipe.execute()
+    before = _everything(stack)
+    stack.end("redis", signal.SIGKILL)
+
+    stack.start_redis()
+
+    assert _everything(stack) == before
+    assert b"notellm:v1:note:kept" in before
+    with stack.redis("ops") as ops:
+        assert ops.acl_log() == []
+
+
+def _everything(stack: Stack) -> dict[bytes, object]:
+    with stack.redis("ops") as ops:
+        return {key: _value(ops, key) for key in ops.scan_iter(count=1000)}
+
+
+def _value(ops: Redis, key: bytes) -> object:
+    match ops.type(key):
+        case b"string":
+            return ops.get(key)
+        case b"hash":
+            return ops.hgetall(key)
+        case b"set":
+            return ops.smembers(key)
+        case b"zset":
+            return ops.zrange(key, 0, -1, withscores=True)
+        case b"stream":
+            return ops.xrange(key)
+        case other:
+            raise AssertionError(other)
+
+
 def test_without_a_password_redis_only_says_that_it_is_there(stack):
-    with Redis(unix_socket_path=str(stack.folder / "redis.sock")) as client:
-        assert client.ping()
+    with Redis(unix_socket_path=str(stack.folder / "redis.sock")) as nobody, pytest.raises(AuthenticationError):
+        nobody.get("notellm:v1:active")
+    with Redis(unix_socket_path=str(stack.folder / "redis.sock"), username="health", password="none") as prober:  # noqa: S106
+        assert prober.ping()
         with pytest.raises(NoPermissionError):
-            client.get("notellm:v1:active")
+            prober.get("notellm:v1:active")
 
 
 def test_secrets_are_random_closed_to_others_and_made_once(tmp_path):
