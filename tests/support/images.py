@@ -14,7 +14,7 @@ PROBE = f"""
 import importlib.metadata, importlib.util, json, os, shutil
 def walk():
     for folder, folders, files in os.walk('/'):
-        if folder in ('/proc', '/sys', '/dev', '/run', '/tmp'):
+        if folder in ('/proc', '/sys', '/dev', '/run', '/tmp', '/var/tmp'):
             folders.clear()
         else:
             yield from (os.path.join(folder, name) for name in ['.', *files])
@@ -31,7 +31,7 @@ print(json.dumps({{
     'torch': cuda,
     'tools': [name for name in {TOOLS!r} if shutil.which(name)]
         + [name for name in ('pip', 'ensurepip') if importlib.util.find_spec(name)],
-    'setuid': [path for path in found if not os.path.islink(path) and os.stat(path).st_mode & 0o6000],
+    'setuid': [path for path in found if os.path.isfile(path) and os.stat(path).st_mode & 0o6000],
     'writable': sorted({{os.path.dirname(path) for path in found if owned(path)}}),
 }}))
 """
