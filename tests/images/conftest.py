@@ -20,6 +20,8 @@ from support.images import PROBE, Contents
 ROOT = Path(__file__).parent.parent.parent
 KEPT = ROOT / "build" / "images"
 BASE = "localhost/python:debian"
+# Folders of the base that hold nothing: a mount elsewhere would leave a folder behind in the image.
+MOUNTS = ("/mnt", "/media", "/srv")
 # All files of a layer carry this time.
 EPOCH = "1767225600"
 CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
@@ -101,9 +103,9 @@ class Engine:
 
     def built(self, target: str, *arguments: object) -> str:
         """One of the Dockerfile's images, under the name that compose.yaml gives it."""
-        wheels = [str(folder) for folder in _find_links()]
+        wheels = dict(zip(MOUNTS, _find_links(), strict=False))
         (KEPT / "pip.conf").write_text("\n".join(["[global]", f"find-links = {' '.join(wheels)}", *_pip()]) + "\n")
-        mounts = [f"--volume={folder}:{folder}:ro" for folder in wheels]
+        mounts = [f"--volume={folder}:{mount}:ro" for mount, folder in wheels.items()]
         secret = f"--secret=id=pip,src={KEPT / 'pip.conf'}"
         return self.build(f"notellm-{target}:{_version()}", "--target", target, secret, *mounts, *arguments, ".")
 

@@ -19,7 +19,8 @@ def test_an_image_is_small_holds_no_tools_and_runs_as_nobody_special(engine, bui
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("target", TARGETS)
 def test_an_image_says_what_it_is_and_how_it_is_run(engine, built, target):
-    config = engine.inspect(built(target))["Config"]
+    found = engine.inspect(built(target))
+    config = found["Config"]
 
     assert config["User"] == "10001:10001"
     assert config["Entrypoint"] == ["notellm"]
@@ -28,16 +29,14 @@ def test_an_image_says_what_it_is_and_how_it_is_run(engine, built, target):
     assert labels["org.opencontainers.image.title"] == "NoteLLM"
     assert labels["org.opencontainers.image.licenses"] == "Apache-2.0"
     assert {f"org.opencontainers.image.{name}" for name in ("version", "revision", "source")} <= set(labels)
-    assert ("/livez" in str(config.get("Healthcheck"))) == (target != "trainer")
+    assert ("/livez" in str(found["Healthcheck"])) == (target != "trainer")
 
 
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("target", ["gateway", "indexer"])
-def test_the_same_sources_give_the_same_layers(engine, built, target):
+def test_the_same_sources_give_the_same_layers(engine, target):
     """The heavy images are made by the same steps."""
-    first = engine.inspect(built(target))["RootFS"]["Layers"]
-
-    again = engine.inspect(engine.built(target, "--no-cache"))["RootFS"]["Layers"]
+    first, again = (engine.inspect(engine.built(target, "--no-cache"))["RootFS"]["Layers"] for _ in range(2))
 
     assert again == first
 
