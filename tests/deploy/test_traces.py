@@ -116,7 +116,8 @@ def test_a_write_and_a_read_of_one_trace_are_one_trace_through_every_process(ser
 def test_a_draft_is_read_in_the_trace_of_its_request(service: Service, collector: Collector):
     own = "a" * 32
     assert ask(service, "POST", "/notes/tags", trace=own, json={"title": TEXT}).status_code == 200
-    until(lambda: ("notellm-worker", "draft") in collector.of(own))
+    wanted = {("notellm-worker", "draft"), ("notellm-gateway", "POST /notes/tags")}
+    until(lambda: wanted <= collector.of(own).keys())
 
     asked = collector.of(own)["notellm-gateway", "POST /notes/tags"]
     assert collector.of(own)["notellm-worker", "draft"].parent_span_id == asked.span_id
