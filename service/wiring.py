@@ -73,7 +73,7 @@ def run_gateway(settings: Settings) -> None:
         run_gateways(settings)
         return
     traces.configure("gateway")
-    # With Python's 700, whatever a few requests hold counts as growth, and every two seconds the collector walks over all
+    # With Python's 700, what a few requests hold counts as growth, and every two seconds the collector walks over all
     # notes that are remembered: 0.2 s in which nobody is answered.
     gc.set_threshold(_YOUNG_OBJECTS)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
