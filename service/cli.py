@@ -78,7 +78,7 @@ def serve(samples: bool, backend: str | None) -> None:
 @click.option(
     "--workers",
     type=click.IntRange(min=1),
-    help="Processes that share the port, about one a core.  [default: 1, or NOTELLM_HTTP__WORKERS]",
+    help="Processes that share the port, where cores are free.  [default: 1, or NOTELLM_HTTP__WORKERS]",
 )
 def gateway(workers: int | None) -> None:
     """Run a gateway: the HTTP API. Needs Redis, the indexers and a worker; holds no model and no index.
