@@ -15,12 +15,13 @@ import importlib.metadata
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import Any
-
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from typing import TYPE_CHECKING, Any
 
 from indexer import trace
 from service.settings import SetupError
+
+if TYPE_CHECKING:  # workers and indexers have no starlette
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 _PARENT = b"traceparent"
@@ -54,7 +55,7 @@ def configure(process: str) -> None:
     trace.around = _serving
 
 
-def around(app: ASGIApp) -> ASGIApp:
+def around(app: "ASGIApp") -> "ASGIApp":
     """The application with a span around each request; the application itself when traces are off."""
     return Traced(app) if _tracer else app
 
@@ -62,17 +63,17 @@ def around(app: ASGIApp) -> ASGIApp:
 class Traced:
     """A span for each request, in the caller's trace if it names one. Pure ASGI."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: "ASGIApp") -> None:
         self._app = app
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
         """Handle one request; other kinds of connections pass through."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         status = 0
 
-        async def watch(message: Message) -> None:
+        async def watch(message: "Message") -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]

@@ -1,6 +1,8 @@
-"""How the tasks beside a process's main one end."""
+"""How the tasks beside a process's main one end, and what the processes import."""
 
 import asyncio
+import subprocess
+import sys
 from contextlib import suppress
 
 import pytest
@@ -34,3 +36,19 @@ async def test_what_failed_beside_the_main_task_is_raised_at_its_end():
     with pytest.raises(ValueError, match="beside"):
         async with _task(work()):
             await asyncio.sleep(0)
+
+
+def test_workers_and_indexers_need_no_package_of_the_gateway():
+    """Their images have none of them."""
+    script = """
+import sys
+sys.modules |= dict.fromkeys(["fastapi", "starlette", "uvicorn", "httptools", "uvloop"])
+from service import cli, logs, wiring
+from service import drafts, engine, jobs, sampling, worker
+from service import changes, indexes, registry, rollout, store_metrics
+from service import backup, event_export, restore
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+
+    assert done.stderr == ""
+    assert done.returncode == 0
