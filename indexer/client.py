@@ -5,6 +5,8 @@ import copy
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
+from operator import neg
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -234,10 +236,10 @@ def merge(answers: Sequence[tuple[Sequence[str], Sequence[float]]], k: int) -> l
 
     An id that two shards answer, as they do while their number changes, is taken once, with its best score.
     """
-    hits = sorted((-score, id_) for ids_K, scores_K in answers for id_, score in zip(ids_K, scores_K, strict=True))
+    hits = sorted(chain.from_iterable(zip(map(neg, scores_K), ids_K, strict=True) for ids_K, scores_K in answers))
     best: dict[str, float] = {}
     for negative, id_ in hits:
         best.setdefault(id_, -negative)
         if len(best) == k:
             break
-    return [Neighbor(id_, score) for id_, score in best.items()]
+    return list(map(Neighbor._make, best.items()))

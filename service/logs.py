@@ -18,6 +18,8 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any
 
+import orjson
+
 _OWN_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 _FRAMES = 5
 
@@ -41,7 +43,10 @@ class JsonFormatter(logging.Formatter):
         line |= {name: value for name, value in vars(record).items() if name not in _OWN_FIELDS}
         if record.exc_info and record.exc_info[1]:
             line |= outline(record.exc_info[1])
-        return json.dumps(line, default=str)
+        try:
+            return orjson.dumps(line, default=str).decode()
+        except TypeError:  # a number beyond 64 bits, or half of a surrogate pair
+            return json.dumps(line, default=str)
 
 
 def outline(error: BaseException) -> dict[str, Any]:
@@ -51,6 +56,9 @@ def outline(error: BaseException) -> dict[str, Any]:
 
 def configure(level: str) -> None:
     """Send every log record from ``level`` up to stderr as JSON. Replaces what was configured before."""
+    # What no line shows need not be found out for each of them (as the logging HOWTO has it, under Optimization).
+    logging._srcfile = None
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=level, handlers=[handler], force=True)

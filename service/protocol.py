@@ -5,6 +5,7 @@ connection looks after all of that, so that a request costs no timer. What is re
 that were made before, without a task, in the one shape that all errors have.
 """
 
+import asyncio
 import math
 import random
 from functools import lru_cache, partial
@@ -38,7 +39,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: Any) -> None:
         """The first head is due from now on."""
-        super().connection_made(transport)
+        super().connection_made(_Coalescing(transport, self.loop))
         self._due_s = self.loop.time() + self._limits.head_s
         # Those that came together must not be looked after, and dropped, all in one moment.
         self._ticker = self.loop.call_later(TICK_S * random.random(), self._tick)
@@ -173,6 +174,36 @@ class BoundedProtocol(HttpToolsProtocol):
             self._ticker = self.loop.call_later(TICK_S, self._tick)
         else:
             self.drop("silent" if self._is_between else "slow")
+
+
+class _Coalescing:
+    """A transport that writes once in a turn of the event loop: a system call costs as much as a search in the caches.
+
+    uvicorn writes the head of an answer and its body one after the other.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._unsent: list[bytes] = []
+        self.is_closing = transport.is_closing  # asked several times for each request
+
+    def write(self, data: bytes) -> None:
+        if not self._unsent:
+            self._loop.call_soon(self._send)
+        self._unsent.append(data)
+
+    def close(self) -> None:
+        self._send()
+        self._transport.close()
+
+    def _send(self) -> None:
+        unsent, self._unsent = self._unsent, []
+        if unsent and not self.is_closing():
+            self._transport.write(b"".join(unsent))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
 
 
 @lru_cache(maxsize=64)

@@ -1,8 +1,9 @@
 """The routes of the contract. A route translates between HTTP and the recommender; it decides nothing."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import asdict
+from itertools import repeat
 from typing import Annotated, Any, TypeVar, cast
 
 import orjson
@@ -329,11 +330,11 @@ def _json(content: object) -> Response:
     return Response(orjson.dumps(content), media_type=_JSON)
 
 
-def _item_out(item: Item, explanation: bytes = b"") -> bytes:
-    """An item as JSON. Its card's part was written before; ids are of characters that JSON leaves alone."""
-    card = item.card
-    start = card.json if card else b'{"note_id":"%b","score":' % item.note_id.encode()
-    return b"%b%b%b}" % (start, orjson.dumps(round(item.score, _DIGITS)), explanation)
+def _items_out(items: Sequence[Item], ends: Iterable[bytes] = repeat(b"}")) -> list[bytes]:
+    """Items as JSON. A card's part was written before; ids are of characters that JSON leaves alone."""
+    scores = orjson.dumps([round(item.score, _DIGITS) for item in items])[1:-1].split(b",")
+    starts = (item.card.json if item.card else b'{"note_id":"%b","score":' % item.note_id.encode() for item in items)
+    return [start + score + end for start, score, end in zip(starts, scores, ends, strict=False)]
 
 
 def _explanation(item: Item, related: Related) -> bytes:
@@ -343,14 +344,15 @@ def _explanation(item: Item, related: Related) -> bytes:
         "popularity": round(item.popularity, _DIGITS),
         "hashtags_in_common": shared,
     }
-    return b',"explain":' + orjson.dumps(terms)
+    return b',"explain":%b}' % orjson.dumps(terms)
 
 
 def _related_out(related: Related, fingerprint: str, *, explain: bool) -> bytes:
-    items = [_item_out(item, _explanation(item, related) if explain else b"") for item in related.items]
+    items = related.items
+    explained = _items_out(items, (_explanation(item, related) for item in items)) if explain else _items_out(items)
     about = {
         "note_id": related.note_id,
-        "items": orjson.Fragment(b"[%b]" % b",".join(items)),
+        "items": orjson.Fragment(b"[%b]" % b",".join(explained)),
         "model": fingerprint,
         "generation": related.generation,
         "degraded": related.degraded,
@@ -372,7 +374,7 @@ def _tags_out(tagged: Tagged, fingerprint: str, *, with_related: bool) -> dict[s
         "model": fingerprint,
     }
     if with_related:
-        out["related"] = [orjson.Fragment(_item_out(item)) for item in tagged.related]
+        out["related"] = [orjson.Fragment(item) for item in _items_out(tagged.related)]
     return out
 
 

@@ -55,7 +55,7 @@ MILLISECONDS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
 GATEWAY = """
 import sys
 import service.app
-from fastapi import Response
+from fastapi import Request, Response
 from service import logs, wiring
 from service.auth import GuardedRoute, needs
 from service.settings import Settings
@@ -65,7 +65,7 @@ create_app = service.app.create_app
 def with_bare_route(*arguments):
     app = create_app(*arguments)
 
-    async def bare(size: int, note_id: str) -> Response:
+    async def bare(request: Request, size: int, note_id: str) -> Response:
         return Response(b"x" * size, media_type="application/json")
 
     policy = [needs("read", "related")]
