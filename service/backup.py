@@ -62,9 +62,9 @@ import msgpack
 import orjson
 from tqdm import tqdm
 
+from model.folders import alone, sync
 from model.note import Note
 from service.errors import StoreUnavailable
-from service.folders import alone, sync
 from service.messages import (
     ACTIVE,
     COUNTS,

@@ -20,6 +20,7 @@ from support.tiny import NOTES
 from model.backends.hf import HfBackend
 from model.bulk import BulkError, BulkLoad, begin, embed_missing
 from model.data import DataError, read_notes
+from model.folders import FolderInUse
 from model.reading import embed_all
 
 WORDS = ["sourdough", "fern", "kyoto", "trains", "market", "rain", "socks", "loaf"]
@@ -225,7 +226,7 @@ def test_two_runs_never_write_into_one_folder(tmp_path: Path):
     other = os.open(load.out, os.O_RDONLY)
     fcntl.flock(other, fcntl.LOCK_EX)
     try:
-        with pytest.raises(BulkError, match="another process is writing"):
+        with pytest.raises(FolderInUse, match="another command is writing"):
             embed_missing(load, HashingBackend())
     finally:
         os.close(other)
