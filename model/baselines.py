@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from model.data import EventTable
+from model.events import EventTable
 from model.metrics import words
 from model.minilm import PACKAGE, minilm_folder
 from model.note import Note

@@ -22,14 +22,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from model.backends.base import Backend
 from model.batching import batches
-from model.data import notes_file, stream_notes, write_vectors
 from model.folders import alone, settle
 from model.note import Note
+from model.notes import notes_file, stream_notes
 from model.reading import MAX_BATCH_TOKENS
 
 MANIFEST = "_manifest.json"
@@ -126,8 +128,15 @@ def _vectors(backend: Backend, notes: Sequence[Note], progress: Any) -> NDArray[
 def _write_part(load: BulkLoad, part: int, notes: Sequence[Note], vectors_ND: NDArray[np.float32]) -> None:
     path = load.path(part)
     beside = path.with_name(f".{path.name}")
-    write_vectors(beside, [note.id for note in notes], vectors_ND, load.fingerprint)
+    _write_vectors(beside, [note.id for note in notes], vectors_ND, load.fingerprint)
     settle(beside, path)
+
+
+def _write_vectors(path: Path, ids: Sequence[str], vectors_ND: NDArray[np.float32], fingerprint: str) -> None:
+    """Write embeddings as Parquet: note_id, vector (D float32); the model's fingerprint in the file's metadata."""
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(vectors_ND.reshape(-1)), vectors_ND.shape[1])
+    table = pa.table({"note_id": pa.array(list(ids), pa.string()), "vector": vectors})
+    pq.write_table(table.replace_schema_metadata({"fingerprint": fingerprint}), path, compression="zstd")
 
 
 def _begun(source: Path, out: Path) -> BulkLoad | None:

@@ -28,7 +28,6 @@ from model.answers import (
 )
 from model.baselines import BM25, Embeddings, MiniLM, Popularity, Ranker, SameCategory, TfIdf
 from model.cooccurrence import HOLDOUT, SEED, related_pairs, split_notes
-from model.data import DataError, EventTable, Pairs, is_blank, read_events, read_notes
 from model.debias import (
     DEPTH,
     STEPS,
@@ -39,8 +38,11 @@ from model.debias import (
     format_debias,
     validation_notes,
 )
+from model.events import EventTable, read_events
 from model.minilm import minilm_folder
 from model.note import Note
+from model.notes import is_blank, read_notes
+from model.pairs import Pairs
 from model.ranking import (
     KS,
     NOTELLM,
@@ -56,6 +58,7 @@ from model.ranking import (
     ranker_rows,
     truth_ranks,
 )
+from model.rows import DataError
 from model.suggestions import Scores
 
 __all__ = [

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from model.answers import Read, Write, evaluate_categories, evaluate_hashtags
 from model.baselines import BM25, Embeddings, MiniLM, Popularity, Ranker, SameCategory, TfIdf
 from model.checkpoint import read_manifest
-from model.data import EventTable, Pairs
 from model.debias import STEPS, Debiased, fit_popularity_weight
+from model.events import EventTable
 from model.note import Note
+from model.pairs import Pairs
 from model.ranking import Embed, truth_ranks
 from model.recipes import Recipe
 from model.results import ANSWERS, RANKS, RESULT, Result, ranks_name, read_result, write_arrays, write_json

@@ -76,7 +76,7 @@ def read(source: str) -> list[Note]:
         from model.samples.generate import sample_notes
 
         return sample_notes()
-    from model.data import read_notes
+    from model.notes import read_notes
 
     return read_notes(Path(source))
 

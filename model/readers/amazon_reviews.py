@@ -7,9 +7,9 @@ from typing import Any
 
 import orjson
 
-from model.data import DataError
 from model.note import Note
 from model.readers.layout import Event, Source, identifier, read_lines, several, text, whole
+from model.rows import DataError
 
 # Whoever gave four or five stars liked the item; any other review says no more than that it was bought and opened.
 LIKED = 4

@@ -1,12 +1,11 @@
 """What the readers share: published files in, row by row, and notes and events in our layout out.
 
-A row is named in errors as `model.data` names it: the 1-based line of a text file, the 0-based row of a Parquet
+A row is named in errors as `model.rows` names it: the 1-based line of a text file, the 0-based row of a Parquet
 file. A field that is missing means another layout and is an error; null and NaN mean "not given".
 """
 
 import gzip
 import io
-import math
 import tempfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,8 +17,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from model.data import CLICKS, EVENT_COLUMNS, NOTE_COLUMNS, DataError
+from model import rows
+from model.events import CLICKS, EVENT_COLUMNS
 from model.note import Note
+from model.notes import NOTE_COLUMNS
+from model.rows import DataError
 
 NOTES_FILE = "notes.parquet"
 EVENTS_FILE = "events.parquet"
@@ -114,8 +116,8 @@ def read_parquet(path: Path, columns: Iterable[str]) -> Iterator[tuple[str, dict
             _require(columns, file.schema_arrow.names, place(path))
             if not file.metadata.num_rows:
                 raise DataError(f"{place(path)} is empty")
-            rows = (row for batch in file.iter_batches(_ROWS_PER_BATCH, columns=columns) for row in batch.to_pylist())
-            for index, row in enumerate(rows):
+            batches = file.iter_batches(_ROWS_PER_BATCH, columns=columns)
+            for index, row in enumerate(row for batch in batches for row in batch.to_pylist()):
                 progress.update()
                 yield f"{place(path)} row {index}", row
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
@@ -129,10 +131,8 @@ def place(path: Path) -> str:
 
 def text(row: Mapping[str, Any], name: str, where: str) -> str:
     """A field's text, empty if it is not given. Raises DataError."""
-    value = _given(row, name, where)
-    if value is not None and not isinstance(value, str):
-        raise DataError(f"{where}: {name} must be a string")
-    return value or ""
+    _require([name], row, where)
+    return rows.text(row, name, where) or ""
 
 
 def identifier(row: Mapping[str, Any], name: str, where: str) -> str:
@@ -154,26 +154,19 @@ def several(row: Mapping[str, Any], name: str, kind: type[T], where: str) -> lis
 
 def whole(row: Mapping[str, Any], name: str, where: str) -> int | None:
     """A field's whole number, also where a column with gaps stores it as a float. Raises DataError."""
-    value = _given(row, name, where)
-    if value is None:
-        return None
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if not isinstance(value, int) or isinstance(value, bool) or not -(2**63) <= value < 2**63:
-        raise DataError(f"{where}: {name} must be a whole number of 64 bits")
-    return value
+    _require([name], row, where)
+    return rows.whole(row, name, where)
 
 
 def _given(row: Mapping[str, Any], name: str, where: str) -> Any:
     _require([name], row, where)
-    value = row[name]
-    return None if isinstance(value, float) and math.isnan(value) else value
+    return rows.given(row, name)
 
 
 def _require(names: Iterable[str], found: Iterable[str], where: str) -> None:
     for name in names:
         if name not in found:
-            raise DataError(f"{where}: {name} is missing; it holds {', '.join(found) or 'nothing'}")
+            raise DataError(f"{where}: {name} is missing; it holds {rows.listed(found)}")
 
 
 def _existing(path: Path) -> Path:

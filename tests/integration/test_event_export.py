@@ -18,7 +18,9 @@ from redis.asyncio import Redis
 from support.redis import RedisServer
 from support.service import NOTELLM, PATIENCE_S
 
-from model.data import DataError, read_events, read_pairs
+from model.events import read_events
+from model.pairs import read_pairs
+from model.rows import DataError
 from service import event_export
 from service.changes import open_sync_redis
 from service.cli import cli

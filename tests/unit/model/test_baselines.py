@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.baselines import BM25, Embeddings, MiniLM, Popularity, SameCategory, TfIdf, text_of
-from model.data import EventTable
+from model.events import EventTable
 from model.note import Note
 
 Event = tuple[int, str, bool]  # user, note, clicked

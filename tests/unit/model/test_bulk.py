@@ -19,9 +19,10 @@ from support.tiny import NOTES
 
 from model.backends.hf import HfBackend
 from model.bulk import BulkError, BulkLoad, begin, embed_missing
-from model.data import DataError, read_notes
 from model.folders import FolderInUse
+from model.notes import read_notes
 from model.reading import embed_all
+from model.rows import DataError
 
 WORDS = ["sourdough", "fern", "kyoto", "trains", "market", "rain", "socks", "loaf"]
 

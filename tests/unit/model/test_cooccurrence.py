@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.cooccurrence import related_pairs, split_notes, training_pairs
-from model.data import EventTable, Pairs
+from model.events import EventTable
 from model.note import Note
+from model.pairs import Pairs
 
 Event = tuple[str, str, int, bool]  # user, note, time, clicked
 
