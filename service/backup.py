@@ -81,8 +81,8 @@ from service.messages import (
     pack_vector,
     unpack_vector,
 )
+from service.redis_errors import redis_errors
 from service.settings import SetupError
-from service.store import redis_errors
 
 if TYPE_CHECKING:
     from redis import Redis as SyncRedis

@@ -29,8 +29,8 @@ from tqdm import tqdm
 from model.folders import alone, settle, sync
 from service.errors import StoreUnavailable
 from service.messages import EVENTS, RESTORING
+from service.redis_errors import redis_errors
 from service.settings import SetupError
-from service.store import redis_errors
 
 if TYPE_CHECKING:
     from redis import Redis as SyncRedis

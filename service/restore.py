@@ -53,7 +53,7 @@ from service.messages import (
     Failure,
     StoredNote,
 )
-from service.store import redis_errors
+from service.redis_errors import redis_errors
 
 if TYPE_CHECKING:
     from redis import Redis as SyncRedis
