@@ -26,7 +26,7 @@ from model.answers import (
     format_hashtags,
     sample_notes,
 )
-from model.baselines import BM25, Embeddings, MiniLM, Popularity, Ranker, SameCategory, TfIdf
+from model.baselines import BM25, MINILM, Embeddings, Popularity, Ranker, SameCategory, TfIdf, minilm_vectors
 from model.cooccurrence import HOLDOUT, SEED, related_pairs, split_notes
 from model.debias import (
     DEPTH,
@@ -221,7 +221,7 @@ def _baselines(pool: Sequence[Note], events: EventTable) -> list[Ranker]:
         rankers.append(SameCategory(pool, popularity))
     rankers += [TfIdf(pool), BM25(pool)]
     if minilm_folder() is not None:
-        rankers.append(Embeddings(MiniLM.name, MiniLM().embed(pool)))
+        rankers.append(Embeddings(MINILM, minilm_vectors(pool)))
     return rankers
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.answers import Read, Write, evaluate_categories, evaluate_hashtags
-from model.baselines import BM25, Embeddings, MiniLM, Popularity, Ranker, SameCategory, TfIdf
+from model.baselines import BM25, Embeddings, Popularity, Ranker, SameCategory, TfIdf, minilm_vectors
 from model.checkpoint import read_manifest
 from model.debias import STEPS, Debiased, fit_popularity_weight
 from model.events import EventTable
@@ -188,7 +188,7 @@ class Trial:
             case "bm25":
                 return BM25(pool)
             case "minilm":
-                return self._embeddings(method.name, _in_bfloat16(MiniLM().embed))
+                return self._embeddings(method.name, _in_bfloat16(minilm_vectors))
             case "last-token":
                 assert method.recipe is not None
                 return self._embeddings(method.name, self._tools.zero_shot(method.recipe))
