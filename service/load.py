@@ -10,7 +10,8 @@ from typing import Any
 from tqdm import tqdm
 
 from model.note import Note
-from service.client import BulkNote, NoAnswer, NoteLLM, Refused
+from service.calls import BulkNote
+from service.client import NoAnswer, NoteLLM, Refused
 from service.schemas import BulkOut
 
 BULK = 500
