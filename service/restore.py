@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from model.note import Note
-from service.backup import (
+from service.backup_files import (
     BATCH,
     MANIFEST,
     NOTES,

@@ -29,8 +29,9 @@ from support.working import until
 from indexer.client import ShardedSearcher
 from indexer.types import ShardUnavailable
 from model.note import Note
-from service import backup, messages
-from service.backup import MANIFEST, SUMS, BackupError, back_up
+from service import backup, backup_files, messages
+from service.backup import back_up
+from service.backup_files import MANIFEST, SUMS, BackupError
 from service.changes import RedisChangeStream, open_sync_redis
 from service.errors import NotAsExpected, StoreUnavailable
 from service.events import Event, RedisEvents
@@ -252,7 +253,7 @@ async def test_a_backup_of_a_later_format_is_refused(redis, source, target, tmp_
     back_up(source, tmp_path / "b")
     manifest = json.loads((tmp_path / "b" / MANIFEST).read_bytes())
     (tmp_path / "b" / MANIFEST).write_text(json.dumps(manifest | {"format": 2, "notellm": "9.1", "new": 1}))
-    (tmp_path / "b" / SUMS).write_text(backup.sums(tmp_path / "b"))
+    (tmp_path / "b" / SUMS).write_text(backup_files.sums(tmp_path / "b"))
 
     with pytest.raises(BackupError, match=r"was made by notellm 9\.1 in format 2, and this one reads up to 1"):
         restore(target, tmp_path / "b")
@@ -444,7 +445,7 @@ async def test_of_a_note_that_stands_in_it_twice_the_later_version_counts(redis,
         if file.name.startswith(("notes", "readings", "vectors", "failures")):
             file.write_bytes((tmp_path / "early" / file.name).read_bytes() + file.read_bytes())
     (tmp_path / "b" / MANIFEST).write_text(json.dumps(manifest))
-    (tmp_path / "b" / SUMS).write_text(backup.sums(tmp_path / "b"))
+    (tmp_path / "b" / SUMS).write_text(backup_files.sums(tmp_path / "b"))
 
     restore(target, tmp_path / "b")
 
