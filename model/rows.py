@@ -13,7 +13,8 @@ from typing import Any
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
-from tqdm import tqdm
+
+from model.progress import bar
 
 SUFFIXES = (".parquet", ".jsonl")
 _ROWS_PER_BATCH = 8192
@@ -53,13 +54,13 @@ def read_rows(path: Path, columns: Sequence[str], required: Sequence[str]) -> It
 
 def jsonl_rows(path: Path, required: Sequence[str]) -> Iterator[Row]:
     """Every line that is not blank as (place, fields)."""
-    with path.open("rb") as lines, _progress(path, path.stat().st_size, "B") as progress:
+    with path.open("rb") as lines, bar(f"read {path.name}", path.stat().st_size, "B") as progress:
         for number, line in enumerate(lines, start=1):
             progress.update(len(line))
             if not line.strip():
                 continue
             where = f"{path.name} line {number}"
-            row = _json_object(line, where)
+            row = json_object(line, where)
             for name in required:
                 if name not in row:
                     raise DataError(f"{where}: {name} is missing; it holds {listed(row)}")
@@ -67,7 +68,7 @@ def jsonl_rows(path: Path, required: Sequence[str]) -> Iterator[Row]:
 
 
 def _parquet_rows(path: Path, columns: Sequence[str], required: Sequence[str]) -> Iterator[Row]:
-    with open_parquet(path) as file, _progress(path, file.metadata.num_rows, "rows") as progress:
+    with open_parquet(path) as file, bar(f"read {path.name}", file.metadata.num_rows, "rows") as progress:
         present = present_columns(path, file.schema_arrow.names, columns, required)
         start = 0
         for batch in file.iter_batches(_ROWS_PER_BATCH, columns=present):
@@ -77,7 +78,8 @@ def _parquet_rows(path: Path, columns: Sequence[str], required: Sequence[str]) -
             progress.update(len(batch))
 
 
-def _json_object(line: bytes, where: str) -> dict[str, Any]:
+def json_object(line: bytes, where: str) -> dict[str, Any]:
+    """A line's fields. Raises DataError."""
     try:
         row = orjson.loads(line)
     except orjson.JSONDecodeError as error:
@@ -104,11 +106,6 @@ def present_columns(path: Path, found: Sequence[str], wanted: Sequence[str], req
         if name not in found:
             raise DataError(f"{path.name}: no column {name}; it holds {listed(found)}")
     return [name for name in wanted if name in found]
-
-
-def _progress(path: Path, total: int, unit: str) -> Any:
-    """A bar that shows itself only on a terminal, and only when reading takes long."""
-    return tqdm(total=total, desc=f"read {path.name}", unit=unit, unit_scale=True, delay=1, disable=None)
 
 
 def given(row: Mapping[str, Any], name: str) -> Any:

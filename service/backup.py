@@ -58,6 +58,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from model.folders import alone, sync
+from model.progress import bar
 from service.backup_files import (
     BATCH,
     FINGERPRINT,
@@ -72,7 +73,6 @@ from service.backup_files import (
     failures_file,
     lines_of,
     note_line,
-    progress,
     reading_line,
     readings_file,
     stream_line,
@@ -175,7 +175,7 @@ class _Backup:
         return dims, active and active.decode(), sum(int(count or 0) for count in counts)
 
     def _write_notes(self, expected: int) -> None:
-        with progress(expected, "notes", "note") as bar:
+        with bar("notes", expected, "note") as progress:
             for keys in self._keys():
                 with redis_errors(), self._redis.pipeline(transaction=True) as pipe:
                     ids = [key.removeprefix(NOTE.encode()) for key in keys]
@@ -187,7 +187,7 @@ class _Backup:
                 self._write_records(notes)
                 for model, readings, failures in zip(self._models, said[::2], said[1::2], strict=True):
                     self._write_said(model, ids, readings, failures)
-                bar.update(len(keys))
+                progress.update(len(keys))
 
     def _keys(self) -> Iterator[list[bytes]]:
         cursor: Any = 0

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, Self
 
 import msgpack
-from tqdm import tqdm
 
 from model.note import Note
+from model.progress import bar
 from service.messages import DEAD, EVENTS, StoredNote, StoredReading, unpack_vector
 from service.settings import SetupError
 
@@ -84,20 +84,15 @@ def lines_of(models: Mapping[str, int]) -> list[str]:
     return [NOTES, *of_models, *STREAMS]
 
 
-def progress(total: int, what: str, unit: str) -> Any:
-    """A bar that shows itself only on a terminal, and only when it takes long."""
-    return tqdm(total=total, desc=what, unit=unit, unit_scale=True, delay=1, disable=None)
-
-
 def sums(folder: Path) -> str:
     """Digest and name of every file but SHA256SUMS, as `sha256sum` writes them, with a bar of the bytes."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / SUMS)
     lines = []
-    with progress(sum(path.stat().st_size for path in files), "checksums", "B") as bar:
+    with bar("checksums", sum(path.stat().st_size for path in files), "B") as progress:
         for path in files:
             with path.open("rb") as file:
                 lines.append(f"{file_digest(file, 'sha256').hexdigest()}  {path.relative_to(folder)}\n")
-            bar.update(path.stat().st_size)
+            progress.update(path.stat().st_size)
     return "".join(lines)
 
 

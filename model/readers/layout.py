@@ -15,12 +15,12 @@ from typing import Any, NamedTuple, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from tqdm import tqdm
 
 from model import rows
 from model.events import CLICKS, EVENT_COLUMNS
 from model.note import Note
 from model.notes import NOTE_COLUMNS
+from model.progress import bar
 from model.rows import DataError
 
 NOTES_FILE = "notes.parquet"
@@ -91,7 +91,7 @@ def read_lines(path: Path) -> Iterator[tuple[str, bytes]]:
     """
     number, blank = 0, True
     try:
-        with _existing(path).open("rb") as raw, _progress(path, path.stat().st_size, "B") as progress:
+        with _existing(path).open("rb") as raw, bar(f"read {place(path)}", path.stat().st_size, "B") as progress:
             lines = io.BufferedReader(gzip.GzipFile(fileobj=raw)) if path.suffix == ".gz" else raw
             for number, line in enumerate(lines, start=1):
                 progress.update(raw.tell() - progress.n)
@@ -112,7 +112,10 @@ def read_parquet(path: Path, columns: Iterable[str]) -> Iterator[tuple[str, dict
     """
     columns = list(columns)
     try:
-        with pq.ParquetFile(_existing(path)) as file, _progress(path, file.metadata.num_rows, "rows") as progress:
+        with (
+            pq.ParquetFile(_existing(path)) as file,
+            bar(f"read {place(path)}", file.metadata.num_rows, "rows") as progress,
+        ):
             _require(columns, file.schema_arrow.names, place(path))
             if not file.metadata.num_rows:
                 raise DataError(f"{place(path)} is empty")
@@ -173,11 +176,6 @@ def _existing(path: Path) -> Path:
     if not path.is_file():
         raise DataError(f"{path}: no such file")
     return path
-
-
-def _progress(path: Path, total: int, unit: str) -> Any:
-    """A bar that shows itself only on a terminal, and only when reading takes long."""
-    return tqdm(total=total, desc=f"read {place(path)}", unit=unit, unit_scale=True, delay=1, disable=None)
 
 
 def _distinct(notes: Iterable[Note]) -> Iterator[Note]:
