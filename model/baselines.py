@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from model.events import EventTable
 from model.metrics import words
-from model.minilm import PACKAGE, minilm_folder
+from model.minilm import minilm_folder
 from model.note import Note
 
 MINILM = "MiniLM zero-shot"
@@ -145,17 +145,12 @@ class Embeddings:
 def minilm_vectors(notes: Sequence[Note]) -> NDArray[np.float32]:
     """Unit vectors of all-MiniLM-L6-v2 as it comes, shape (len(notes), 384): what is known without any behaviour.
 
-    It reads more of a note than one that was trained here: the first 126 tokens of all its text.
-
-    Raises:
-        ModuleNotFoundError: if the package with its weights is not installed; see `minilm_folder`.
+    It reads more of a note than one that was trained here: the first 126 tokens of all its text. Raises
+    ModuleNotFoundError if its package is not installed.
     """
     from model.sentence_bert import SentenceEncoder
 
-    folder = minilm_folder()
-    if folder is None:
-        raise ModuleNotFoundError("the weights of MiniLM are not installed", name=PACKAGE)
-    encoder = SentenceEncoder.open(folder, content_tokens=_MINILM_TOKENS)
+    encoder = SentenceEncoder.open(minilm_folder(), content_tokens=_MINILM_TOKENS)
     return encoder.embed([Note(note.id, content=text_of(note)) for note in notes])
 
 

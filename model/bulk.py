@@ -19,7 +19,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -28,11 +27,10 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from model.backends.base import Backend
-from model.batching import batches
 from model.folders import alone, settle
 from model.note import Note
 from model.notes import notes_file, stream_notes
-from model.reading import MAX_BATCH_TOKENS
+from model.reading import embed_part
 
 MANIFEST = "_manifest.json"
 NOTES_PER_PART = 10_000
@@ -113,16 +111,7 @@ def embed_missing(load: BulkLoad, backend: Backend) -> None:
             for part in range(load.parts):
                 found = list(islice(notes, load.notes_per_part))
                 if part not in finished:
-                    _write_part(load, part, found, _vectors(backend, found, progress))
-
-
-def _vectors(backend: Backend, notes: Sequence[Note], progress: Any) -> NDArray[np.float32]:
-    prompts = backend.tokenize(notes)
-    vectors_ND = np.zeros((len(notes), backend.dim), dtype=np.float32)
-    for positions in batches([len(prompt.token_ids) for prompt in prompts], MAX_BATCH_TOKENS):
-        vectors_ND[positions] = backend.embed([prompts[position] for position in positions])
-        progress.update(len(positions))
-    return vectors_ND
+                    _write_part(load, part, found, embed_part(backend, found, progress))
 
 
 def _write_part(load: BulkLoad, part: int, notes: Sequence[Note], vectors_ND: NDArray[np.float32]) -> None:

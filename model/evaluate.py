@@ -39,7 +39,7 @@ from model.debias import (
     validation_notes,
 )
 from model.events import EventTable, read_events
-from model.minilm import minilm_folder
+from model.minilm import has_minilm
 from model.note import Note
 from model.notes import is_blank, read_notes
 from model.pairs import Pairs
@@ -220,7 +220,7 @@ def _baselines(pool: Sequence[Note], events: EventTable) -> list[Ranker]:
     if any(note.category for note in pool):
         rankers.append(SameCategory(pool, popularity))
     rankers += [TfIdf(pool), BM25(pool)]
-    if minilm_folder() is not None:
+    if has_minilm():
         rankers.append(Embeddings(MINILM, minilm_vectors(pool)))
     return rankers
 

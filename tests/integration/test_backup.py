@@ -3,7 +3,6 @@
 import asyncio
 import gzip
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -22,7 +21,7 @@ from support.checkpoint import tiny_checkpoint
 from support.hashing import DIM, text_vector
 from support.indexers import Indexers
 from support.redis import RedisServer
-from support.service import NOTELLM, PATIENCE_S, Service, running
+from support.service import NOTELLM, PATIENCE_S, UNSET, Service, running
 from support.service import until as wait_until
 from support.working import until
 
@@ -475,8 +474,7 @@ async def test_a_redis_that_restarts_meanwhile_ends_the_backup_and_leaves_no_fol
 
 
 def command(*words: str, **environment: str) -> "subprocess.Popen[str]":
-    own = {name: value for name, value in os.environ.items() if not name.startswith("NOTELLM_")}
-    return subprocess.Popen([*NOTELLM, *words], env=own | environment, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen([*NOTELLM, *words], env=UNSET | environment, stderr=subprocess.PIPE, text=True)
 
 
 def ended(process: "subprocess.Popen[str]", status: int = 0) -> str:

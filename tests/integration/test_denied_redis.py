@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import subprocess
 import time
 from collections.abc import AsyncIterator, Callable
@@ -13,7 +12,7 @@ from redis.asyncio import Redis
 from support.checkpoint import tiny_checkpoint
 from support.hashing import HashingBackend
 from support.redis import RedisServer
-from support.service import NOTELLM
+from support.service import NOTELLM, UNSET
 from support.working import idle, until, working
 
 from model.note import Note
@@ -175,7 +174,7 @@ async def test_a_command_says_it_in_one_line(server, checkpoint, tmp_path):
 
 def environment(server: RedisServer, checkpoint: Path, folder: Path) -> dict[str, str]:
     return {
-        **{name: value for name, value in os.environ.items() if not name.startswith("NOTELLM_")},
+        **UNSET,
         "NOTELLM_REDIS_URL": url(server),
         "NOTELLM_CHECKPOINT": str(checkpoint),
         "NOTELLM_HTTP__PORT": "0",

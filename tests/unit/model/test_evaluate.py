@@ -50,7 +50,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def _without_minilm(monkeypatch: pytest.MonkeyPatch) -> None:
     """MiniLM has tests of its own; here it would only take time."""
-    monkeypatch.setattr("model.evaluate.minilm_folder", lambda: None)
+    monkeypatch.setattr("model.evaluate.has_minilm", lambda: False)
 
 
 def topics(notes: Sequence[Note]) -> np.ndarray:
