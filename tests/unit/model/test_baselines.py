@@ -35,7 +35,7 @@ def first(scores_N: np.ndarray, target: int) -> int:
     return int(others.argmax())
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.lists(st.tuples(st.integers(0, 5), st.sampled_from("abcdz"), st.booleans()), min_size=1, max_size=40))
 def test_popularity_counts_users_who_clicked_and_never_met_the_target(log):
     """``z`` is not in the pool, and ``e`` is in no event."""

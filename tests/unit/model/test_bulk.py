@@ -93,7 +93,7 @@ def test_every_part_names_the_model_and_has_vectors_of_one_size(tmp_path: Path):
 
 
 @given(kills=st.lists(st.integers(0, 30), max_size=4))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_however_often_it_is_interrupted_the_files_are_the_same_and_nothing_finished_is_done_twice(
     tmp_path_factory: pytest.TempPathFactory, kills: list[int]
 ):
