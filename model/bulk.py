@@ -13,26 +13,24 @@ Memory holds one part, and all ids.
 """
 
 import dataclasses
-import fcntl
 import hashlib
 import json
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from model.backends.base import Backend
-from model.batching import batches
-from model.data import notes_file, stream_notes, write_vectors
+from model.folders import alone, settle
 from model.note import Note
-from model.reading import MAX_BATCH_TOKENS
+from model.notes import notes_file, stream_notes
+from model.reading import embed_part
 
 MANIFEST = "_manifest.json"
 NOTES_PER_PART = 10_000
@@ -102,10 +100,10 @@ def embed_missing(load: BulkLoad, backend: Backend) -> None:
     """Embed the parts that are not finished, in order; every note of them, and no other.
 
     Raises:
-        BulkError: if another process is at work on the same folder.
+        FolderInUse: if another process is at work on the same folder.
     """
     assert backend.fingerprint == load.fingerprint
-    with _alone(load.out):
+    with alone(load.out):
         finished = load.finished()
         done = sum(map(load.size, finished))
         notes = stream_notes(load.source)
@@ -113,23 +111,21 @@ def embed_missing(load: BulkLoad, backend: Backend) -> None:
             for part in range(load.parts):
                 found = list(islice(notes, load.notes_per_part))
                 if part not in finished:
-                    _write_part(load, part, found, _vectors(backend, found, progress))
-
-
-def _vectors(backend: Backend, notes: Sequence[Note], progress: Any) -> NDArray[np.float32]:
-    prompts = backend.tokenize(notes)
-    vectors_ND = np.zeros((len(notes), backend.dim), dtype=np.float32)
-    for positions in batches([len(prompt.token_ids) for prompt in prompts], MAX_BATCH_TOKENS):
-        vectors_ND[positions] = backend.embed([prompts[position] for position in positions])
-        progress.update(len(positions))
-    return vectors_ND
+                    _write_part(load, part, found, embed_part(backend, found, progress))
 
 
 def _write_part(load: BulkLoad, part: int, notes: Sequence[Note], vectors_ND: NDArray[np.float32]) -> None:
     path = load.path(part)
     beside = path.with_name(f".{path.name}")
-    write_vectors(beside, [note.id for note in notes], vectors_ND, load.fingerprint)
-    _settle(beside, path)
+    _write_vectors(beside, [note.id for note in notes], vectors_ND, load.fingerprint)
+    settle(beside, path)
+
+
+def _write_vectors(path: Path, ids: Sequence[str], vectors_ND: NDArray[np.float32], fingerprint: str) -> None:
+    """Write embeddings as Parquet: note_id, vector (D float32); the model's fingerprint in the file's metadata."""
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(vectors_ND.reshape(-1)), vectors_ND.shape[1])
+    table = pa.table({"note_id": pa.array(list(ids), pa.string()), "vector": vectors})
+    pq.write_table(table.replace_schema_metadata({"fingerprint": fingerprint}), path, compression="zstd")
 
 
 def _begun(source: Path, out: Path) -> BulkLoad | None:
@@ -151,37 +147,8 @@ def _write_manifest(load: BulkLoad) -> None:
     del held["source"], held["out"]  # both may be moved between runs
     beside = load.out / f".{MANIFEST}"
     beside.write_text(json.dumps(held, indent=2) + "\n", encoding="utf-8")
-    _settle(beside, load.out / MANIFEST)
+    settle(beside, load.out / MANIFEST)
 
 
 def _other(out: Path, held: str) -> BulkError:
     return BulkError(f"{out} holds {held}: choose another --out, or remove {out} to begin anew")
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold a folder: two runs would write into one temporary file. The kernel lets go when the process ends."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BulkError(f"another process is writing to {folder}: wait for it, or end it") from None
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _settle(beside: Path, path: Path) -> None:
-    """Give a file its name when it is on disk, and be sure of the name too."""
-    _sync(beside)
-    beside.replace(path)
-    _sync(path.parent)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -12,8 +12,10 @@ import numpy as np
 import pyarrow as pa
 from tqdm import tqdm
 
-from model.data import EventTable, Pairs, is_blank
+from model.events import EventTable
 from model.note import Note
+from model.notes import is_blank
+from model.pairs import Pairs
 
 # Eq. 1 as the paper sets it: u, l and t.
 UPPER = 30.0

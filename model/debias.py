@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from model.baselines import Embeddings, Ranker
 from model.cooccurrence import split_notes
-from model.data import Pairs
 from model.metrics import Interval
 from model.note import Note
+from model.pairs import Pairs
 from model.ranking import KS, RankerRow, evaluate_rankers, lead_at
 from model.tables import markdown, percent, percent_interval
 

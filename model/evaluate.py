@@ -26,9 +26,8 @@ from model.answers import (
     format_hashtags,
     sample_notes,
 )
-from model.baselines import BM25, Embeddings, MiniLM, Popularity, Ranker, SameCategory, TfIdf
+from model.baselines import BM25, MINILM, Embeddings, Popularity, Ranker, SameCategory, TfIdf, minilm_vectors
 from model.cooccurrence import HOLDOUT, SEED, related_pairs, split_notes
-from model.data import DataError, EventTable, Pairs, is_blank, read_events, read_notes
 from model.debias import (
     DEPTH,
     STEPS,
@@ -39,8 +38,11 @@ from model.debias import (
     format_debias,
     validation_notes,
 )
-from model.minilm import minilm_folder
+from model.events import EventTable, read_events
+from model.minilm import has_minilm
 from model.note import Note
+from model.notes import is_blank, read_notes
+from model.pairs import Pairs
 from model.ranking import (
     KS,
     NOTELLM,
@@ -56,6 +58,7 @@ from model.ranking import (
     ranker_rows,
     truth_ranks,
 )
+from model.rows import DataError
 from model.suggestions import Scores
 
 __all__ = [
@@ -217,8 +220,8 @@ def _baselines(pool: Sequence[Note], events: EventTable) -> list[Ranker]:
     if any(note.category for note in pool):
         rankers.append(SameCategory(pool, popularity))
     rankers += [TfIdf(pool), BM25(pool)]
-    if minilm_folder() is not None:
-        rankers.append(Embeddings(MiniLM.name, MiniLM().embed(pool)))
+    if has_minilm():
+        rankers.append(Embeddings(MINILM, minilm_vectors(pool)))
     return rankers
 
 

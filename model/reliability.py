@@ -16,9 +16,9 @@ from model.answers import HASHTAGS, Read, sample_notes
 from model.calibration import Calibration, LogitMap, SuggestionMap, logit, strength
 from model.checkpoint import Manifest, add_calibration
 from model.cooccurrence import HOLDOUT, SEED, split_notes
-from model.data import is_blank
 from model.metrics import Bin, calibration_error, chance_calibration_error, reliability
 from model.note import Note
+from model.notes import is_blank
 from model.plots import draw_reliability
 from model.ranking import Embed
 from model.results import write_bytes

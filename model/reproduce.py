@@ -12,11 +12,13 @@ from tqdm import tqdm
 
 from model.answers import sample_notes
 from model.cooccurrence import related_pairs, split_notes, training_pairs
-from model.data import DataError, EventTable, is_blank, read_events, read_notes
 from model.debias import DEPTH, validation_notes
+from model.events import EventTable, read_events
 from model.note import Note
+from model.notes import is_blank, read_notes
 from model.ranking import exposure_buckets
 from model.results import FORMAT, PLAN, ranks_name, write_arrays, write_json
+from model.rows import DataError
 from model.trial import Material, Tools, Trial, has_tags
 from model.variants import OURS_RUN, Question, Request, Rows, describe_plan, plan, unique_runs
 

@@ -12,7 +12,6 @@ Every file is written beside its place and renamed: a kill leaves the old file o
 
 import io
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from model.folders import settle
 
 FORMAT = 1
 PLAN, RESULT, RANKS, ANSWERS = "plan.json", "result.json", "ranks.npz", "answers.npz"
@@ -66,8 +67,5 @@ def write_bytes(path: Path, content: bytes) -> None:
     """Write a file beside its place, then rename it there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.part")
-    with beside.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
+    beside.write_bytes(content)
+    settle(beside, path)

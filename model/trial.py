@@ -11,11 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.answers import Read, Write, evaluate_categories, evaluate_hashtags
-from model.baselines import BM25, Embeddings, MiniLM, Popularity, Ranker, SameCategory, TfIdf
+from model.baselines import BM25, Embeddings, Popularity, Ranker, SameCategory, TfIdf, minilm_vectors
 from model.checkpoint import read_manifest
-from model.data import EventTable, Pairs
 from model.debias import STEPS, Debiased, fit_popularity_weight
+from model.events import EventTable
 from model.note import Note
+from model.pairs import Pairs
 from model.ranking import Embed, truth_ranks
 from model.recipes import Recipe
 from model.results import ANSWERS, RANKS, RESULT, Result, ranks_name, read_result, write_arrays, write_json
@@ -187,7 +188,7 @@ class Trial:
             case "bm25":
                 return BM25(pool)
             case "minilm":
-                return self._embeddings(method.name, _in_bfloat16(MiniLM().embed))
+                return self._embeddings(method.name, _in_bfloat16(minilm_vectors))
             case "last-token":
                 assert method.recipe is not None
                 return self._embeddings(method.name, self._tools.zero_shot(method.recipe))

@@ -46,30 +46,43 @@ The folder appears under its name when all of it is on disk. Until then it is ``
 """
 
 import gzip
-import importlib.metadata
 import json
-import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from datetime import UTC, datetime
-from hashlib import file_digest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
-import msgpack
 import orjson
-from tqdm import tqdm
 
-from model.note import Note
+from model.folders import alone, sync
+from model.progress import bar
+from service.backup_files import (
+    BATCH,
+    FINGERPRINT,
+    MANIFEST,
+    MODEL,
+    NOTES,
+    STREAMS,
+    SUMS,
+    BackupError,
+    Line,
+    Manifest,
+    failures_file,
+    lines_of,
+    note_line,
+    reading_line,
+    readings_file,
+    stream_line,
+    sums,
+    vectors_file,
+)
 from service.errors import StoreUnavailable
-from service.folders import alone, sync
 from service.messages import (
     ACTIVE,
     COUNTS,
-    DEAD,
-    EVENTS,
     FAILED,
     MODELS,
     NOTE,
@@ -79,81 +92,13 @@ from service.messages import (
     StoredNote,
     StoredReading,
     pack_vector,
-    unpack_vector,
 )
-from service.settings import SetupError
-from service.store import redis_errors
+from service.redis_errors import redis_errors
 
 if TYPE_CHECKING:
     from redis import Redis as SyncRedis
 
-FORMAT = 1
-MANIFEST, SUMS, NOTES, MODEL = "manifest.json", "SHA256SUMS", "notes.jsonl.gz", "model"
-STREAMS = {"events.jsonl.gz": EVENTS, "dead.jsonl.gz": DEAD}
-BATCH = 256
 _COMPRESSION = 3
-_FINGERPRINT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-
-Line = dict[str, Any]
-
-
-class BackupError(SetupError):
-    """A backup that cannot be made or used."""
-
-
-@dataclass(frozen=True, slots=True)
-class Manifest:
-    """What a backup holds. ``models`` are fingerprints with the dimension of their vectors; ``lines`` are by file."""
-
-    begun_at: str
-    models: dict[str, int]
-    active: str | None
-    live: int
-    deleted: int
-    lines: dict[str, int]
-    malformed: int = 0
-    format: int = FORMAT
-    notellm: str = field(default_factory=lambda: importlib.metadata.version("notellm"))
-
-    @classmethod
-    def parse(cls, text: bytes) -> Self:
-        """Inverse of what `back_up` writes. Raises BackupError when it is something else, or of a later format."""
-        try:
-            held = json.loads(text)
-            if held["format"] > FORMAT:
-                raise BackupError(
-                    f"it was made by notellm {held['notellm']} in format {held['format']}, and this one reads up to "
-                    f"{FORMAT}; install that version"
-                )
-            found = cls(**held)
-            named = all(_FINGERPRINT.fullmatch(model) for model in found.models)
-            whole = found.lines.keys() == {*lines_of(found.models)}
-        except (ValueError, TypeError, KeyError, AttributeError):
-            named = whole = False
-        if not (named and whole):
-            raise BackupError(f"its {MANIFEST} is none")
-        return found
-
-
-def readings_file(model: str) -> str:
-    """What a model said."""
-    return f"readings-{model}.jsonl.gz"
-
-
-def vectors_file(model: str) -> str:
-    """Its vectors."""
-    return f"vectors-{model}.f32"
-
-
-def failures_file(model: str) -> str:
-    """What its workers gave up."""
-    return f"failures-{model}.jsonl.gz"
-
-
-def lines_of(models: Mapping[str, int]) -> list[str]:
-    """The files of lines that a backup with these models has."""
-    of_models = [file(model) for model in models for file in (readings_file, failures_file)]
-    return [NOTES, *of_models, *STREAMS]
 
 
 def back_up(redis: "SyncRedis", folder: Path, checkpoint: Path | None = None) -> Manifest:
@@ -181,23 +126,6 @@ def back_up(redis: "SyncRedis", folder: Path, checkpoint: Path | None = None) ->
     return manifest
 
 
-def progress(total: int, what: str, unit: str) -> Any:
-    """A bar that shows itself only on a terminal, and only when it takes long."""
-    return tqdm(total=total, desc=what, unit=unit, unit_scale=True, delay=1, disable=None)
-
-
-def sums(folder: Path) -> str:
-    """Digest and name of every file but SHA256SUMS, as `sha256sum` writes them, with a bar of the bytes."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / SUMS)
-    lines = []
-    with progress(sum(path.stat().st_size for path in files), "checksums", "B") as bar:
-        for path in files:
-            with path.open("rb") as file:
-                lines.append(f"{file_digest(file, 'sha256').hexdigest()}  {path.relative_to(folder)}\n")
-            bar.update(path.stat().st_size)
-    return "".join(lines)
-
-
 class _Backup:
     """One run over the store."""
 
@@ -213,7 +141,7 @@ class _Backup:
         begun_at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         self._models, _, expected = self._moment()
         for model in self._models:
-            if not _FINGERPRINT.fullmatch(model):
+            if not FINGERPRINT.fullmatch(model):
                 raise BackupError(f"the model {model!r} has a name that no file can have")
         with ExitStack() as stack:
             for name in lines_of(self._models):
@@ -247,7 +175,7 @@ class _Backup:
         return dims, active and active.decode(), sum(int(count or 0) for count in counts)
 
     def _write_notes(self, expected: int) -> None:
-        with progress(expected, "notes", "note") as bar:
+        with bar("notes", expected, "note") as progress:
             for keys in self._keys():
                 with redis_errors(), self._redis.pipeline(transaction=True) as pipe:
                     ids = [key.removeprefix(NOTE.encode()) for key in keys]
@@ -259,7 +187,7 @@ class _Backup:
                 self._write_records(notes)
                 for model, readings, failures in zip(self._models, said[::2], said[1::2], strict=True):
                     self._write_said(model, ids, readings, failures)
-                bar.update(len(keys))
+                progress.update(len(keys))
 
     def _keys(self) -> Iterator[list[bytes]]:
         cursor: Any = 0
@@ -317,65 +245,6 @@ class _Backup:
     def _write(self, name: str, line: Line) -> None:
         self._files[name].write(orjson.dumps(line) + b"\n")
         self._lines[name] += 1
-
-
-def note_line(stored: StoredNote) -> Line:
-    """A note, or a tombstone, as a line."""
-    if stored.deleted:
-        return {"note_id": stored.note.id, "version": stored.version, "deleted": True}
-    note = {"note_id": stored.note.id, "version": stored.version, **asdict(stored.note)}
-    del note["id"]
-    return note | {"author": stored.author, "created_at": stored.created_at}
-
-
-def note_of(line: Line) -> StoredNote:
-    """Inverse of `note_line`."""
-    if line.get("deleted"):
-        return StoredNote(Note(line["note_id"]), line["version"], deleted=True)
-    note = Note(
-        line["note_id"],
-        line["title"],
-        line["content"],
-        tuple(line["hashtags"]),
-        line["category"],
-        line["exposure"],
-    )
-    return StoredNote(note, line["version"], line["author"], line["created_at"])
-
-
-def reading_line(note_id: str, read: StoredReading) -> Line:
-    """What a model said of a note, as a line; the vector stands elsewhere."""
-    return {
-        "id": note_id,
-        "version": read.version,
-        "hashtags": read.hashtags,
-        "category": read.category,
-        "source": read.source.hex(),
-    }
-
-
-def reading_of(line: Line, model: str, vector: bytes) -> StoredReading:
-    """Inverse of `reading_line`."""
-    return StoredReading(
-        line["version"],
-        model,
-        unpack_vector(vector),
-        tuple((tag, score) for tag, score in line["hashtags"]),
-        line["category"] and (line["category"][0], line["category"][1]),
-        bytes.fromhex(line["source"]),
-    )
-
-
-def stream_line(stream: str, fields: Mapping[bytes, bytes]) -> Line:
-    """An entry of `STREAMS`, without its id."""
-    if stream == EVENTS:
-        return {"event": msgpack.unpackb(fields[b"event"])}
-    return {"fields": {name.decode(): value.decode() for name, value in fields.items()}}
-
-
-def fields_of(line: Line) -> dict[Any, Any]:
-    """Inverse of `stream_line`."""
-    return dict(line["fields"]) if "fields" in line else {"event": msgpack.packb(line["event"])}
 
 
 @contextmanager

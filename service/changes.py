@@ -16,7 +16,7 @@ from service.messages import (
     StoredReading,
     decode_change,
 )
-from service.store import redis_errors
+from service.redis_errors import redis_errors
 
 if TYPE_CHECKING:
     from redis import Redis as SyncRedis

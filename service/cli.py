@@ -182,6 +182,8 @@ for command in (
 
 def main() -> None:
     """The entry point: mistakes of the person who types are one line on stderr and exit status 2."""
+    # Processes log, see `_run`. A command prints what it has to say; Python would print the names of events beside it.
+    logging.getLogger("service").addHandler(logging.NullHandler())
     try:
         status = cli.main(standalone_mode=False)
     except click.exceptions.Abort:

@@ -34,7 +34,7 @@ def calibrate(checkpoint: Path, data: Path, out: Path | None, limit: int, holdou
     """
     with mistakes():
         from model.backends.hf import HfBackend
-        from model.data import read_notes
+        from model.notes import read_notes
         from model.reading import embed_all, read_all
         from model.reliability import MARKDOWN
         from model.reliability import calibrate as run

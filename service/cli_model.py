@@ -65,7 +65,9 @@ def pairs(data: Path, out: Path, unordered: bool, min_users: int, holdout: float
     """
     with mistakes():
         from model.cooccurrence import training_pairs
-        from model.data import read_events, read_notes, write_pairs
+        from model.events import read_events
+        from model.notes import read_notes
+        from model.pairs import write_pairs
 
         found = training_pairs(
             read_notes(data), read_events(data), holdout=holdout, seed=split_seed, ordered=not unordered
@@ -142,7 +144,8 @@ def train(
     """
     with mistakes():
         from model.cooccurrence import split_notes
-        from model.data import is_blank, read_categories, read_notes, read_pairs
+        from model.notes import is_blank, read_categories, read_notes
+        from model.pairs import read_pairs
         from model.recipes import RECIPES, changed
         from model.train import train as run
 
@@ -190,7 +193,7 @@ def adapt(data: tuple[Path, ...], out: Path, steps: int, holdout: float, split_s
     with mistakes():
         from model.adapt import adapt as run
         from model.cooccurrence import split_notes
-        from model.data import is_blank, read_notes
+        from model.notes import is_blank, read_notes
         from model.recipes import adapted
 
         notes = []
@@ -236,9 +239,9 @@ def evaluate(
         from model.backends.hf import HfBackend
         from model.calibration import scores_of
         from model.checkpoint import read_manifest
-        from model.data import has_events
         from model.evaluate import evaluate as run
         from model.evaluate import format_report
+        from model.events import has_events
         from model.reading import embed_all, read_all
         from model.reliability import format_calibration
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from service.cli_settings import read_settings
+from service.cli_store import store_mistakes
 
 if TYPE_CHECKING:
     from indexer.client import ShardedSearcher
@@ -156,19 +157,12 @@ def _known(service: _Service, fingerprint: str) -> None:
 def _run(command: Callable[[_Service], Awaitable[None]]) -> None:
     import asyncio
 
-    from service.errors import StoreUnavailable
-    from service.settings import SetupError
-
     async def run() -> None:
         async with _service() as service:
             await command(service)
 
-    try:
+    with store_mistakes():
         asyncio.run(run())
-    except SetupError as error:
-        raise click.ClickException(str(error)) from error
-    except StoreUnavailable as error:
-        raise click.ClickException(f"{error}; NOTELLM_REDIS_URL says where it is") from error
 
 
 @asynccontextmanager

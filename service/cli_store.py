@@ -17,13 +17,20 @@ def store(*, make: bool = False) -> "Iterator[SyncRedis]":
     """A client of the store; see `private_redis.reached`. Mistakes become ClickException."""
     settings = read_settings()
     from service.changes import open_sync_redis
-    from service.errors import StoreUnavailable
     from service.private_redis import reached
+
+    with store_mistakes(), reached(settings, make=make) as url, open_sync_redis(url) as redis:
+        yield redis
+
+
+@contextmanager
+def store_mistakes() -> Iterator[None]:
+    """What a person can mend of settings, disk and Redis becomes one line."""
+    from service.errors import StoreUnavailable
     from service.settings import SetupError
 
     try:
-        with reached(settings, make=make) as url, open_sync_redis(url) as redis:
-            yield redis
+        yield
     except (SetupError, OSError) as error:
         raise click.ClickException(str(error)) from error
     except StoreUnavailable as error:

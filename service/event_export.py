@@ -26,11 +26,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
+from model.folders import alone, settle, sync
 from service.errors import StoreUnavailable
-from service.folders import alone, settle, sync
 from service.messages import EVENTS, RESTORING
+from service.redis_errors import redis_errors
 from service.settings import SetupError
-from service.store import redis_errors
 
 if TYPE_CHECKING:
     from redis import Redis as SyncRedis
@@ -70,7 +70,7 @@ def export(redis: "SyncRedis", folder: Path, *, remove: bool = False) -> Exporte
     """Bring the events that came since the last run into the folder; with ``remove``, out of Redis.
 
     Raises:
-        SetupError: if another run is at work on the folder.
+        FolderInUse: if another run is at work on the folder.
         ExportError: if it holds something else.
         StoreUnavailable: if Redis stopped answering, or is being restored.
         OSError: if the disk cannot hold them.

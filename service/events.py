@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import msgpack
 
 from service.messages import EVENT, EVENTS, UNLESS_RESTORING
-from service.store import redis_errors
+from service.redis_errors import redis_errors
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis

@@ -14,7 +14,7 @@ import msgpack
 
 from service.errors import KeyReused, NoteLLMError, StillRunning
 from service.messages import ANSWER
-from service.store import redis_errors
+from service.redis_errors import redis_errors
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis

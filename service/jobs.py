@@ -29,7 +29,7 @@ from service.messages import (
     StoredReading,
     pack_vector,
 )
-from service.store import redis_errors
+from service.redis_errors import redis_errors
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis

@@ -10,7 +10,8 @@ from typing import Any
 from tqdm import tqdm
 
 from model.note import Note
-from service.client import BulkNote, NoAnswer, NoteLLM, Refused
+from service.calls import BulkNote
+from service.client import NoAnswer, NoteLLM, Refused
 from service.schemas import BulkOut
 
 BULK = 500
@@ -76,7 +77,7 @@ def read(source: str) -> list[Note]:
         from model.samples.generate import sample_notes
 
         return sample_notes()
-    from model.data import read_notes
+    from model.notes import read_notes
 
     return read_notes(Path(source))
 

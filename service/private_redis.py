@@ -11,8 +11,8 @@ from contextlib import ExitStack, contextmanager
 from service.changes import open_sync_redis
 from service.errors import StoreUnavailable
 from service.processes import Child, Role
+from service.redis_errors import redis_errors
 from service.settings import Settings, SetupError, redis_url
-from service.store import redis_errors
 from service.supervisor import Place, hold, reach, redis_binary, redis_command, runtime_folder
 
 _TICK_S = 0.05

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from redis.exceptions import ResponseError
+from redis.exceptions import NoPermissionError, ResponseError
 
 from service.messages import ACTIVE, FAILED, FILLED, JOBS, LUA, MODELS, READINGS, WORKERS
-from service.store import redis_errors
+from service.redis_errors import redis_errors
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -121,6 +121,8 @@ class Registry:
     async def _idle_s(self, fingerprint: str) -> float | None:
         try:
             consumers: list[Any] = await self._redis.xinfo_consumers(JOBS + fingerprint, WORKERS)
+        except NoPermissionError:
+            raise
         except ResponseError:
             return None  # no stream, or no group: no worker came since it was made
         return min((consumer["idle"] / 1000 for consumer in consumers), default=None)

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from model.note import Note
-from service.backup import (
+from model.progress import bar
+from service.backup_files import (
     BATCH,
     MANIFEST,
     NOTES,
@@ -31,7 +32,6 @@ from service.backup import (
     failures_file,
     fields_of,
     note_of,
-    progress,
     reading_of,
     readings_file,
     sums,
@@ -53,7 +53,7 @@ from service.messages import (
     Failure,
     StoredNote,
 )
-from service.store import redis_errors
+from service.redis_errors import redis_errors
 
 if TYPE_CHECKING:
     from redis import Redis as SyncRedis
@@ -250,11 +250,11 @@ class _Restore:
         with (
             _readable(self._folder / name),
             gzip.open(self._folder / name, "rb") as file,
-            progress(self._manifest.lines[name], what, "line") as bar,
+            bar(what, self._manifest.lines[name], "line") as progress,
         ):
             while lines := [orjson.loads(line) for line in islice(file, BATCH)]:
                 yield lines
-                bar.update(len(lines))
+                progress.update(len(lines))
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """Where notes live: the seam `NoteStore`, and its one implementation on Redis."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from indexer.trace import TRACEPARENT
 from model.note import Note
 from model.tags import fold
-from service.errors import NotAsExpected, QueueFull, StoreUnavailable
+from service.errors import NotAsExpected, QueueFull
 from service.messages import (
     COUNTS,
     FAILED,
@@ -24,6 +23,7 @@ from service.messages import (
     StoredNote,
     StoredReading,
 )
+from service.redis_errors import redis_errors
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -37,7 +37,6 @@ __all__ = [
     "Suggestion",
     "View",
     "open_redis",
-    "redis_errors",
 ]
 
 # A reader that has more than this to catch up with starts anew.
@@ -126,9 +125,6 @@ redis.call('XADD', EMBEDDINGS, '*', 'id', id, 'version', string.format('%.0f', n
 return 1
 """
 )
-
-# What a Redis says that is there but cannot serve: no memory, read-only replica, full disk, loading, busy.
-CANNOT_SERVE = ("OOM ", "READONLY ", "MISCONF ", "LOADING ", "BUSY ", "MASTERDOWN ", "NOREPLICAS ", "NOAUTH ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -342,21 +338,3 @@ def open_redis(url: str, *, timeout_s: float = 5.0, connections: int = 64) -> "R
         protocol=2,
     )
     return Redis.from_pool(pool)
-
-
-@contextmanager
-def redis_errors() -> Iterator[None]:
-    """Turn what a dead, full or read-only Redis says into StoreUnavailable; our own mistakes pass through."""
-    from redis.exceptions import ConnectionError as ConnectionFailed
-    from redis.exceptions import OutOfMemoryError, ReadOnlyError, ResponseError
-    from redis.exceptions import TimeoutError as TimedOut
-
-    try:
-        yield
-    except (ConnectionFailed, TimedOut, OSError) as error:
-        raise StoreUnavailable("the store does not answer") from error
-    except ResponseError as error:
-        # redis-py strips the prefix it knows, and a script's error carries it in the middle.
-        if isinstance(error, (OutOfMemoryError, ReadOnlyError)) or any(word in f"{error} " for word in CANNOT_SERVE):
-            raise StoreUnavailable("the store takes no writes") from error
-        raise

@@ -12,8 +12,9 @@ from prometheus_client import Gauge
 
 from service.errors import StoreUnavailable
 from service.messages import DEAD
+from service.redis_errors import redis_errors
 from service.registry import Registry
-from service.store import NoteStore, redis_errors
+from service.store import NoteStore
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis

@@ -21,8 +21,9 @@ from model.checkpoint import CheckpointError, Manifest, read_manifest
 from service import metrics, traces
 from service.errors import StoreUnavailable
 from service.health import binding, operations
+from service.redis_errors import redis_errors
 from service.settings import HttpSettings, OpsSettings, Settings, SetupError, redis_url
-from service.store import RedisStore, open_redis, redis_errors
+from service.store import RedisStore, open_redis
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis

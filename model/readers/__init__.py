@@ -1,4 +1,4 @@
-"""Readers of published data sets: each turns one published layout into ours (see `model.data`)."""
+"""Readers of published data sets: each turns one published layout into ours (see `model.notes` and `model.events`)."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path

@@ -5,11 +5,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import orjson
-
-from model.data import DataError
 from model.note import Note
 from model.readers.layout import Event, Source, identifier, read_lines, several, text, whole
+from model.rows import DataError, json_object
 
 # Whoever gave four or five stars liked the item; any other review says no more than that it was bought and opened.
 LIKED = 4
@@ -85,11 +83,4 @@ def _notes(paths: Sequence[Path], reviewed: Counter[str]) -> Iterator[Note]:
 
 
 def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    for where, line in read_lines(path):
-        try:
-            row = orjson.loads(line)
-        except orjson.JSONDecodeError as error:
-            raise DataError(f"{where}: not valid JSON: {error}") from None
-        if not isinstance(row, dict):
-            raise DataError(f"{where}: must be a JSON object")
-        yield where, row
+    return ((where, json_object(line, where)) for where, line in read_lines(path))

@@ -1,12 +1,11 @@
 """What the readers share: published files in, row by row, and notes and events in our layout out.
 
-A row is named in errors as `model.data` names it: the 1-based line of a text file, the 0-based row of a Parquet
+A row is named in errors as `model.rows` names it: the 1-based line of a text file, the 0-based row of a Parquet
 file. A field that is missing means another layout and is an error; null and NaN mean "not given".
 """
 
 import gzip
 import io
-import math
 import tempfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,10 +15,13 @@ from typing import Any, NamedTuple, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from tqdm import tqdm
 
-from model.data import CLICKS, EVENT_COLUMNS, NOTE_COLUMNS, DataError
+from model import rows
+from model.events import CLICKS, EVENT_COLUMNS
 from model.note import Note
+from model.notes import NOTE_COLUMNS
+from model.progress import bar
+from model.rows import DataError
 
 NOTES_FILE = "notes.parquet"
 EVENTS_FILE = "events.parquet"
@@ -89,7 +91,7 @@ def read_lines(path: Path) -> Iterator[tuple[str, bytes]]:
     """
     number, blank = 0, True
     try:
-        with _existing(path).open("rb") as raw, _progress(path, path.stat().st_size, "B") as progress:
+        with _existing(path).open("rb") as raw, bar(f"read {place(path)}", path.stat().st_size, "B") as progress:
             lines = io.BufferedReader(gzip.GzipFile(fileobj=raw)) if path.suffix == ".gz" else raw
             for number, line in enumerate(lines, start=1):
                 progress.update(raw.tell() - progress.n)
@@ -110,12 +112,15 @@ def read_parquet(path: Path, columns: Iterable[str]) -> Iterator[tuple[str, dict
     """
     columns = list(columns)
     try:
-        with pq.ParquetFile(_existing(path)) as file, _progress(path, file.metadata.num_rows, "rows") as progress:
+        with (
+            pq.ParquetFile(_existing(path)) as file,
+            bar(f"read {place(path)}", file.metadata.num_rows, "rows") as progress,
+        ):
             _require(columns, file.schema_arrow.names, place(path))
             if not file.metadata.num_rows:
                 raise DataError(f"{place(path)} is empty")
-            rows = (row for batch in file.iter_batches(_ROWS_PER_BATCH, columns=columns) for row in batch.to_pylist())
-            for index, row in enumerate(rows):
+            batches = file.iter_batches(_ROWS_PER_BATCH, columns=columns)
+            for index, row in enumerate(row for batch in batches for row in batch.to_pylist()):
                 progress.update()
                 yield f"{place(path)} row {index}", row
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
@@ -129,10 +134,8 @@ def place(path: Path) -> str:
 
 def text(row: Mapping[str, Any], name: str, where: str) -> str:
     """A field's text, empty if it is not given. Raises DataError."""
-    value = _given(row, name, where)
-    if value is not None and not isinstance(value, str):
-        raise DataError(f"{where}: {name} must be a string")
-    return value or ""
+    _require([name], row, where)
+    return rows.text(row, name, where) or ""
 
 
 def identifier(row: Mapping[str, Any], name: str, where: str) -> str:
@@ -154,37 +157,25 @@ def several(row: Mapping[str, Any], name: str, kind: type[T], where: str) -> lis
 
 def whole(row: Mapping[str, Any], name: str, where: str) -> int | None:
     """A field's whole number, also where a column with gaps stores it as a float. Raises DataError."""
-    value = _given(row, name, where)
-    if value is None:
-        return None
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if not isinstance(value, int) or isinstance(value, bool) or not -(2**63) <= value < 2**63:
-        raise DataError(f"{where}: {name} must be a whole number of 64 bits")
-    return value
+    _require([name], row, where)
+    return rows.whole(row, name, where)
 
 
 def _given(row: Mapping[str, Any], name: str, where: str) -> Any:
     _require([name], row, where)
-    value = row[name]
-    return None if isinstance(value, float) and math.isnan(value) else value
+    return rows.given(row, name)
 
 
 def _require(names: Iterable[str], found: Iterable[str], where: str) -> None:
     for name in names:
         if name not in found:
-            raise DataError(f"{where}: {name} is missing; it holds {', '.join(found) or 'nothing'}")
+            raise DataError(f"{where}: {name} is missing; it holds {rows.listed(found)}")
 
 
 def _existing(path: Path) -> Path:
     if not path.is_file():
         raise DataError(f"{path}: no such file")
     return path
-
-
-def _progress(path: Path, total: int, unit: str) -> Any:
-    """A bar that shows itself only on a terminal, and only when reading takes long."""
-    return tqdm(total=total, desc=f"read {place(path)}", unit=unit, unit_scale=True, delay=1, disable=None)
 
 
 def _distinct(notes: Iterable[Note]) -> Iterator[Note]:

@@ -5,9 +5,9 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from model.data import DataError
 from model.note import Note
 from model.readers.layout import Event, Source, read_lines
+from model.rows import DataError
 
 NEWS = ("news id", "category", "subcategory", "title", "abstract", "url", "title entities", "abstract entities")
 BEHAVIORS = ("impression id", "user id", "time", "history", "impressions")

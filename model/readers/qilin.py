@@ -5,9 +5,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from model.data import DataError
 from model.note import Note
 from model.readers.layout import Event, Source, identifier, read_parquet, several, text, whole
+from model.rows import DataError
 
 NOTES = "notes"
 REQUESTS = ("recommendation_train", "recommendation_test")

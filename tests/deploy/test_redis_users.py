@@ -1,7 +1,6 @@
 """The users of deploy/redis/users.acl, in a real Redis: each component gets by with its own, and with nothing more."""
 
 import json
-import os
 import re
 import signal
 import socket
@@ -16,7 +15,7 @@ import yaml
 from redis import Redis
 from redis.exceptions import AuthenticationError, NoPermissionError
 from redis.exceptions import ConnectionError as ConnectionFailed
-from support.service import NOTELLM, until
+from support.service import NOTELLM, UNSET, until
 
 from service import changes, events, jobs, store
 from service.client import NoteLLM
@@ -41,7 +40,7 @@ class Stack:
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.api = f"http://127.0.0.1:{free.getsockname()[1]}"
         self._environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith("NOTELLM_")},
+            **UNSET,
             **{name: json.dumps([str(folder / one) for one in places]) for name, places in ADDRESSES.items()},
             "NOTELLM_HTTP__PORT": self.api.rpartition(":")[2],
             "NOTELLM_OPS__PORT": "0",

@@ -1,7 +1,6 @@
 """Scores of a running service are what the checkpoint's calibration makes of model and neighbors."""
 
 import math
-import os
 import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
@@ -10,7 +9,7 @@ from shutil import copytree
 
 import httpx
 import pytest
-from support.service import NOTELLM, Service, running
+from support.service import NOTELLM, UNSET, Service, running
 
 from model.backends.base import Reading
 from model.backends.hf import HfBackend
@@ -85,11 +84,10 @@ def test_a_gateway_does_not_start_with_a_calibration_of_other_votes(checkpoint, 
     folder = tmp_path / "mini"
     copytree(checkpoint, folder)
     add_calibration(folder, replace(MAPS, measured={}).encode() | {"votes": [3, 0.1]})
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("NOTELLM_")}
 
     ended = subprocess.run(
         [*NOTELLM, "gateway"],
-        env={**environment, "NOTELLM_CHECKPOINT": str(folder), "NOTELLM_REDIS_URL": "redis://127.0.0.1:1"},
+        env={**UNSET, "NOTELLM_CHECKPOINT": str(folder), "NOTELLM_REDIS_URL": "redis://127.0.0.1:1"},
         capture_output=True,
         text=True,
         timeout=60,

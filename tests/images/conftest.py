@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import yaml
 from support.images import PROBE, Contents
+from support.service import UNSET
 
 ROOT = Path(__file__).parent.parent.parent
 KEPT = ROOT / "build" / "images"
@@ -54,7 +55,7 @@ class Engine:
         (KEPT / "containers.conf").write_text(CONTAINERS.format(kept=KEPT))
         (KEPT / "storage.conf").write_text(STORAGE.format(kept=KEPT))
         self.environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith("NOTELLM_")},
+            **UNSET,
             "CONTAINERS_CONF": str(KEPT / "containers.conf"),
             "CONTAINERS_STORAGE_CONF": str(KEPT / "storage.conf"),
         }

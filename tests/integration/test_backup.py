@@ -3,7 +3,6 @@
 import asyncio
 import gzip
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -22,15 +21,16 @@ from support.checkpoint import tiny_checkpoint
 from support.hashing import DIM, text_vector
 from support.indexers import Indexers
 from support.redis import RedisServer
-from support.service import NOTELLM, PATIENCE_S, Service, running
+from support.service import NOTELLM, PATIENCE_S, UNSET, Service, running
 from support.service import until as wait_until
 from support.working import until
 
 from indexer.client import ShardedSearcher
 from indexer.types import ShardUnavailable
 from model.note import Note
-from service import backup, messages
-from service.backup import MANIFEST, SUMS, BackupError, back_up
+from service import backup, backup_files, messages
+from service.backup import back_up
+from service.backup_files import MANIFEST, SUMS, BackupError
 from service.changes import RedisChangeStream, open_sync_redis
 from service.errors import NotAsExpected, StoreUnavailable
 from service.events import Event, RedisEvents
@@ -252,7 +252,7 @@ async def test_a_backup_of_a_later_format_is_refused(redis, source, target, tmp_
     back_up(source, tmp_path / "b")
     manifest = json.loads((tmp_path / "b" / MANIFEST).read_bytes())
     (tmp_path / "b" / MANIFEST).write_text(json.dumps(manifest | {"format": 2, "notellm": "9.1", "new": 1}))
-    (tmp_path / "b" / SUMS).write_text(backup.sums(tmp_path / "b"))
+    (tmp_path / "b" / SUMS).write_text(backup_files.sums(tmp_path / "b"))
 
     with pytest.raises(BackupError, match=r"was made by notellm 9\.1 in format 2, and this one reads up to 1"):
         restore(target, tmp_path / "b")
@@ -444,7 +444,7 @@ async def test_of_a_note_that_stands_in_it_twice_the_later_version_counts(redis,
         if file.name.startswith(("notes", "readings", "vectors", "failures")):
             file.write_bytes((tmp_path / "early" / file.name).read_bytes() + file.read_bytes())
     (tmp_path / "b" / MANIFEST).write_text(json.dumps(manifest))
-    (tmp_path / "b" / SUMS).write_text(backup.sums(tmp_path / "b"))
+    (tmp_path / "b" / SUMS).write_text(backup_files.sums(tmp_path / "b"))
 
     restore(target, tmp_path / "b")
 
@@ -474,8 +474,7 @@ async def test_a_redis_that_restarts_meanwhile_ends_the_backup_and_leaves_no_fol
 
 
 def command(*words: str, **environment: str) -> "subprocess.Popen[str]":
-    own = {name: value for name, value in os.environ.items() if not name.startswith("NOTELLM_")}
-    return subprocess.Popen([*NOTELLM, *words], env=own | environment, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen([*NOTELLM, *words], env=UNSET | environment, stderr=subprocess.PIPE, text=True)
 
 
 def ended(process: "subprocess.Popen[str]", status: int = 0) -> str:

@@ -1,7 +1,6 @@
 """Events out of Redis into files by day: each once, whatever ends a run, and pairs as counted by hand."""
 
 import json
-import os
 import subprocess
 import time
 from collections import Counter
@@ -16,9 +15,11 @@ from click.testing import CliRunner
 from redis import Redis as SyncRedis
 from redis.asyncio import Redis
 from support.redis import RedisServer
-from support.service import NOTELLM, PATIENCE_S
+from support.service import NOTELLM, PATIENCE_S, UNSET
 
-from model.data import DataError, read_events, read_pairs
+from model.events import read_events
+from model.pairs import read_pairs
+from model.rows import DataError
 from service import event_export
 from service.changes import open_sync_redis
 from service.cli import cli
@@ -132,11 +133,10 @@ async def test_kill_9_at_any_moment_loses_no_event_and_brings_none_twice(redis, 
     log, count = RedisEvents(redis), 60_000
     for start in range(0, count, 10_000):
         await log.append([event(number) for number in range(start, start + 10_000)])
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("NOTELLM_")}
     command = [*NOTELLM, "events", "export", "--to", str(tmp_path / "events"), "--remove"]
     seen = []
     for pause_s in (0.0, 0.05, 0.12, 0.2, 0.0):
-        run = subprocess.Popen(command, env=environment | {"NOTELLM_REDIS_URL": redis_server.url})
+        run = subprocess.Popen(command, env=UNSET | {"NOTELLM_REDIS_URL": redis_server.url})
         before = len(list((tmp_path / "events").glob("dt=*/.part*")))
         while run.poll() is None and not (tmp_path / "events" / CURSOR).exists():
             time.sleep(0.001)
@@ -146,7 +146,7 @@ async def test_kill_9_at_any_moment_loses_no_event_and_brings_none_twice(redis, 
         run.kill()
         run.wait(PATIENCE_S)
         seen.append(json.loads((tmp_path / "events" / CURSOR).read_bytes())["entry"])
-    subprocess.run(command, env=environment | {"NOTELLM_REDIS_URL": redis_server.url}, check=True)
+    subprocess.run(command, env=UNSET | {"NOTELLM_REDIS_URL": redis_server.url}, check=True)
 
     found = exported(tmp_path / "events")
     assert len(found) == count

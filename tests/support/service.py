@@ -15,6 +15,8 @@ from service.client import NoteLLM
 
 NOTELLM = [sys.executable, "-P", "-m", "service.cli"]
 PATIENCE_S = 60
+# The environment without any setting of the service.
+UNSET = {name: value for name, value in os.environ.items() if not name.startswith("NOTELLM_")}
 
 
 def until(condition: Callable[[], bool], patience_s: float = PATIENCE_S) -> None:
@@ -33,7 +35,7 @@ class Service:
         self.state = folder / "state"
         self._arguments = arguments
         self.environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith("NOTELLM_")},
+            **UNSET,
             "NOTELLM_CHECKPOINT": str(checkpoint),
             "NOTELLM_STATE_DIR": str(self.state),
             "NOTELLM_HTTP__PORT": "0",

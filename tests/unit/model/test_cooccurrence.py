@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.cooccurrence import related_pairs, split_notes, training_pairs
-from model.data import EventTable, Pairs
+from model.events import EventTable
 from model.note import Note
+from model.pairs import Pairs
 
 Event = tuple[str, str, int, bool]  # user, note, time, clicked
 
@@ -57,7 +58,7 @@ LOGS = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(LOGS, st.booleans())
 def test_scores_and_users_equal_the_sum_over_users(log, ordered):
     pairs = related_pairs(table(log), upper=1e9, lower=0, top=100, ordered=ordered)
@@ -69,7 +70,7 @@ def test_scores_and_users_equal_the_sum_over_users(log, ordered):
         assert found[pair] == (pytest.approx(float(score), abs=1e-8), users)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(LOGS, st.randoms())
 def test_the_order_of_the_events_in_the_file_changes_nothing(log, random):
     shuffled = random.sample(log, len(log))

@@ -5,9 +5,9 @@ import pytest
 
 from model.baselines import Embeddings
 from model.cooccurrence import split_notes
-from model.data import Pairs
 from model.debias import Debiased, evaluate_debias, fit_popularity_weight, format_debias, validation_notes
 from model.note import Note
+from model.pairs import Pairs
 
 
 def favoring(size: int, strength: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -10,9 +10,11 @@ import pytest
 from model.backends.base import Reading, Scored
 from model.baselines import Embeddings
 from model.cooccurrence import related_pairs, split_notes, training_pairs
-from model.data import DataError, read_events, read_notes
 from model.evaluate import NOTELLM, evaluate, evaluate_rankers, format_report, format_table
+from model.events import read_events
 from model.note import Note
+from model.notes import read_notes
+from model.rows import DataError
 
 TOPICS = ("coffee", "hiking", "sewing", "chess")
 
@@ -48,7 +50,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def _without_minilm(monkeypatch: pytest.MonkeyPatch) -> None:
     """MiniLM has tests of its own; here it would only take time."""
-    monkeypatch.setattr("model.evaluate.minilm_folder", lambda: None)
+    monkeypatch.setattr("model.evaluate.has_minilm", lambda: False)
 
 
 def topics(notes: Sequence[Note]) -> np.ndarray:

@@ -57,7 +57,7 @@ def test_every_prompt_begins_with_bos_and_ends_in_emb():
         assert ids[-1] == builder.special.emb
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.text(), st.text(), st.lists(st.text(), max_size=3))
 def test_whatever_a_note_says_there_is_exactly_one_emb_and_the_json_is_real(title, content, hashtags):
     builder = _BUILDER

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model.baselines import Embeddings
-from model.data import Pairs
 from model.note import Note
+from model.pairs import Pairs
 from model.ranking import (
     NOTELLM,
     evaluate_rankers,

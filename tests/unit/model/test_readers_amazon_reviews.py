@@ -8,9 +8,11 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from model.data import DataError, read_events, read_notes
+from model.events import read_events
 from model.note import Note
+from model.notes import read_notes
 from model.readers import convert
+from model.rows import DataError
 
 ITEM: dict[str, Any] = {
     "main_category": "Tools & Home Improvement",
@@ -123,7 +125,7 @@ def without(row: dict[str, Any], name: str) -> dict[str, Any]:
         (REVIEW | {"user_id": ""}, "user_id must not be empty"),
         (REVIEW | {"timestamp": "yesterday"}, "timestamp must be a whole number"),
         (REVIEW | {"timestamp": 1.5}, "timestamp must be a whole number"),
-        (REVIEW | {"timestamp": 2**63}, "timestamp must be a whole number of 64 bits"),
+        (REVIEW | {"timestamp": 2**63}, "timestamp must fit into 64 bits"),
         (REVIEW | {"rating": None}, "rating must be a number"),
     ],
 )

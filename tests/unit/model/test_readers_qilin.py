@@ -8,9 +8,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from model.cooccurrence import related_pairs
-from model.data import DataError, read_events, read_notes
+from model.events import read_events
 from model.note import Note
+from model.notes import read_notes
 from model.readers import convert
+from model.rows import DataError
 
 NOTE: dict[str, Any] = {
     "note_title": "河边散步",

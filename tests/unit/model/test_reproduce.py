@@ -13,13 +13,14 @@ from support.tiny import tiny_base
 from model.backends.base import Reading, Scored
 from model.checkpoint import FORMAT, MANIFEST, Manifest
 from model.cooccurrence import split_notes
-from model.data import DataError, read_notes
 from model.note import Note
+from model.notes import read_notes
 from model.prompt import SpecialIds
 from model.recipes import Recipe, mini, small
 from model.report import write_report
 from model.reproduce import data_digest, preview, read_question, reproduce
 from model.results import ANSWERS, PLAN, RANKS, read_result, write_bytes
+from model.rows import DataError
 from model.samples.generate import write
 from model.trial import Tools
 from model.variants import Request, Run, Untrained, Variant, plan, unique_runs, variants

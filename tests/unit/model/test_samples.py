@@ -61,7 +61,8 @@ def test_a_session_shows_no_note_twice_and_mostly_notes_of_one_kind(notes):
 
 
 def test_what_is_written_can_be_read_by_every_other_command(tmp_path, notes):
-    from model.data import read_events, read_notes
+    from model.events import read_events
+    from model.notes import read_notes
 
     count, events = write(tmp_path, sessions=50)
     assert (count, len(read_events(tmp_path))) == (len(notes), events)

@@ -117,7 +117,7 @@ def test_a_text_of_any_length_keeps_the_words_behind_it(exported):
     content=st.text(st.characters(codec=None), max_size=300),
     hashtags=st.lists(st.text(max_size=20), max_size=30),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_note_text_says_of_any_note_what_the_prompt_says(prompts_of_both, title, content, hashtags):
     inside, outside = prompts_of_both(Note("n", title, content, tuple(hashtags)))
 

@@ -27,7 +27,7 @@ def _greedy(scores: torch.Tensor, steps: int) -> list[int]:
     return written
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.integers(0, 2**31))
 def test_whatever_a_network_wants_it_writes_closed_hashtags_of_allowed_characters(seed):
     written = _greedy(torch.randn(SIZE, generator=torch.Generator().manual_seed(seed)), 60)
@@ -65,7 +65,7 @@ def _hindi_builder() -> PromptBuilder:
     return PromptBuilder(tokenizer, special_ids(tokenizer, "<s>", "</s>", None), SHARED, 20, 80)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.integers(0, 2**31))
 def test_whatever_is_written_in_a_script_with_marks_is_a_clean_hashtag(seed):
     builder = _hindi_builder()

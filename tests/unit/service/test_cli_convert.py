@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from model.data import read_events, read_notes
+from model.events import read_events
+from model.notes import read_notes
 from model.readers import READERS
 from service.cli_convert import FORMATS, convert
 

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from support.checkpoint import tiny_checkpoint
 
 from model.backends.hf import HfBackend
-from model.data import read_notes
+from model.notes import read_notes
 from model.reading import embed_all
 from service.cli_embed import embed
 

@@ -16,7 +16,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from support.http import listening
 
 from model.note import Note
-from service.client import AsyncNoteLLM, BulkNote, NoAnswer, NoteLLM, Refused
+from service.calls import BulkNote
+from service.client import AsyncNoteLLM, NoAnswer, NoteLLM, Refused
 from service.errors import error_body
 from service.neighborhood import Wanted
 from service.schemas import EventsOut, RejectedOut, WrittenOut

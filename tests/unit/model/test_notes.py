@@ -1,29 +1,18 @@
-"""Files of notes, events and pairs: what goes in comes out, and what is wrong is named in one line."""
+"""Files of notes: what goes in comes out, and what is wrong is named in one line."""
 
-import json
 import math
 import re
-from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.rows import jsonl, parquet
 
-from model.data import (
-    DataError,
-    EventTable,
-    Pairs,
-    is_blank,
-    read_events,
-    read_notes,
-    read_pairs,
-    write_pairs,
-)
 from model.note import Note
+from model.notes import is_blank, read_notes
+from model.rows import DataError
 
 FULL = {
     "note_id": "n1",
@@ -33,24 +22,6 @@ FULL = {
     "category": "Travel",
     "exposure": 7,
 }
-CLICK = {"user_id": "u1", "note_id": "n1", "event": "click", "ts": 5}
-
-
-def jsonl(path: Path, rows: list[Any]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
-def parquet(path: Path, rows: list[dict[str, Any]]) -> Path:
-    pq.write_table(pa.Table.from_pylist(rows), path)
-    return path
-
-
-def named_events(events: EventTable) -> list[tuple[int, str, int, bool]]:
-    return [
-        (int(user), events.note_ids[note], int(ts), bool(clicked))
-        for user, note, ts, clicked in zip(events.users, events.notes, events.ts, events.clicked, strict=True)
-    ]
 
 
 @pytest.mark.parametrize(("write", "name"), [(jsonl, "notes.jsonl"), (parquet, "notes.parquet")])
@@ -174,141 +145,6 @@ def test_a_missing_file_and_an_ambiguous_folder_are_told_apart(tmp_path):
     parquet(tmp_path / "notes.parquet", [FULL])
     with pytest.raises(DataError, match="are both in this folder"):
         read_notes(tmp_path)
-
-
-@pytest.mark.parametrize(("write", "name"), [(jsonl, "events.jsonl"), (parquet, "events.parquet")])
-def test_events_are_read_alike_from_both_formats(tmp_path, write, name):
-    """View, click, like and save of two users; only the view is no click; a missing time is counted."""
-    rows = [
-        {"user_id": "u1", "note_id": "n1", "event": "view", "ts": 5},
-        {"user_id": "u2", "note_id": "n1", "event": "click", "ts": -6},
-        {"user_id": "u1", "note_id": "n2", "event": "like", "ts": None},
-        {"user_id": "u2", "note_id": "n3", "event": "save", "ts": 8},
-    ]
-    write(tmp_path / name, rows)
-
-    events = read_events(tmp_path)
-
-    assert named_events(events) == [
-        (0, "n1", 5, False),
-        (1, "n1", -6, True),
-        (0, "n2", 0, True),
-        (1, "n3", 8, True),
-    ]
-    assert (len(events), events.num_users, events.untimed) == (4, 2, 1)
-    assert [array.dtype for array in (events.users, events.notes, events.ts, events.clicked)] == [
-        np.int32,
-        np.int32,
-        np.int64,
-        np.bool_,
-    ]
-
-
-def test_events_of_many_row_groups_keep_their_ids(tmp_path):
-    """Row groups have dictionaries of their own; the codes must mean the same in all of them."""
-    rows = [CLICK | {"user_id": f"u{row % 7}", "note_id": f"n{row * 37 % 101}", "ts": row} for row in range(1000)]
-    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "events.parquet", row_group_size=90)
-
-    events = read_events(tmp_path)
-
-    assert [events.note_ids[note] for note in events.notes] == [row["note_id"] for row in rows]
-    assert events.ts.tolist() == list(range(1000))
-    assert len(set(zip(events.users.tolist(), [row["user_id"] for row in rows], strict=True))) == 7
-
-
-def test_categorical_columns_and_float_times_are_read(tmp_path):
-    table = pa.table(
-        {
-            "user_id": pa.array(["u", "v"]).dictionary_encode(),
-            "note_id": pa.array(["n", "m"], pa.large_string()),
-            "event": ["click", "click"],
-            "ts": [math.nan, 4.0],
-        }
-    )
-    pq.write_table(table, tmp_path / "events.parquet")
-
-    events = read_events(tmp_path)
-
-    assert named_events(events) == [(0, "n", 0, True), (1, "m", 4, True)]
-    assert events.untimed == 1
-
-
-@pytest.mark.parametrize("write", [jsonl, parquet])
-def test_events_without_a_column_of_times_are_all_untimed(tmp_path, write):
-    without = {name: CLICK[name] for name in ("user_id", "note_id", "event")}
-    write(tmp_path / ("events.jsonl" if write is jsonl else "events.parquet"), [without, without])
-
-    assert read_events(tmp_path).untimed == 2
-
-
-@pytest.mark.parametrize(
-    ("change", "in_jsonl", "in_parquet"),
-    [
-        (
-            {"event": "buy"},
-            "line 2: event must be one of view, click, like, save, got 'buy'",
-            "row 1: event must",
-        ),
-        ({"user_id": ""}, "line 2: user_id must not be empty", "row 1: user_id must not be empty"),
-        ({"note_id": None}, "line 2: note_id must not be empty", "row 1: note_id must not be empty"),
-    ],
-)
-def test_a_wrong_event_is_named_in_both_formats(tmp_path, change, in_jsonl, in_parquet):
-    rows = [CLICK, CLICK | change]
-
-    with pytest.raises(DataError, match=re.escape(in_jsonl)):
-        read_events(jsonl(tmp_path / "events.jsonl", rows))
-    with pytest.raises(DataError, match=re.escape(in_parquet)):
-        read_events(parquet(tmp_path / "events.parquet", rows))
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"user_id": 4}, "events.parquet: user_id must be a column of strings, got int64"),
-        ({"ts": "monday"}, "events.parquet: ts must be a column of whole numbers, got string"),
-        ({"ts": 1.5}, "events.parquet: ts must be a column of whole numbers of 64 bits"),
-    ],
-)
-def test_a_wrong_column_of_events_is_named_with_its_type(tmp_path, change, message):
-    with pytest.raises(DataError, match=re.escape(message)):
-        read_events(parquet(tmp_path / "events.parquet", [CLICK | change]))
-
-
-def test_a_log_without_events_is_refused(tmp_path):
-    path = tmp_path / "events.parquet"
-    pq.write_table(pa.Table.from_pylist([CLICK]).slice(0, 0), path)
-
-    with pytest.raises(DataError, match=r"events\.parquet holds no events"):
-        read_events(path)
-
-
-def test_pairs_survive_the_file(tmp_path):
-    pairs = Pairs(("a", "a", "b"), ("b", "c", "a"), np.array([0.5, 1 / 3, 2.0]), np.array([1, 2, 3]))
-
-    write_pairs(tmp_path / "pairs.parquet", pairs)
-    again = read_pairs(tmp_path)
-
-    assert again.ends() == [("a", "b"), ("a", "c"), ("b", "a")]
-    assert again.scores.tolist() == [0.5, 1 / 3, 2.0]
-    assert again.users.tolist() == [1, 2, 3]
-    assert pq.read_schema(tmp_path / "pairs.parquet").names == ["note_id", "related_id", "score", "users"]
-
-
-def test_pairs_with_few_users_can_be_left_out():
-    pairs = Pairs(("a", "a", "b"), ("b", "c", "a"), np.array([0.5, 0.4, 2.0]), np.array([1, 2, 3]), 4)
-
-    kept = pairs.supported_by(2)
-
-    assert kept.ends() == [("a", "c"), ("b", "a")]
-    assert (kept.scores.tolist(), kept.users.tolist(), kept.skipped_users) == ([0.4, 2.0], [2, 3], 4)
-
-
-def test_a_wrong_pair_is_named(tmp_path):
-    row = {"note_id": "a", "related_id": "b", "score": "high", "users": 2}
-
-    with pytest.raises(DataError, match=r"pairs\.jsonl line 1: score must be a number, got a string"):
-        read_pairs(jsonl(tmp_path / "pairs.jsonl", [row]))
 
 
 JSON = st.recursive(

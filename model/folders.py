@@ -6,18 +6,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from service.settings import SetupError
+
+class FolderInUse(OSError):
+    """Another process holds the folder; the message is one line that says so and what to do."""
 
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Hold a folder; the kernel lets go when the process ends. Raises SetupError while another holds it."""
+    """Hold a folder; the kernel lets go when the process ends. Raises FolderInUse while another holds it."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise SetupError(f"another command is writing in {folder}: wait for it, or end it") from None
+            raise FolderInUse(f"another command is writing in {folder}: wait for it, or end it") from None
         yield
     finally:
         os.close(descriptor)

@@ -1,0 +1,58 @@
+"""The state of the service."""
+
+from pydantic import BaseModel, Field
+
+
+class NotesStatusOut(BaseModel):
+    """Notes by status; `pending` is an estimate while notes are being written."""
+
+    live: int
+    searchable: int
+    pending: int
+    failed: int
+
+
+class QueueStatusOut(BaseModel):
+    """Jobs waiting for a worker."""
+
+    depth: int
+    oldest_s: float
+
+
+class ShardStatusOut(BaseModel):
+    """One shard of the index."""
+
+    shard: int
+    notes: int
+    generation: int
+    recipe: str
+    fingerprint: str
+    cursor: str
+    recall: float | None = Field(description="Recall@10 as last measured against exact search; null before that.")
+    delta: int = Field(description="Notes that are searched one by one until they are folded into the index.")
+
+
+class IndexStatusOut(BaseModel):
+    """The index; `generation` is the highest of the shards that answer, null when none does."""
+
+    generation: int | None
+    shards_ok: int
+    shards_total: int
+    shards: list[ShardStatusOut]
+
+
+class FreshnessOut(BaseModel):
+    """Seconds from acknowledged to searchable of recent writes with `wait`; null when there were none."""
+
+    p50: float | None
+    p99: float | None
+
+
+class StatusOut(BaseModel):
+    """The state of the service."""
+
+    notes: NotesStatusOut
+    queue: QueueStatusOut
+    index: IndexStatusOut
+    model: str
+    freshness_s: FreshnessOut
