@@ -1,0 +1,29 @@
+"""Long work of FAISS, done only in time that no search wants.
+
+A thread that may wait for a core must not hold Python's lock meanwhile: searches would wait with it. So the thread of
+chores, which runs Python, is only nice, and what FAISS does for long and without that lock is done by another one.
+"""
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import ParamSpec, TypeVar
+
+import faiss
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def in_spare_time(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """The call's result; on one core, and that only while nothing else wants it. One call at a time."""
+    return _thread.submit(call, *args, **kwargs).result()
+
+
+def _give_way() -> None:
+    faiss.omp_set_num_threads(1)
+    if hasattr(os, "sched_setscheduler"):  # Linux; there a thread has a policy of its own
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+
+
+_thread = ThreadPoolExecutor(1, "spare", _give_way)
