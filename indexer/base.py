@@ -7,6 +7,7 @@ Legend: N queries, M rows, D dimension, K hits. A search answers ``scores_NK`` (
 import math
 import mmap
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from pathlib import Path
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from indexer.bitmap import Bits, flags
 from indexer.factory import FLAT, SAMPLE_PER_LIST, IndexRecipe
-from indexer.spare import in_spare_time
+from indexer.spare import in_spare_time, rest
 
 # The stubs that come with FAISS know neither keyword parameters nor arrays as arguments.
 _faiss: Any = faiss
@@ -33,6 +34,7 @@ Hits = tuple[Floats, Ints]
 Codes = NDArray[np.uint8]
 
 CHUNK = 16_384
+PIECE = 2_048
 # So many rows are scored one by one about as fast as the lists are probed that would hold k of them.
 SCORED_ONE_BY_ONE = 8_192
 # How many times k there must be before it is faster to part the best from the others and sort them alone.
@@ -57,7 +59,7 @@ class Vectors(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, rows: Any, /) -> Any:
-        """These rows, a slice or numbers, as a float32 matrix."""
+        """These rows, a slice or rising numbers, as a float32 matrix."""
         ...
 
 
@@ -209,7 +211,7 @@ class IvfBase:
         ivf = in_spare_time(_faiss.clone_index, self.ivf)
         in_spare_time(ivf.add, vectors_MD)
         codes_MB = faiss.rev_swig_ptr(self.store.codes.data(), self.store.codes.size()).reshape(len(self), -1)
-        pieces = (codes_MB[start : start + CHUNK] for start in range(0, len(self), CHUNK))
+        pieces = (codes_MB[start : start + PIECE] for start in range(0, len(self), PIECE))
         return IvfBase(self.recipe, ivf, stored(chain(pieces, [self.store.sa_encode(vectors_MD)]), scratch))
 
     def imbalance(self) -> float:
@@ -273,7 +275,7 @@ def build_base(recipe: IndexRecipe, vectors_MD: Vectors, scratch: Path | None = 
         for start in range(0, len(vectors_MD), CHUNK):
             chunk_MD = vectors_MD[start : start + CHUNK]
             in_spare_time(ivf.add, chunk_MD)
-            yield coder.sa_encode(chunk_MD)
+            yield in_spare_time(coder.sa_encode, chunk_MD)
 
     return IvfBase(recipe, ivf, stored(added(), scratch))
 
@@ -289,7 +291,9 @@ def stored(pieces: Iterable[Codes], folder: Path | None) -> Any:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=folder, prefix=SCRATCH_PREFIX) as file:
         for codes_MB in pieces:
+            start_s = time.perf_counter()
             file.write(codes_MB.data)
+            rest(start_s)
         file.flush()
         mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     return _viewed(np.frombuffer(mapping, dtype=np.uint8).reshape(-1, codes_MB.shape[1]))

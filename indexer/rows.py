@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexer.ids import Ids
+from indexer.spare import in_spare_time
 
 Ints = NDArray[np.int64]
 Codes = NDArray[np.uint64]
@@ -43,9 +44,9 @@ class Labels:
     @classmethod
     def of(cls, codes_M: Codes) -> Self:
         """From the code of each row."""
-        codes, counts = np.unique(codes_M, return_counts=True)
+        codes, counts = in_spare_time(np.unique, codes_M, return_counts=True)
         starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.uint32)
-        return cls(codes, starts, np.argsort(codes_M, kind="stable").astype(np.uint32))
+        return cls(codes, starts, sorting(codes_M))
 
     def rows(self, code: int) -> Ints:
         """The rows of one code, ascending."""
@@ -83,7 +84,7 @@ class Rows:
 
     @classmethod
     def _of(cls, ids: Ids, versions: Ints, hashes_M: Codes, labels_M2: Codes) -> Self:
-        order = np.argsort(hashes_M, kind="stable").astype(np.uint32)
+        order = sorting(hashes_M)
         return cls(
             ids,
             versions,
@@ -127,6 +128,11 @@ class Rows:
 
     def _labels(self) -> Codes:
         return np.stack([self.category.each(), self.author.each()], axis=1)
+
+
+def sorting(codes_M: Codes) -> Short:
+    """The rows by rising code, those of one code in order."""
+    return in_spare_time(np.argsort, codes_M, kind="stable").astype(np.uint32)
 
 
 def hashed(ids: Sequence[str]) -> Codes:

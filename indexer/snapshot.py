@@ -23,6 +23,7 @@ import json
 import logging
 import os
 import shutil
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields
 from functools import partial
@@ -34,7 +35,6 @@ from zipfile import ZipFile
 import faiss
 import msgpack
 import numpy as np
-from numpy.lib import format as array_format
 from numpy.typing import NDArray
 
 from indexer.base import SCRATCH_PREFIX, Base, FlatBase, IvfBase, mapped, write_index
@@ -42,8 +42,12 @@ from indexer.factory import IndexRecipe
 from indexer.ids import Ids
 from indexer.index import Contents, VectorIndex
 from indexer.rows import Entries, Labels, Rows
+from indexer.spare import rest
 
 log = logging.getLogger(__name__)
+
+# It has no types.
+_format: Any = np.lib.format
 
 FORMAT = 3
 KEPT = 3
@@ -185,8 +189,10 @@ def _write(path: Path, content: Content) -> str:
     with path.open("wb") as file:
 
         def write(data: Buffer) -> None:
+            start_s = time.perf_counter()
             file.write(data)
             digest.update(data)
+            rest(start_s)
 
         content(write)
         file.flush()
@@ -290,7 +296,7 @@ def _npz(arrays: Mapping[str, NDArray[Any]]) -> Content:
         with ZipFile(cast(IO[bytes], _Sink(write)), "w") as archive:
             for name, array in arrays.items():
                 with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
-                    array_format.write_array_header_1_0(file, array_format.header_data_from_array_1_0(array))
+                    _format.write_array_header_1_0(file, _format.header_data_from_array_1_0(array))
                     data = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
                     for start in range(0, len(data), PIECE_BYTES):
                         file.write(data[start : start + PIECE_BYTES])

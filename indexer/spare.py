@@ -5,6 +5,7 @@ chores, which runs Python, is only nice, and what FAISS does for long and withou
 """
 
 import os
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
@@ -18,6 +19,11 @@ T = TypeVar("T")
 def in_spare_time(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """The call's result; on one core, and that only while nothing else wants it. One call at a time."""
     return _thread.submit(call, *args, **kwargs).result()
+
+
+def rest(since_s: float) -> None:
+    """As long as there was work since that moment of `time.perf_counter`: who writes for long takes core and disk."""
+    time.sleep(time.perf_counter() - since_s)
 
 
 def _give_way() -> None:
