@@ -27,6 +27,8 @@ _faiss: Any = faiss
 # FAISS asks Python after every block of a product whether Ctrl-C was pressed, and takes Python's lock for it: thousands
 # of times in a training, from searches that then waited for a thread that gives way to everybody.
 _faiss.InterruptCallback.clear_instance()
+# Products of so many rows at once stay in the cache: vectors find their lists a tenth faster than with FAISS' 4,096.
+_faiss.cvar.distance_compute_blas_query_bs = 1024
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]

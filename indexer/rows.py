@@ -44,9 +44,12 @@ class Labels:
     @classmethod
     def of(cls, codes_M: Codes) -> Self:
         """From the code of each row."""
-        codes, counts = in_spare_time(np.unique, codes_M, return_counts=True)
-        starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.uint32)
-        return cls(codes, starts, sorting(codes_M))
+        order = sorting(codes_M)
+        sorted_M = codes_M[order]
+        is_first_M = np.ones(len(sorted_M), dtype=np.bool_)
+        is_first_M[1:] = sorted_M[1:] != sorted_M[:-1]
+        first = np.flatnonzero(is_first_M)
+        return cls(sorted_M[first], np.append(first, len(sorted_M)).astype(np.uint32), order)
 
     def rows(self, code: int) -> Ints:
         """The rows of one code, ascending."""
