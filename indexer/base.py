@@ -327,7 +327,10 @@ def write_index(index: Any, write: Callable[[Any], Any]) -> None:
             except OSError as error:
                 failures.append(error)
 
-    _faiss.write_index(index, _faiss.PyCallbackIOWriter(attempt, 1 << 20))
+    # Its lists are thousands of small writes, and each would take Python's lock.
+    gathered = _faiss.BufferedIOWriter(_faiss.PyCallbackIOWriter(attempt, 1 << 20), 1 << 20)
+    _faiss.write_index(index, gathered)
+    del gathered  # writes the rest
     if failures:
         raise failures[0]
 
