@@ -318,17 +318,19 @@ def mapped(path: Path) -> Any:
 
 def write_index(index: Any, write: Callable[[Any], Any]) -> None:
     """Serialize an index into ``write``. What that raises is raised: FAISS' own files may end early unseen."""
-    failures: list[Exception] = []
+    failures: list[BaseException] = []
 
     def attempt(data: bytes) -> None:
         if not failures:
             try:
                 write(data)
-            except OSError as error:
+            except BaseException as error:
+                # Raised while the last bytes are written, it would end the process.
                 failures.append(error)
 
+    writer = _faiss.PyCallbackIOWriter(attempt, 1 << 20)
     # Its lists are thousands of small writes, and each would take Python's lock.
-    gathered = _faiss.BufferedIOWriter(_faiss.PyCallbackIOWriter(attempt, 1 << 20), 1 << 20)
+    gathered = _faiss.BufferedIOWriter(writer, 1 << 20)
     _faiss.write_index(index, gathered)
     del gathered  # writes the rest
     if failures:

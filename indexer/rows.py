@@ -19,6 +19,8 @@ Ints = NDArray[np.int64]
 Codes = NDArray[np.uint64]
 Short = NDArray[np.uint32]
 
+SORTED_AT_ONCE = 10_000
+
 
 @dataclass(frozen=True, slots=True)
 class Entries:
@@ -135,6 +137,8 @@ class Rows:
 
 def sorting(codes_M: Codes) -> Short:
     """The rows by rising code, those of one code in order."""
+    if len(codes_M) < SORTED_AT_ONCE:
+        return np.argsort(codes_M, kind="stable").astype(np.uint32)
     return in_spare_time(np.argsort, codes_M, kind="stable").astype(np.uint32)
 
 

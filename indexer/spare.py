@@ -5,6 +5,7 @@ chores, which runs Python, is only nice, and what FAISS does for long and withou
 """
 
 import os
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,8 +18,8 @@ T = TypeVar("T")
 
 
 def in_spare_time(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """The call's result; on one core, and that only while nothing else wants it. One call at a time."""
-    return _thread.submit(call, *args, **kwargs).result()
+    """The call's result; on one core, and that only while nothing else wants it."""
+    return _own.thread.submit(call, *args, **kwargs).result()
 
 
 def rest(since_s: float) -> None:
@@ -32,4 +33,11 @@ def _give_way() -> None:
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
-_thread = ThreadPoolExecutor(1, "spare", _give_way)
+class _Own(threading.local):
+    """One for every thread that asks: nobody waits for what another index trains."""
+
+    def __init__(self) -> None:
+        self.thread = ThreadPoolExecutor(1, "spare", _give_way)
+
+
+_own = _Own()
