@@ -5,8 +5,11 @@ Legend: N queries, M rows, D dimension, K hits. A search answers ``scores_NK`` (
 """
 
 import math
+import mmap
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -16,15 +19,24 @@ from numpy.typing import NDArray
 
 from indexer.bitmap import Bits, flags
 from indexer.factory import FLAT, SAMPLE_PER_LIST, IndexRecipe
+from indexer.spare import in_spare_time, rest
 
 # The stubs that come with FAISS know neither keyword parameters nor arrays as arguments.
 _faiss: Any = faiss
 
+# FAISS asks Python after every block of a product whether Ctrl-C was pressed, and takes Python's lock for it: thousands
+# of times in a training, from searches that then waited for a thread that gives way to everybody.
+_faiss.InterruptCallback.clear_instance()
+# Products of so many rows at once stay in the cache: vectors find their lists a tenth faster than with FAISS' 4,096.
+_faiss.cvar.distance_compute_blas_query_bs = 1024
+
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 Hits = tuple[Floats, Ints]
+Codes = NDArray[np.uint8]
 
-CHUNK = 65_536
+CHUNK = 16_384
+PIECE = 2_048
 # So many rows are scored one by one about as fast as the lists are probed that would hold k of them.
 SCORED_ONE_BY_ONE = 8_192
 # How many times k there must be before it is faster to part the best from the others and sort them alone.
@@ -49,7 +61,7 @@ class Vectors(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, rows: Any, /) -> Any:
-        """These rows, a slice or numbers, as a float32 matrix."""
+        """These rows, a slice or rising numbers, as a float32 matrix."""
         ...
 
 
@@ -198,13 +210,11 @@ class IvfBase:
 
     def extended(self, vectors_MD: Floats, scratch: Path | None) -> "IvfBase":
         """Index and store copied."""
-        ivf = _faiss.clone_index(self.ivf)
-        ivf.add(vectors_MD)
-        store = _store(self.store.d)
-        for start in range(0, len(self), CHUNK):
-            store.add(self.store.reconstruct_n(start, min(CHUNK, len(self) - start)))
-        store.add(vectors_MD)
-        return IvfBase(self.recipe, ivf, paged(store, scratch))
+        ivf = in_spare_time(_faiss.clone_index, self.ivf)
+        in_spare_time(ivf.add, vectors_MD)
+        codes_MB = faiss.rev_swig_ptr(self.store.codes.data(), self.store.codes.size()).reshape(len(self), -1)
+        pieces = (codes_MB[start : start + PIECE] for start in range(0, len(self), PIECE))
+        return IvfBase(self.recipe, ivf, stored(chain(pieces, [self.store.sa_encode(vectors_MD)]), scratch))
 
     def imbalance(self) -> float:
         """As FAISS defines it."""
@@ -260,24 +270,45 @@ def build_base(recipe: IndexRecipe, vectors_MD: Vectors, scratch: Path | None = 
         return FlatBase(recipe, vectors_MD[:])
     sample_MD = vectors_MD[_sample(len(vectors_MD), SAMPLE_PER_LIST * recipe.nlist)]
     ivf = _faiss.index_factory(sample_MD.shape[1], recipe.name, faiss.METRIC_INNER_PRODUCT)
-    ivf.train(sample_MD)
-    store = _store(sample_MD.shape[1])
-    for start in range(0, len(vectors_MD), CHUNK):
-        chunk_MD = vectors_MD[start : start + CHUNK]
-        ivf.add(chunk_MD)
-        store.add(chunk_MD)
-    return IvfBase(recipe, ivf, paged(store, scratch))
+    in_spare_time(ivf.train, sample_MD)
+    coder = _store(sample_MD.shape[1])
+
+    def added() -> Iterator[Codes]:
+        for start in range(0, len(vectors_MD), CHUNK):
+            chunk_MD = vectors_MD[start : start + CHUNK]
+            in_spare_time(ivf.add, chunk_MD)
+            yield in_spare_time(coder.sa_encode, chunk_MD)
+
+    return IvfBase(recipe, ivf, stored(added(), scratch))
 
 
-def paged(store: Any, folder: Path | None) -> Any:
-    """The store mapped from a file that vanishes with the process: the system may drop its pages."""
+def stored(pieces: Iterable[Codes], folder: Path | None) -> Any:
+    """A store of vectors in float16, of which each piece holds some as bytes, shape (rows, 2 D).
+
+    With a folder, it is mapped from a file there that vanishes with the process: the system may drop its pages. It is
+    Python that maps: FAISS unmaps hundreds of MB with Python's lock held, 10 ms in which no search goes on.
+    """
     if folder is None:
-        return store
+        return _viewed(np.concatenate(list(pieces)))
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=folder, prefix=SCRATCH_PREFIX) as file:
-        write_index(store, file.write)
+        for codes_MB in pieces:
+            start_s = time.perf_counter()
+            file.write(codes_MB.data)
+            rest(start_s)
         file.flush()
-        return mapped(Path(file.name))
+        mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    return _viewed(np.frombuffer(mapping, dtype=np.uint8).reshape(-1, codes_MB.shape[1]))
+
+
+def _viewed(codes_MB: Codes) -> Any:
+    """A store that reads its vectors where they lie."""
+    store = _store(codes_MB.shape[1] // 2)
+    nobody = _faiss.MaybeOwnedVectorUInt8().owner
+    store.codes = _faiss.MaybeOwnedVectorUInt8.create_view(faiss.swig_ptr(codes_MB), codes_MB.size, nobody)
+    store.ntotal = len(codes_MB)
+    store.referenced_objects = [codes_MB]
+    return store
 
 
 def mapped(path: Path) -> Any:
@@ -287,16 +318,21 @@ def mapped(path: Path) -> Any:
 
 def write_index(index: Any, write: Callable[[Any], Any]) -> None:
     """Serialize an index into ``write``. What that raises is raised: FAISS' own files may end early unseen."""
-    failures: list[Exception] = []
+    failures: list[BaseException] = []
 
     def attempt(data: bytes) -> None:
         if not failures:
             try:
                 write(data)
-            except OSError as error:
+            except BaseException as error:
+                # Raised while the last bytes are written, it would end the process.
                 failures.append(error)
 
-    _faiss.write_index(index, _faiss.PyCallbackIOWriter(attempt, 1 << 20))
+    writer = _faiss.PyCallbackIOWriter(attempt, 1 << 20)
+    # Its lists are thousands of small writes, and each would take Python's lock.
+    gathered = _faiss.BufferedIOWriter(writer, 1 << 20)
+    _faiss.write_index(index, gathered)
+    del gathered  # writes the rest
     if failures:
         raise failures[0]
 

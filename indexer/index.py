@@ -24,6 +24,7 @@ from indexer.bitmap import Bits, all_alive, flags, packed
 from indexer.factory import FLAT, IndexRecipe, recipe_for
 from indexer.recall import FLOORS, NOISE, Probe, tune
 from indexer.rows import Entries, Rows
+from indexer.spare import in_spare_time
 from indexer.state import State
 from indexer.tombstones import Tombstones
 from indexer.types import Answer, Change, Held, Neighbor, Query, Tally
@@ -329,7 +330,7 @@ class VectorIndex:
 
 
 class _Kept:
-    """Rows of a base and then of a delta, as `build_base` reads them: a chunk at a time."""
+    """Rows of a base and then of a delta, as `build_base` reads them: a chunk at a time, rising."""
 
     def __init__(self, base: Base, kept_base: Ints, delta_MD: Floats) -> None:
         self._base = base
@@ -340,12 +341,10 @@ class _Kept:
         return len(self._kept_base) + len(self._delta_MD)
 
     def __getitem__(self, rows: Any) -> Floats:
-        rows_M = np.arange(len(self))[rows]
-        in_base = rows_M < len(self._kept_base)
-        vectors_MD = np.empty((len(rows_M), self._delta_MD.shape[1]), dtype=np.float32)
-        vectors_MD[in_base] = self._base.vectors(self._kept_base[rows_M[in_base]])
-        vectors_MD[~in_base] = self._delta_MD[rows_M[~in_base] - len(self._kept_base)]
-        return vectors_MD
+        rows_M = np.arange(*rows.indices(len(self))) if isinstance(rows, slice) else rows
+        in_base = int(np.searchsorted(rows_M, len(self._kept_base)))
+        base_MD = in_spare_time(self._base.vectors, self._kept_base[rows_M[:in_base]])
+        return np.concatenate([base_MD, self._delta_MD[rows_M[in_base:] - len(self._kept_base)]])
 
 
 def _appended(seen: State, kept_delta: Ints, scratch: Path | None) -> tuple[Ints, Base]:

@@ -71,7 +71,7 @@ def _resident_bytes(rows: int, dim: int) -> int:
 
 
 def _building_bytes(rows: int, dim: int) -> int:
-    """Old and new base, the vectors before they are mapped, and the sample that is trained on."""
+    """Old and new base, the pages of the vectors while they are written, and the sample that is trained on."""
     recipe = recipe_for(rows, dim)
     sample_bytes = 4 * dim * SAMPLE_PER_LIST * recipe.nlist
     vectors_bytes = 0 if recipe.name == FLAT else _vectors_bytes(rows, dim)

@@ -13,10 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexer.ids import Ids
+from indexer.spare import in_spare_time
 
 Ints = NDArray[np.int64]
 Codes = NDArray[np.uint64]
 Short = NDArray[np.uint32]
+
+SORTED_AT_ONCE = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +46,12 @@ class Labels:
     @classmethod
     def of(cls, codes_M: Codes) -> Self:
         """From the code of each row."""
-        codes, counts = np.unique(codes_M, return_counts=True)
-        starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.uint32)
-        return cls(codes, starts, np.argsort(codes_M, kind="stable").astype(np.uint32))
+        order = sorting(codes_M)
+        sorted_M = codes_M[order]
+        is_first_M = np.ones(len(sorted_M), dtype=np.bool_)
+        is_first_M[1:] = sorted_M[1:] != sorted_M[:-1]
+        first = np.flatnonzero(is_first_M)
+        return cls(sorted_M[first], np.append(first, len(sorted_M)).astype(np.uint32), order)
 
     def rows(self, code: int) -> Ints:
         """The rows of one code, ascending."""
@@ -83,7 +89,7 @@ class Rows:
 
     @classmethod
     def _of(cls, ids: Ids, versions: Ints, hashes_M: Codes, labels_M2: Codes) -> Self:
-        order = np.argsort(hashes_M, kind="stable").astype(np.uint32)
+        order = sorting(hashes_M)
         return cls(
             ids,
             versions,
@@ -127,6 +133,13 @@ class Rows:
 
     def _labels(self) -> Codes:
         return np.stack([self.category.each(), self.author.each()], axis=1)
+
+
+def sorting(codes_M: Codes) -> Short:
+    """The rows by rising code, those of one code in order."""
+    if len(codes_M) < SORTED_AT_ONCE:
+        return np.argsort(codes_M, kind="stable").astype(np.uint32)
+    return in_spare_time(np.argsort, codes_M, kind="stable").astype(np.uint32)
 
 
 def hashed(ids: Sequence[str]) -> Codes:

@@ -5,7 +5,8 @@ Real Redis, shards as processes, each with a trained base from a snapshot. A pro
 tenth write the time is taken from Redis' acknowledgement until its shard's lookup shows it. Eight clients search all
 shards the whole time; their searches are told apart by what went on meanwhile: a chore in any shard, as the logs of the
 shards say, else a rest of the writer ("idle"), else "writes alone". The bases begin with so many dead rows that they
-are trained anew on the way.
+are trained anew on the way. Clients and writer share the machine with the shards; they run on a gateway's event loop,
+which leaves more of it to them.
 
 Latencies depend on the machine and its minutes; bursts and rests take turns, so that ratios to "idle" do so less. The
 last line is one JSON object; latencies are in milliseconds, freshness in seconds.
@@ -21,12 +22,13 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Coroutine, Iterable
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+import uvloop
 from redis import Redis
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -45,7 +47,7 @@ from service.store import open_redis
 CLIENTS, K = 8, 10
 UPSERTS_PER_S, DELETES_PER_S = 200, 20
 PROBED = 10
-POLL_S = 0.005
+POLL_S = 0.01
 BURST_S, REST_S = 20, 10
 SNAPSHOT_EVERY_S = 15
 # A search beside two of them counts for the first.
@@ -53,6 +55,7 @@ KINDS = ("training", "compaction", "snapshot", "probe")
 START = "1-0"
 TIMEOUT_S = 30.0
 
+T = TypeVar("T")
 # When it began and ended, by the wall clock.
 Span = tuple[float, float]
 
@@ -71,9 +74,14 @@ def main() -> None:
     options = parser.parse_args()
     if options.write:
         url, addresses = options.write
-        print(json.dumps(asyncio.run(write(url, json.loads(addresses), options.vectors, options.seconds))))
+        print(json.dumps(run(write(url, json.loads(addresses), options.vectors, options.seconds))))
     else:
         print(json.dumps(measure(options)))
+
+
+def run(coroutine: Coroutine[Any, Any, T]) -> T:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(coroutine)
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
@@ -89,7 +97,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             prepare(Path(name) / "snapshots", options)
             for place in indexers.everywhere:
                 indexers.start(*place)
-            searches, written = asyncio.run(load(server.url, indexers.addresses, options))
+            searches, written = run(load(server.url, indexers.addresses, options))
         finally:
             indexers.end_all()
             server.close()
