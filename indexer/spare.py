@@ -1,10 +1,13 @@
-"""Long work of FAISS, done only in time that no search wants.
+"""Long work of FAISS, done in time that searches leave.
 
-A thread that may wait for a core must not hold Python's lock meanwhile: searches would wait with it. So the thread of
-chores, which runs Python, is only nice, and what FAISS does for long and without that lock is done by another one.
+A thread that waits for a core must not hold Python's lock meanwhile: searches would wait with it. So the thread of
+chores, which runs Python, is a little nice, and what FAISS does for long and without that lock is done by another one,
+which is as nice as can be. Not SCHED_IDLE: around each call it needs the lock, too, and where other processes keep
+every core busy, an idle thread may get one once a second.
 """
 
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -16,9 +19,11 @@ import faiss
 P = ParamSpec("P")
 T = TypeVar("T")
 
+NICEST = 19
+
 
 def in_spare_time(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """The call's result; on one core, and that only while nothing else wants it."""
+    """The call's result; on one core, and that mostly while nothing else wants it."""
     return _own.thread.submit(call, *args, **kwargs).result()
 
 
@@ -29,8 +34,8 @@ def rest(since_s: float) -> None:
 
 def _give_way() -> None:
     faiss.omp_set_num_threads(1)
-    if hasattr(os, "sched_setscheduler"):  # Linux; there a thread has a policy of its own
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    if sys.platform == "linux":  # there a thread has a niceness of its own
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICEST)
 
 
 class _Own(threading.local):

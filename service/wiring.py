@@ -89,10 +89,13 @@ def run_worker(settings: Settings) -> None:
 
 def run_indexer(settings: Settings) -> None:
     """One shard: the index, its snapshots and the stream it follows."""
+    import uvloop
+
     # Python's 5 ms are what a search would wait for a chore again and again, and the chores are in no hurry.
     sys.setswitchinterval(_SWITCH_S)
     traces.configure("indexer")
-    asyncio.run(_indexer(settings))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_indexer(settings))
 
 
 async def _gateway(settings: Settings) -> None:
