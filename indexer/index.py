@@ -58,7 +58,8 @@ def fault(vector: NDArray[np.float32], dim: int) -> str | None:
     """Why FAISS must not see this vector (it would accept it and answer wrongly), or None."""
     if vector.shape != (dim,):
         return "dimension"
-    norm = math.sqrt(np.dot(vector, vector))
+    with np.errstate(all="ignore"):
+        norm = math.sqrt(np.dot(vector, vector))
     if not math.isfinite(norm):
         return "not_finite"
     return "norm" if abs(norm - 1.0) > NORM_TOLERANCE else None

@@ -1,10 +1,11 @@
 """GET related under load with a large store, beside a bare route of the same app: a constant body of the same size.
 
 A real Redis, two real shards and a real gateway with keys as processes, filled without a model: vectors come from the
-seeded generator of the index's benchmark. wrk draws ids at random, so nearly every note is asked for. The last line is
-one JSON object, latencies in milliseconds; machines can be compared by the ratios, whose figures are of the same run.
+seeded generator of the index's benchmark. wrk draws ids at random, so nearly every note is asked for. The two routes
+take turns, and figures are medians over the turns. The last line is one JSON object, latencies in milliseconds;
+machines can be compared by the ratios, whose figures are of the same turn.
 
-    python tests/bench/gateway.py [--notes 100000] [--seconds 10]
+    python tests/bench/gateway.py [--notes 100000] [--seconds 3] [--rounds 5]
 """
 
 import argparse
@@ -13,6 +14,7 @@ import json
 import os
 import re
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -90,7 +92,8 @@ request = function() asked = asked + 1; return wrk.format("GET", string.format("
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--notes", type=int, default=100_000, help="size of the store")
-    parser.add_argument("--seconds", type=int, default=10, help="length of each run")
+    parser.add_argument("--seconds", type=int, default=3, help="length of each run")
+    parser.add_argument("--rounds", type=int, default=5, help="turns that each route takes")
     options = parser.parse_args()
     if shutil.which("wrk") is None:
         sys.exit("wrk is not installed: apt-get install wrk")
@@ -98,7 +101,7 @@ def main() -> None:
         folder = Path(name)
         bearer = f"Authorization: Bearer {create_key(folder / 'keys.json', ['read'])[1]}"
         with stack(folder, options.notes, bearer) as url:
-            print(json.dumps(measure(Load(url, folder, options.notes, bearer), options.seconds)))
+            print(json.dumps(measure(Load(url, folder, options.notes, bearer), options.seconds, options.rounds)))
 
 
 @dataclass(frozen=True)
@@ -213,8 +216,8 @@ def ask(url: str, path: str, bearer: str) -> httpx.Response:
     return httpx.get(url + path, headers=[tuple(bearer.split(": "))])
 
 
-def measure(load: Load, seconds: int) -> dict[str, object]:
-    """Throughput and latency of related and of the bare route, one after the other, on the same gateway process."""
+def measure(load: Load, seconds: int, rounds: int) -> dict[str, object]:
+    """Throughput and latency of related and of the bare route, which take turns on the same gateway process."""
     report: dict[str, object] = {"notes": load.notes, "shards": SHARDS}
     for k in KS:
         path = f"/notes/%d/related?k={k}"
@@ -222,17 +225,26 @@ def measure(load: Load, seconds: int) -> dict[str, object]:
         warm_up(load, path)
         runs = {}
         for connections in CONNECTIONS:
-            bare = load.run(f"/bare/{size}/%d", connections, seconds)
-            related = load.run(path, connections, seconds)
+            turns = [
+                [load.run(asked, connections, seconds) for asked in (path, f"/bare/{size}/%d")] for _ in range(rounds)
+            ]
             runs[connections] = {
-                "related": related,
-                "bare": bare,
-                "share_of_bare": round(related["per_second"] / bare["per_second"], 3),
-                "p99_in_bare_p50": round(related["p99_ms"] / bare["p50_ms"], 1),
+                "related": medians([related for related, _ in turns]),
+                "bare": medians([bare for _, bare in turns]),
+                "share_of_bare": round(
+                    statistics.median(related["per_second"] / bare["per_second"] for related, bare in turns), 3
+                ),
+                "p99_in_bare_p50": round(
+                    statistics.median(related["p99_ms"] / bare["p50_ms"] for related, bare in turns), 1
+                ),
             }
             print(f"k={k} connections={connections}: {runs[connections]}", file=sys.stderr)
         report[f"k={k}"] = {"body_bytes": size} | runs
     return report
+
+
+def medians(runs: Sequence[dict[str, float]]) -> dict[str, float]:
+    return {name: round(statistics.median(run[name] for run in runs), 3) for name in runs[0]}
 
 
 def warm_up(load: Load, path: str) -> None:
