@@ -114,8 +114,8 @@ class GuardedRoute(APIRoute):
         try:
             return self._parameters[name].validate_python(text)
         except ValidationError as error:
-            [problem] = error.errors(include_url=False, include_input=False)
-            raise BadRequest(explain([{**problem, "loc": ("path", name)}])) from None
+            problems = error.errors(include_url=False, include_input=False)
+            raise BadRequest(explain([{**problem, "loc": ("path", name)} for problem in problems])) from None
 
 
 def policy_of(route: BaseRoute) -> Policy | None:

@@ -22,7 +22,6 @@ from service.errors import (
     NotePending,
     QueueFull,
     StoreUnavailable,
-    TimedOut,
     TooLarge,
     WorkerUnavailable,
 )
@@ -51,8 +50,8 @@ from service.schemas import (
 from service.settings import HttpSettings
 
 _JSON = "application/json"
-_BODY_S = 30.0
 _DIGITS = 6
+_END = b"}"  # of an item
 _MAX_KEY_CHARS = 255
 
 Q = TypeVar("Q", bound=Query)
@@ -308,19 +307,16 @@ async def _once(request: Request, body: bytes, run: Callable[[], Awaitable[Answe
 
 
 async def _read(request: Request, max_bytes: int) -> bytes:
-    """The body; refused as soon as it is known to be too large, and when it takes too long to come."""
+    """The body; refused as soon as it is known to be too large. When it is due is the connection's business."""
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and len(declared) < 20 and int(declared) > max_bytes:
         raise TooLarge(f"a body here is at most {max_bytes} bytes")
     body = bytearray()
     try:
-        async with asyncio.timeout(_BODY_S):
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > max_bytes:
-                    raise TooLarge(f"a body here is at most {max_bytes} bytes")
-    except TimeoutError:
-        raise TimedOut("the body did not arrive in time") from None
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > max_bytes:
+                raise TooLarge(f"a body here is at most {max_bytes} bytes")
     except ClientDisconnect:
         raise Malformed("the body is incomplete") from None
     return bytes(body)
@@ -330,8 +326,8 @@ def _json(content: object) -> Response:
     return Response(orjson.dumps(content), media_type=_JSON)
 
 
-def _items_out(items: Sequence[Item], ends: Iterable[bytes] = repeat(b"}")) -> list[bytes]:
-    """Items as JSON. A card's part was written before; ids are of characters that JSON leaves alone."""
+def _items_out(items: Sequence[Item], ends: Iterable[bytes]) -> list[bytes]:
+    """Items as JSON, each with its end. A card's part was written before; JSON leaves the characters of ids alone."""
     scores = orjson.dumps([round(item.score, _DIGITS) for item in items])[1:-1].split(b",")
     starts = (item.card.json if item.card else b'{"note_id":"%b","score":' % item.note_id.encode() for item in items)
     return [start + score + end for start, score, end in zip(starts, scores, ends, strict=False)]
@@ -348,11 +344,11 @@ def _explanation(item: Item, related: Related) -> bytes:
 
 
 def _related_out(related: Related, fingerprint: str, *, explain: bool) -> bytes:
-    items = related.items
-    explained = _items_out(items, (_explanation(item, related) for item in items)) if explain else _items_out(items)
+    ends = (_explanation(item, related) for item in related.items) if explain else repeat(_END)
+    items = _items_out(related.items, ends)
     about = {
         "note_id": related.note_id,
-        "items": orjson.Fragment(b"[%b]" % b",".join(explained)),
+        "items": orjson.Fragment(b"[%b]" % b",".join(items)),
         "model": fingerprint,
         "generation": related.generation,
         "degraded": related.degraded,
@@ -374,7 +370,7 @@ def _tags_out(tagged: Tagged, fingerprint: str, *, with_related: bool) -> dict[s
         "model": fingerprint,
     }
     if with_related:
-        out["related"] = [orjson.Fragment(item) for item in _items_out(tagged.related)]
+        out["related"] = [orjson.Fragment(item) for item in _items_out(tagged.related, repeat(_END))]
     return out
 
 

@@ -13,7 +13,6 @@ from prometheus_client import REGISTRY
 from starlette.requests import ClientDisconnect
 
 from model.note import Note
-from service import routes
 from service.errors import BadRequest
 from service.logs import JsonFormatter
 from tests.unit.service.memory import MemoryGateway
@@ -111,17 +110,6 @@ class TestErrors:
 
         error_of(response)
         assert len(response.content) <= 2048
-
-    async def test_when_a_body_stalls_are_408(self, client, monkeypatch):
-        async def stalls():
-            yield b"{"
-            await asyncio.Event().wait()
-
-        monkeypatch.setattr(routes, "_BODY_S", 0.02)
-
-        response = await client.put("/notes/n1", content=stalls())
-
-        assert (response.status_code, error_of(response)["code"]) == (408, "request_timeout")
 
     async def test_when_the_client_hangs_up_in_the_body_are_no_500(self, client, monkeypatch):
         async def breaks(self: object):

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, Depends, FastAPI
 from fastapi.routing import APIRoute
 from starlette.responses import Response
 from starlette.routing import Route
@@ -166,6 +166,13 @@ def test_a_route_without_a_policy_cannot_be_made():
     router.add_api_route("/newer", nothing, response_class=Response, dependencies=[needs("tags")])
 
     assert [policy_of(route).scope for route in router.routes] == [None, "tags"]
+
+
+def test_a_route_with_a_dependency_that_nobody_would_resolve_cannot_be_made():
+    router = APIRouter(route_class=GuardedRoute)
+
+    with pytest.raises(TypeError, match="/new has other dependencies than policies"):
+        router.add_api_route("/new", nothing, response_class=Response, dependencies=[public, Depends(nothing)])
 
 
 @pytest.mark.parametrize("kind", [Route, APIRoute])

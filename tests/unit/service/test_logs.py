@@ -47,7 +47,15 @@ def test_an_event_is_an_object_with_its_fields():
     }
 
 
-@given(st.text(), st.text() | st.binary() | st.floats() | st.builds(object))
+@given(
+    st.text(),
+    st.text()
+    | st.text(st.characters(categories=["Cs"]))
+    | st.binary()
+    | st.integers()
+    | st.floats()
+    | st.builds(object),
+)
 def test_whatever_a_field_holds_is_one_line_of_json(event, value):
     made = record("event", field=value)
     made.msg = event

@@ -3,6 +3,8 @@
 import asyncio
 import json
 import re
+import socket
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -48,6 +50,12 @@ async def hasty(monkeypatch) -> AsyncIterator[int]:
         yield port
 
 
+def segments_received(writer: asyncio.StreamWriter) -> int:
+    """How many segments with data the kernel has received on a connection (`tcpi_data_segs_in` of linux/tcp.h)."""
+    info = writer.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 156)
+    return int.from_bytes(info[152:156], sys.byteorder)
+
+
 def dropped(reason: str) -> float:
     return REGISTRY.get_sample_value("notellm_http_connections_dropped_total", {"reason": reason}) or 0.0
 
@@ -77,6 +85,15 @@ class TestRequests:
         answer = await exchange(port, b"GET /1 HTTP/1.1\r\nHost: a\r\n\r\n" + GET + GET + LAST)
 
         assert re.findall(rb"\r\n\r\n(x|0)", answer) == [b"x", b"0", b"0", b"0"]
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="only Linux counts the segments of a connection")
+    async def test_are_answered_in_one_piece_each(self, port):
+        """Head and body in two would cost a system call more on either side."""
+        async with connected(port) as (reader, writer):
+            for answered in (1, 2, 3):
+                writer.write(GET)
+                await reader.readuntil(b"\r\n\r\n0")
+                assert segments_received(writer) == answered
 
     async def test_may_have_bodies_longer_than_a_head(self, port):
         head = b"POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % (4 * HEAD_BYTES)
