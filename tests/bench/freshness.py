@@ -2,11 +2,11 @@
 
 Real Redis, shards as processes, each with a trained base from a snapshot. A process of its own writes 200 vectors and
 20 deletes a second into the stream, half of the vectors of notes that are there, in bursts with rests between. Of every
-tenth write the time is taken from Redis' acknowledgement until its shard's lookup shows it. Eight clients search all
-shards the whole time; their searches are told apart by what went on meanwhile: a chore in any shard, as the logs of the
-shards say, else a rest of the writer ("idle"), else "writes alone". The bases begin with so many dead rows that they
-are trained anew on the way. Clients and writer share the machine with the shards; they run on a gateway's event loop,
-which leaves more of it to them.
+tenth write the time is taken from Redis' acknowledgement until its shard's lookup, asked every 10 ms, shows it. Eight
+clients search all shards the whole time; their searches are told apart by what went on meanwhile: a chore in any shard,
+as the logs of the shards say, else a rest of the writer ("idle"), else "writes alone". The bases begin with so many
+dead rows that they are trained anew on the way. Clients and writer share the machine with the shards; they run on a
+gateway's event loop, which leaves more of it to them.
 
 Latencies depend on the machine and its minutes; bursts and rests take turns, so that ratios to "idle" do so less. The
 last line is one JSON object; latencies are in milliseconds, freshness in seconds.
