@@ -10,7 +10,7 @@ import math
 import random
 from functools import lru_cache, partial
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
@@ -39,7 +39,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: Any) -> None:
         """The first head is due from now on."""
-        super().connection_made(_Coalescing(transport, self.loop))
+        super().connection_made(cast(asyncio.Transport, _Coalescing(transport, self.loop)))
         self._due_s = self.loop.time() + self._limits.head_s
         # Those that came together must not be looked after, and dropped, all in one moment.
         self._ticker = self.loop.call_later(TICK_S * random.random(), self._tick)
