@@ -20,6 +20,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 NICEST = 19
+# Nobody waits for what is shorter, and to sleep takes longer.
+SHORT_S = 0.0002
 
 
 def in_spare_time(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -29,7 +31,9 @@ def in_spare_time(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
 
 def rest(since_s: float) -> None:
     """As long as there was work since that moment of `time.perf_counter`: who writes for long takes core and disk."""
-    time.sleep(time.perf_counter() - since_s)
+    worked_s = time.perf_counter() - since_s
+    if worked_s > SHORT_S:
+        time.sleep(worked_s)
 
 
 def _give_way() -> None:
