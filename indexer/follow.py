@@ -5,7 +5,6 @@ The follower's thread is the index's one writer. Compaction and snapshots run be
 
 import logging
 import math
-import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -14,11 +13,10 @@ from functools import partial
 from itertools import islice
 from typing import Protocol
 
-import faiss
-
 from indexer.index import Contents, VectorIndex, due
 from indexer.shards import shard_of
 from indexer.snapshot import KEPT, Snapshots
+from indexer.spare import give_way
 from indexer.types import Change, Tally
 
 log = logging.getLogger(__name__)
@@ -106,7 +104,7 @@ class Follower:
         self._on_failure = on_failure
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="follower", daemon=True)
-        self._chores = ThreadPoolExecutor(1, "chores", _yield_to_searches)
+        self._chores = ThreadPoolExecutor(1, "chores", give_way, (NICE,))
         self._chore: tuple[str, Future[None]] | None = None
         self._no_chore_before_s = 0.0
         self._kept: str | None = None
@@ -270,10 +268,3 @@ def _batches(changes: Iterable[Change]) -> Iterator[list[Change]]:
     left = iter(changes)
     while batch := list(islice(left, BATCH)):
         yield batch
-
-
-def _yield_to_searches() -> None:
-    """What every thread that does chores begins with: one core, and that only when nobody else wants it."""
-    faiss.omp_set_num_threads(1)
-    # On Linux a thread has a priority of its own.
-    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)

@@ -36,17 +36,18 @@ def rest(since_s: float) -> None:
         time.sleep(worked_s)
 
 
-def _give_way() -> None:
+def give_way(niceness: int) -> None:
+    """What a thread begins with whose work can wait: one core, and others first."""
     faiss.omp_set_num_threads(1)
     if sys.platform == "linux":  # there a thread has a niceness of its own
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICEST)
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), niceness)
 
 
 class _Own(threading.local):
     """One for every thread that asks: nobody waits for what another index trains."""
 
     def __init__(self) -> None:
-        self.thread = ThreadPoolExecutor(1, "spare", _give_way)
+        self.thread = ThreadPoolExecutor(1, "spare", give_way, (NICEST,))
 
 
 _own = _Own()
