@@ -20,6 +20,7 @@ import sys
 import traceback
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import nullcontext
+from functools import partial
 from itertools import count
 from typing import Any, cast
 
@@ -247,23 +248,30 @@ class _Calling(_Connection):
         else:
             future.set_exception(RpcRefused(body))
 
+    @property
+    def takes(self) -> bool:
+        """Whether a call can be sent without waiting for the peer to read the ones before."""
+        return self._writable.is_set() and not self.closed.is_set()
+
     async def call(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
-        call = next(self._ids)
-        frame = _encode(call, method, params)
         await self._writable.wait()
         if self.closed.is_set():
             raise RpcBroken("the connection broke")
+        return await self.begin(method, params)
+
+    def begin(self, method: str, params: dict[str, Any]) -> asyncio.Future[dict[str, Any]]:
+        call = next(self._ids)
+        frame = _encode(call, method, params)
         future = asyncio.get_running_loop().create_future()
         self.waiting[call] = future
-        try:
-            self.send(frame)
-            return cast(dict[str, Any], await future)
-        except asyncio.CancelledError:
-            if not self.transport.is_closing():
-                self.send(_encode(call, None, None))
-            raise
-        finally:
-            del self.waiting[call]
+        future.add_done_callback(partial(self._end, call))
+        self.send(frame)
+        return future
+
+    def _end(self, call: int, future: asyncio.Future[dict[str, Any]]) -> None:
+        del self.waiting[call]
+        if future.cancelled() and not self.transport.is_closing():
+            self.send(_encode(call, None, None))
 
 
 class RpcClient:
@@ -286,16 +294,23 @@ class RpcClient:
             RpcError: see the module's tree.
             ValueError: if the call does not fit into a frame.
         """
-        if parent := trace.TRACEPARENT.get():
-            params = {**params, "traceparent": parent}
         try:
             async with asyncio.timeout(timeout_s):
                 connection = await self._connected()
-                return await connection.call(method, params)
+                return await connection.call(method, _traced(params))
         except TimeoutError:
             raise RpcTimeout(f"no answer from {self.address} within {timeout_s} s") from None
         except OSError as error:
             raise RpcBroken(f"cannot connect to {self.address}: {error.strerror or error}") from None
+
+    def begin(self, method: str, params: dict[str, Any]) -> asyncio.Future[dict[str, Any]] | None:
+        """`call` without a task or a timer: the future ends with a result, RpcRefused or RpcBroken, or never.
+
+        Whoever cancels it gives the call up. None when there is no connection that would take the call at once.
+        Raises ValueError if the call does not fit into a frame.
+        """
+        connection = self._connection
+        return connection.begin(method, _traced(params)) if connection and connection.takes else None
 
     async def close(self) -> None:
         """Break the connection; calls in flight fail with RpcBroken."""
@@ -318,6 +333,11 @@ class RpcClient:
         else:
             _, connection = await loop.create_connection(_Calling, *_host_and_port(self.address))
         return connection
+
+
+def _traced(params: dict[str, Any]) -> dict[str, Any]:
+    parent = trace.TRACEPARENT.get()
+    return {**params, "traceparent": parent} if parent else params
 
 
 def _host_and_port(address: str) -> tuple[str, int]:

@@ -74,10 +74,15 @@ class Held:
 class Found:
     """The answer to one search over all shards; ``shards_ok < shards_total`` means it is partial."""
 
-    neighbors: list[Neighbor]
+    hits: Answer
     generation: int
     shards_ok: int
     shards_total: int
+
+    @property
+    def neighbors(self) -> list[Neighbor]:
+        """The hits one by one."""
+        return list(map(Neighbor, *self.hits))
 
 
 @dataclass(frozen=True, slots=True)

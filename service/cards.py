@@ -13,6 +13,8 @@ from typing import Self
 import orjson
 
 from service import metrics
+from service.deadlines import within
+from service.errors import StoreUnavailable
 from service.store import NoteStore, StoredNote
 
 _HELD, _FETCHED = metrics.CARDS.labels("held"), metrics.CARDS.labels("fetched")
@@ -43,12 +45,17 @@ class Card:
 
 
 class Cards:
-    """The cards of a store, at most ``capacity`` of them held. For one event loop."""
+    """The cards of a store, at most ``capacity`` of them held. For one event loop.
 
-    def __init__(self, store: NoteStore, capacity: int) -> None:
+    A question that takes longer than ``patience_s`` has failed. Who asks may have to wait for the one before, too.
+    """
+
+    def __init__(self, store: NoteStore, capacity: int, patience_s: float) -> None:
         self._store = store
         self._capacity = capacity
+        self._patience_s = patience_s
         self._held: dict[str, Card] = {}
+        self._forgotten = 0  # how often cards that were held turned out to be out of date
         self._cursor: str | None = None
         self._waiting: list[Waiting] = []
         self._asking: asyncio.Task[None] | None = None
@@ -62,17 +69,25 @@ class Cards:
 
         Raises StoreUnavailable.
         """
+        forgotten = self._forgotten
+        cards = list(map(self._held.get, note_ids))
+        if None not in cards:
+            await self._ask([])
+            if forgotten == self._forgotten:
+                _HELD.inc(len(cards))
+                return cards
+        return await self._fetched(note_ids)
+
+    async def _fetched(self, note_ids: Sequence[str]) -> list[Card | None]:
+        """The same where some are not held, or not any more."""
         fetched: dict[str, Card | None] = {}
-        lacking = [note_id for note_id in note_ids if note_id not in self._held]
-        while True:
+        while lacking := [note_id for note_id in note_ids if note_id not in fetched and note_id not in self._held]:
+            # What was held may be forgotten with the answer.
             brought = await self._ask(lacking)
             fetched |= {note_id: brought[note_id] for note_id in lacking}
-            # What was held may just have been forgotten.
-            lacking = [note_id for note_id in note_ids if note_id not in fetched and note_id not in self._held]
-            if not lacking:
-                _FETCHED.inc(len(fetched))
-                _HELD.inc(len(note_ids) - len(fetched))
-                return [fetched[note_id] if note_id in fetched else self._held[note_id] for note_id in note_ids]
+        _FETCHED.inc(len(fetched))
+        _HELD.inc(len(note_ids) - len(fetched))
+        return [fetched[note_id] if note_id in fetched else self._held[note_id] for note_id in note_ids]
 
     async def _ask(self, lacking: list[str]) -> dict[str, Card | None]:
         """What the next question brings; it goes out after this call, never before."""
@@ -87,7 +102,8 @@ class Cards:
             while self._waiting:
                 waiting, self._waiting = self._waiting, []
                 try:
-                    fetched = await self._fetch({note_id for lacking, _ in waiting for note_id in lacking})
+                    async with within(self._patience_s, StoreUnavailable):
+                        fetched = await self._fetch({note_id for lacking, _ in waiting for note_id in lacking})
                 except Exception as error:  # it belongs to those who wait
                     _settle(waiting, error)
                 else:
@@ -99,10 +115,10 @@ class Cards:
         asked = list(note_ids)
         view = await self._store.view(asked, self._cursor)
         if view.written is None:
+            self._forgotten += len(self._held)
             self._held.clear()
         else:
-            for note_id in view.written:
-                self._held.pop(note_id, None)
+            self._forgotten += sum(self._held.pop(note_id, None) is not None for note_id in view.written)
         self._cursor = view.cursor
         fetched = {note_id: Card.of(record) for note_id, record in zip(asked, view.records, strict=True)}
         if view.cursor is not None:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer.types import Found, Held, Neighbor, Searcher, ShardUnavailable
+from indexer.types import Answer, Found, Held, Searcher, ShardUnavailable
 from service.cards import Card, Cards
 from service.deadlines import Deadline, within
 from service.errors import IndexUnavailable, NoteNotFound, NotePending, StoreUnavailable
@@ -165,9 +165,7 @@ class Neighborhood:
 
     async def _own(self, note_id: str, deadline: Deadline) -> tuple[Card | None, Held]:
         """The note's card, None if the store does not answer, and what the index holds for it."""
-        cards, held = await asyncio.gather(
-            self._cards_if_up([note_id], deadline), self.lookup(note_id, deadline.share_s())
-        )
+        cards, held = await asyncio.gather(self._cards_if_up([note_id]), self.lookup(note_id, deadline.share_s()))
         if cards is not None and cards[0] is None:
             raise NoteNotFound("there is no note of this id")
         if isinstance(held, ShardUnavailable):
@@ -208,16 +206,17 @@ class Neighborhood:
         fetch = wanted.candidates
         for _ in range(1 + _WIDENINGS):
             found = await self._search(vector, fetch, (*wanted.exclude, *own), wanted.categories, author, deadline)
-            cards = await self._cards_if_up([*own, *(near.id for near in found.neighbors)], deadline)
+            ids, cosines = found.hits
+            cards = await self._cards_if_up([*own, *ids])
             if cards is None:
-                unseen = [Item(near.id, near.score, None, near.score) for near in found.neighbors]
+                unseen = [Item(id_, cosine, None, cosine) for id_, cosine in zip(ids, cosines, strict=True)]
                 return _Hits(unseen, found, None, hydrated=False)
-            pairs = zip(found.neighbors, cards[len(own) :], strict=True)
-            items = [Item(id_, cosine, card, cosine) for (id_, cosine), card in pairs if card]
+            near = zip(ids, cosines, cards[len(own) :], strict=True)
+            items = [Item(id_, cosine, card, cosine) for id_, cosine, card in near if card]
             if wanted.categories or author is not None:
                 items = [item for item in items if item.card and _passes(item.card, wanted, author)]
             hits = _Hits(items, found, cards[0] if own else None, hydrated=True)
-            if len(items) >= wanted.k or len(found.neighbors) < fetch:
+            if len(items) >= wanted.k or len(ids) < fetch:
                 break
             fetch = min(fetch * _WIDER, _MOST_CANDIDATES)
         return hits
@@ -261,10 +260,9 @@ class Neighborhood:
         taken_off = popularity(item.card.exposure, debias, self._popularity_weight) if item.card else 0.0
         return Item(item.note_id, item.cosine - taken_off, item.card, item.cosine, taken_off)
 
-    async def _cards_if_up(self, note_ids: Sequence[str], deadline: Deadline) -> list[Card | None] | None:
+    async def _cards_if_up(self, note_ids: Sequence[str]) -> list[Card | None] | None:
         try:
-            async with within(deadline.share_s(), StoreUnavailable):
-                return await self._cards.get(note_ids)
+            return await self._cards.get(note_ids)
         except StoreUnavailable:
             log.warning("store_unavailable", extra={"records": len(note_ids)})
             return None
@@ -278,10 +276,10 @@ def _passes(card: Card, wanted: Wanted, author: str | None) -> bool:
 
 def _joined(answers: Sequence[Found], k: int) -> Found:
     """Searches of the same notes by different categories, as one."""
-    near: list[Neighbor] = [neighbor for answer in answers for neighbor in answer.neighbors]
+    near = [neighbor for answer in answers for neighbor in answer.neighbors]
     near.sort(key=lambda neighbor: (-neighbor.score, neighbor.id))
     return Found(
-        near[:k],
+        Answer([neighbor.id for neighbor in near[:k]], [neighbor.score for neighbor in near[:k]]),
         generation=min(answer.generation for answer in answers),
         shards_ok=min(answer.shards_ok for answer in answers),
         shards_total=answers[0].shards_total,

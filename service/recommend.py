@@ -33,6 +33,8 @@ NoteStatus = Literal["pending", "searchable", "failed"]
 
 MAX_HASHTAGS = 10
 _WORKER_PART = 0.8
+# Twice that is half of the time: a request may wait for one question before its own.
+_STORE_PART = 0.25
 _FIRST_POLL_S, _LAST_POLL_S = 0.02, 0.1
 _FRESHNESS_SAMPLE = 1000
 
@@ -129,7 +131,7 @@ class Recommender:
         self._searcher = searcher
         self._neighborhood = Neighborhood(
             store,
-            Cards(store, settings.http.cached_notes),
+            Cards(store, settings.http.cached_notes, _STORE_PART * settings.http.related_s),
             searcher,
             fingerprint,
             popularity_weight=settings.http.popularity_weight,

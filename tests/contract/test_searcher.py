@@ -11,7 +11,7 @@ from indexer.client import ShardedSearcher, merge
 from indexer.index import VectorIndex
 from indexer.server import ShardServer, serve_shard
 from indexer.shards import shard_of
-from indexer.types import Change, Held, Neighbor, Searcher, ShardUnavailable
+from indexer.types import Answer, Change, Held, Searcher, ShardUnavailable
 from tests.unit.service.memory import MemorySearcher
 
 SHARDS = 3
@@ -430,4 +430,4 @@ async def test_the_generation_is_the_lowest_of_the_shards_that_answer(cluster, s
 def test_merging_takes_an_id_once_with_its_best_score_and_breaks_ties_by_id():
     merged = merge([(["a", "b", "c"], [0.9, 0.5, 0.4]), (["b", "d"], [0.7, 0.4])], 4)
 
-    assert merged == [Neighbor("a", 0.9), Neighbor("b", 0.7), Neighbor("c", 0.4), Neighbor("d", 0.4)]
+    assert merged == Answer(["a", "b", "c", "d"], [0.9, 0.7, 0.4, 0.4])

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from redis.asyncio import Redis
 
-from indexer.types import Found, Held, Neighbor, ShardStatus, ShardUnavailable
+from indexer.types import Answer, Found, Held, Neighbor, ShardStatus, ShardUnavailable
 from model.backends.base import Reading, Scored
 from model.note import Note
 from model.suggestions import spelled
@@ -164,7 +164,8 @@ class MemorySearcher:
             and (exclude_author is None or exclude_author != self._labels[note_id][1])
         ]
         nearest = sorted(scored, key=lambda neighbor: -neighbor.score)[:k]
-        return Found(nearest, self.generation, len(up), len(self._shards))
+        hits = Answer([neighbor.id for neighbor in nearest], [neighbor.score for neighbor in nearest])
+        return Found(hits, self.generation, len(up), len(self._shards))
 
     async def lookup(self, id: str, *, timeout_s: float) -> Held | None:  # noqa: A002
         if self.shard_of(id) in self.down:

@@ -13,6 +13,8 @@ from service.messages import WRITES
 from service.store import RedisStore, StoredNote
 from tests.unit.service.memory import MemoryStore
 
+PATIENCE_S = 30.0
+
 
 def note(note_id: str, title: str = "harbor", **labels: str) -> StoredNote:
     return StoredNote(Note(note_id, title, hashtags=("sea",), category="Travel", exposure=3), 0, **labels)
@@ -22,7 +24,7 @@ async def test_a_card_is_the_note_without_its_text():
     store = MemoryStore()
     await store.put([note("n1", 'a "quoted" title', author="a1")])
 
-    [card] = await Cards(store, 10).get(["n1"])
+    [card] = await Cards(store, 10, PATIENCE_S).get(["n1"])
 
     shown = b'{"note_id":"n1","title":"a \\"quoted\\" title","category":"Travel","hashtags":["sea"],"score":'
     assert card == Card(1, "Travel", ("sea",), "a1", 3, shown)
@@ -32,7 +34,7 @@ async def test_what_is_not_there_or_deleted_has_no_card():
     store = MemoryStore()
     await store.put([note("n1"), note("n2")])
     await store.delete("n1")
-    cards = Cards(store, 10)
+    cards = Cards(store, 10, PATIENCE_S)
 
     for _ in range(2):
         found = await cards.get(["n1", "never", "n2", "n2"])
@@ -42,7 +44,7 @@ async def test_what_is_not_there_or_deleted_has_no_card():
 async def test_a_note_is_fetched_once_and_again_only_after_a_write():
     store = MemoryStore()
     await store.put([note("n1")])
-    cards = Cards(store, 10)
+    cards = Cards(store, 10, PATIENCE_S)
     fetched = []
     get = store.get
     store.get = lambda ids: fetched.extend(ids) or get(ids)
@@ -59,7 +61,7 @@ async def test_a_note_is_fetched_once_and_again_only_after_a_write():
 async def test_those_who_wait_share_one_question():
     store = MemoryStore()
     await store.put([note(f"n{number}") for number in range(50)])
-    cards = Cards(store, 100)
+    cards = Cards(store, 100, PATIENCE_S)
 
     await asyncio.gather(*(cards.get([f"n{number}", "n0"]) for number in range(50)))
 
@@ -69,7 +71,7 @@ async def test_those_who_wait_share_one_question():
 async def test_never_more_are_held_than_there_is_room_for():
     store = MemoryStore()
     await store.put([note(f"n{number}") for number in range(9)])
-    cards = Cards(store, 4)
+    cards = Cards(store, 4, PATIENCE_S)
 
     found = await cards.get([f"n{number}" for number in range(9)])
 
@@ -80,7 +82,7 @@ async def test_never_more_are_held_than_there_is_room_for():
 async def test_a_store_that_fails_fails_those_who_wait_and_nobody_later():
     store = MemoryStore()
     await store.put([note("n1")])
-    cards = Cards(store, 10)
+    cards = Cards(store, 10, PATIENCE_S)
     store.down = True
     failed = await asyncio.gather(*(cards.get(["n1"]) for _ in range(3)), return_exceptions=True)
     store.down = False
@@ -89,10 +91,24 @@ async def test_a_store_that_fails_fails_those_who_wait_and_nobody_later():
     assert (await cards.get(["n1"]))[0]
 
 
+async def test_a_store_that_says_nothing_fails_those_who_wait_in_time_and_nobody_later():
+    store = MemoryStore()
+    await store.put([note("n1")])
+    cards = Cards(store, 10, 0.05)
+    await cards.get(["n1"])
+    store.hangs = True
+    waiting = [asyncio.create_task(cards.get(["n1"])) for _ in range(3)]
+    failed = await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), 10)
+    store.hangs = False
+
+    assert [type(error) for error in failed] == [StoreUnavailable] * 3
+    assert (await cards.get(["n1"]))[0]
+
+
 async def test_one_who_gives_up_takes_nobody_along():
     store = MemoryStore()
     await store.put([note("n1")])
-    cards = Cards(store, 10)
+    cards = Cards(store, 10, PATIENCE_S)
     impatient = asyncio.create_task(cards.get(["n1"]))
     patient = asyncio.create_task(cards.get(["n1"]))
     await asyncio.sleep(0)
@@ -106,7 +122,7 @@ async def test_random_histories_of_several_gateways_always_show_the_last_acknowl
     """Two caches over one Redis, against the versions that the store acknowledged."""
     draw = random.Random(seed)
     store = RedisStore(redis, 10_000)
-    caches = [Cards(store, 5), Cards(store, 100)]
+    caches = [Cards(store, capacity, PATIENCE_S) for capacity in (5, 100)]
     ids = [f"n{number}" for number in range(8)]
     live: dict[str, int | None] = dict.fromkeys(ids)
 
@@ -126,7 +142,7 @@ async def test_random_histories_of_several_gateways_always_show_the_last_acknowl
 
 async def test_readers_beside_writers_never_see_what_was_replaced_before_they_asked(redis: Redis):
     store = RedisStore(redis, 10_000)
-    cards = Cards(store, 100)
+    cards = Cards(store, 100, PATIENCE_S)
     acknowledged = 0
     done = False
 
@@ -153,7 +169,7 @@ async def test_readers_beside_writers_never_see_what_was_replaced_before_they_as
 async def test_a_log_that_does_not_tell_all_makes_the_cache_begin_anew(redis: Redis, trouble: str):
     store = RedisStore(redis, 100_000)
     await store.put([note("n1")])
-    cards = Cards(store, 100)
+    cards = Cards(store, 100, PATIENCE_S)
     await cards.get(["n1"])
     await cards.get(["n1"])
     assert cards.recall("n1")

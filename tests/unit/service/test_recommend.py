@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from indexer.types import Found
+from indexer.types import Answer, Found
 from model.calibration import Calibration, LogitMap, SuggestionMap, sigmoid, strength
 from model.note import Note
 from model.suggestions import VOTERS
@@ -158,7 +158,7 @@ class TestRelated:
 
     async def test_are_unavailable_when_every_shard_dies_between_lookup_and_search(self, gateway, monkeypatch):
         async def nothing(*args: object, **kwargs: object) -> Found:
-            return Found([], 0, 0, 2)
+            return Found(Answer([], []), 0, 0, 2)
 
         await gateway.publish(*notes(3))
         monkeypatch.setattr(gateway.searcher, "search", nothing)
