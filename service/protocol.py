@@ -1,8 +1,8 @@
 """HTTP/1.1 with the bounds that uvicorn does not set: on heads, bodies, silence, connections and requests under way.
 
-A connection always waits for something, until it is due: a head, a body, or the client's next request. One tick a
-connection looks after all of that, so that a request costs no timer. What is refused here is answered with bytes
-that were made before, without a task, in the one shape that all errors have.
+A connection always waits for something, until it is due: a head, a body, or the client's next request. The server
+looks after all of them with one timer: one for each would cost more than what silent clients do. What is refused here
+is answered with bytes that were made before, without a task, in the one shape that all errors have.
 """
 
 import asyncio
@@ -18,8 +18,8 @@ from service import metrics
 from service.errors import HeadTooLarge, Malformed, NoteLLMError, error_body
 from service.limits import Gate
 
-TICK_S = 0.5
 _MAX_PIPELINED = 256
+_ANSWER_S = 0.5  # a route that waits for a body tells the sender that it is late, before the connection ends
 _ID = "0123456789abcdef"  # stands for a request id in an answer that is made once
 
 
@@ -35,14 +35,12 @@ class BoundedProtocol(HttpToolsProtocol):
         self._in_body = False
         self._ends = False  # behind this request
         self._head_bytes = 0
-        self._due_s = math.inf
+        self.due_s = math.inf  # when what it waits for must have come, by the clock of the loop
 
     def connection_made(self, transport: Any) -> None:
         """The first head is due from now on."""
         super().connection_made(cast(asyncio.Transport, _Coalescing(transport, self.loop)))
-        self._due_s = self.loop.time() + self._limits.head_s
-        # Those that came together must not be looked after, and dropped, all in one moment.
-        self._ticker = self.loop.call_later(TICK_S * random.random(), self._tick)
+        self.due_s = self.loop.time() + self._limits.head_s
         self._gate.silent[self] = None
         if len(self.connections) > self._limits.connections:
             # The one that is silent the longest; the new one, if all the others are at work.
@@ -50,7 +48,6 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Nothing is due any more."""
-        self._ticker.cancel()
         self._gate.silent.pop(self, None)
         super().connection_lost(exc)
 
@@ -73,14 +70,14 @@ class BoundedProtocol(HttpToolsProtocol):
         self._is_between = False
         if not self._in_head:
             self._in_head, self._head_bytes = True, 0
-            self._due_s = self.loop.time() + self._limits.head_s
+            self.due_s = self.loop.time() + self._limits.head_s
 
     def on_headers_complete(self) -> None:
         """The head is there; a body is due, if there is one."""
         if self.transport.is_closing():
             return
         self._in_head, self._in_body = False, True
-        self._due_s = self.loop.time() + self._limits.body_s
+        self.due_s = self.loop.time() + self._limits.body_s + _ANSWER_S
         self._gate.silent.pop(self, None)
         super().on_headers_complete()
         if len(self.pipeline) > _MAX_PIPELINED:
@@ -89,7 +86,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """The request is there as a whole; how long its answer takes is the route's business."""
         self._in_body = False
-        self._due_s = math.inf
+        self.due_s = math.inf
         super().on_message_complete()
         if self.cycle.response_complete:
             self._rest()
@@ -109,6 +106,11 @@ class BoundedProtocol(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         """What came is not HTTP."""
         self._answer(Malformed(msg), ends=True)
+
+    def drop_if_due(self, now_s: float) -> None:
+        """End the connection if it has waited long enough."""
+        if now_s >= self.due_s:
+            self.drop("silent" if self._is_between else "slow")
 
     def drop(self, reason: str) -> None:
         """End the connection at once."""
@@ -165,15 +167,9 @@ class BoundedProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         self._is_between, self._in_head = True, False
-        self._due_s = self.loop.time() + self._limits.idle_s
+        self.due_s = self.loop.time() + self._limits.idle_s
         self._gate.silent.pop(self, None)
         self._gate.silent[self] = None
-
-    def _tick(self) -> None:
-        if self.loop.time() < self._due_s:
-            self._ticker = self.loop.call_later(TICK_S, self._tick)
-        else:
-            self.drop("silent" if self._is_between else "slow")
 
 
 class _Coalescing:

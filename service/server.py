@@ -1,5 +1,6 @@
 """The server of a gateway: uvicorn behind a gate, leaving in order."""
 
+import asyncio
 import logging
 import resource
 import socket
@@ -21,7 +22,7 @@ log = logging.getLogger(__name__)
 BACKLOG = 2048
 _GRACE_S = 25  # a draft that came in the last moment has the time of its body and its own
 _SPARE_FILES = 128
-_DOORS = 32
+_DOORS = 8
 
 
 class GatewayServer(uvicorn.Server):
@@ -63,8 +64,18 @@ class GatewayServer(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         """Whether it is time to stop listening."""
         metrics.HTTP_CONNECTIONS.set(len(self.server_state.connections))
+        await self._drop_late()
         is_time = self._leave_at_s is not None and time.monotonic() >= self._leave_at_s
         return await super().on_tick(counter) or is_time
+
+    async def _drop_late(self) -> None:
+        """End the connections that have waited long enough. Many may have come together: requests go on in between."""
+        clock = asyncio.get_running_loop().time
+        now_s = clock()
+        connections = cast(set[BoundedProtocol], self.server_state.connections)
+        for late in [connection for connection in connections if connection.due_s <= now_s]:
+            late.drop_if_due(clock())
+            await asyncio.sleep(0)
 
 
 def doors(listener: socket.socket) -> list[socket.socket]:

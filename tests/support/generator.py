@@ -5,6 +5,7 @@ the service keeps up or not, and their latency counts from when they were due; w
 inside the client.
 """
 
+import contextlib
 import itertools
 import select
 import socket
@@ -12,6 +13,8 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+
+DRIP_S = 0.5
 
 _LENGTH = b"content-length: "
 
@@ -155,3 +158,48 @@ class Generator:
 def get(path: str, *headers: str) -> bytes:
     """A GET whose connection is kept."""
     return "\r\n".join([f"GET {path} HTTP/1.1", "Host: 127.0.0.1", *headers]).encode() + b"\r\n\r\n"
+
+
+@dataclass(frozen=True)
+class Party:
+    """So many clients that connect, say something and then hold on, with a ``drip`` every half a second."""
+
+    count: int
+    said: bytes = b""
+    drip: bytes = b""
+
+
+def hold(port: int, parties: Sequence[Party]) -> list[list[float]]:
+    """Let all of them connect within a second; for each party, the seconds until the service ended each connection."""
+    poll = select.epoll()
+    held: dict[int, tuple[int, socket.socket, float]] = {}
+    clients = [number for number, party in enumerate(parties) for _ in range(party.count)]
+    for number in clients:
+        connection = socket.create_connection(("127.0.0.1", port))
+        connection.sendall(parties[number].said)
+        poll.register(connection.fileno(), select.EPOLLIN)
+        held[connection.fileno()] = number, connection, time.perf_counter()
+        time.sleep(0.9 / len(clients))
+    seconds: list[list[float]] = [[] for _ in parties]
+    drip_s = time.perf_counter()
+    while held:
+        for ended in _ended(poll, held):
+            number, connection, since_s = held.pop(ended)
+            connection.close()
+            seconds[number].append(time.perf_counter() - since_s)
+        if time.perf_counter() >= drip_s:
+            drip_s += DRIP_S
+            for number, connection, _ in held.values():
+                with contextlib.suppress(OSError):
+                    connection.sendall(parties[number].drip)
+    return seconds
+
+
+def _ended(poll: select.epoll, held: dict[int, tuple[int, socket.socket, float]]) -> Iterator[int]:
+    for number, _ in poll.poll(DRIP_S / 10, 256):
+        try:
+            data = held[number][1].recv(262144)
+        except OSError:
+            data = b""
+        if not data:
+            yield number

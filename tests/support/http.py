@@ -38,9 +38,11 @@ async def listening(app: ASGIApp, gate: Gate | None = None) -> AsyncIterator[int
     server.lifespan = server.config.lifespan_class(server.config)
     listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
     await server.startup([listener])
+    ticking = asyncio.create_task(server.main_loop())
     try:
         yield listener.getsockname()[1]
     finally:
+        ticking.cancel()
         await server.shutdown([listener])
 
 

@@ -43,9 +43,8 @@ async def port() -> AsyncIterator[int]:
 
 
 @pytest.fixture
-async def hasty(monkeypatch) -> AsyncIterator[int]:
+async def hasty() -> AsyncIterator[int]:
     """A port behind which nobody waits long."""
-    monkeypatch.setattr("service.protocol.TICK_S", 0.02)
     async with listening(echo, Gate(LimitSettings(**SHORT))) as port:
         yield port
 
@@ -195,19 +194,17 @@ class TestTime:
 
         assert answer.count(b"200 OK") == 2
 
-    async def test_between_requests_a_connection_may_rest_longer_than_a_head_may_take(self, monkeypatch):
-        monkeypatch.setattr("service.protocol.TICK_S", 0.02)
+    async def test_between_requests_a_connection_may_rest_longer_than_a_head_may_take(self):
         async with listening(echo, Gate(LimitSettings(head_s=0.1, body_s=0.1, idle_s=60))) as port:
             answer = await exchange(port, GET, LAST, pause_s=0.3)
 
         assert answer.count(b"200 OK") == 2
 
-    async def test_an_answer_may_take_longer_than_its_request(self, monkeypatch):
+    async def test_an_answer_may_take_longer_than_its_request(self):
         async def thinks(scope, receive, send):
             await asyncio.sleep(0.4)
             await echo(scope, receive, send)
 
-        monkeypatch.setattr("service.protocol.TICK_S", 0.02)
         async with listening(thinks, Gate(LimitSettings(head_s=0.1, body_s=0.1, idle_s=0.1))) as port:
             assert b"200 OK" in await exchange(port, LAST)
 
