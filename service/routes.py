@@ -1,10 +1,9 @@
 """The routes of the contract. A route translates between HTTP and the recommender; it decides nothing."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict
-from itertools import repeat
-from typing import Annotated, Any, TypeVar, cast
+from typing import Annotated, TypeVar, cast
 
 import orjson
 from fastapi import APIRouter, Path, Request, Response
@@ -27,10 +26,9 @@ from service.errors import (
 )
 from service.idempotency import Answer, Answers
 from service.keys import Key
-from service.neighborhood import Item, Related
+from service.outputs import note_out, related_out, status_out, tags_out
 from service.queries import NoQuery, PutQuery, Query, RelatedQuery, parse_query
-from service.ranking import in_common
-from service.recommend import Described, Recommender, ServiceStatus, Tagged
+from service.recommend import Recommender
 from service.schemas import (
     ID_PATTERN,
     BulkOut,
@@ -50,8 +48,6 @@ from service.schemas import (
 from service.settings import HttpSettings
 
 _JSON = "application/json"
-_DIGITS = 6
-_END = b"}"  # of an item
 _MAX_KEY_CHARS = 255
 
 Q = TypeVar("Q", bound=Query)
@@ -90,7 +86,7 @@ async def related_notes(note_id: Id, request: Request) -> Response:
     query = _query(request, RelatedQuery)
     recommender = _recommender(request)
     related = await recommender.related(note_id, query.wanted())
-    return Response(_related_out(related, recommender.fingerprint, explain=query.explain), media_type=_JSON)
+    return Response(related_out(related, recommender.fingerprint, explain=query.explain), media_type=_JSON)
 
 
 @router.post(
@@ -115,7 +111,7 @@ async def suggest_tags(request: Request) -> Response:
     tagged = await recommender.tags(
         draft.note(), max_hashtags=draft.max_hashtags, vocabulary=draft.vocabulary, related=draft.related
     )
-    return _json(_tags_out(tagged, recommender.fingerprint, with_related=draft.related > 0))
+    return _json(tags_out(tagged, recommender.fingerprint, with_related=draft.related > 0))
 
 
 @router.put(
@@ -197,7 +193,7 @@ async def get_note(note_id: Id, request: Request) -> Response:
     """The note, its version and status, and what the model suggests for it."""
     _query(request, NoQuery)
     described = await _recommender(request).describe(note_id)
-    body = orjson.dumps(_note_out(described))
+    body = orjson.dumps(note_out(described))
     tag = note_tag(described.record.version, body)
     headers = {"ETag": tag, "Cache-Control": "private, no-cache"}
     if is_fresh(request.headers, tag):
@@ -269,7 +265,7 @@ async def get_status(request: Request) -> Response:
     """Notes by status, the queue, the index, the model, and how fresh the index is."""
     _query(request, NoQuery)
     recommender = _recommender(request)
-    return _json(_status_out(await recommender.status(), recommender.fingerprint))
+    return _json(status_out(await recommender.status(), recommender.fingerprint))
 
 
 # Not dependencies of FastAPI: resolving one takes longer than serialising ten notes.
@@ -324,93 +320,3 @@ async def _read(request: Request, max_bytes: int) -> bytes:
 
 def _json(content: object) -> Response:
     return Response(orjson.dumps(content), media_type=_JSON)
-
-
-def _items_out(items: Sequence[Item], ends: Iterable[bytes]) -> list[bytes]:
-    """Items as JSON, each with its end. A card's part was written before; JSON leaves the characters of ids alone."""
-    scores = orjson.dumps([round(item.score, _DIGITS) for item in items])[1:-1].split(b",")
-    starts = (item.card.json if item.card else b'{"note_id":"%b","score":' % item.note_id.encode() for item in items)
-    return [start + score + end for start, score, end in zip(starts, scores, ends, strict=False)]
-
-
-def _explanation(item: Item, related: Related) -> bytes:
-    shared = in_common(related.card.hashtags, item.card.hashtags) if related.card and item.card else []
-    terms = {
-        "cosine": round(item.cosine, _DIGITS),
-        "popularity": round(item.popularity, _DIGITS),
-        "hashtags_in_common": shared,
-    }
-    return b',"explain":%b}' % orjson.dumps(terms)
-
-
-def _related_out(related: Related, fingerprint: str, *, explain: bool) -> bytes:
-    ends = (_explanation(item, related) for item in related.items) if explain else repeat(_END)
-    items = _items_out(related.items, ends)
-    about = {
-        "note_id": related.note_id,
-        "items": orjson.Fragment(b"[%b]" % b",".join(items)),
-        "model": fingerprint,
-        "generation": related.generation,
-        "degraded": related.degraded,
-        "shards": {"ok": related.shards_ok, "total": related.shards_total},
-    }
-    return orjson.dumps(about)
-
-
-def _category_out(category: tuple[str, float] | None) -> dict[str, Any] | None:
-    return category and {"name": category[0], "score": round(category[1], _DIGITS)}
-
-
-def _tags_out(tagged: Tagged, fingerprint: str, *, with_related: bool) -> dict[str, Any]:
-    out: dict[str, Any] = {
-        "hashtags": [
-            {"tag": tag.tag, "score": round(tag.score, _DIGITS), "source": tag.source} for tag in tagged.hashtags
-        ],
-        "category": _category_out(tagged.category),
-        "model": fingerprint,
-    }
-    if with_related:
-        out["related"] = [orjson.Fragment(item) for item in _items_out(tagged.related, repeat(_END))]
-    return out
-
-
-def _note_out(described: Described) -> dict[str, Any]:
-    record, suggestion = described.record, described.suggestion
-    note = record.note
-    read = suggestion if suggestion and not suggestion.failure else None
-    return {
-        "note_id": note.id,
-        "title": note.title,
-        "content": note.content,
-        "hashtags": note.hashtags,
-        "category": note.category,
-        "author": record.author,
-        "exposure": note.exposure,
-        "created_at": record.created_at,
-        "version": record.version,
-        "status": described.status,
-        "reason": suggestion.failure if suggestion and described.status == "failed" else None,
-        "suggested_hashtags": read and [{"tag": tag, "score": round(score, _DIGITS)} for tag, score in read.hashtags],
-        "suggested_category": read and _category_out(read.category),
-    }
-
-
-def _status_out(status: ServiceStatus, fingerprint: str) -> dict[str, Any]:
-    counts, shards = status.counts, status.shards
-    return {
-        "notes": {
-            "live": counts.live,
-            "searchable": status.searchable,
-            "pending": status.pending,
-            "failed": counts.failed,
-        },
-        "queue": {"depth": counts.queue_depth, "oldest_s": round(counts.oldest_job_s, 3)},
-        "index": {
-            "generation": max((shard.generation for shard in shards), default=None),
-            "shards_ok": len(shards),
-            "shards_total": status.shards_total,
-            "shards": shards,
-        },
-        "model": fingerprint,
-        "freshness_s": {"p50": status.freshness(0.5), "p99": status.freshness(0.99)},
-    }

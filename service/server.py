@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 BACKLOG = 2048
 _GRACE_S = 25  # a draft that came in the last moment has the time of its body and its own
 _SPARE_FILES = 128
-_DOORS = 8
+_DOORS = 32
 
 
 class GatewayServer(uvicorn.Server):

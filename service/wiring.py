@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from model.checkpoint import CheckpointError, Manifest, read_manifest
 from service import metrics, traces
+from service.beside import SIGNALS, repeating, running, stop_event, when
 from service.errors import StoreUnavailable
 from service.health import binding, operations
 from service.redis_errors import redis_errors
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _FOLLOW_EVERY_S = 0.25
 _PROBE_EVERY_S = 1.0
 _PROBE_S = 0.8
@@ -45,7 +45,6 @@ _REPORT_EVERY_S = 1.0
 _SWITCH_S = 0.0005
 _YOUNG_OBJECTS = 10_000
 _GRACE_S = 8
-_HEARD_S = 0.1
 
 
 class Missing:
@@ -152,10 +151,10 @@ async def _gateway(settings: Settings) -> None:
                 missing.names = await _missing(redis, searcher.of(model), workers.of(model), shards, model)
 
             async with (
-                _repeating(active.follow, _FOLLOW_EVERY_S),
-                _repeating(probe, _PROBE_EVERY_S),
-                _repeating(_follow(keys), _KEYS_EVERY_S),
-                _repeating(gate.report, _REPORT_EVERY_S),
+                repeating(active.follow, _FOLLOW_EVERY_S),
+                repeating(probe, _PROBE_EVERY_S),
+                repeating(_follow(keys), _KEYS_EVERY_S),
+                repeating(gate.report, _REPORT_EVERY_S),
             ):
                 await server.serve(sockets=doors(listener))
             await searcher.close()
@@ -179,7 +178,7 @@ async def _worker(settings: Settings) -> None:
     from service.worker import Worker
 
     own = settings.worker
-    stop = _stop_event()
+    stop = stop_event()
     manifest = _manifest(settings)
     address = _own_address(own.addresses, own.number, "NOTELLM_WORKER__NUMBER")
     missing = Missing("the model", "redis")
@@ -199,8 +198,8 @@ async def _worker(settings: Settings) -> None:
 
             with _setup_errors(OSError, ValueError):
                 server = await rpc.serve(address, draft_handlers(engine))
-            taking_over = _task(_take_over(settings, redis, manifest.fingerprint))
-            async with _repeating(look, _LOOK_EVERY_S), taking_over, _when(stop, worker.stop):
+            taking_over = running(_take_over(settings, redis, manifest.fingerprint))
+            async with repeating(look, _LOOK_EVERY_S), taking_over, when(stop, worker.stop):
                 await worker.run()
             await engine.drain(_GRACE_S)
             await server.close()
@@ -245,7 +244,7 @@ async def _indexer(settings: Settings) -> None:
     from service.store_metrics import StoreWatch
 
     own = settings.index
-    stop = _stop_event()
+    stop = stop_event()
     shard = replicas(_own_address(own.addresses, own.number, "NOTELLM_INDEX__NUMBER"))
     address = _own_address(shard, own.replica, "NOTELLM_INDEX__REPLICA")
     # Not the address: `serve` has other sockets after every start, and a name left behind holds the stream back.
@@ -282,9 +281,9 @@ async def _indexer(settings: Settings) -> None:
                 await indexes.load()
                 missing.names = ["the changes so far"]
                 async with (
-                    _repeating(adjust, _FOLLOW_EVERY_S),
-                    _repeating(indexes.measure_lag, _LOOK_EVERY_S),
-                    _repeating(watch.look, _LOOK_EVERY_S),
+                    repeating(adjust, _FOLLOW_EVERY_S),
+                    repeating(indexes.measure_lag, _LOOK_EVERY_S),
+                    repeating(watch.look, _LOOK_EVERY_S),
                 ):
                     await stop.wait()
                 await server.close()
@@ -358,48 +357,3 @@ def _setup_errors(*kinds: type[Exception]) -> Iterator[None]:
         yield
     except kinds as error:
         raise SetupError(str(error)) from error
-
-
-@asynccontextmanager
-async def _repeating(call: Callable[[], Awaitable[None]], every_s: float) -> AsyncIterator[None]:
-    async def repeat() -> None:
-        while True:
-            try:
-                await call()
-            except Exception:
-                log.exception("check_failed")
-            await asyncio.sleep(every_s)
-
-    async with _task(repeat()):
-        yield
-
-
-@asynccontextmanager
-async def _when(event: asyncio.Event, call: Callable[[], None]) -> AsyncIterator[None]:
-    async def wait() -> None:
-        await event.wait()
-        call()
-
-    async with _task(wait()):
-        yield
-
-
-@asynccontextmanager
-async def _task(work: Awaitable[None]) -> AsyncIterator[None]:
-    task = asyncio.ensure_future(work)
-    try:
-        yield
-    finally:
-        # Once is not enough: asyncio.wait_for of Python 3.11, which redis-py waits with, may lose it.
-        while not task.done():
-            task.cancel()
-            await asyncio.wait([task], timeout=_HEARD_S)
-        with contextlib.suppress(asyncio.CancelledError):
-            task.result()
-
-
-def _stop_event() -> asyncio.Event:
-    stop = asyncio.Event()
-    for number in SIGNALS:
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    return stop
