@@ -2,7 +2,6 @@
 
 import asyncio
 import threading
-import time
 from collections.abc import AsyncIterator, Sequence
 
 import numpy as np
@@ -40,7 +39,7 @@ def gated() -> Gated:
 
 @pytest.fixture
 async def batcher(gated: Gated) -> AsyncIterator[Batcher]:
-    batcher = Batcher(gated.answer, searchers=2, threads=1, short_s=0.0)
+    batcher = Batcher(gated.answer, searchers=2, threads=1)
     yield batcher
     for _ in range(100):
         gated.open.release()
@@ -116,43 +115,3 @@ async def test_a_batch_that_fails_fails_for_those_in_it_only(batcher, gated):
     again = asyncio.create_task(batcher.search([query(5)]))
     gated.open.release()
     assert [answer.ids for answer in await again] == [["5"]]
-
-
-async def test_what_is_short_runs_in_the_loop_and_after_a_long_search_nothing_does_for_a_while():
-    threads = []
-
-    def answer(queries: Sequence[Query]) -> list[Answer]:
-        threads.append(threading.current_thread())
-        time.sleep(0.2 * (queries[0].k == 20))
-        return [Answer([], [])]
-
-    batcher = Batcher(answer, searchers=2, threads=1, short_s=0.01)
-    for k in (1, 1, 20, *[1] * 30):
-        await batcher.search([query(k)])
-    await asyncio.to_thread(batcher.close)
-
-    here = [thread is threading.main_thread() for thread in threads]
-    assert here[:4] == [False, True, True, False]
-    assert here[-1]
-
-
-async def test_a_short_search_does_not_hold_up_the_loop_for_one_that_runs_in_a_thread():
-    begun, done = threading.Event(), threading.Event()
-    threads = []
-
-    def answer(queries: Sequence[Query]) -> list[Answer]:
-        threads.append(threading.current_thread())
-        if queries[0].k == 20:
-            begun.set()
-            assert done.wait(30)
-        return [Answer([], [])]
-
-    batcher = Batcher(answer, searchers=2, threads=1, short_s=30.0)
-    first = asyncio.create_task(batcher.search([query(20)]))
-    assert await asyncio.to_thread(begun.wait, 30)
-    await batcher.search([query(1)])
-    done.set()
-    await first
-    await asyncio.to_thread(batcher.close)
-
-    assert threading.main_thread() not in threads
