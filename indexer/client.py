@@ -49,10 +49,9 @@ class Shard:
             try:
                 return await client.call(method, params, timeout_s=(end_s - clock.time()) / untried)
             except RpcError as error:
-                self._resting_until_s[client] = clock.time() + REST_S
+                self._rest(client, type(error).__name__)
                 if untried == 1:
                     raise
-                log.info("replica_failed", extra={"address": client.address, "reason": type(error).__name__})
         raise AssertionError("a shard has at least one replica")
 
     def begin(self, method: str, params: dict[str, Any]) -> "Begun | None":
@@ -72,11 +71,14 @@ class Shard:
     def end(self, begun: "Begun") -> dict[str, Any] | None:
         """The answer; None, and a rest for the replica, if it failed or has not answered until now."""
         answer = begun.answer
-        if answer.done() and not answer.cancelled() and not answer.exception():
-            return answer.result()
-        answer.cancel()
-        self._resting_until_s[begun.client] = asyncio.get_running_loop().time() + REST_S
-        return None
+        if not answer.done():
+            answer.cancel()
+            self._rest(begun.client, "RpcTimeout")
+            return None
+        if error := answer.exception():
+            self._rest(begun.client, type(error).__name__)
+            return None
+        return answer.result()
 
     async def call_each(self, method: str, params: dict[str, Any], *, timeout_s: float) -> list[dict[str, Any]]:
         """The answers of all replicas that give one."""
@@ -87,6 +89,11 @@ class Shard:
     async def close(self) -> None:
         """Break the connections."""
         await asyncio.gather(*(client.close() for client in self._clients))
+
+    def _rest(self, client: RpcClient, reason: str) -> None:
+        self._resting_until_s[client] = asyncio.get_running_loop().time() + REST_S
+        if len(self._clients) > 1:
+            log.info("replica_failed", extra={"address": client.address, "reason": reason})
 
 
 class Begun(NamedTuple):

@@ -3,10 +3,12 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
 
+from indexer import rpc
 from indexer.client import ShardedSearcher, merge
 from indexer.index import VectorIndex
 from indexer.server import ShardServer, serve_shard
@@ -301,6 +303,38 @@ async def test_any_replica_answers_for_its_shard_and_one_that_failed_rests(clust
     hanging.close()
     for transport in transports:
         transport.abort()
+
+
+@pytest.mark.parametrize("trouble", ["hangs", "refuses"])
+async def test_a_replica_that_answered_and_then_does_not_is_stood_in_for(cluster, trouble, caplog, monkeypatch):
+    monkeypatch.setattr("indexer.client.REST_S", 60.0)
+    cluster.hold("a", 1, VECTORS[0])
+    well, calls = asyncio.Event(), []
+    well.set()
+
+    async def search(params: dict[str, Any]) -> dict[str, Any]:
+        calls.append(params)
+        if not well.is_set() and trouble == "refuses":
+            raise rpc.RpcRefused("not today")
+        await well.wait()
+        return {"answers": [(["a"], [1.0])] * len(params["queries"]), "generation": 0}
+
+    moody = await rpc.serve("127.0.0.1:0", {"search": search})
+    searcher = ShardedSearcher([f"{moody.address},{address}" for address in cluster.addresses], "m")
+    for _ in range(4):
+        assert (await searcher.search(VECTORS[0], 5, timeout_s=4)).shards_ok == SHARDS
+    well.clear()
+    asked = len(calls)
+
+    with caplog.at_level("INFO"):
+        for _ in range(4):
+            found = await searcher.search(VECTORS[0], 5, timeout_s=1.0)
+            assert (found.shards_ok, found.neighbors[0].id) == (SHARDS, "a")
+
+    assert len(calls) - asked == SHARDS  # once for each shard, and then it rests
+    assert {record.message for record in caplog.records} == {"replica_failed"}
+    await searcher.close()
+    await moody.close()
 
 
 async def test_replicas_take_turns(cluster):
