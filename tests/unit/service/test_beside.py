@@ -22,7 +22,7 @@ async def test_a_task_that_loses_a_cancellation_does_not_keep_its_process():
         async with running(work()):
             await asyncio.sleep(0)
 
-    ended, _ = await asyncio.wait([asyncio.createrunning(process())], timeout=5)
+    ended, _ = await asyncio.wait([asyncio.create_task(process())], timeout=5)
     assert ended
     assert lost.is_set()
 
