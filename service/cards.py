@@ -55,7 +55,7 @@ class Cards:
         self._capacity = capacity
         self._patience_s = patience_s
         self._held: dict[str, Card] = {}
-        self._forgotten = 0  # how often cards that were held turned out to be out of date
+        self._writes = 0  # that were heard of
         self._cursor: str | None = None
         self._waiting: list[Waiting] = []
         self._asking: asyncio.Task[None] | None = None
@@ -69,11 +69,11 @@ class Cards:
 
         Raises StoreUnavailable.
         """
-        forgotten = self._forgotten
+        writes = self._writes
         cards = list(map(self._held.get, note_ids))
         if None not in cards:
             await self._ask([])
-            if forgotten == self._forgotten:
+            if writes == self._writes:
                 _HELD.inc(len(cards))
                 return cards
         return await self._fetched(note_ids)
@@ -115,10 +115,13 @@ class Cards:
         asked = list(note_ids)
         view = await self._store.view(asked, self._cursor)
         if view.written is None:
-            self._forgotten += len(self._held)
+            self._writes += 1
             self._held.clear()
         else:
-            self._forgotten += sum(self._held.pop(note_id, None) is not None for note_id in view.written)
+            # Of notes that are not held, too: a card may have had to make room while somebody waited with it.
+            self._writes += len(view.written)
+            for note_id in view.written:
+                self._held.pop(note_id, None)
         self._cursor = view.cursor
         fetched = {note_id: Card.of(record) for note_id, record in zip(asked, view.records, strict=True)}
         if view.cursor is not None:

@@ -105,6 +105,34 @@ async def test_a_store_that_says_nothing_fails_those_who_wait_in_time_and_nobody
     assert (await cards.get(["n1"]))[0]
 
 
+async def test_what_was_written_while_its_card_had_to_make_room_is_fetched_again():
+    class Slow(MemoryStore):
+        """Looks at once, and answers when it is let."""
+
+        async def view(self, note_ids, since):
+            seen = await super().view(note_ids, since)
+            await let.wait()
+            return seen
+
+    let, store = asyncio.Event(), Slow()
+    let.set()
+    await store.put([note("n1"), note("n2")])
+    cards = Cards(store, 1, PATIENCE_S)
+    await cards.get(["n1"])
+    let.clear()
+    other = asyncio.create_task(cards.get(["n2"]))  # seen before the write, and then it takes the place of n1
+    for _ in range(5):
+        await asyncio.sleep(0)
+    await store.put([note("n1", "castle")])
+    written = asyncio.create_task(cards.get(["n1"]))
+    await asyncio.sleep(0)
+    let.set()
+
+    [card] = await written
+    assert card.version == 2
+    await other
+
+
 async def test_one_who_gives_up_takes_nobody_along():
     store = MemoryStore()
     await store.put([note("n1")])
