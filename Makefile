@@ -72,7 +72,7 @@ conformance: $(VENV)/.dev-installed ## Send 10,000 generated requests, and hosti
 	CONFORMANCE_REQUESTS=$${CONFORMANCE_REQUESTS:-10000} $(BIN)/python -m pytest -s tests/conformance
 
 openapi: $(VENV)/.dev-installed ## Write docs/openapi.json anew from the routes.
-	$(BIN)/python -c "from pathlib import Path; from service import app, openapi; Path('docs/openapi.json').write_text(openapi.text(app.api()))"
+	$(BIN)/python -c "from pathlib import Path; from service.api import app, openapi; Path('docs/openapi.json').write_text(openapi.text(app.api()))"
 
 bench-overload: $(VENV)/.dev-installed ## Ten times what the gateway can take, and clients that hold sockets; the last line is one JSON object.
 	$(BIN)/python tests/bench/overload.py

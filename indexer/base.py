@@ -17,9 +17,9 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer.bitmap import Bits, flags
-from indexer.factory import FLAT, SAMPLE_PER_LIST, IndexRecipe
-from indexer.spare import in_spare_time, rest
+from indexer.low_priority import rest, run_low_priority
+from indexer.recipes import FLAT, SAMPLE_PER_LIST, IndexRecipe
+from indexer.rows.bitmap import Bits, flags
 
 # The stubs that come with FAISS know neither keyword parameters nor arrays as arguments.
 _faiss: Any = faiss
@@ -32,7 +32,7 @@ _faiss.cvar.distance_compute_blas_query_bs = 1024
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
-Hits = tuple[Floats, Ints]
+Ranked = tuple[Floats, Ints]
 Codes = NDArray[np.uint8]
 
 CHUNK = 16_384
@@ -72,11 +72,11 @@ class Base(Protocol):
 
     def __len__(self) -> int: ...
 
-    def search(self, queries_ND: Floats, k: int, choice: Choice) -> Hits:
+    def search(self, queries_ND: Floats, k: int, choice: Choice) -> Ranked:
         """The k best of the chosen rows; fewer columns than k only if the base has fewer rows."""
         ...
 
-    def exact(self, queries_ND: Floats, k: int, choice: Choice) -> Hits:
+    def exact(self, queries_ND: Floats, k: int, choice: Choice) -> Ranked:
         """The same by scoring every row: what a search is measured against."""
         ...
 
@@ -110,7 +110,7 @@ def products(queries_ND: Floats, vectors_MD: Floats) -> Floats:
     return scores_NM
 
 
-def exact(queries_ND: Floats, vectors_MD: Floats, k: int, alive: NDArray[np.bool_] | None = None) -> Hits:
+def exact(queries_ND: Floats, vectors_MD: Floats, k: int, alive: NDArray[np.bool_] | None = None) -> Ranked:
     """Score every row that is alive; without flags, all are."""
     scores_NM = products(queries_ND, vectors_MD)
     if alive is not None:
@@ -118,7 +118,7 @@ def exact(queries_ND: Floats, vectors_MD: Floats, k: int, alive: NDArray[np.bool
     return best(scores_NM, np.broadcast_to(np.arange(len(vectors_MD)), scores_NM.shape), k)
 
 
-def best(scores_NM: Floats, rows_NM: Ints, k: int) -> Hits:
+def best(scores_NM: Floats, rows_NM: Ints, k: int) -> Ranked:
     """The k best columns of each row, best first."""
     if scores_NM.shape[1] > WORTH_PARTING * k:
         top_NK = np.argpartition(scores_NM, -k, axis=1)[:, -k:]
@@ -140,7 +140,7 @@ class FlatBase:
     def __len__(self) -> int:
         return len(self.store)
 
-    def search(self, queries_ND: Floats, k: int, choice: Choice) -> Hits:
+    def search(self, queries_ND: Floats, k: int, choice: Choice) -> Ranked:
         """Exact."""
         alive = None if choice.bits is None else flags(choice.bits, len(self))
         return exact(queries_ND, self.store, k, alive)
@@ -178,7 +178,7 @@ class IvfBase:
     def __len__(self) -> int:
         return self._rows
 
-    def search(self, queries_ND: Floats, k: int, choice: Choice) -> Hits:
+    def search(self, queries_ND: Floats, k: int, choice: Choice) -> Ranked:
         """Probes as many more lists as fewer rows are chosen; few are scored one by one, which is exact."""
         if choice.size <= SCORED_ONE_BY_ONE:
             return self._scored(queries_ND, k, choice)
@@ -194,7 +194,7 @@ class IvfBase:
         scores_NK[rows_NK < 0] = -np.inf
         return scores_NK, rows_NK
 
-    def exact(self, queries_ND: Floats, k: int, choice: Choice) -> Hits:
+    def exact(self, queries_ND: Floats, k: int, choice: Choice) -> Ranked:
         """Over the float16 vectors."""
         params = None if choice.bits is None else _faiss.SearchParameters(sel=_faiss.IDSelectorBitmap(choice.bits))
         scores_NK, rows_NK = self.store.search(queries_ND, k, params=params)
@@ -210,8 +210,8 @@ class IvfBase:
 
     def extended(self, vectors_MD: Floats, scratch: Path | None) -> "IvfBase":
         """Index and store copied."""
-        ivf = in_spare_time(_faiss.clone_index, self.ivf)
-        in_spare_time(ivf.add, vectors_MD)
+        ivf = run_low_priority(_faiss.clone_index, self.ivf)
+        run_low_priority(ivf.add, vectors_MD)
         codes_MB = faiss.rev_swig_ptr(self.store.codes.data(), self.store.codes.size()).reshape(len(self), -1)
         pieces = (codes_MB[start : start + PIECE] for start in range(0, len(self), PIECE))
         return IvfBase(self.recipe, ivf, stored(chain(pieces, [self.store.sa_encode(vectors_MD)]), scratch))
@@ -220,7 +220,7 @@ class IvfBase:
         """As FAISS defines it."""
         return float(self.ivf.invlists.imbalance_factor())
 
-    def _search(self, queries_ND: Floats, k: int, params: Any) -> Hits:
+    def _search(self, queries_ND: Floats, k: int, params: Any) -> Ranked:
         """What FAISS' wrapper does, without the checks of what `VectorIndex.check` has checked."""
         scores_NK = np.empty((len(queries_ND), k), dtype=np.float32)
         rows_NK = np.empty((len(queries_ND), k), dtype=np.int64)
@@ -229,7 +229,7 @@ class IvfBase:
         )
         return scores_NK, rows_NK
 
-    def _scored(self, queries_ND: Floats, k: int, choice: Choice) -> Hits:
+    def _scored(self, queries_ND: Floats, k: int, choice: Choice) -> Ranked:
         rows_M = choice.rows
         if rows_M is None:
             rows_M = live_rows(choice.bits, len(self))
@@ -270,14 +270,14 @@ def build_base(recipe: IndexRecipe, vectors_MD: Vectors, scratch: Path | None = 
         return FlatBase(recipe, vectors_MD[:])
     sample_MD = vectors_MD[_sample(len(vectors_MD), SAMPLE_PER_LIST * recipe.nlist)]
     ivf = _faiss.index_factory(sample_MD.shape[1], recipe.name, faiss.METRIC_INNER_PRODUCT)
-    in_spare_time(ivf.train, sample_MD)
+    run_low_priority(ivf.train, sample_MD)
     coder = _store(sample_MD.shape[1])
 
     def added() -> Iterator[Codes]:
         for start in range(0, len(vectors_MD), CHUNK):
             chunk_MD = vectors_MD[start : start + CHUNK]
-            in_spare_time(ivf.add, chunk_MD)
-            yield in_spare_time(coder.sa_encode, chunk_MD)
+            run_low_priority(ivf.add, chunk_MD)
+            yield run_low_priority(coder.sa_encode, chunk_MD)
 
     return IvfBase(recipe, ivf, stored(added(), scratch))
 

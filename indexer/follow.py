@@ -14,9 +14,9 @@ from itertools import islice
 from typing import Protocol
 
 from indexer.index import Contents, VectorIndex, due
+from indexer.low_priority import set_niceness
 from indexer.shards import shard_of
 from indexer.snapshot import KEPT, Snapshots
-from indexer.spare import give_way
 from indexer.types import Change, Tally
 
 log = logging.getLogger(__name__)
@@ -104,7 +104,7 @@ class Follower:
         self._on_failure = on_failure
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="follower", daemon=True)
-        self._chores = ThreadPoolExecutor(1, "chores", give_way, (NICE,))
+        self._chores = ThreadPoolExecutor(1, "chores", set_niceness, (NICE,))
         self._chore: tuple[str, Future[None]] | None = None
         self._no_chore_before_s = 0.0
         self._kept: str | None = None

@@ -20,14 +20,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexer.base import Base, FlatBase, Floats, Ints, build_base
-from indexer.bitmap import Bits, all_alive, flags, packed
-from indexer.factory import FLAT, IndexRecipe, recipe_for
+from indexer.low_priority import run_low_priority
 from indexer.recall import FLOORS, NOISE, Probe, tune
-from indexer.rows import Entries, Rows
-from indexer.spare import in_spare_time
+from indexer.recipes import FLAT, IndexRecipe, recipe_for
+from indexer.rows.bitmap import Bits, all_alive, flags, packed
+from indexer.rows.rows import Entries, Rows
+from indexer.rows.tombstones import Tombstones
 from indexer.state import State
-from indexer.tombstones import Tombstones
-from indexer.types import Answer, Change, Held, Neighbor, Query, Tally
+from indexer.types import Change, Hits, IndexedVector, Neighbor, Query, Tally
 
 log = logging.getLogger(__name__)
 
@@ -201,7 +201,7 @@ class VectorIndex:
         if reason := fault(query.vector, self.dim):
             raise ValueError(f"a query must be a unit vector of {self.dim} numbers; refused for its {reason}")
 
-    def answer(self, queries: Sequence[Query]) -> list[Answer]:
+    def answer(self, queries: Sequence[Query]) -> list[Hits]:
         """Answers to queries that were checked, in their order, all of one state.
 
         Fewer than k hits only if fewer exist. With an IVF base the candidates are approximate, their order is
@@ -214,17 +214,17 @@ class VectorIndex:
         for place, query in enumerate(queries):
             # A hundred hits are not sought for who wants ten.
             together[query.category, query.exclude_author, _wanted(query).bit_length()].append(place)
-        answers: dict[int, Answer] = {}
+        answers: dict[int, Hits] = {}
         for places in together.values():
             alike = [queries[place] for place in places]
             answers.update(zip(places, _answer_alike(state, alike), strict=True))
         return [answers[place] for place in range(len(queries))]
 
-    def lookup(self, id: str) -> Held | None:  # noqa: A002
+    def lookup(self, id: str) -> IndexedVector | None:  # noqa: A002
         """What is held for an id; None if it was never seen or is deleted."""
         state = self._state
         row = state.find(id)
-        return None if row is None else Held(state.version(row), state.vector(row))
+        return None if row is None else IndexedVector(state.version(row), state.vector(row))
 
     def lacks(self, other: Self) -> list[str]:
         """Ids that another index holds and this one does not, or only in an older version."""
@@ -343,7 +343,7 @@ class _Kept:
     def __getitem__(self, rows: Any) -> Floats:
         rows_M = np.arange(*rows.indices(len(self))) if isinstance(rows, slice) else rows
         in_base = int(np.searchsorted(rows_M, len(self._kept_base)))
-        base_MD = in_spare_time(self._base.vectors, self._kept_base[rows_M[:in_base]])
+        base_MD = run_low_priority(self._base.vectors, self._kept_base[rows_M[:in_base]])
         return np.concatenate([base_MD, self._delta_MD[rows_M[in_base:] - len(self._kept_base)]])
 
 
@@ -352,7 +352,7 @@ def _appended(seen: State, kept_delta: Ints, scratch: Path | None) -> tuple[Ints
     return np.arange(len(seen.rows)), seen.base.extended(seen.vectors_MD[kept_delta], scratch)
 
 
-def _answer_alike(state: State, queries: Sequence[Query]) -> list[Answer]:
+def _answer_alike(state: State, queries: Sequence[Query]) -> list[Hits]:
     """Answers to queries with the same filters, from one search."""
     first = queries[0]
     unit_ND = np.array([query.vector for query in queries], dtype=np.float32)
@@ -366,11 +366,11 @@ def _wanted(query: Query) -> int:
     return query.k + len(query.exclude)
 
 
-def _trimmed(answer: Answer, query: Query) -> Answer:
+def _trimmed(answer: Hits, query: Query) -> Hits:
     if not query.exclude:
         if len(answer.ids) <= query.k:
             return answer
-        return Answer(answer.ids[: query.k], answer.scores[: query.k])
+        return Hits(answer.ids[: query.k], answer.scores[: query.k])
     unwanted = frozenset(query.exclude)
     kept = [place for place, id_ in enumerate(answer.ids) if id_ not in unwanted][: query.k]
-    return Answer([answer.ids[place] for place in kept], [answer.scores[place] for place in kept])
+    return Hits([answer.ids[place] for place in kept], [answer.scores[place] for place in kept])

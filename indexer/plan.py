@@ -1,4 +1,4 @@
-"""How many shards and how much memory a corpus needs, by the table of `indexer.factory` and what was measured.
+"""How many shards and how much memory a corpus needs, by the table of `indexer.recipes` and what was measured.
 
 Figures are for one replica of each shard, ids of 36 letters (a UUID) and one busy core at building. The measured
 ones are of a million vectors of 128 numbers, from `make bench-index`, and are scaled: training with the square of
@@ -9,7 +9,7 @@ import math
 from bisect import bisect_right
 from dataclasses import dataclass
 
-from indexer.factory import FLAT, SAMPLE_PER_LIST, IndexRecipe, recipe_for
+from indexer.recipes import FLAT, SAMPLE_PER_LIST, IndexRecipe, recipe_for
 
 # FAISS' number of a row, version, hash of the id and its order, two labels; the id.
 ROW_BYTES = 8 + 8 + 8 + 4 + 2 * 4 + 36

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from indexer.base import Base, Choice, Floats, Hits, live_rows
-from indexer.bitmap import Bits
-from indexer.factory import IndexRecipe
+from indexer.base import Base, Choice, Floats, Ranked, live_rows
+from indexer.recipes import IndexRecipe
+from indexer.rows.bitmap import Bits
 
 SAMPLE = 32
 FLOORS = {10: 0.96, 100: 0.99}
@@ -43,7 +43,7 @@ class Probe:
         """The lowest recall by its floor: 1.0 or more is enough."""
         return min(self.recall(k) / floor for k, floor in FLOORS.items())
 
-    def _neighbors(self, search: Callable[[Floats, int, Choice], Hits], k: int) -> list[list[int]]:
+    def _neighbors(self, search: Callable[[Floats, int, Choice], Ranked], k: int) -> list[list[int]]:
         if not len(self._rows_N):
             return []
         _, rows_NK = search(self._queries_ND, k + 1, self._choice)

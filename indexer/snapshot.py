@@ -38,11 +38,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexer.base import SCRATCH_PREFIX, Base, FlatBase, IvfBase, mapped, write_index
-from indexer.factory import IndexRecipe
-from indexer.ids import Ids
 from indexer.index import Contents, VectorIndex
-from indexer.rows import Entries, Labels, Rows
-from indexer.spare import rest
+from indexer.low_priority import rest
+from indexer.recipes import IndexRecipe
+from indexer.rows.id_cells import Ids
+from indexer.rows.rows import Entries, Labels, Rows
 
 log = logging.getLogger(__name__)
 

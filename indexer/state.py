@@ -11,11 +11,11 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer import bitmap
-from indexer.base import Base, Choice, Floats, Hits, Ints, best, products
-from indexer.bitmap import Bits, all_alive, flags
-from indexer.rows import Codes, Entries, Rows, hashed
-from indexer.types import Answer, Change, label
+from indexer.base import Base, Choice, Floats, Ints, Ranked, best, products
+from indexer.rows import bitmap
+from indexer.rows.bitmap import Bits, all_alive, flags
+from indexer.rows.rows import Codes, Entries, Rows, hashed
+from indexer.types import Change, Hits, label
 
 SMALLEST_DELTA = 1024
 
@@ -171,7 +171,7 @@ class State:
         newer_M: Ints = rows_M[~held]
         return newer_M
 
-    def search(self, queries_ND: Floats, k: int, category: int = 0, exclude_author: int = 0) -> list[Answer]:
+    def search(self, queries_ND: Floats, k: int, category: int = 0, exclude_author: int = 0) -> list[Hits]:
         """The k best rows of base and delta together, for each query. Codes as in `indexer.types.Query`."""
         choice = self._choice(category, exclude_author)
         hits = self.base.search(queries_ND, k, choice) if choice.size else _nothing(len(queries_ND))
@@ -214,7 +214,7 @@ class State:
             alive = alive & (self.labels_M2[:, 1] != np.uint64(exclude_author))
         return alive
 
-    def _with_delta(self, base: Hits, queries_ND: Floats, k: int, chosen: NDArray[np.bool_] | None) -> Hits:
+    def _with_delta(self, base: Ranked, queries_ND: Floats, k: int, chosen: NDArray[np.bool_] | None) -> Ranked:
         """The k best of the base's hits and the delta. Most often nothing in the small delta is among the best."""
         scores_NM = products(queries_ND, self.vectors_MD)
         worst_N1 = base[0][:, k - 1 : k] if base[0].shape[1] >= k else np.float32(-np.inf)
@@ -229,7 +229,7 @@ class State:
         return best(np.concatenate([base[0], scores_NJ], axis=1), np.concatenate([base[1], places_NJ], axis=1), k)
 
 
-def _answer(ids: list[str], scores: list[float]) -> Answer:
+def _answer(ids: list[str], scores: list[float]) -> Hits:
     """Without the cells that have no hit."""
     if scores and scores[-1] == -math.inf:
         hits = bisect_left(scores, math.inf, key=lambda score: -score)
@@ -237,10 +237,10 @@ def _answer(ids: list[str], scores: list[float]) -> Answer:
     if scores and scores[0] > 1.0:
         # Float16 and rounding leave the cosine of equal vectors a little above 1.
         scores = [min(score, 1.0) for score in scores]
-    return Answer(ids, scores)
+    return Hits(ids, scores)
 
 
-def _nothing(queries: int) -> Hits:
+def _nothing(queries: int) -> Ranked:
     return np.empty((queries, 0), dtype=np.float32), np.empty((queries, 0), dtype=np.int64)
 
 

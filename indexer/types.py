@@ -34,7 +34,7 @@ def label(text: str | None) -> int:
     return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big") if text else 0
 
 
-class Answer(NamedTuple):
+class Hits(NamedTuple):
     """Ids and their cosines, closest first."""
 
     ids: list[str]
@@ -63,7 +63,7 @@ class Neighbor(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class IndexedVector:
     """What the index holds for an id: the version, and its exact unit vector, shape (dim,)."""
 
     version: int
@@ -71,10 +71,10 @@ class Held:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class SearchResult:
     """The answer to one search over all shards; ``shards_ok < shards_total`` means it is partial."""
 
-    hits: Answer
+    hits: Hits
     generation: int
     shards_ok: int
     shards_total: int
@@ -123,7 +123,7 @@ class Searcher(Protocol):
         category: str | None = None,
         exclude_author: str | None = None,
         timeout_s: float,
-    ) -> Found:
+    ) -> SearchResult:
         """The k nearest ids by cosine, closest first, without those in ``exclude``.
 
         With a ``category``, only notes of that one; with ``exclude_author``, none of that author's. As many as
@@ -131,7 +131,7 @@ class Searcher(Protocol):
         """
         ...
 
-    async def lookup(self, id: str, *, timeout_s: float) -> Held | None:  # noqa: A002
+    async def lookup(self, id: str, *, timeout_s: float) -> IndexedVector | None:  # noqa: A002
         """What the id's own shard holds. Raises ShardUnavailable when that shard does not answer."""
         ...
 

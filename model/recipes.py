@@ -95,7 +95,7 @@ def mini() -> Recipe:
 
 
 def adapted(steps: int) -> Recipe:
-    """How `model.adapt` makes a decoder of MiniLM; alpha weighs the prediction of the next token."""
+    """How `model.training.adapt` makes a decoder of MiniLM; alpha weighs the prediction of the next token."""
     return replace(
         small(),
         name="adapt",

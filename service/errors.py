@@ -1,4 +1,4 @@
-"""What a client can be told, as exceptions; `service.app` is the only place that turns them into HTTP.
+"""What a client can be told, as exceptions; `service.api.app` is the only place that turns them into HTTP.
 
 ::
 
@@ -30,15 +30,7 @@
 from collections.abc import Mapping
 from typing import ClassVar
 
-import orjson
-
 CLOSE = {"Connection": "close"}
-_MAX_MESSAGE = 300  # characters; JSON needs at most 6 bytes for one, and an error is at most 2 KiB
-
-
-def error_body(code: str, message: str, request_id: str) -> bytes:
-    """The one shape of every error, as JSON."""
-    return orjson.dumps({"error": {"code": code, "message": message[:_MAX_MESSAGE], "request_id": request_id}})
 
 
 class NoteLLMError(Exception):

@@ -30,8 +30,6 @@ log = logging.getLogger(__name__)
 Scope = Literal["read", "write", "tags", "admin"]
 
 PREFIX = "notellm_"  # so that scanners for leaked secrets, and people, know what they have found
-
-
 _NAME = re.compile(r"^[^\x00-\x1f\x7f]{0,64}$")
 
 
@@ -72,7 +70,7 @@ class Keyring:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._seen = _signature(path)
-        keys = read_keys(path)
+        keys = load_keys(path)
         if not keys:
             raise KeysError(f"{path} holds no key; {_how_to_create(path)}")
         self._use(keys)
@@ -91,7 +89,7 @@ class Keyring:
             return
         self._seen = signature
         try:
-            keys = read_keys(self._path)
+            keys = load_keys(self._path)
         except KeysError as error:
             metrics.KEYS_RELOADS.labels("failed").inc()
             log.error("keys_file_broken", extra={"reason": str(error), "keys_kept": len(self._by_hash)})  # noqa: TRY400
@@ -105,7 +103,7 @@ class Keyring:
         metrics.KEYS.set(len(keys))
 
 
-def read_keys(path: Path) -> tuple[Key, ...]:
+def load_keys(path: Path) -> tuple[Key, ...]:
     """The keys of a file, oldest first. Raises KeysError."""
     try:
         return _File.model_validate_json(path.read_bytes()).keys
@@ -133,14 +131,14 @@ def create_key(path: Path, scopes: Sequence[Scope], name: str = "") -> tuple[Key
         created_at=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
     )
     with _alone(path):
-        _write(path, (*(read_keys(path) if path.exists() else ()), key))
+        _write(path, (*(load_keys(path) if path.exists() else ()), key))
     return key, secret
 
 
 def revoke_key(path: Path, key_id: str) -> Key:
     """Take a key out of the file. Raises KeysError when there is none of this id."""
     with _alone(path):
-        keys = {key.id: key for key in read_keys(path)}
+        keys = {key.id: key for key in load_keys(path)}
         if key_id not in keys:
             raise KeysError(f"{path} holds no key of this id; `notellm keys list` shows them")
         revoked = keys.pop(key_id)

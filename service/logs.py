@@ -2,7 +2,7 @@
 
 ``log.info("batch_embedded", extra={"notes": 12})`` gives, on one line::
 
-    {"time": "2026-01-31T12:00:00.123Z", "level": "info", "logger": "service.worker",
+    {"time": "2026-01-31T12:00:00.123Z", "level": "info", "logger": "service.worker.worker",
      "event": "batch_embedded", "notes": 12}
 
 What is logged while a request is answered carries its ``request_id``. The text of a note must never be a field. An

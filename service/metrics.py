@@ -66,7 +66,7 @@ RELATED_DEGRADED = Counter("notellm_related_degraded_total", "Answers to related
 TAGS_SUGGESTED = Counter(
     "notellm_tags_suggested_total",
     "Hashtags suggested for drafts.",
-    ["source"],  # generated | neighbours | both
+    ["source"],  # generated | neighbors | both
 )
 NOTES_ACCEPTED = Counter("notellm_notes_accepted_total", "Notes written, including those that changed nothing.")
 EVENTS = Counter(

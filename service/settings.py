@@ -24,7 +24,6 @@ from pydantic import (
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 MINI = Path(__file__).parent.parent / "model" / "mini"
-
 # What commands read themselves, and no process.
 _OF_COMMANDS = {"NOTELLM_DATA_DIR", "NOTELLM_KEY"}
 
@@ -226,21 +225,6 @@ class Settings(BaseSettings):
                 "NOTELLM_HTTP__ALLOW_OPEN=1 in a network that is closed otherwise"
             )
         return self
-
-
-def redis_url(settings: Settings) -> str:
-    """With its password. Raises SetupError when there is none, or it is no URL of a Redis."""
-    from redis.connection import parse_url
-
-    if settings.redis_url is None:
-        raise SetupError("NOTELLM_REDIS_URL is not set; `notellm serve` starts a private Redis by itself")
-    url = settings.redis_url.get_secret_value()
-    try:
-        parse_url(url)  # type: ignore[no-untyped-call]
-    except ValueError:
-        # The message may quote the password.
-        raise SetupError("NOTELLM_REDIS_URL is not a redis://, rediss:// or unix:// URL") from None
-    return url
 
 
 def environment_names() -> dict[str, Any]:

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
-from indexer import trace
+from indexer.rpc import trace
 from service.settings import SetupError
 
 if TYPE_CHECKING:  # workers and indexers have no starlette

@@ -1,4 +1,4 @@
-"""The composition root: the only place, with `cli`, that knows which class stands behind which seam.
+"""The composition root: the only place that knows which class stands behind which seam.
 
 Each ``run_*`` is one process: it returns after SIGINT or SIGTERM, and raises SetupError for what the operator
 has to put right. What is heavy is imported where it is needed: a gateway's image holds no torch or FAISS.
@@ -15,24 +15,28 @@ import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
-from model.checkpoint import CheckpointError, Manifest, read_manifest
+from model.network.checkpoint import CheckpointError, Manifest, load_manifest
 from service import metrics, traces
-from service.beside import SIGNALS, repeating, running, stop_event, when
+from service.background import SIGNALS, every, on_event, stop_event, task
 from service.errors import StoreUnavailable
-from service.health import binding, operations
-from service.redis_errors import redis_errors
-from service.settings import HttpSettings, OpsSettings, Settings, SetupError, redis_url
-from service.store import RedisStore, open_redis
+from service.processes.health import binding, operations
+from service.settings import HttpSettings, OpsSettings, Settings, SetupError
+from service.store.connection import open_redis, redis_errors, redis_state, redis_url
+from service.store.notes import RedisStore
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
+    from indexer.serving.client import ShardedSearcher
     from indexer.types import Searcher
-    from model.backends.base import Backend
+    from model.backend import Backend
     from service.keys import Keyring
-    from service.recommend import Drafter
+    from service.recommend.workers import Drafter
+    from service.store.registry import Registered, Registry
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +51,7 @@ _YOUNG_OBJECTS = 10_000
 _GRACE_S = 8
 
 
-class Missing:
+class Readiness:
     """What a process still lacks, as /readyz says it; replaced as a whole, so any thread may ask."""
 
     def __init__(self, *names: str) -> None:
@@ -68,7 +72,7 @@ def run_gateway(settings: Settings) -> None:
     import uvloop
 
     if settings.http.workers > 1:
-        from service.gateways import run_gateways
+        from service.processes.gateways import run_gateways
 
         run_gateways(settings)
         return
@@ -99,19 +103,19 @@ def run_indexer(settings: Settings) -> None:
 
 
 async def _gateway(settings: Settings) -> None:
-    from indexer.client import ShardedSearcher
-    from model.calibration import scores_of
-    from service import audit
-    from service.app import create_app
-    from service.drafts import WorkerPool
-    from service.events import RedisEvents
-    from service.idempotency import Answers
+    from indexer.serving.client import ShardedSearcher
+    from model.inference.calibration import scores_of
+    from service.api import audit
+    from service.api.app import create_app
     from service.keys import Keyring
-    from service.limits import Gate
-    from service.recommend import Recommender
-    from service.registry import Registry
-    from service.rollout import ActiveModel
-    from service.server import BACKLOG, GatewayServer, allow_connections, doors
+    from service.recommend.active_model import ActiveModel
+    from service.recommend.recommender import Recommender
+    from service.recommend.workers import WorkerPool
+    from service.server.admission import Admission
+    from service.server.server import BACKLOG, GatewayServer, allow_connections, doors
+    from service.store.events import RedisEvents
+    from service.store.idempotency import RedisAnswers
+    from service.store.registry import Registry
 
     manifest = _manifest(settings)
     with _setup_errors(CheckpointError):
@@ -121,7 +125,7 @@ async def _gateway(settings: Settings) -> None:
         audit.configure(settings.audit_file)
     except OSError as error:
         raise SetupError(f"NOTELLM_AUDIT_FILE={settings.audit_file}: {error.strerror}") from error
-    missing = Missing("redis", "the index", "a worker")
+    missing = Readiness("redis", "the index", "a worker")
     searcher = ShardedSearcher(settings.index.addresses, manifest.fingerprint)
     workers = WorkerPool(settings.worker.addresses, manifest.fingerprint)
     allow_connections(settings.limits.connections)
@@ -137,10 +141,10 @@ async def _gateway(settings: Settings) -> None:
                 calibrated = scores if fingerprint == manifest.fingerprint else None
                 return Recommender(store, events, *own, settings, fingerprint, calibrated)
 
-            active = ActiveModel(Registry(redis), manifest.fingerprint, recommender)
+            active = ActiveModel(Registry(redis).active, manifest.fingerprint, recommender)
             await active.follow()
-            app = create_app(active, Answers(redis), settings, keys)
-            gate = Gate(settings.limits, keys, app.routes)
+            app = create_app(active, RedisAnswers(redis), settings, keys)
+            gate = Admission(settings.limits, keys, app.routes)
             server = GatewayServer(traces.around(app), gate, on_leave=missing.leave)
             # uvicorn raises the signal that stopped it again, which would end us before we have cleaned up.
             for number in SIGNALS:
@@ -151,10 +155,10 @@ async def _gateway(settings: Settings) -> None:
                 missing.names = await _missing(redis, searcher.of(model), workers.of(model), shards, model)
 
             async with (
-                repeating(active.follow, _FOLLOW_EVERY_S),
-                repeating(probe, _PROBE_EVERY_S),
-                repeating(_follow(keys), _KEYS_EVERY_S),
-                repeating(gate.report, _REPORT_EVERY_S),
+                every(_FOLLOW_EVERY_S, active.follow),
+                every(_PROBE_EVERY_S, probe),
+                every(_KEYS_EVERY_S, _follow(keys)),
+                every(_REPORT_EVERY_S, gate.report),
             ):
                 await server.serve(sockets=doors(listener))
             await searcher.close()
@@ -170,18 +174,18 @@ def _follow(keys: "Keyring | None") -> Callable[[], Awaitable[None]]:
 
 
 async def _worker(settings: Settings) -> None:
-    from indexer import rpc
-    from service.drafts import draft_handlers
-    from service.engine import Engine
-    from service.jobs import JobQueue
-    from service.sampling import CategorySampler
-    from service.worker import Worker
+    from indexer.rpc.server import serve
+    from service.store.jobs import JobQueue
+    from service.worker.category_sampler import CategorySampler
+    from service.worker.drafts import draft_handlers
+    from service.worker.engine import Engine
+    from service.worker.worker import Worker
 
     own = settings.worker
     stop = stop_event()
     manifest = _manifest(settings)
     address = _own_address(own.addresses, own.number, "NOTELLM_WORKER__NUMBER")
-    missing = Missing("the model", "redis")
+    missing = Readiness("the model", "redis")
     with _operations(settings.ops, missing, "worker", manifest.fingerprint):
         with _setup_errors(CheckpointError):
             backend = await asyncio.to_thread(_open_backend, settings, manifest)
@@ -197,18 +201,44 @@ async def _worker(settings: Settings) -> None:
                 missing.names = [] if worker.connected else ["redis"]
 
             with _setup_errors(OSError, ValueError):
-                server = await rpc.serve(address, draft_handlers(engine))
-            taking_over = running(_take_over(settings, redis, manifest.fingerprint))
-            async with repeating(look, _LOOK_EVERY_S), taking_over, when(stop, worker.stop):
+                server = await serve(address, draft_handlers(engine))
+            taking_over = task(_take_over(settings, redis, manifest.fingerprint))
+            async with every(_LOOK_EVERY_S, look), taking_over, on_event(stop, worker.stop):
                 await worker.run()
             await engine.drain(_GRACE_S)
             await server.close()
 
 
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """What the commands about models ask: the registry, what it said, and the shards."""
+
+    registry: "Registry"
+    registered: "Registered"
+    searcher: "ShardedSearcher"
+
+
+@asynccontextmanager
+async def rollout(settings: Settings) -> AsyncIterator[Rollout]:
+    """The service that is set, or the one that `notellm serve` runs in the state folder. Raises SetupError."""
+    from indexer.serving.client import ShardedSearcher
+    from service.processes.state import reach
+    from service.store.registry import Registry
+
+    url, shards = reach(settings)
+    redis, searcher = open_redis(url), ShardedSearcher(shards, "")
+    try:
+        registry = Registry(redis)
+        yield Rollout(registry, await registry.registered(), searcher)
+    finally:
+        await searcher.close()
+        await redis.aclose()
+
+
 async def _take_over(settings: Settings, redis: "Redis", fingerprint: str) -> None:
-    from indexer.client import ShardedSearcher
-    from service.registry import Registry
-    from service.rollout import take_over
+    from indexer.serving.client import ShardedSearcher
+    from service.store.registry import Registry
+    from service.store.rollout import take_over
 
     if settings.worker.takes_over:
         searcher = ShardedSearcher(settings.index.addresses, fingerprint)
@@ -220,8 +250,8 @@ async def _take_over(settings: Settings, redis: "Redis", fingerprint: str) -> No
 
 def _open_backend(settings: Settings, manifest: Manifest) -> "Backend":
     """The model, once it has said of the canaries what its checkpoint says; they warm it up, too."""
-    from model import golden
-    from model.backends import Runtime, gpu_memory, open_backend
+    from model.inference import golden
+    from model.inference.open import Runtime, gpu_memory, open_backend
 
     own = settings.worker
     runtime = Runtime(own.dtype, own.threads, own.serving_dir, own.tensor_parallel, own.gpu_memory)
@@ -236,12 +266,13 @@ def _open_backend(settings: Settings, manifest: Manifest) -> "Backend":
 async def _indexer(settings: Settings) -> None:
     # It tells at length which of its builds it tried.
     logging.getLogger("faiss").setLevel(logging.WARNING)
-    from indexer.server import serve_shard
+    from indexer.serving.server import serve_shard
     from indexer.shards import replicas
-    from service.changes import RedisChangeStream, open_sync_redis
-    from service.indexes import Indexes
-    from service.registry import Registry
-    from service.store_metrics import StoreWatch
+    from service.shard.indexes import Indexes
+    from service.shard.store_metrics import StoreWatch
+    from service.store.changes import RedisChangeStream
+    from service.store.connection import open_sync_redis
+    from service.store.registry import Registry
 
     own = settings.index
     stop = stop_event()
@@ -250,7 +281,7 @@ async def _indexer(settings: Settings) -> None:
     # Not the address: `serve` has other sockets after every start, and a name left behind holds the stream back.
     name = f"shard-{own.number}" if own.replica == 0 else f"shard-{own.number}-{own.replica}"
     url = redis_url(settings)
-    missing = Missing("the snapshot")
+    missing = Readiness("the snapshot")
 
     def stream_of(fingerprint: str) -> RedisChangeStream:
         return RedisChangeStream(open_sync_redis(url), fingerprint, name)
@@ -268,7 +299,7 @@ async def _indexer(settings: Settings) -> None:
         )
         async with _redis(settings) as redis:
             registry = Registry(redis)
-            watch = StoreWatch(redis, registry, RedisStore(redis, settings.max_queue))
+            watch = StoreWatch(partial(redis_state, redis), registry, RedisStore(redis, settings.max_queue))
 
             async def adjust() -> None:
                 with contextlib.suppress(StoreUnavailable):
@@ -281,9 +312,9 @@ async def _indexer(settings: Settings) -> None:
                 await indexes.load()
                 missing.names = ["the changes so far"]
                 async with (
-                    repeating(adjust, _FOLLOW_EVERY_S),
-                    repeating(indexes.measure_lag, _LOOK_EVERY_S),
-                    repeating(watch.look, _LOOK_EVERY_S),
+                    every(_FOLLOW_EVERY_S, adjust),
+                    every(_LOOK_EVERY_S, indexes.measure_lag),
+                    every(_LOOK_EVERY_S, watch.look),
                 ):
                     await stop.wait()
                 await server.close()
@@ -320,7 +351,7 @@ async def _answers(redis: "Redis") -> bool:
 
 def _manifest(settings: Settings) -> Manifest:
     with _setup_errors(CheckpointError):
-        return read_manifest(settings.checkpoint)
+        return load_manifest(settings.checkpoint)
 
 
 def _own_address(addresses: Sequence[str], number: int, variable: str) -> str:
@@ -345,7 +376,7 @@ def _listener(http: HttpSettings, backlog: int) -> socket.socket:
 
 
 @contextmanager
-def _operations(ops: OpsSettings, missing: Missing, process: str, fingerprint: str) -> Iterator[None]:
+def _operations(ops: OpsSettings, missing: Readiness, process: str, fingerprint: str) -> Iterator[None]:
     metrics.BUILD_INFO.labels(process, importlib.metadata.version("notellm"), fingerprint).set(1)
     with operations(ops, missing):
         yield

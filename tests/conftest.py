@@ -5,7 +5,7 @@ from hypothesis import HealthCheck, settings
 from redis.asyncio import Redis
 from support.redis import RedisServer
 
-from service.store import open_redis
+from service.store.connection import open_redis
 
 # How long an example takes tells of the machine: the first text of a fresh checkout waits for tables of Unicode.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])

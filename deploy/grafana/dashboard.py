@@ -181,7 +181,7 @@ ROWS = (
                 "Suggested hashtags",
                 "ops",
                 {"{{source}}": rate("notellm_tags_suggested_total", "source")},
-                "For drafts: written by the model, voted for by neighbours, or both.",
+                "For drafts: written by the model, voted for by neighbors, or both.",
                 stacked=True,
             ),
         ),

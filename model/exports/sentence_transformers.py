@@ -18,12 +18,12 @@ from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from model.checkpoint import MANIFEST, CheckpointError, Manifest, load, read_manifest
 from model.exports import note_text
 from model.exports.note_text import NoteText
-from model.network import NoteLLM, quiet_transformers
+from model.network.checkpoint import MANIFEST, CheckpointError, Manifest, load, load_manifest
+from model.network.notellm import NoteLLM, quiet_transformers
 from model.note import Note
-from model.prompt import EMB, TOPICS_TOKENS, PromptBuilder
+from model.text.prompt import EMB, TOPICS_TOKENS, PromptBuilder
 
 MODULES = "modules.json"
 _POOLING, _DENSE, _NORMALIZE = "1_Pooling", "2_Dense", "3_Normalize"
@@ -37,7 +37,7 @@ def write_sentence_transformers(checkpoint: Path, out: Path) -> Manifest:
     Raises:
         CheckpointError: if the checkpoint cannot be used or exported, or ``out`` is a checkpoint itself.
     """
-    manifest = read_manifest(checkpoint)
+    manifest = load_manifest(checkpoint)
     _refuse_encoders(checkpoint)
     if (out / MANIFEST).exists():
         raise CheckpointError(f"{out} is a checkpoint: the export would overwrite it; choose another folder")

@@ -23,12 +23,13 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from support.redis import RedisServer
 
 from model.note import Note
-from service.backup import back_up
-from service.changes import open_sync_redis
-from service.jobs import JobQueue
-from service.messages import EMBEDDINGS, READINGS, StoredNote, StoredReading, source_of
-from service.restore import restore
-from service.store import RedisStore, open_redis
+from service.backup.backup import back_up
+from service.backup.restore import restore
+from service.store.connection import open_redis, open_sync_redis
+from service.store.jobs import JobQueue
+from service.store.notes import RedisStore
+from service.store.records import StoredNote, StoredPrediction, source_of
+from service.store.schema import EMBEDDINGS, READINGS
 
 MODEL, DIM, AT_ONCE = "bench", 128, 256
 TAGS = 5
@@ -84,7 +85,7 @@ async def fill(url: str, notes: int) -> None:
         await store.put([StoredNote(one, 0, author=f"author{one.exposure % 1000}") for one in batch])
         claimed = await queue.claim(AT_ONCE, 1.0)
         by_id = {one.id: one for one in batch}
-        await queue.publish([(item, reading(by_id[item.job.note_id], draw)) for item in claimed])
+        await queue.publish([(item, prediction(by_id[item.job.note_id], draw)) for item in claimed])
     await redis.aclose()
 
 
@@ -96,10 +97,10 @@ def note(number: int, draw: np.random.Generator) -> Note:
     )
 
 
-def reading(one: Note, draw: np.random.Generator) -> StoredReading:
+def prediction(one: Note, draw: np.random.Generator) -> StoredPrediction:
     vector = draw.standard_normal(DIM).astype(np.float32)
     tags = tuple((f"tag{tag}", float(draw.random())) for tag in draw.integers(5000, size=TAGS))
-    return StoredReading(1, MODEL, vector / np.linalg.norm(vector), tags, ("Travel", 0.9), source_of(one, TAGS))
+    return StoredPrediction(1, MODEL, vector / np.linalg.norm(vector), tags, ("Travel", 0.9), source_of(one, TAGS))
 
 
 def used_bytes(server: RedisServer) -> int:

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from indexer.base import FlatBase
-from indexer.bitmap import all_alive
-from indexer.factory import FLAT, IndexRecipe
 from indexer.index import VectorIndex
-from indexer.rows import Entries, Rows
+from indexer.recipes import FLAT, IndexRecipe
+from indexer.rows.bitmap import all_alive
+from indexer.rows.rows import Entries, Rows
 
 DIM = 128
 ROWS_OF_A_CLUSTER = 1000

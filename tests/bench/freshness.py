@@ -37,12 +37,13 @@ from clusters import DIM, MODEL, ROWS_OF_A_CLUSTER, clustered, flat_index
 from support.indexers import Indexers
 from support.redis import RedisServer
 
-from indexer.client import ShardedSearcher
+from indexer.serving.client import ShardedSearcher
 from indexer.shards import shard_of
 from indexer.snapshot import Snapshots
 from indexer.types import Change
-from service.messages import ACTIVE, EMBEDDINGS, MODELS, encode_change
-from service.store import open_redis
+from service.store.connection import open_redis
+from service.store.records import encode_change
+from service.store.schema import ACTIVE, EMBEDDINGS, MODELS
 
 CLIENTS, K = 8, 10
 UPSERTS_PER_S, DELETES_PER_S = 200, 20

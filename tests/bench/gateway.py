@@ -37,13 +37,15 @@ from support.redis import RedisServer
 from support.service import until
 
 from indexer.types import Change
-from model.checkpoint import read_manifest
+from model.network.checkpoint import load_manifest
 from model.note import Note
 from service.keys import create_key
-from service.messages import ACTIVE, EMBEDDINGS, JOBS, MODELS, encode_change
+from service.processes.state import free_port
 from service.settings import MINI
-from service.store import RedisStore, StoredNote, open_redis
-from service.supervisor import free_port
+from service.store.connection import open_redis
+from service.store.notes import RedisStore
+from service.store.records import StoredNote, encode_change
+from service.store.schema import ACTIVE, EMBEDDINGS, JOBS, MODELS
 
 CONNECTIONS = (1, 16, 64)
 KS = (10, 100)
@@ -58,13 +60,13 @@ MILLISECONDS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
 # A gateway like any other, but for one route: the floor that HTTP, routing and the middleware set.
 GATEWAY = """
 import sys
-import service.app
+import service.api.app
 from fastapi import Request, Response
 from service import logs, wiring
-from service.auth import GuardedRoute, needs
+from service.api.auth import GuardedRoute, needs
 from service.settings import Settings
 
-create_app = service.app.create_app
+create_app = service.api.app.create_app
 
 def with_bare_route(*arguments):
     app = create_app(*arguments)
@@ -76,7 +78,7 @@ def with_bare_route(*arguments):
     app.router.routes.append(GuardedRoute("/bare/{size}/{note_id}", bare, dependencies=policy))
     return app
 
-service.app.create_app = with_bare_route
+service.api.app.create_app = with_bare_route
 logs.configure("INFO")
 wiring.run_gateway(Settings())
 """
@@ -144,7 +146,7 @@ def stack(folder: Path, notes: int, bearer: str) -> Iterator[str]:
     redis.start()
     with ExitStack() as running:
         running.callback(redis.close)
-        model = read_manifest(MINI)
+        model = load_manifest(MINI)
         with Redis.from_url(redis.url) as client:
             client.hset(MODELS, model.fingerprint, model.dim)
             client.set(ACTIVE, model.fingerprint)
@@ -159,7 +161,7 @@ def stack(folder: Path, notes: int, bearer: str) -> Iterator[str]:
             "NOTELLM_OPS__PORT": "0",
         }
         for shard in range(SHARDS):
-            command = [sys.executable, "-P", "-m", "service.cli", "indexer"]
+            command = [sys.executable, "-P", "-m", "service.cli.main", "indexer"]
             running.enter_context(process(command, environment | {"NOTELLM_INDEX__NUMBER": str(shard)}, folder))
         running.enter_context(process([sys.executable, "-c", GATEWAY], environment, folder))
         url = f"http://127.0.0.1:{port}"
@@ -185,9 +187,9 @@ async def fill(url: str, notes: int) -> None:
     """Notes as a gateway writes them and vectors as a worker publishes them."""
     redis = open_redis(url)
     store = RedisStore(redis, max_queue=2 * notes)
-    fingerprint = read_manifest(MINI).fingerprint
+    fingerprint = load_manifest(MINI).fingerprint
     vectors = clustered(notes, 1, max(1, notes // ROWS_OF_A_CLUSTER))
-    assert vectors.shape[1] == read_manifest(MINI).dim == DIM
+    assert vectors.shape[1] == load_manifest(MINI).dim == DIM
     for start in tqdm(range(0, notes, LOADED_AT_ONCE), "fill", unit_scale=LOADED_AT_ONCE):
         batch = [note(number) for number in range(start, min(start + LOADED_AT_ONCE, notes))]
         versions = await store.put([StoredNote(one, 0) for one in batch])

@@ -26,10 +26,10 @@ import numpy as np
 from clusters import DIM, MODEL, ROWS_OF_A_CLUSTER, clustered, flat_index
 
 from indexer.base import SCORED_ONE_BY_ONE, IvfBase
-from indexer.factory import SAMPLE_PER_LIST, recipe_for
 from indexer.index import VectorIndex
+from indexer.recipes import SAMPLE_PER_LIST, recipe_for
 from indexer.snapshot import Snapshots
-from indexer.types import Answer, Query
+from indexer.types import Hits, Query
 
 QUERIES = 512
 BATCH = 64
@@ -150,7 +150,7 @@ def hnsw_at(recall_at_10: float, flat: Any, queries: np.ndarray, truth: np.ndarr
 
 def recall(search: Search, queries: np.ndarray, truth: np.ndarray, k: int) -> float:
     found = search(queries, k)
-    if isinstance(found[0], Answer):
+    if isinstance(found[0], Hits):
         found = [[int(id_.removeprefix("note")) for id_ in answer.ids] for answer in found]
     hits = sum(len(set(row) & set(true)) for row, true in zip(map(list, found), truth[:, :k].tolist(), strict=True))
     return round(hits / truth[:, :k].size, 4)

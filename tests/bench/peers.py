@@ -29,7 +29,7 @@ from gateway import KS, Load, ask, note, process, stack, warm_up
 from tqdm import tqdm
 
 from service.keys import create_key
-from service.supervisor import free_port
+from service.processes.state import free_port
 
 ASKED = 200  # notes whose answers are compared with exact search
 EFFORTS = (20, 30, 40, 60, 80, 120, 160, 240, 400, 800)

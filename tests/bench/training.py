@@ -19,17 +19,17 @@ from dataclasses import replace
 import torch
 import torch.nn.functional as F
 
-from model.base import open_base
-from model.checkpoint import special_ids
-from model.examples import Draw, TrainingSet
-from model.gradients import Step
-from model.losses import contrastive_loss, total_loss
-from model.network import NoteLLM, add_embedding_token
-from model.prompt import TEMPLATES, PromptBuilder
-from model.ranks import Ranks, clip
+from model.data.samples.generate import sample_notes
+from model.network.base_models import open_base
+from model.network.checkpoint import special_ids
+from model.network.losses import contrastive_loss, total_loss
+from model.network.notellm import NoteLLM, add_embedding_token
 from model.recipes import Recipe, small
-from model.samples.generate import sample_notes
-from model.train import _parameter_groups
+from model.text.prompt import TEMPLATES, PromptBuilder
+from model.training.distributed import Ranks, clip
+from model.training.examples import Sampling, TrainingSet
+from model.training.step import Step
+from model.training.train import _parameter_groups
 
 WARM_STEPS = 2
 LOOPS = ("ours", "trainer")
@@ -96,7 +96,7 @@ def ours(network: NoteLLM, training_set: TrainingSet, recipe: Recipe, steps: int
     network.to(ranks.device)
     optimizer = torch.optim.AdamW(_parameter_groups(network, recipe.weight_decay), lr=recipe.learning_rate)
     step = Step(network, training_set, recipe, ranks)
-    draw = Draw(recipe.pairs_per_batch, recipe.hashtag_share, recipe.chunk_notes, recipe.seed)
+    draw = Sampling(recipe.pairs_per_batch, recipe.hashtag_share, recipe.chunk_notes, recipe.seed)
     started = 0.0
     for number in range(WARM_STEPS + steps):
         if number == WARM_STEPS:
@@ -128,7 +128,7 @@ class Plain(torch.nn.Module):
 def trainer(network: NoteLLM, training_set: TrainingSet, recipe: Recipe, steps: int) -> float:
     from transformers import Trainer, TrainerCallback, TrainingArguments
 
-    draw = Draw(recipe.pairs_per_batch, recipe.hashtag_share, 2 * recipe.pairs_per_batch, recipe.seed)
+    draw = Sampling(recipe.pairs_per_batch, recipe.hashtag_share, 2 * recipe.pairs_per_batch, recipe.seed)
     marks: list[float] = []
 
     class Clock(TrainerCallback):

@@ -19,13 +19,13 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from support.llamas import SHAPES, random_llama
 
-from model.examples import Draw, TrainingSet
-from model.gradients import Step
-from model.network import NoteLLM
-from model.prompt import SHARED, PromptBuilder
-from model.ranks import Ranks, clip
+from model.data.samples.generate import sample_notes
+from model.network.notellm import NoteLLM
 from model.recipes import small
-from model.samples.generate import sample_notes
+from model.text.prompt import SHARED, PromptBuilder
+from model.training.distributed import Ranks, clip
+from model.training.examples import Sampling, TrainingSet
+from model.training.step import Step
 
 WARM_STEPS = 2
 
@@ -51,7 +51,7 @@ def measure(arguments: argparse.Namespace, device: torch.device) -> dict[str, ob
     output = network.backbone.get_output_embeddings().weight.numel()
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-5, fused=device.type == "cuda")
     step = Step(network, training_set, recipe, Ranks(0, 1, device))
-    draw = Draw(recipe.pairs_per_batch, recipe.hashtag_share, recipe.chunk_notes, 0)
+    draw = Sampling(recipe.pairs_per_batch, recipe.hashtag_share, recipe.chunk_notes, 0)
     tokens = operations = 0
     started = 0.0
     for number in range(WARM_STEPS + arguments.steps):

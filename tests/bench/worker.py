@@ -36,7 +36,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from support.llamas import long_notes, random_checkpoint
 
-from model.backends.base import Backend, Prompt
+from model.backend import Backend, Prompt
 from service.settings import MINI
 
 HASHTAG_TOKENS, CATEGORY_TOKENS, DRAFTS = 16, 4, 64
@@ -76,7 +76,7 @@ def measure(model: str, name: str, arguments: argparse.Namespace) -> dict[str, o
         checkpoint = MINI if model == "mini" else random_checkpoint(Path(folder) / "llama", "100m")
         cases = Hf(checkpoint, dtype) if name == "hf" else Vllm(checkpoint, Path(folder) / "serving", dtype)
         prompts = cases.backend.tokenize(long_notes(arguments.notes))
-        cases.backend.read(prompts[:4], 5)
+        cases.backend.predict(prompts[:4], 5)
         seconds = {case: [] for case in CASES if hasattr(cases, case)}
         turns = [case for _ in range(arguments.rounds) for case in seconds]
         for case in tqdm(turns, desc=f"{model} {name}", unit="case"):
@@ -114,12 +114,12 @@ class Cases:
 
     def drafts_64(self, prompts: Sequence[Prompt]) -> None:
         self.reset()
-        self.backend.read(prompts, 5)
+        self.backend.predict(prompts, 5)
 
     def drafts_1(self, prompts: Sequence[Prompt]) -> None:
         self.reset()
         for prompt in prompts:
-            self.backend.read([prompt], 5)
+            self.backend.predict([prompt], 5)
 
 
 class Fixed:
@@ -139,7 +139,7 @@ class Fixed:
 
 class Hf(Cases):
     def __init__(self, checkpoint: Path, dtype: str) -> None:
-        from model.backends.hf import HfBackend
+        from model.inference.hf import HfBackend
 
         self.backend = HfBackend.open(checkpoint, dtype)
 
@@ -188,8 +188,8 @@ class Hf(Cases):
 
 class Vllm(Cases):
     def __init__(self, checkpoint: Path, serving: Path, dtype: str) -> None:
-        from model.backends.vllm import VllmBackend
-        from model.serving import write_serving
+        from model.inference.vllm import VllmBackend
+        from model.inference.vllm_checkpoint import write_serving
 
         write_serving(checkpoint, serving)
         self.backend = VllmBackend.open(serving, dtype, enforce_eager=not torch.cuda.is_available())

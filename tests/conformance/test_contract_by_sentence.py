@@ -641,7 +641,7 @@ class TestTags:
         assert set(answer["category"]) == {"name", "score"}
         for tag in answer["hashtags"]:
             assert set(tag) == {"tag", "score", "source"}
-            assert tag["source"] in {"generated", "neighbours", "both"}
+            assert tag["source"] in {"generated", "neighbors", "both"}
             assert 0 <= tag["score"] <= 1
 
     def test_names_a_category_of_the_closed_set(self, http):

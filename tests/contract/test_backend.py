@@ -13,11 +13,11 @@ from support.checkpoint import CATEGORIES, tiny_checkpoint
 from support.hostile import hostile_notes
 from support.tiny import NOTES
 
-from model import golden
-from model.backends.base import Backend
-from model.backends.hf import HfBackend
-from model.checkpoint import load, read_manifest
-from model.tags import clean_tag
+from model.backend import Backend
+from model.inference import golden
+from model.inference.hf import HfBackend
+from model.network.checkpoint import load, load_manifest
+from model.text.hashtags import clean_tag
 
 # vLLM has an environment of its own: `make vllm-test` runs this file there.
 BACKENDS = ["hf", "vllm"] if find_spec("vllm") else ["hf"]
@@ -69,33 +69,33 @@ def same(one, other) -> None:
 
 def test_the_vector_is_the_training_forwards(backend, case):
     network, _, _ = load(case[0])
-    for prompt, reading in zip(backend.tokenize(NOTES), backend.read(backend.tokenize(NOTES), 3), strict=True):
+    for prompt, prediction in zip(backend.tokenize(NOTES), backend.predict(backend.tokenize(NOTES), 3), strict=True):
         state = network.hidden(torch.tensor([prompt.token_ids]))[:, -2]
         expected = F.normalize(network.embedding(state), dim=-1)[0].detach().numpy()
-        assert reading.vector.dtype == np.float32
-        np.testing.assert_allclose(reading.vector, expected, atol=1e-3)
+        assert prediction.vector.dtype == np.float32
+        np.testing.assert_allclose(prediction.vector, expected, atol=1e-3)
 
 
 def test_it_reads_as_plain_transformers_does(backend, case):
     plain = HfBackend.open(case[0])
     for found, expected in zip(
-        backend.read(backend.tokenize(NOTES), 3), plain.read(plain.tokenize(NOTES), 3), strict=True
+        backend.predict(backend.tokenize(NOTES), 3), plain.predict(plain.tokenize(NOTES), 3), strict=True
     ):
         same(found, expected)
 
 
 def test_a_note_reads_the_same_alone_in_a_batch_and_again(backend):
     many = [*NOTES, *reversed(NOTES)]
-    together = backend.read(backend.tokenize(many), 3)
+    together = backend.predict(backend.tokenize(many), 3)
     for note, among_others in zip(many, together, strict=True):
-        [alone] = backend.read(backend.tokenize([note]), 3)
+        [alone] = backend.predict(backend.tokenize([note]), 3)
         same(alone, among_others)
 
 
 def test_embedding_alone_gives_the_vectors_of_reading(backend):
     prompts = backend.tokenize(NOTES)
     vectors = backend.embed(prompts)
-    np.testing.assert_allclose(vectors, [reading.vector for reading in backend.read(prompts, 1)], atol=1e-3)
+    np.testing.assert_allclose(vectors, [prediction.vector for prediction in backend.predict(prompts, 1)], atol=1e-3)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=1e-5)
 
 
@@ -107,24 +107,24 @@ def test_free_categories_are_those_of_plain_transformers(backend, case):
 
 def test_no_more_hashtags_than_asked_for(backend):
     for count in (1, 2, 7):
-        for reading in backend.read(backend.tokenize(NOTES), count):
-            assert len(reading.hashtags) <= count
+        for prediction in backend.predict(backend.tokenize(NOTES), count):
+            assert len(prediction.hashtags) <= count
 
 
 def test_nothing_in_nothing_out(backend):
     assert backend.embed([]).shape == (0, backend.dim)
-    assert backend.read([], 5) == []
+    assert backend.predict([], 5) == []
     assert backend.write_categories([]) == []
 
 
 def test_it_says_of_the_canaries_what_the_checkpoint_says(backend, case):
-    golden.check(backend, read_manifest(case[0]))
+    golden.check(backend, load_manifest(case[0]))
 
 
 def test_hostile_notes_read_like_any_other(backend):
     """Special tokens, fragments of prompts, very long and empty texts."""
     prompts = backend.tokenize(hostile_notes()[:64])
-    for reading in backend.read(prompts, 5):
-        assert reading.category.name in CATEGORIES
-        assert np.isfinite(reading.vector).all()
-        assert all(clean_tag(tag.name) == tag.name for tag in reading.hashtags)
+    for prediction in backend.predict(prompts, 5):
+        assert prediction.category.name in CATEGORIES
+        assert np.isfinite(prediction.vector).all()
+        assert all(clean_tag(tag.name) == tag.name for tag in prediction.hashtags)

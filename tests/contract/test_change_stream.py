@@ -10,10 +10,12 @@ from support.redis import RedisServer
 
 from indexer.types import Change
 from model.note import Note
-from service.changes import RedisChangeStream, open_sync_redis
-from service.jobs import JobQueue
-from service.messages import CURSORS, DEAD, EMBEDDINGS, READINGS, StoredNote, StoredReading
-from service.store import RedisStore
+from service.store.changes import RedisChangeStream
+from service.store.connection import open_sync_redis
+from service.store.jobs import JobQueue
+from service.store.notes import RedisStore
+from service.store.records import StoredNote, StoredPrediction
+from service.store.schema import CURSORS, DEAD, EMBEDDINGS, READINGS
 
 VECTOR = np.array([0.6, 0.8], dtype=np.float32)
 
@@ -34,7 +36,7 @@ class Community:
         """All that waits."""
         while claimed := await self.queue.claim(100, 0.01):
             await self.queue.publish(
-                [(item, StoredReading(item.job.version, "m", vector, (), None)) for item in claimed]
+                [(item, StoredPrediction(item.job.version, "m", vector, (), None)) for item in claimed]
             )
 
 

@@ -7,11 +7,13 @@ import pytest
 from redis.asyncio import Redis
 
 from service.errors import BadRequest, KeyReused, StillRunning, StoreUnavailable
-from service.events import Event, EventLog, RedisEvents
-from service.idempotency import Answer, Answers
-from service.messages import EVENTS
-from service.store import open_redis
-from tests.unit.service.memory import MemoryEvents
+from service.store.connection import open_redis
+from service.store.events import RedisEvents
+from service.store.idempotency import RedisAnswers
+from service.store.interfaces import Answer, EventLog
+from service.store.memory import MemoryEvents
+from service.store.records import Event
+from service.store.schema import EVENTS
 
 CLICK = Event("e1", "u1", "n2", "click", 1767225600.5, "n1")
 SAVE = Event("e2", "u1", "n2", "save", 1767225601.0)
@@ -65,7 +67,7 @@ class Work:
 
 
 async def test_the_same_request_again_gets_the_first_answer(redis: Redis):
-    answers, work = Answers(redis), Work()
+    answers, work = RedisAnswers(redis), Work()
 
     first = await answers.once("k", b"request", work)
     again = await answers.once("k", b"request", work)
@@ -76,7 +78,7 @@ async def test_the_same_request_again_gets_the_first_answer(redis: Redis):
 
 
 async def test_another_request_with_the_same_key_is_refused_and_not_run(redis: Redis):
-    answers, work = Answers(redis), Work()
+    answers, work = RedisAnswers(redis), Work()
     await answers.once("k", b"request", work)
 
     with pytest.raises(KeyReused):
@@ -85,7 +87,7 @@ async def test_another_request_with_the_same_key_is_refused_and_not_run(redis: R
 
 
 async def test_of_many_at_once_one_runs_and_the_others_are_told_to_wait(redis: Redis):
-    answers, work = Answers(redis), Work()
+    answers, work = RedisAnswers(redis), Work()
     work.may_end.clear()
 
     calls = {asyncio.create_task(answers.once("k", b"request", work)) for _ in range(10)}
@@ -99,7 +101,7 @@ async def test_of_many_at_once_one_runs_and_the_others_are_told_to_wait(redis: R
 
 
 async def test_a_request_that_failed_can_be_sent_again(redis: Redis):
-    answers = Answers(redis)
+    answers = RedisAnswers(redis)
 
     async def fails() -> Answer:
         raise BadRequest("not this time")

@@ -6,11 +6,14 @@ from redis.asyncio import Redis
 from support.redis import RedisServer
 
 from model.note import Note
-from service.changes import RedisChangeStream, open_sync_redis
-from service.jobs import JobQueue
-from service.messages import ACTIVE, CURSORS, FILLED, JOBS, MODELS, StoredNote, StoredReading
-from service.registry import Progress, Registered, Registry
-from service.store import RedisStore, Suggestion
+from service.store.changes import RedisChangeStream
+from service.store.connection import open_sync_redis
+from service.store.interfaces import Suggestion
+from service.store.jobs import JobQueue
+from service.store.notes import RedisStore
+from service.store.records import StoredNote, StoredPrediction
+from service.store.registry import Progress, Registered, Registry
+from service.store.schema import ACTIVE, CURSORS, FILLED, JOBS, MODELS
 
 VECTOR = np.array([0.6, 0.8], dtype=np.float32)
 
@@ -31,10 +34,10 @@ class Model:
                 if item.job.note_id == bad:
                     await self.queue.fail(item, "bad")
                 else:
-                    reading = StoredReading(
+                    prediction = StoredPrediction(
                         item.job.version, self.fingerprint, VECTOR, ((self.fingerprint, 0.5),), None
                     )
-                    await self.queue.publish([(item, reading)])
+                    await self.queue.publish([(item, prediction)])
         return sorted(read)
 
 
@@ -166,7 +169,7 @@ async def test_a_retired_model_leaves_nothing_behind_and_its_late_words_are_not_
 
     assert await registry.retire("new")
     assert await registry.registered() == Registered({"old": 2}, "old")
-    await new.queue.publish([(late[0], StoredReading(2, "new", VECTOR, (), None))])
+    await new.queue.publish([(late[0], StoredPrediction(2, "new", VECTOR, (), None))])
     await new.queue.fail(late[0], "late")
     streams["new"].keep("0-0")
     await old.read()

@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from indexer import rpc
-from indexer.client import ShardedSearcher, merge
 from indexer.index import VectorIndex
-from indexer.server import ShardServer, serve_shard
+from indexer.rpc.frames import RpcRefused
+from indexer.rpc.server import serve
+from indexer.serving.client import ShardedSearcher, merge
+from indexer.serving.memory import MemorySearcher
+from indexer.serving.server import ShardServer, serve_shard
 from indexer.shards import shard_of
-from indexer.types import Answer, Change, Held, Searcher, ShardUnavailable
-from tests.unit.service.memory import MemorySearcher
+from indexer.types import Change, Hits, IndexedVector, Searcher, ShardUnavailable
 
 SHARDS = 3
 DIM = 16
@@ -156,7 +157,7 @@ async def test_lookup_gives_version_and_vector_of_a_held_id_only(subject):
 
     held = await searcher.lookup("n7", timeout_s=5)
 
-    assert isinstance(held, Held)
+    assert isinstance(held, IndexedVector)
     assert held.version == 1
     assert held.vector == pytest.approx(VECTORS[7], abs=1e-6)
     assert await searcher.lookup("n8", timeout_s=5) is None
@@ -307,7 +308,7 @@ async def test_any_replica_answers_for_its_shard_and_one_that_failed_rests(clust
 
 @pytest.mark.parametrize("trouble", ["hangs", "refuses"])
 async def test_a_replica_that_answered_and_then_does_not_is_stood_in_for(cluster, trouble, caplog, monkeypatch):
-    monkeypatch.setattr("indexer.client.REST_S", 60.0)
+    monkeypatch.setattr("indexer.serving.client.REST_S", 60.0)
     cluster.hold("a", 1, VECTORS[0])
     well, calls = asyncio.Event(), []
     well.set()
@@ -315,11 +316,11 @@ async def test_a_replica_that_answered_and_then_does_not_is_stood_in_for(cluster
     async def search(params: dict[str, Any]) -> dict[str, Any]:
         calls.append(params)
         if not well.is_set() and trouble == "refuses":
-            raise rpc.RpcRefused("not today")
+            raise RpcRefused("not today")
         await well.wait()
         return {"answers": [(["a"], [1.0])] * len(params["queries"]), "generation": 0}
 
-    moody = await rpc.serve("127.0.0.1:0", {"search": search})
+    moody = await serve("127.0.0.1:0", {"search": search})
     searcher = ShardedSearcher([f"{moody.address},{address}" for address in cluster.addresses], "m")
     for _ in range(4):
         assert (await searcher.search(VECTORS[0], 5, timeout_s=4)).shards_ok == SHARDS
@@ -464,4 +465,4 @@ async def test_the_generation_is_the_lowest_of_the_shards_that_answer(cluster, s
 def test_merging_takes_an_id_once_with_its_best_score_and_breaks_ties_by_id():
     merged = merge([(["a", "b", "c"], [0.9, 0.5, 0.4]), (["b", "d"], [0.7, 0.4])], 4)
 
-    assert merged == Answer(["a", "b", "c", "d"], [0.9, 0.7, 0.4, 0.4])
+    assert merged == Hits(["a", "b", "c", "d"], [0.9, 0.7, 0.4, 0.4])

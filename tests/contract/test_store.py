@@ -10,12 +10,15 @@ from redis.asyncio import Redis
 from support.redis import RedisServer
 
 from model.note import Note
-from model.suggestions import spelled
+from model.text.suggestions import spelled
 from service.errors import NotAsExpected, QueueFull, StoreUnavailable
-from service.jobs import JobQueue
-from service.messages import ACTIVE, DEAD, EMBEDDINGS, JOBS, TAG, EmbedJob, decode_change
-from service.store import NoteStore, RedisStore, StoredNote, open_redis
-from tests.unit.service.memory import MemoryStore
+from service.store.connection import open_redis
+from service.store.interfaces import NoteStore
+from service.store.jobs import JobQueue
+from service.store.memory import MemoryStore
+from service.store.notes import RedisStore
+from service.store.records import EmbedJob, StoredNote, decode_change
+from service.store.schema import ACTIVE, DEAD, EMBEDDINGS, JOBS, TAG
 
 KYOTO = StoredNote(
     Note("n1", "Three days in Kyoto", "Temples.", ("#Travel", "京都"), "Travel", 7),

@@ -9,7 +9,7 @@ import click
 import pytest
 import yaml
 
-from service.cli import cli
+from service.cli.main import cli
 from service.settings import Settings, environment_names
 
 ROOT = Path(__file__).parent.parent.parent

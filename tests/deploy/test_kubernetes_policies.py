@@ -24,15 +24,16 @@ from support.kubernetes import K8S, OVERLAYS, POD_INDEX, ROOT, Manifests, Worklo
 from support.working import stored
 
 from indexer.shards import replicas
-from model.checkpoint import read_manifest
-from service import server, wiring
-from service.cli import cli
-from service.health import OpsServer
-from service.jobs import JobQueue
-from service.messages import JOBS
+from model.network.checkpoint import load_manifest
+from service import wiring
+from service.cli.main import cli
+from service.processes.health import OpsServer
+from service.processes.local_redis import redis_command
+from service.server import server
 from service.settings import MINI, Settings, environment_names
-from service.store import RedisStore
-from service.supervisor import redis_command
+from service.store.jobs import JobQueue
+from service.store.notes import RedisStore
+from service.store.schema import JOBS
 
 Policy = Callable[[Manifests], Iterator[str]]
 
@@ -756,7 +757,7 @@ def test_every_policy_was_seen_to_fail():
 def test_without_a_checkpoint_the_overlays_serve_the_model_of_the_images():
     """The placeholder that the overlays with weights begin with is that model's fingerprint."""
     data = manifests_of("production").find("ConfigMap", "notellm-settings")["data"]
-    assert data["NOTELLM_CHECKPOINT"] == f"/models/{read_manifest(MINI).fingerprint}"
+    assert data["NOTELLM_CHECKPOINT"] == f"/models/{load_manifest(MINI).fingerprint}"
     assert "NOTELLM_CHECKPOINT" not in manifests_of("local").find("ConfigMap", "notellm-settings")["data"]
 
 

@@ -21,7 +21,7 @@ from support.kubernetes import Manifests, Workload, manifests_of
 from support.redis import RedisServer
 from support.service import NOTELLM, until
 
-from service.client import NoteLLM, Refused
+from service.client import NoteLLMClient, Refused
 from service.keys import create_key
 from service.settings import MINI
 
@@ -116,9 +116,9 @@ def test_the_processes_find_each_other_outlive_a_replica_of_each_shard_and_leave
     [gateway] = cluster.of("gateway")
     url = f"http://{gateway.address}:{gateway.workload.ports['http']}"
 
-    with NoteLLM(url) as stranger, pytest.raises(Refused, match="unauthorized"):
+    with NoteLLMClient(url) as stranger, pytest.raises(Refused, match="unauthorized"):
         stranger.get("n0")
-    with NoteLLM(url, key=cluster.key, timeout_s=30, patience_s=30) as notellm:
+    with NoteLLMClient(url, key=cluster.key, timeout_s=30, patience_s=30) as notellm:
         for number in range(8):
             notellm.put(f"n{number}", {"title": f"Ramen in Osaka, bowl {number}"}, wait_s=10)
         # Eight notes are in both shards, so an answer with all others has asked every shard by its name.

@@ -17,14 +17,14 @@ from redis.exceptions import AuthenticationError, NoPermissionError
 from redis.exceptions import ConnectionError as ConnectionFailed
 from support.service import NOTELLM, UNSET, until
 
-from service import changes, events, jobs, store
-from service.client import NoteLLM
-from service.supervisor import redis_binary
+from service.client import NoteLLMClient
+from service.processes.local_redis import redis_binary
+from service.store import changes, events, jobs, notes
 
 ROOT = Path(__file__).parent.parent.parent
 ADDRESSES = {"NOTELLM_WORKER__ADDRESSES": ["worker.sock"], "NOTELLM_INDEX__ADDRESSES": ["shard-0.sock", "shard-1.sock"]}
 SCRIPTS = {
-    "gateway": [store.PUT, store.DELETE, events.APPEND],
+    "gateway": [notes.PUT, notes.DELETE, events.APPEND],
     "worker": [jobs.INTRODUCE, jobs.FILL, jobs.PUBLISH, jobs.FAIL],
     "indexer": [changes.REFUSE, changes.KEEP, changes.LAG],
 }
@@ -105,7 +105,7 @@ def test_no_component_is_denied_anything_while_the_service_works(stack):
         ops.acl_log_reset()
         stack.start("worker", "worker")
         stack.start("gateway", "gateway")
-        with NoteLLM(stack.api, timeout_s=60, patience_s=60) as notellm:
+        with NoteLLMClient(stack.api, timeout_s=60, patience_s=60) as notellm:
             until(lambda: _listens(stack.api))
             _use(stack, notellm)
         assert _lists_models(stack)
@@ -115,7 +115,7 @@ def test_no_component_is_denied_anything_while_the_service_works(stack):
     assert denied == []
 
 
-def _use(stack: Stack, notellm: NoteLLM) -> None:
+def _use(stack: Stack, notellm: NoteLLMClient) -> None:
     """Every route, and what components do by themselves: rebuild, snapshot, take over, give up, fill."""
     notes = [{"note_id": f"n{i}", "title": f"Ramen in Osaka, bowl {i}", "hashtags": ["ramen"]} for i in range(40)]
     list(notellm.put_all(notes))

@@ -11,10 +11,10 @@ import httpx
 import pytest
 from support.service import NOTELLM, UNSET, Service, running
 
-from model.backends.base import Reading
-from model.backends.hf import HfBackend
-from model.calibration import Calibration, LogitMap, SuggestionMap
-from model.checkpoint import add_calibration
+from model.backend import Prediction
+from model.inference.calibration import Calibration, LogitMap, SuggestionMap
+from model.inference.hf import HfBackend
+from model.network.checkpoint import add_calibration
 from model.note import Note
 from service.settings import MINI
 
@@ -39,10 +39,10 @@ def service(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 
 @pytest.fixture(scope="module")
-def reading() -> Reading:
+def prediction() -> Prediction:
     """What the model itself says of the draft."""
     backend = HfBackend.open(MINI)
-    [found] = backend.read(backend.tokenize([Note("", **DRAFT)]), 5)
+    [found] = backend.predict(backend.tokenize([Note("", **DRAFT)]), 5)
     return found
 
 
@@ -54,27 +54,27 @@ def odds(share: float) -> float:
     return math.log(share / (1 - share))
 
 
-def test_the_scores_follow_the_calibration_with_neighbors_and_without(service, reading):
+def test_the_scores_follow_the_calibration_with_neighbors_and_without(service, prediction):
     with httpx.Client(base_url=service.api, timeout=60) as client:
         alone = client.post("/notes/tags", json=DRAFT).raise_for_status().json()
         client.put("/notes/near?wait=10", json=NEAR).raise_for_status()
         beside = client.post("/notes/tags", json={**DRAFT, "related": 1}).raise_for_status().json()
         stored = client.get("/notes/near").raise_for_status().json()
 
-    said = {tag.name: -1.0 + 0.5 + 0.6 * odds(tag.score) for tag in reading.hashtags}
+    said = {tag.name: -1.0 + 0.5 + 0.6 * odds(tag.score) for tag in prediction.hashtags}
     assert {tag["tag"]: tag["score"] for tag in alone["hashtags"]} == {
         name: pytest.approx(sigmoid(value), abs=1e-3) for name, value in said.items()
     }
     strength = math.log(1 + beside["related"][0]["score"])  # the vote is the cosine over twenty
     scores = {tag["tag"]: (tag["score"], tag["source"]) for tag in beside["hashtags"]}
-    assert scores["RamenCounters"] == (pytest.approx(sigmoid(-1.0 + 2.0 * strength), abs=1e-3), "neighbours")
+    assert scores["RamenCounters"] == (pytest.approx(sigmoid(-1.0 + 2.0 * strength), abs=1e-3), "neighbors")
     assert [tag["score"] for tag in beside["hashtags"]] == sorted((s for s, _ in scores.values()), reverse=True)
-    category = pytest.approx(sigmoid(-0.4 + 0.5 * odds(min(reading.category.score, 0.9999))), abs=1e-3)
-    assert beside["category"] == {"name": reading.category.name, "score": category}
+    category = pytest.approx(sigmoid(-0.4 + 0.5 * odds(min(prediction.category.score, 0.9999))), abs=1e-3)
+    assert beside["category"] == {"name": prediction.category.name, "score": category}
 
     backend = HfBackend.open(MINI)
     note = Note("near", NEAR["title"], NEAR["content"], ("RamenCounters",))
-    [own] = backend.read(backend.tokenize([note]), 5)
+    [own] = backend.predict(backend.tokenize([note]), 5)
     assert [tag["score"] for tag in stored["suggested_hashtags"]] == [
         pytest.approx(sigmoid(0.3 + 0.8 * odds(tag.score)), abs=1e-3) for tag in own.hashtags
     ]

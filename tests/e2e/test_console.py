@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, Page, Route, expect
 from support.browser import Visit, chromium
 from support.service import Service, running, until
 
-from model.samples.generate import sample_notes
+from model.data.samples.generate import sample_notes
 from service.settings import MINI
 
 CATEGORIES = ("Travel", "Restaurants", "Dogs", "Coffee", "Yoga")

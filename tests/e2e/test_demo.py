@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from support.service import NOTELLM, Service, running, until
 
-from model.samples.generate import sample_notes
-from service.client import NoteLLM
-from service.schemas import NotesStatusOut
+from model.data.samples.generate import sample_notes
+from service.client import NoteLLMClient
+from service.contract.status import NotesStatusOut
 from service.settings import MINI
 
 LOAD_S = 240
@@ -36,7 +36,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 
 @pytest.fixture(scope="module")
-def notellm(service: Service) -> Iterator[NoteLLM]:
+def notellm(service: Service) -> Iterator[NoteLLMClient]:
     with service.client() as notellm:
         yield notellm
 

@@ -28,8 +28,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
 from support.llamas import SHAPES, long_notes, random_checkpoint
 from training_peak import matrix_peak
 
-from model.backends import Runtime, open_backend
-from model.backends.base import Backend, Prompt
+from model.backend import Backend, Prompt
+from model.inference.open import Runtime, open_backend
 
 HASHTAGS = 5
 ROUNDS = 20
@@ -72,7 +72,7 @@ def measure(backend: Backend, arguments: argparse.Namespace, expected: np.ndarra
     prefill_s = seconds(lambda: backend.embed(prompts))
     # Prompts that the prefix cache has not seen.
     fresh = backend.tokenize(long_notes(2 * arguments.notes + arguments.parity_notes))[-arguments.notes :]
-    read_s = seconds(lambda: backend.read(fresh, HASHTAGS))
+    read_s = seconds(lambda: backend.predict(fresh, HASHTAGS))
     tokens = sum(len(prompt.token_ids) for prompt in prompts)
     return {
         "shape": arguments.shape,
@@ -94,7 +94,7 @@ def waits(backend: Backend, concurrent: int) -> dict[str, float]:
     drafts: list[list[Prompt]] = [
         backend.tokenize(long_notes(100_000 + (number + 1) * concurrent)[-concurrent:]) for number in range(ROUNDS)
     ]
-    found = [seconds(lambda batch=batch: backend.read(batch, HASHTAGS)) for batch in tqdm(drafts, unit="batch")]
+    found = [seconds(lambda batch=batch: backend.predict(batch, HASHTAGS)) for batch in tqdm(drafts, unit="batch")]
     return {"p50": round(float(np.median(found)), 4), "p99": round(float(np.quantile(found, 0.99)), 4)}
 
 

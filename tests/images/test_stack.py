@@ -17,7 +17,7 @@ import httpx
 import pytest
 from support.service import until
 
-from service.client import NoteLLM, Refused
+from service.client import NoteLLMClient, Refused
 
 ROOT = Path(__file__).parent.parent.parent
 COMPOSE = Path(sys.executable).parent / "podman-compose"
@@ -84,7 +84,7 @@ def stack(engine, built: Callable[[str], str], redis_image: str, tmp_path_factor
 
 @pytest.mark.timeout(3600)
 def test_the_stack_takes_notes_and_answers_related_and_tags(stack):
-    with NoteLLM(stack.api, key=stack.key, timeout_s=60, patience_s=60) as notellm:
+    with NoteLLMClient(stack.api, key=stack.key, timeout_s=60, patience_s=60) as notellm:
         for note_id, note in NOTES.items():
             assert notellm.put(note_id, note, wait_s=10).status == "searchable"
         related = notellm.related("kyoto", k=2)
@@ -100,7 +100,7 @@ def test_the_stack_takes_notes_and_answers_related_and_tags(stack):
 
 @pytest.mark.timeout(3600)
 def test_without_a_key_nobody_is_answered(stack):
-    with NoteLLM(stack.api) as stranger, pytest.raises(Refused, match="unauthorized"):
+    with NoteLLMClient(stack.api) as stranger, pytest.raises(Refused, match="unauthorized"):
         stranger.status()
 
 
@@ -135,7 +135,7 @@ def test_only_the_gateway_is_published_and_only_to_this_host(stack):
 
 @pytest.mark.timeout(3600)
 def test_a_stop_is_clean_and_what_was_acknowledged_is_there_again(stack):
-    with NoteLLM(stack.api, key=stack.key, timeout_s=60, patience_s=60) as notellm:
+    with NoteLLMClient(stack.api, key=stack.key, timeout_s=60, patience_s=60) as notellm:
         before = notellm.related("kyoto", k=2)
         assert notellm.put("late", NOTES["osaka"]).version == 1  # acknowledged, perhaps not read yet
         used = {service: stack.inspect(service)["State"] for service in SERVICES}

@@ -18,35 +18,39 @@ import pytest
 from redis import Redis as SyncRedis
 from redis.asyncio import Redis
 from support.checkpoint import tiny_checkpoint
-from support.hashing import DIM, text_vector
 from support.indexers import Indexers
 from support.redis import RedisServer
 from support.service import NOTELLM, PATIENCE_S, UNSET, Service, running
 from support.service import until as wait_until
 from support.working import until
 
-from indexer.client import ShardedSearcher
+from indexer.serving.client import ShardedSearcher
 from indexer.types import ShardUnavailable
+from model.inference.hashing import DIM, text_vector
 from model.note import Note
-from service import backup, backup_files, messages
-from service.backup import back_up
-from service.backup_files import MANIFEST, SUMS, BackupError
-from service.changes import RedisChangeStream, open_sync_redis
+from service.backup import backup, files
+from service.backup.backup import back_up
+from service.backup.files import MANIFEST, SUMS, BackupError
+from service.backup.restore import restore
 from service.errors import NotAsExpected, StoreUnavailable
-from service.events import Event, RedisEvents
-from service.idempotency import Answer, Answers
-from service.jobs import JobQueue
-from service.messages import RESTORING, StoredNote, StoredReading
-from service.restore import restore
 from service.settings import MINI
-from service.store import RedisStore, Suggestion
+from service.store import records
+from service.store.changes import RedisChangeStream
+from service.store.connection import open_sync_redis
+from service.store.events import RedisEvents
+from service.store.idempotency import RedisAnswers
+from service.store.interfaces import Answer, Suggestion
+from service.store.jobs import JobQueue
+from service.store.notes import RedisStore
+from service.store.records import Event, StoredNote, StoredPrediction
+from service.store.schema import RESTORING
 
 MODELS = ("hashing-a", "hashing-b")
 TABLE_ROW = re.compile(r"^``(notellm:v1:[a-z]+:?)[^`]*`` +(\w+)", re.MULTILINE)
 # What a backup says of every key: family -> kept, rebuilt or dropped.
 FATES: dict[str, str] = dict(TABLE_ROW.findall(backup.__doc__ or ""))
 # Rebuilt by the next worker, and begun anew: they are not as before.
-NOT_AS_BEFORE = {messages.JOBS, messages.WRITES}
+NOT_AS_BEFORE = {records.JOBS, records.WRITES}
 
 
 @pytest.fixture
@@ -100,15 +104,17 @@ async def read_all(redis: Redis, model: str, *, bad: str = "", most: int = 10_00
     while most > 0 and (claimed := await queue.claim(min(256, most), 0.01)):
         most -= len(claimed)
         records = await queue.notes(claimed)
-        readings = []
+        predictions = []
         for item, record in zip(claimed, records, strict=True):
             if item.job.note_id == bad:
                 await queue.fail(item, "it is bad")
             elif record and record.version == item.job.version and not record.deleted:
                 vector = text_vector(model + record.note.title)
-                said = StoredReading(record.version, model, vector, (("旅行", 0.1 + 0.2),), ("Travel", 0.9), b"s" * 16)
-                readings.append((item, said))
-        await queue.publish(readings)
+                said = StoredPrediction(
+                    record.version, model, vector, (("旅行", 0.1 + 0.2),), ("Travel", 0.9), b"s" * 16
+                )
+                predictions.append((item, said))
+        await queue.publish(predictions)
 
 
 def note(number: int, title: str = "") -> StoredNote:
@@ -131,7 +137,7 @@ async def use(redis: Redis, notes: int = 60) -> RedisStore:
     await store.put([note(number, "back again") for number in range(20, 25)])
     events = [Event(f"e{n}", f"u{n % 5}", f"n{n % 20}", "click", 1767225600.25 + n, None) for n in range(30)]
     await RedisEvents(redis).append(events)
-    await Answers(redis).once("k", b"request", _answer)
+    await RedisAnswers(redis).once("k", b"request", _answer)
     stream = RedisChangeStream(open_sync_redis(_url(redis)), MODELS[0], "shard-0")
     stream.refuse(replace(stream.read("0-0", 10_000, 0)[-1], id="n30", version=1), "no unit vector")
     stream.keep("0-0")
@@ -160,7 +166,7 @@ async def test_every_key_of_a_store_in_use_is_in_the_table(redis, source):
     await use(redis)
 
     assert {family(key) for key in source.scan_iter()} == FATES.keys() - {RESTORING}
-    assert {row.partition("<")[0] for row in re.findall(r"^``(notellm:v1:[^`]+)``", messages.__doc__, re.M)} == {*FATES}
+    assert {row.partition("<")[0] for row in re.findall(r"^``(notellm:v1:[^`]+)``", records.__doc__, re.M)} == {*FATES}
     assert set(FATES.values()) == {"kept", "rebuilt", "dropped"}
 
 
@@ -173,7 +179,7 @@ async def test_what_is_restored_is_what_was_there_to_the_byte(redis, source, tar
 
     assert contents(target) == before
     assert (restored.live, restored.deleted) == (manifest.live, manifest.deleted) == (45, 15)
-    assert {family(key) for key in target.scan_iter()} == {family(key) for key in before} | {messages.WRITES}
+    assert {family(key) for key in target.scan_iter()} == {family(key) for key in before} | {records.WRITES}
     lives = [redis.pttl("notellm:v1:event:e1") for redis in (source, target)]
     assert lives[1] == pytest.approx(lives[0], abs=60_000)
 
@@ -252,7 +258,7 @@ async def test_a_backup_of_a_later_format_is_refused(redis, source, target, tmp_
     back_up(source, tmp_path / "b")
     manifest = json.loads((tmp_path / "b" / MANIFEST).read_bytes())
     (tmp_path / "b" / MANIFEST).write_text(json.dumps(manifest | {"format": 2, "notellm": "9.1", "new": 1}))
-    (tmp_path / "b" / SUMS).write_text(backup_files.sums(tmp_path / "b"))
+    (tmp_path / "b" / SUMS).write_text(files.sums(tmp_path / "b"))
 
     with pytest.raises(BackupError, match=r"was made by notellm 9\.1 in format 2, and this one reads up to 1"):
         restore(target, tmp_path / "b")
@@ -293,7 +299,7 @@ async def test_half_a_store_takes_no_writes_and_only_the_same_backup(
     before = contents(source)
     await store.put([note(99)])
     back_up(source, tmp_path / "later")
-    monkeypatch.setattr("service.restore.SAY_AGAIN", "return redis.error_reply('READONLY enough')")
+    monkeypatch.setattr("service.backup.restore.SAY_AGAIN", "return redis.error_reply('READONLY enough')")
     with pytest.raises(StoreUnavailable):
         restore(target, tmp_path / "b")
     monkeypatch.undo()
@@ -314,7 +320,7 @@ async def test_half_a_store_takes_no_writes_and_only_the_same_backup(
     with pytest.raises(BackupError, match="a restore of another backup was begun"):
         restore(target, tmp_path / "later")
 
-    monkeypatch.setattr("service.restore._Restore.finish", ends)
+    monkeypatch.setattr("service.backup.restore._Restore.finish", ends)
     with pytest.raises(StoreUnavailable):
         restore(target, tmp_path / "b")
     monkeypatch.undo()
@@ -338,7 +344,7 @@ async def test_deletes_of_the_audit_log_that_came_later_are_done_again(redis, so
     ]
     (tmp_path / "audit").write_text("".join(json.dumps(entry) + "\n" for entry in (early, *later)))
 
-    monkeypatch.setattr("service.restore._Restore.finish", ends)
+    monkeypatch.setattr("service.backup.restore._Restore.finish", ends)
     with pytest.raises(StoreUnavailable):  # somebody forgot the log, and thought of it in time
         restore(target, tmp_path / "b")
     monkeypatch.undo()
@@ -398,11 +404,11 @@ async def test_what_was_acknowledged_before_is_in_it_whatever_is_written_meanwhi
 
     monkeypatch.setattr(backup._Backup, "_write_records", slowly)
     writing = asyncio.create_task(write())
-    reading = asyncio.create_task(_keep_reading(redis, stop))
+    prediction = asyncio.create_task(_keep_reading(redis, stop))
     await asyncio.to_thread(back_up, source, tmp_path / "b")
     stop.set()
     assert await writing > 100
-    await reading
+    await prediction
     restore(target, tmp_path / "b")
 
     client = Redis.from_url(elsewhere.url)
@@ -415,7 +421,7 @@ async def test_what_was_acknowledged_before_is_in_it_whatever_is_written_meanwhi
         assert said is None or not record.deleted
         assert said is None or said.version <= record.version
     for key, spellings in contents(target).items():
-        if family(key) == messages.TAG:
+        if family(key) == records.TAG:
             carried = [tag for record in found.values() if not record.deleted for tag in set(record.note.hashtags)]
             assert sum(count for _, count in spellings) <= len(carried)
     counts = await restored.counts(MODELS[0])
@@ -444,7 +450,7 @@ async def test_of_a_note_that_stands_in_it_twice_the_later_version_counts(redis,
         if file.name.startswith(("notes", "readings", "vectors", "failures")):
             file.write_bytes((tmp_path / "early" / file.name).read_bytes() + file.read_bytes())
     (tmp_path / "b" / MANIFEST).write_text(json.dumps(manifest))
-    (tmp_path / "b" / SUMS).write_text(backup_files.sums(tmp_path / "b"))
+    (tmp_path / "b" / SUMS).write_text(files.sums(tmp_path / "b"))
 
     restore(target, tmp_path / "b")
 
@@ -593,7 +599,7 @@ def test_what_a_person_can_mend_is_one_line(redis_server, tmp_path):
 def test_a_backup_needs_no_part_that_the_gateways_image_lacks():
     script = (
         "import sys; sys.modules |= dict.fromkeys(['torch', 'transformers', 'faiss', 'pyarrow', 'duckdb']);"
-        "import service.backup, service.restore, service.private_redis, model.checkpoint"
+        "import service.backup.backup, service.backup.restore, service.processes.local_redis, model.network.checkpoint"
     )
     subprocess.run([*NOTELLM[:2], "-c", script], check=True)
 

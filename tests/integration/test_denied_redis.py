@@ -10,19 +10,22 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 from support.checkpoint import tiny_checkpoint
-from support.hashing import HashingBackend
+from support.gateway import MemoryGateway
 from support.redis import RedisServer
 from support.service import NOTELLM, UNSET
 from support.working import idle, until, working
 
+from model.inference.hashing import HashingBackend
 from model.note import Note
-from service.changes import RedisChangeStream, open_sync_redis
 from service.errors import StoreUnavailable
-from service.events import Event, RedisEvents
-from service.jobs import JobQueue
-from service.registry import Registry
-from service.store import RedisStore, StoredNote, open_redis
-from tests.unit.service.memory import MemoryGateway
+from service.store.changes import RedisChangeStream
+from service.store.connection import open_redis, open_sync_redis
+from service.store.events import RedisEvents
+from service.store.idempotency import RedisAnswers
+from service.store.jobs import JobQueue
+from service.store.notes import RedisStore
+from service.store.records import Event, StoredNote
+from service.store.registry import Registry
 
 MARK = "x-mark-x"
 NOTE = StoredNote(Note("n1", MARK, hashtags=(MARK,)), 0)
@@ -97,7 +100,7 @@ async def test_a_model_is_not_called_idle_because_its_workers_may_not_be_counted
 
 
 async def test_a_client_is_told_to_come_again_and_nothing_is_stored(server, few):
-    gateway = MemoryGateway(redis=few)
+    gateway = MemoryGateway(answers=RedisAnswers(few))
     body = {"title": MARK}
     async with gateway.client() as client:
         refused = await client.put("/notes/n1", json=body, headers={"Idempotency-Key": "once"})

@@ -9,23 +9,24 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from prometheus_client import REGISTRY
-from support.hashing import BAD, HashingBackend
 from support.working import Gate, until
 
-from indexer import rpc
-from model.backends.base import Prompt, Reading, Scored, Timings
+from indexer.rpc.server import serve
+from model.backend import Prediction, Prompt, Scored, Timings
+from model.inference.hashing import BAD, HashingBackend
 from model.note import Note
-from service.drafts import WorkerPool, draft_handlers
-from service.engine import BackendBroken, Engine
 from service.errors import WorkerUnavailable
+from service.recommend.workers import WorkerPool
+from service.worker.drafts import draft_handlers
+from service.worker.engine import BackendBroken, Engine
 
 
 def engine_of(backend: HashingBackend, *, max_batch_tokens: int = 100, max_drafts: int = 100) -> Engine:
     return Engine(backend, max_batch_tokens=max_batch_tokens, max_drafts=max_drafts)
 
 
-def draft(engine: Engine, title: str, max_hashtags: int = 1, timeout_s: float = 60) -> "asyncio.Task[Reading]":
-    return asyncio.create_task(engine.read_draft(Note("", title), max_hashtags, timeout_s))
+def draft(engine: Engine, title: str, max_hashtags: int = 1, timeout_s: float = 60) -> "asyncio.Task[Prediction]":
+    return asyncio.create_task(engine.predict_draft(Note("", title), max_hashtags, timeout_s))
 
 
 async def waiting(engine: Engine, drafts: int) -> None:
@@ -43,9 +44,9 @@ async def test_a_draft_goes_before_the_backlog_and_the_backlog_never_starves():
     engine = engine_of(backend, max_batch_tokens=6)
     prompts = backend.tokenize([Note("", "stored")])
     async with engine.running():
-        first = asyncio.create_task(engine.read(prompts, 1))
+        first = asyncio.create_task(engine.predict(prompts, 1))
         await gate.closed_on()
-        backlog = [asyncio.create_task(engine.read(prompts, 1)) for _ in range(2)]
+        backlog = [asyncio.create_task(engine.predict(prompts, 1)) for _ in range(2)]
         drafts = []
         for number in range(3):
             drafts.append(draft(engine, f"draft{number}"))
@@ -136,7 +137,7 @@ async def test_too_many_drafts_are_refused_at_once():
         drafts += [draft(engine, "next") for _ in range(2)]
         await asyncio.sleep(0)
         with pytest.raises(WorkerUnavailable):
-            await engine.read_draft(Note("", "one too many"), 1, 10)
+            await engine.predict_draft(Note("", "one too many"), 1, 10)
         gate.open.set()
         assert len(await asyncio.gather(*drafts)) == 3
 
@@ -152,7 +153,7 @@ async def test_an_engine_that_ends_refuses_drafts_and_answers_those_that_wait():
         draining = asyncio.create_task(engine.drain(timeout_s=60))
         await asyncio.sleep(0)
         with pytest.raises(WorkerUnavailable):
-            await engine.read_draft(Note("", "third"), 1, 10)
+            await engine.predict_draft(Note("", "third"), 1, 10)
         assert not draining.done()
         gate.open.set()
         await draining
@@ -205,14 +206,14 @@ class SmallBackend(HashingBackend):
         self._error = error
         self._last: weakref.ref[Allocation] = weakref.ref(Allocation())
 
-    def read(self, prompts: Sequence[Prompt], max_hashtags: int) -> list[Reading]:
+    def predict(self, prompts: Sequence[Prompt], max_hashtags: int) -> list[Prediction]:
         self.leaked |= self._last() is not None
         allocation = Allocation()
         self._last = weakref.ref(allocation)
         if len(prompts) * max(len(prompt.token_ids) for prompt in prompts) > self.room:
             self.batches.append([])
             raise self._error("no memory")
-        return super().read(prompts, max_hashtags)
+        return super().predict(prompts, max_hashtags)
 
 
 @pytest.mark.parametrize("error", [MemoryError, OutOfMemoryError])
@@ -221,9 +222,9 @@ async def test_a_batch_that_is_out_of_memory_is_halved_and_frees_what_it_held(er
     engine = engine_of(backend)
     notes = [Note("", f"{number:010}") for number in range(8)]
     async with engine.running():
-        readings = await engine.read(backend.tokenize(notes), 1)
+        predictions = await engine.predict(backend.tokenize(notes), 1)
 
-    assert [reading.hashtags[0].name for reading in readings] == [note.title for note in notes]
+    assert [prediction.hashtags[0].name for prediction in predictions] == [note.title for note in notes]
     assert [len(batch) for batch in backend.batches] == [0, 4, 4]
     assert not backend.leaked
 
@@ -234,11 +235,11 @@ async def test_batches_are_smaller_for_a_while_after_memory_ran_out():
     prompts = backend.tokenize([Note("", f"{number:010}") for number in range(8)])
     async with engine.running():
         assert engine.batch_tokens == 128
-        await engine.read(prompts, 1)
+        await engine.predict(prompts, 1)
         assert 40 <= engine.batch_tokens < 60
         backend.room = 1000
         for _ in range(64):
-            await engine.read(prompts[:1], 1)
+            await engine.predict(prompts[:1], 1)
         assert engine.batch_tokens == 128
 
 
@@ -246,16 +247,18 @@ async def test_a_note_that_has_no_room_alone_comes_back_as_an_error_and_the_othe
     backend = SmallBackend(room=50)
     engine = engine_of(backend)
     async with engine.running():
-        readings = await engine.read(backend.tokenize([Note("", "x" * 60), Note("", "short"), Note("", "brief")]), 1)
+        predictions = await engine.predict(
+            backend.tokenize([Note("", "x" * 60), Note("", "short"), Note("", "brief")]), 1
+        )
 
-    assert [type(reading) for reading in readings] == [MemoryError, Reading, Reading]
+    assert [type(prediction) for prediction in predictions] == [MemoryError, Prediction, Prediction]
     assert not engine.broken.is_set()
 
 
 class BrokenBackend(HashingBackend):
     """As a GPU that has fallen off the bus."""
 
-    def read(self, prompts: Sequence[Prompt], max_hashtags: int) -> list[Reading]:
+    def predict(self, prompts: Sequence[Prompt], max_hashtags: int) -> list[Prediction]:
         raise RuntimeError("device lost")
 
 
@@ -264,7 +267,7 @@ async def test_a_backend_that_cannot_read_a_harmless_note_is_broken():
     engine = engine_of(backend)
     async with engine.running():
         with pytest.raises(BackendBroken):
-            await engine.read(backend.tokenize([Note("", "stored")]), 1)
+            await engine.predict(backend.tokenize([Note("", "stored")]), 1)
     assert engine.broken.is_set()
 
 
@@ -278,19 +281,19 @@ async def test_a_draft_finds_out_that_the_backend_is_broken_and_its_caller_may_a
 
 async def test_a_backend_that_forgets_a_note_or_gives_a_vector_of_another_length_is_found_out():
     class Careless(HashingBackend):
-        def read(self, prompts: Sequence[Prompt], max_hashtags: int) -> list[Reading]:
-            readings = super().read(prompts, max_hashtags)
+        def predict(self, prompts: Sequence[Prompt], max_hashtags: int) -> list[Prediction]:
+            predictions = super().predict(prompts, max_hashtags)
             if len(prompts) > 1:
-                return readings[1:]
+                return predictions[1:]
             by = np.float32(3 if prompts[0].note.title == "long" else 1)
-            return [replace(reading, vector=reading.vector * by) for reading in readings]
+            return [replace(prediction, vector=prediction.vector * by) for prediction in predictions]
 
     backend = Careless()
     engine = engine_of(backend)
     async with engine.running():
-        good, bad = await engine.read(backend.tokenize([Note("", "good"), Note("", "long")]), 1)
+        good, bad = await engine.predict(backend.tokenize([Note("", "good"), Note("", "long")]), 1)
 
-    assert isinstance(good, Reading)
+    assert isinstance(good, Prediction)
     assert "unit norm" in str(bad)
 
 
@@ -320,7 +323,7 @@ async def test_every_pass_is_measured_and_its_parts_where_the_backend_can_tell()
         engine = engine_of(backend)
         async with engine.running():
             prompts = await engine.tokenize([Note("", "four"), Note("", "sixsix")])
-            await engine.read(prompts, 1)
+            await engine.predict(prompts, 1)
     after = seen()
 
     assert {name: after[name] - before[name] for name in after} == {
@@ -340,7 +343,7 @@ async def test_every_pass_is_measured_and_its_parts_where_the_backend_can_tell()
 async def draft_server(backend: HashingBackend, address: str, max_drafts: int = 8) -> AsyncIterator[Engine]:
     engine = engine_of(backend, max_drafts=max_drafts)
     async with engine.running():
-        server = await rpc.serve(address, draft_handlers(engine))
+        server = await serve(address, draft_handlers(engine))
         try:
             yield engine
         finally:
@@ -353,13 +356,13 @@ async def test_a_draft_comes_back_over_rpc_as_the_model_read_it(tmp_path):
     backend = HashingBackend()
     async with draft_server(backend, address):
         pool = WorkerPool([address], "hashing-a")
-        reading = await pool.read(note, 2, timeout_s=30)
+        prediction = await pool.predict(note, 2, timeout_s=30)
         assert await pool.ready(timeout_s=30)
         await pool.close()
 
-    [expected] = backend.read(backend.tokenize([note]), 2)
-    assert np.array_equal(reading.vector, expected.vector)
-    assert (reading.hashtags, reading.category) == (expected.hashtags, expected.category)
+    [expected] = backend.predict(backend.tokenize([note]), 2)
+    assert np.array_equal(prediction.vector, expected.vector)
+    assert (prediction.hashtags, prediction.category) == (expected.hashtags, expected.category)
 
 
 @pytest.mark.parametrize("how", ["is cancelled", "breaks the connection"])
@@ -369,9 +372,9 @@ async def test_a_draft_whose_caller_is_gone_over_rpc_is_never_read(tmp_path, how
     address = str(tmp_path / "w.sock")
     async with draft_server(backend, address) as engine:
         stays, goes = WorkerPool([address], "hashing-a"), WorkerPool([address], "hashing-a")
-        first = asyncio.create_task(stays.read(Note("", "first"), 1, timeout_s=60))
+        first = asyncio.create_task(stays.predict(Note("", "first"), 1, timeout_s=60))
         await gate.closed_on()
-        gone = asyncio.create_task(goes.read(Note("", "gone"), 1, timeout_s=60))
+        gone = asyncio.create_task(goes.predict(Note("", "gone"), 1, timeout_s=60))
         await waiting(engine, 1)
         [waits] = engine._drafts
         if how == "is cancelled":
@@ -382,7 +385,7 @@ async def test_a_draft_whose_caller_is_gone_over_rpc_is_never_read(tmp_path, how
         await asyncio.wait([waits.answer])
         gate.open.set()
         await first
-        await stays.read(Note("", "last"), 1, timeout_s=60)
+        await stays.predict(Note("", "last"), 1, timeout_s=60)
         await asyncio.gather(stays.close(), goes.close())
 
     assert gone.cancelled() or isinstance(gone.exception(), WorkerUnavailable)
@@ -397,13 +400,13 @@ async def test_a_refusal_and_a_dead_address_lead_to_the_next_worker(tmp_path):
         draft_server(HashingBackend(), good),
     ):
         alone = WorkerPool([full], "hashing-a")
-        first = asyncio.create_task(alone.read(Note("", "first"), 1, timeout_s=60))
+        first = asyncio.create_task(alone.predict(Note("", "first"), 1, timeout_s=60))
         await gate.closed_on()
-        second = asyncio.create_task(alone.read(Note("", "second"), 1, timeout_s=60))
+        second = asyncio.create_task(alone.predict(Note("", "second"), 1, timeout_s=60))
         await waiting(engine, 1)
         pool = WorkerPool([full, dead, good], "hashing-a")
         for _ in range(10):
-            assert (await pool.read(Note("", "third"), 1, timeout_s=60)).hashtags[0].name == "third"
+            assert (await pool.predict(Note("", "third"), 1, timeout_s=60)).hashtags[0].name == "third"
         gate.open.set()
         await asyncio.gather(first, second)
         await pool.close()
@@ -416,7 +419,7 @@ async def test_without_a_worker_of_this_model_a_draft_is_refused_in_time(tmp_pat
         pool = WorkerPool([address, str(tmp_path / "dead")], "hashing-a")
         assert not await pool.ready(timeout_s=30)
         with pytest.raises(WorkerUnavailable):
-            await pool.read(Note("", "draft"), 1, timeout_s=30)
+            await pool.predict(Note("", "draft"), 1, timeout_s=30)
         await pool.close()
 
 
@@ -426,13 +429,13 @@ async def test_a_draft_goes_to_the_workers_of_its_model_and_to_those_of_which_no
     async with draft_server(old, addresses[0]) as engine, draft_server(new, addresses[1]):
         pool = WorkerPool([*addresses, str(tmp_path / "dead")], "old")
         for model in ("old", "new"):
-            await pool.of(model).read(Note("", model), 1, timeout_s=30)
+            await pool.of(model).predict(Note("", model), 1, timeout_s=30)
         assert [await pool.of(model).ready(timeout_s=30) for model in ("old", "new", "third")] == [True, True, False]
 
         engine.fingerprint = "third"  # as if its worker had been started anew with another checkpoint
         with pytest.raises(WorkerUnavailable):
-            await pool.of("third").read(Note("", "not asked"), 1, timeout_s=30)
+            await pool.of("third").predict(Note("", "not asked"), 1, timeout_s=30)
         assert await pool.of("third").ready(timeout_s=30)
-        await pool.of("third").read(Note("", "third"), 1, timeout_s=30)
+        await pool.of("third").predict(Note("", "third"), 1, timeout_s=30)
         await pool.close()
     assert (old.batches, new.batches) == ([["old"], ["third"]], [["new"]])

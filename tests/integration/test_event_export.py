@@ -17,15 +17,15 @@ from redis.asyncio import Redis
 from support.redis import RedisServer
 from support.service import NOTELLM, PATIENCE_S, UNSET
 
-from model.events import read_events
-from model.pairs import read_pairs
-from model.rows import DataError
-from service import event_export
-from service.changes import open_sync_redis
-from service.cli import cli
-from service.event_export import CURSOR, Exported, ExportError, export
-from service.events import Event, RedisEvents
-from service.messages import EVENTS
+from model.data.events import load_events
+from model.data.pairs import load_pairs
+from model.data.rows import DataError
+from service.backup.events import CURSOR, Exported, ExportError, export
+from service.cli.main import cli
+from service.store.connection import open_sync_redis
+from service.store.events import RedisEvents
+from service.store.records import Event
+from service.store.schema import EVENTS
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def exported_day(folder: Path) -> list[str]:
 
 async def test_pairs_of_exported_events_are_those_counted_by_hand(redis, client, tmp_path, monkeypatch):
     """Eq. 1 written out: s(A -> B) adds 1/N for each of the users who viewed A before they clicked B."""
-    monkeypatch.setattr(event_export, "BATCH", 7)
+    monkeypatch.setattr("service.backup.events.BATCH", 7)
     users, notes = [f"u{n}" for n in range(6)], [f"n{n}" for n in range(8)]
     met = {
         (user, note): (1767225600 + (7 * u + 3 * n) % 29 + 0.25, "view" if (u + n) % 4 == 0 else "like")
@@ -109,7 +109,7 @@ async def test_pairs_of_exported_events_are_those_counted_by_hand(redis, client,
                 expected[seen, note] += 1 / len(clicked)
     assert answer.exit_code == 0, answer.output
     assert len(expected) > 20
-    pairs = read_pairs(tmp_path / "pairs.parquet")
+    pairs = load_pairs(tmp_path / "pairs.parquet")
     assert dict(zip(pairs.ends(), pairs.scores.tolist(), strict=True)) == pytest.approx(dict(expected))
     assert len(list((data / "events").glob("dt=*/*"))) > 3
 
@@ -177,12 +177,12 @@ async def test_a_damaged_event_is_passed_over_and_counted(redis, client, tmp_pat
 
 
 async def test_ids_mean_the_same_in_all_files_of_a_folder(redis, client, tmp_path, monkeypatch):
-    monkeypatch.setattr(event_export, "BATCH", 9)
+    monkeypatch.setattr("service.backup.events.BATCH", 9)
     rows = [(f"u{n % 7}", f"n{n * 37 % 23}") for n in range(100)]
     await RedisEvents(redis).append([event(n, *row) for n, row in enumerate(rows)])
     export(client, tmp_path / "events")
 
-    read = read_events(tmp_path)
+    read = load_events(tmp_path)
 
     assert [read.note_ids[code] for code in read.notes] == [note for _, note in rows]
     assert len(set(zip(read.users.tolist(), [user for user, _ in rows], strict=True))) == read.num_users == 7
@@ -191,24 +191,24 @@ async def test_ids_mean_the_same_in_all_files_of_a_folder(redis, client, tmp_pat
 def test_a_folder_without_events_and_an_ambiguous_one_are_told_apart(tmp_path):
     (tmp_path / "events").mkdir()
     with pytest.raises(DataError, match=r"no dt=YYYY-MM-DD/\*\.parquet in this folder"):
-        read_events(tmp_path)
+        load_events(tmp_path)
     (tmp_path / "events" / "dt=2026-01-31").mkdir()
     (tmp_path / "events" / "dt=2026-01-31" / "part.parquet").write_bytes(b"")
     (tmp_path / "events.jsonl").write_text("{}\n")
     with pytest.raises(DataError, match="a file and a folder of events are both in this folder"):
-        read_events(tmp_path)
+        load_events(tmp_path)
 
 
 async def test_parts_beyond_the_cursor_are_of_a_run_that_was_killed_and_are_written_again(
     redis, client, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(event_export, "BATCH", 4)
+    monkeypatch.setattr("service.backup.events.BATCH", 4)
     await RedisEvents(redis).append([event(number) for number in range(10)])
     export(client, tmp_path)
     cursors = sorted(path.stem.removeprefix("part-") for path in tmp_path.glob("dt=*/part-*"))
     ms, number = map(int, cursors[0].split("-"))
     (tmp_path / CURSOR).write_text(json.dumps({"entry": f"{ms}-{number}"}))
-    monkeypatch.setattr(event_export, "BATCH", 5)
+    monkeypatch.setattr("service.backup.events.BATCH", 5)
 
     assert export(client, tmp_path) == Exported(6, 0)
     assert exported(tmp_path) == [f"e{number}" for number in range(10)]

@@ -17,7 +17,7 @@ from support.checkpoint import tiny_checkpoint
 from support.http import hold
 from support.service import NOTELLM, Service, running, until
 
-from service.keys import create_key, read_keys, revoke_key
+from service.keys import create_key, load_keys, revoke_key
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +160,7 @@ def test_every_line_of_every_log_of_ours_is_one_json_object(service):
 
 
 def test_the_audit_file_names_who_wrote_which_note(service, file):
-    [key_id] = [key.id for key in read_keys(file)]
+    [key_id] = [key.id for key in load_keys(file)]
     lines = [json.loads(line) for line in (service.folder / "audit.log").read_text().splitlines()]
 
     [last] = [line for line in lines if line.get("notes") == ["last"]]

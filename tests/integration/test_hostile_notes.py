@@ -13,12 +13,12 @@ import pytest
 import torch
 from support.hostile import LONG, hostile_notes
 
-from model.backends.base import Backend, Prompt, Reading
-from model.backends.hf import HfBackend
+from model.backend import Backend, Prediction, Prompt
 from model.batching import batches
-from model.checkpoint import read_manifest
+from model.inference.hf import HfBackend
+from model.network.checkpoint import load_manifest
 from model.note import Note
-from model.prompt import EMB
+from model.text.prompt import EMB
 from service.settings import MINI
 
 NOTES = hostile_notes(1000)
@@ -48,11 +48,11 @@ def prompts(backend: Backend) -> list[Prompt]:
 
 
 @pytest.fixture(scope="module")
-def readings(backend: Backend, prompts: list[Prompt]) -> list[Reading]:
+def predictions(backend: Backend, prompts: list[Prompt]) -> list[Prediction]:
     """In the order of the notes, read in batches as a worker reads them."""
-    read: dict[int, Reading] = {}
+    read: dict[int, Prediction] = {}
     for positions in batches([len(prompt.token_ids) for prompt in prompts], BATCH_TOKENS):
-        read |= zip(positions, backend.read([prompts[position] for position in positions], HASHTAGS), strict=True)
+        read |= zip(positions, backend.predict([prompts[position] for position in positions], HASHTAGS), strict=True)
     return [read[position] for position in range(len(prompts))]
 
 
@@ -65,7 +65,7 @@ def test_the_notes_are_as_many_as_hostile_and_as_long_as_they_should_be():
 
 
 def test_no_prompt_holds_a_special_token_that_a_note_without_harm_would_not_hold(backend, prompts):
-    special = read_manifest(MINI).special
+    special = load_manifest(MINI).special
     framing = _framing_ids()
     [harmless] = backend.tokenize([Note("", "A walk", "along the river")])
     frame = Counter(token for token in harmless.token_ids if token in framing)
@@ -80,22 +80,22 @@ def test_no_prompt_outgrows_the_positions_that_the_network_has(backend, prompts)
     assert max(len(prompt.token_ids) for prompt in prompts) + written < 512
 
 
-def test_every_vector_is_finite_and_of_unit_norm(readings):
-    for reading in readings:
-        assert reading.vector.dtype == np.float32
-        assert np.linalg.norm(reading.vector) == pytest.approx(1.0, abs=1e-3)
+def test_every_vector_is_finite_and_of_unit_norm(predictions):
+    for prediction in predictions:
+        assert prediction.vector.dtype == np.float32
+        assert np.linalg.norm(prediction.vector) == pytest.approx(1.0, abs=1e-3)
 
 
-def test_every_category_is_in_the_closed_set(readings):
-    categories = read_manifest(MINI).categories
-    assert {reading.category.name for reading in readings} <= set(categories)
-    assert all(0.0 <= reading.category.score <= 1.0 for reading in readings)
+def test_every_category_is_in_the_closed_set(predictions):
+    categories = load_manifest(MINI).categories
+    assert {prediction.category.name for prediction in predictions} <= set(categories)
+    assert all(0.0 <= prediction.category.score <= 1.0 for prediction in predictions)
 
 
-def test_every_hashtag_is_clean(readings):
-    for reading in readings:
-        names = [tag.name for tag in reading.hashtags]
-        scores = [tag.score for tag in reading.hashtags]
+def test_every_hashtag_is_clean(predictions):
+    for prediction in predictions:
+        names = [tag.name for tag in prediction.hashtags]
+        scores = [tag.score for tag in prediction.hashtags]
         assert len(names) == len({name.casefold() for name in names}) <= HASHTAGS
         assert scores == sorted(scores, reverse=True)
         assert all(0.0 <= score <= 1.0 and math.isfinite(score) for score in scores)
@@ -105,11 +105,11 @@ def test_every_hashtag_is_clean(readings):
             assert not any(unicodedata.category(character).startswith("C") for character in name)
 
 
-def test_a_hostile_note_reads_the_same_alone_as_among_the_others(backend, prompts, readings):
+def test_a_hostile_note_reads_the_same_alone_as_among_the_others(backend, prompts, predictions):
     for position in range(0, 1000, 100):
-        [alone] = backend.read([prompts[position]], HASHTAGS)
-        assert float(alone.vector @ readings[position].vector) > 0.9999
-        assert alone.category.name == readings[position].category.name
+        [alone] = backend.predict([prompts[position]], HASHTAGS)
+        assert float(alone.vector @ predictions[position].vector) > 0.9999
+        assert alone.category.name == predictions[position].category.name
 
 
 def _framing_ids() -> set[int]:

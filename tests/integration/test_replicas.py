@@ -11,20 +11,21 @@ from redis.asyncio import Redis
 from support.indexers import Indexers
 from support.redis import RedisServer
 
-from indexer.client import ShardedSearcher
 from indexer.index import VectorIndex
+from indexer.serving.client import ShardedSearcher
 from indexer.shards import shard_of
-from indexer.types import Change, Found
+from indexer.types import Change, SearchResult
 from model.note import Note
-from service.app import create_app
-from service.drafts import WorkerPool
-from service.events import RedisEvents
-from service.idempotency import Answers
-from service.jobs import JobQueue
-from service.messages import CURSORS, StoredNote, StoredReading
-from service.recommend import Recommender
+from service.api.app import create_app
+from service.recommend.recommender import Recommender
+from service.recommend.workers import WorkerPool
 from service.settings import HttpSettings, IndexSettings, Settings
-from service.store import RedisStore
+from service.store.events import RedisEvents
+from service.store.idempotency import RedisAnswers
+from service.store.jobs import JobQueue
+from service.store.notes import RedisStore
+from service.store.records import StoredNote, StoredPrediction
+from service.store.schema import CURSORS
 
 SHARDS, REPLICAS = 4, 2
 NOTES = 200
@@ -43,7 +44,7 @@ async def cluster(tmp_path: Path, redis: Redis, redis_server: RedisServer) -> As
     cluster.end_all()
 
 
-async def until_found(searcher: ShardedSearcher, notes: int) -> Found:
+async def until_found(searcher: ShardedSearcher, notes: int) -> SearchResult:
     async with asyncio.timeout(120):
         while True:
             found = await searcher.search(VECTORS[ASKED], NOTES + 10, timeout_s=5)
@@ -60,7 +61,7 @@ async def test_replicas_agree_stand_in_for_each_other_and_come_back(cluster, red
     settings = Settings(http=HttpSettings(related_s=10), index=IndexSettings(addresses=tuple(cluster.addresses)))
     recommender = Recommender(store, RedisEvents(redis), everybody, WorkerPool([], MODEL), settings, MODEL)
     gateway = httpx.AsyncClient(
-        transport=httpx.ASGITransport(create_app(lambda: recommender, Answers(redis), settings)),
+        transport=httpx.ASGITransport(create_app(lambda: recommender, RedisAnswers(redis), settings)),
         base_url="http://gateway",
     )
 
@@ -68,7 +69,7 @@ async def test_replicas_agree_stand_in_for_each_other_and_come_back(cluster, red
         await store.put([StoredNote(Note(f"n{row}", f"n{row}"), 0) for row in rows])
         claimed = await queue.claim(NOTES, 0.1)
         await queue.publish(
-            [(item, StoredReading(1, MODEL, VECTORS[int(item.job.note_id[1:])], (), None)) for item in claimed]
+            [(item, StoredPrediction(1, MODEL, VECTORS[int(item.job.note_id[1:])], (), None)) for item in claimed]
         )
 
     async def related() -> tuple[list[str], dict[str, int]]:

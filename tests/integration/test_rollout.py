@@ -11,26 +11,29 @@ import httpx
 import numpy as np
 import pytest
 from redis.asyncio import Redis
-from support.hashing import HashingBackend, text_vector
 from support.indexers import Indexers
 from support.redis import RedisServer
 from support.service import NOTELLM
 from support.working import until, working
 
-from indexer.client import ShardedSearcher
+from indexer.serving.client import ShardedSearcher
 from indexer.types import ShardUnavailable
+from model.inference.hashing import HashingBackend, text_vector
 from model.note import Note
-from service.app import create_app
-from service.drafts import WorkerPool
-from service.events import RedisEvents
-from service.idempotency import Answers
-from service.jobs import JobQueue
-from service.messages import JOBS, WORKERS, StoredReading
-from service.recommend import Recommender
-from service.registry import Registry
-from service.rollout import ActiveModel, take_over
+from service.api.app import create_app
+from service.recommend.active_model import ActiveModel
+from service.recommend.recommender import Recommender
+from service.recommend.workers import WorkerPool
 from service.settings import HttpSettings, IndexSettings, Settings
-from service.store import RedisStore, StoredNote, open_redis
+from service.store.connection import open_redis
+from service.store.events import RedisEvents
+from service.store.idempotency import RedisAnswers
+from service.store.jobs import JobQueue
+from service.store.notes import RedisStore
+from service.store.records import StoredNote, StoredPrediction
+from service.store.registry import Registry
+from service.store.rollout import take_over
+from service.store.schema import JOBS, WORKERS
 
 OLD, NEW = "hashing-old", "hashing-new"
 SHARDS = 2
@@ -81,7 +84,7 @@ class Rollout:
             return Recommender(self.store, events, self.searcher.of(model), workers.of(model), settings, model)
 
         self.active = ActiveModel(self.registry, "", recommender)
-        transport = httpx.ASGITransport(create_app(self.active, Answers(redis), settings))
+        transport = httpx.ASGITransport(create_app(self.active, RedisAnswers(redis), settings))
         self.client = httpx.AsyncClient(transport=transport, base_url="http://gateway")
 
     @asynccontextmanager
@@ -325,7 +328,7 @@ async def test_an_indexer_that_starts_while_redis_is_away_answers_for_every_mode
             queue = JobQueue(redis, "w0", model, len(vector))
             await queue.open()
             [item] = await queue.claim(1, 1.0)
-            await queue.publish([(item, StoredReading(1, model, vector, (), None))])
+            await queue.publish([(item, StoredPrediction(1, model, vector, (), None))])
         indexers.start(0)
         await until(both_found)
         await until(both_kept)

@@ -1,16 +1,20 @@
 """What an indexer shows of a real Redis."""
 
+from functools import partial
+
 import pytest
 from prometheus_client import REGISTRY
 from redis.asyncio import Redis
 from support.redis import RedisServer
 
 from model.note import Note
-from service.jobs import JobQueue
-from service.messages import DEAD, StoredNote
-from service.registry import Registry
-from service.store import RedisStore, open_redis
-from service.store_metrics import StoreWatch
+from service.shard.store_metrics import StoreWatch
+from service.store.connection import open_redis, redis_state
+from service.store.jobs import JobQueue
+from service.store.notes import RedisStore
+from service.store.records import StoredNote
+from service.store.registry import Registry
+from service.store.schema import DEAD
 
 
 def shown(name: str, **labels: str) -> float | None:
@@ -24,7 +28,7 @@ def store(redis: Redis) -> RedisStore:
 
 @pytest.fixture
 def watch(redis: Redis, store: RedisStore) -> StoreWatch:
-    return StoreWatch(redis, Registry(redis), store)
+    return StoreWatch(partial(redis_state, redis), Registry(redis), store)
 
 
 async def test_the_queue_of_every_registered_model_is_shown_until_it_is_retired(redis, store, watch):
@@ -85,7 +89,7 @@ async def test_a_redis_that_is_gone_is_down_until_it_is_back():
     server = RedisServer()
     server.start()
     redis = open_redis(server.url, timeout_s=2)
-    watch = StoreWatch(redis, Registry(redis), RedisStore(redis, 1000))
+    watch = StoreWatch(partial(redis_state, redis), Registry(redis), RedisStore(redis, 1000))
     try:
         await watch.look()
         assert shown("redis_up") == 1

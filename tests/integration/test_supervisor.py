@@ -15,9 +15,10 @@ from support.checkpoint import tiny_checkpoint
 from support.service import NOTELLM, PATIENCE_S, Service, running, until
 
 from service.client import Refused
-from service.processes import Child, Role, Supervisor
+from service.processes.children import Child, Role, Supervisor
+from service.processes.local_redis import redis_binary
+from service.processes.state import free_port, lock_state
 from service.settings import SetupError
-from service.supervisor import free_port, hold, redis_binary
 
 
 @pytest.fixture
@@ -49,7 +50,7 @@ def supervise(
     journal: Path, roles: list[Role], ready: Callable[[], bool], grace_s: float = 28.0
 ) -> tuple[int, list[str]]:
     """Run until ``ready``, then stop by SIGTERM; the exit status and the journal."""
-    with hold(journal.parent / "state") as lock:
+    with lock_state(journal.parent / "state") as lock:
         supervisor = Supervisor([Child(role, lock) for role in roles], grace_s)
         status = supervisor.run(ready, lambda: os.kill(os.getpid(), signal.SIGTERM))
     return status, journal.read_text().splitlines()
@@ -120,12 +121,12 @@ def test_a_child_that_does_not_stop_is_killed(tmp_path):
 
 def test_a_state_folder_in_use_is_refused_at_once_and_free_afterwards(tmp_path):
     with (
-        hold(tmp_path / "state"),
+        lock_state(tmp_path / "state"),
         pytest.raises(SetupError, match=f"process {os.getpid()}"),
-        hold(tmp_path / "state"),
+        lock_state(tmp_path / "state"),
     ):
         pass
-    with hold(tmp_path / "state"):
+    with lock_state(tmp_path / "state"):
         pass
 
 

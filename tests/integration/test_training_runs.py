@@ -12,8 +12,8 @@ import pytest
 from support.service import NOTELLM, until
 from support.tiny import NOTES, tiny_base
 
-from model.checkpoint import read_manifest, save_tokenizer, special_ids
-from model.network import add_embedding_token
+from model.network.checkpoint import load_manifest, save_tokenizer, special_ids
+from model.network.notellm import add_embedding_token
 
 STEPS = 30
 LIMIT_S = 240
@@ -64,7 +64,7 @@ def command(data: Path, out: Path, *more: str) -> list[str]:
 def undisturbed(data, tmp_path_factory):
     out = tmp_path_factory.mktemp("undisturbed")
     subprocess.run([*NOTELLM, *command(data, out)], check=True, capture_output=True, timeout=LIMIT_S)
-    return read_manifest(out)
+    return load_manifest(out)
 
 
 def test_a_run_that_is_killed_at_random_ends_where_an_undisturbed_one_does(data, undisturbed, tmp_path):
@@ -79,7 +79,7 @@ def test_a_run_that_is_killed_at_random_ends_where_an_undisturbed_one_does(data,
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL, "it was killed before its end"
     subprocess.run([*NOTELLM, *command(data, tmp_path)], check=True, capture_output=True, timeout=LIMIT_S)
-    found = read_manifest(tmp_path)
+    found = load_manifest(tmp_path)
     assert found.trained_on == undisturbed.trained_on
     assert found.fingerprint == undisturbed.fingerprint
 
@@ -88,7 +88,7 @@ def test_a_run_that_is_killed_at_random_ends_where_an_undisturbed_one_does(data,
 def test_two_processes_end_where_one_does(data, undisturbed, tmp_path, strategy):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
     more = ("--strategy", strategy, "--set", "recompute=true", "--set", "chunk_notes=2")
-    arguments = [*torchrun, "-m", "service.cli", *command(data, tmp_path, *more)]
+    arguments = [*torchrun, "-m", "service.cli.main", *command(data, tmp_path, *more)]
     subprocess.run(arguments, check=True, capture_output=True, timeout=LIMIT_S)
-    found = read_manifest(tmp_path).trained_on["last_losses"]
+    found = load_manifest(tmp_path).trained_on["last_losses"]
     assert found == pytest.approx(undisturbed.trained_on["last_losses"], abs=2e-3)

@@ -11,32 +11,23 @@ import pytest
 from prometheus_client import REGISTRY
 from redis import Redis as SyncRedis
 from redis.asyncio import Redis
-from support.hashing import BAD, DIM, HashingBackend, text_vector
 from support.redis import RedisServer
 from support.working import Gate, changes, drain, idle, stored, until, working
 
-from model.backends.base import Prompt, Reading
+from model.backend import Prediction, Prompt
+from model.inference.hashing import BAD, DIM, HashingBackend, text_vector
 from model.note import Note
-from service.changes import RedisChangeStream, open_sync_redis
-from service.engine import BackendBroken
 from service.errors import QueueFull
-from service.jobs import JobQueue
-from service.messages import (
-    DEAD,
-    EMBEDDINGS,
-    FAILED,
-    FILLED,
-    JOBS,
-    READINGS,
-    WORKERS,
-    EmbedJob,
-    Failure,
-    StoredNote,
-    StoredReading,
-)
-from service.sampling import place_of
-from service.store import RedisStore, Suggestion, open_redis
-from service.worker import MAX_DELIVERIES
+from service.store.changes import RedisChangeStream
+from service.store.connection import open_redis, open_sync_redis
+from service.store.interfaces import Suggestion
+from service.store.jobs import JobQueue
+from service.store.notes import RedisStore
+from service.store.records import EmbedJob, Failure, StoredNote, StoredPrediction
+from service.store.schema import DEAD, EMBEDDINGS, FAILED, FILLED, JOBS, READINGS, WORKERS
+from service.worker.category_sampler import place_of
+from service.worker.engine import BackendBroken
+from service.worker.worker import MAX_DELIVERIES
 
 MODEL = "hashing-a"
 
@@ -94,7 +85,7 @@ async def test_a_note_that_changes_while_it_is_read_is_not_published(redis, stor
     await queue.open()
     [item] = await queue.claim(10, 0.1)
     await (store.delete("n1") if meanwhile == "deleted" else store.put([stored("n1", "new")]))
-    await queue.publish([(item, StoredReading(1, "hashing-a", text_vector("old"), (), None))])
+    await queue.publish([(item, StoredPrediction(1, "hashing-a", text_vector("old"), (), None))])
 
     assert all(change.vector is None for change in await changes(redis))
     assert await store.suggestion("n1", MODEL) is None
@@ -129,9 +120,9 @@ async def test_publishing_twice_announces_once(redis, store):
     queue = JobQueue(redis, "w0", MODEL, DIM)
     await queue.open()
     [item] = await queue.claim(10, 0.1)
-    reading = StoredReading(1, "hashing-a", text_vector("x"), (), None)
+    prediction = StoredPrediction(1, "hashing-a", text_vector("x"), (), None)
 
-    assert [await queue.publish([(item, reading)]) for _ in range(3)] == [1, 0, 0]
+    assert [await queue.publish([(item, prediction)]) for _ in range(3)] == [1, 0, 0]
     assert len(await changes(redis)) == 1
 
 
@@ -164,10 +155,13 @@ async def test_a_repaired_note_is_no_longer_failed(redis, store):
 @pytest.mark.parametrize("scale", [float("nan"), 0.0, 2.0])
 async def test_a_vector_that_the_index_would_refuse_is_a_failure(redis, store, scale):
     class Broken(HashingBackend):
-        def read(self, prompts: Sequence[Prompt], max_hashtags: int) -> list[Reading]:
-            readings = super().read(prompts, max_hashtags)
+        def predict(self, prompts: Sequence[Prompt], max_hashtags: int) -> list[Prediction]:
+            predictions = super().predict(prompts, max_hashtags)
             bad = [np.float32(scale if prompt.note.id == "n1" else 1.0) for prompt in prompts]
-            return [replace(reading, vector=reading.vector * by) for reading, by in zip(readings, bad, strict=True)]
+            return [
+                replace(prediction, vector=prediction.vector * by)
+                for prediction, by in zip(predictions, bad, strict=True)
+            ]
 
     await store.put([stored("n1"), stored("n2")])
     await drain(Broken(), redis)
@@ -184,9 +178,9 @@ async def test_a_note_that_kills_its_workers_is_given_up_and_the_rest_survives(r
         if life == 0:
             assert len(await queue.claim(10, 0.1)) == 3
             continue
-        while (claimed := await queue.claim_left(10)) and claimed[0].job.note_id != "killer":
-            reading = StoredReading(1, "hashing-a", text_vector("x"), (), None)
-            await queue.publish([(item, reading) for item in claimed])
+        while (claimed := await queue.reclaim(10)) and claimed[0].job.note_id != "killer":
+            prediction = StoredPrediction(1, "hashing-a", text_vector("x"), (), None)
+            await queue.publish([(item, prediction) for item in claimed])
 
     await drain(HashingBackend(), redis)
 
@@ -203,7 +197,7 @@ async def test_workers_that_die_of_something_else_do_not_die_with_the_same_note_
     for _ in range(6):
         queue = JobQueue(redis, "w0", MODEL, DIM)
         await queue.open()
-        [item] = await queue.claim_left(10)
+        [item] = await queue.reclaim(10)
         in_hand.append((item.job.note_id, item.deliveries))
 
     assert in_hand == [("n0", 2), ("n1", 2), ("n2", 2), ("n0", 3), ("n1", 3), ("n2", 3)]
@@ -234,7 +228,7 @@ async def test_another_model_reads_every_live_note_again_and_forgives_the_failed
     await store.put([stored("n4", "not read yet")])
 
     class Better(HashingBackend):
-        def read(self, prompts: Sequence[Prompt], max_hashtags: int) -> list[Reading]:
+        def predict(self, prompts: Sequence[Prompt], max_hashtags: int) -> list[Prediction]:
             return [self._reading("anything", max_hashtags) for _ in prompts]
 
     await drain(Better("model-b"), redis)
@@ -270,10 +264,10 @@ async def test_a_change_of_model_that_was_interrupted_starts_over(redis, store):
 async def test_the_worker_waits_for_a_dead_redis_and_goes_on_with_what_it_had_read():
     server = RedisServer()
     server.start()
-    reading, released = threading.Event(), threading.Event()
+    prediction, released = threading.Event(), threading.Event()
 
     def before() -> None:
-        reading.set()
+        prediction.set()
         released.wait(10)
 
     backend = HashingBackend(before=before)
@@ -283,7 +277,7 @@ async def test_the_worker_waits_for_a_dead_redis_and_goes_on_with_what_it_had_re
         await store.put([stored("n1")])
         async with working(backend, redis) as worker:
             running = asyncio.create_task(worker.run())
-            await asyncio.to_thread(reading.wait, 10)
+            await asyncio.to_thread(prediction.wait, 10)
             server.kill()
             released.set()
             await asyncio.sleep(0.3)
@@ -330,10 +324,10 @@ async def test_told_to_stop_the_worker_finishes_its_batch_and_hands_back_the_res
 
     another = JobQueue(redis, "another", MODEL, DIM)
     await another.open()
-    assert await another.left_behind()
-    left = await another.claim_left(10)
+    assert await another.has_abandoned()
+    left = await another.reclaim(10)
     assert [(item.job.note_id, item.deliveries) for item in left] == [("n1", 1), ("n2", 1)]
-    assert not await JobQueue(redis, "third", MODEL, DIM).left_behind()
+    assert not await JobQueue(redis, "third", MODEL, DIM).has_abandoned()
 
 
 async def aged(redis: Redis) -> None:
@@ -348,13 +342,13 @@ async def test_what_a_live_worker_holds_is_nobody_elses_however_long_it_takes(re
     await slow.open()
     claimed = await slow.claim(10, 0.1)
     await aged(redis)
-    await slow.hold([item.entry for item in claimed])
+    await slow.heartbeat([item.entry for item in claimed])
 
-    assert not await another.left_behind()
+    assert not await another.has_abandoned()
     await aged(redis)
     again = JobQueue(redis, "another", MODEL, DIM)
-    assert await again.left_behind()
-    assert [(item.job.note_id, item.deliveries) for item in await again.claim_left(10)] == [("n1", 2)]
+    assert await again.has_abandoned()
+    assert [(item.job.note_id, item.deliveries) for item in await again.reclaim(10)] == [("n1", 2)]
 
 
 async def test_a_worker_at_a_long_batch_says_that_it_lives(redis, store):
@@ -433,11 +427,11 @@ async def test_a_worker_holds_tokens_for_a_few_batches_and_leaves_the_others_to_
 
 async def test_notes_that_fail_for_want_of_memory_wait_for_better_times_and_are_given_up_in_the_end(redis, store):
     class Small(HashingBackend):
-        def read(self, prompts: Sequence[Prompt], max_hashtags: int) -> list[Reading]:
+        def predict(self, prompts: Sequence[Prompt], max_hashtags: int) -> list[Prediction]:
             if any(len(prompt.token_ids) > 50 for prompt in prompts):
                 self.batches.append([])
                 raise MemoryError("no room")
-            return super().read(prompts, max_hashtags)
+            return super().predict(prompts, max_hashtags)
 
     async def given_up() -> bool:
         return await redis.xlen(DEAD) == 1
@@ -457,7 +451,7 @@ async def test_notes_that_fail_for_want_of_memory_wait_for_better_times_and_are_
 
 async def test_a_worker_whose_model_is_broken_ends_and_gives_no_note_up(redis, store, caplog):
     class Broken(HashingBackend):
-        def read(self, prompts: Sequence[Prompt], max_hashtags: int) -> list[Reading]:
+        def predict(self, prompts: Sequence[Prompt], max_hashtags: int) -> list[Prediction]:
             raise RuntimeError("secret")
 
     await store.put([stored(f"n{i}", "x" * 30) for i in range(5)])
@@ -516,7 +510,7 @@ async def test_an_unchanged_note_is_read_again_by_another_model_for_more_hashtag
     assert await read(HashingBackend(), "one") == 1
     assert await read(HashingBackend("hashing-b"), "two") == 1
 
-    old = StoredReading.decode(await redis.hget(READINGS + "hashing-b", "n1"))
+    old = StoredPrediction.decode(await redis.hget(READINGS + "hashing-b", "n1"))
     await redis.hset(READINGS + "hashing-b", "n1", replace(old, source=b"").encode())
     assert await read(HashingBackend("hashing-b"), "three") == 1
 

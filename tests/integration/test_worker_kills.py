@@ -13,15 +13,17 @@ from pathlib import Path
 import numpy as np
 import support
 from redis.asyncio import Redis
-from support.hashing import DIM, text_vector
 from support.redis import RedisServer
 from support.working import until
 
 from indexer.index import VectorIndex
+from model.inference.hashing import DIM, text_vector
 from model.note import Note
-from service.changes import RedisChangeStream, open_sync_redis
-from service.messages import DEAD, FILLED, JOBS, READINGS, WORKERS, StoredReading
-from service.store import RedisStore, StoredNote
+from service.store.changes import RedisChangeStream
+from service.store.connection import open_sync_redis
+from service.store.notes import RedisStore
+from service.store.records import StoredNote, StoredPrediction
+from service.store.schema import DEAD, FILLED, JOBS, READINGS, WORKERS
 
 NOTES = 5_000
 KILLS = 50
@@ -137,8 +139,8 @@ async def test_after_fifty_kills_every_note_is_found_once_as_it_was_last_written
     for note_id, note, record in zip(
         ids, await store.get(ids), await redis.hmget(READINGS + FINGERPRINT, ids), strict=True
     ):
-        held, reading = index.lookup(note_id), StoredReading.decode(record)
-        assert (reading.version, reading.fingerprint, held.version) == (note.version, FINGERPRINT, note.version)
+        held, prediction = index.lookup(note_id), StoredPrediction.decode(record)
+        assert (prediction.version, prediction.fingerprint, held.version) == (note.version, FINGERPRINT, note.version)
         assert np.allclose(held.vector, text_vector(FINGERPRINT + author.titles[note_id]), atol=1e-6)
     assert await redis.xlen(DEAD) == 0
     assert (await redis.xpending(JOBS + FINGERPRINT, WORKERS))["pending"] == 0

@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 from support.service import NOTELLM
 
-from model.backends.hf import HfBackend
-from model.samples.generate import sample_notes
+from model.data.samples.generate import sample_notes
+from model.inference.hf import HfBackend
 from service.settings import MINI
 
 

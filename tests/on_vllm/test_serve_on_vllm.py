@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 from support.service import Service, running
 
-from model.samples.generate import sample_notes
+from model.data.samples.generate import sample_notes
 from service.settings import MINI
 
 
@@ -34,7 +34,7 @@ def test_a_draft_gets_hashtags_and_a_category(service):
     with service.client(timeout_s=60) as notellm:
         answer = notellm.tags("Rye sourdough in a cold kitchen", "The starter needs two days.")
     assert answer.category.name == "Baking"
-    assert any(tag.source != "neighbours" for tag in answer.hashtags)
+    assert any(tag.source != "neighbors" for tag in answer.hashtags)
 
 
 def test_the_form_that_vllm_reads_was_written_into_the_state_folder(service):

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from support.tiny import tiny_base
 
-from model import golden
-from model.checkpoint import Manifest, save, special_ids
-from model.network import NoteLLM, add_embedding_token
+from model.inference import golden
+from model.network.checkpoint import Manifest, save, special_ids
+from model.network.notellm import NoteLLM, add_embedding_token
 from model.recipes import mini
 
 CATEGORIES = ("Baking", "Home Decor", "Travel")

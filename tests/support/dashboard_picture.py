@@ -24,7 +24,7 @@ from support.prometheus import DEPLOY, Prometheus
 from support.service import Service, running
 from support.watched import targets
 
-from model.samples.generate import sample_notes
+from model.data.samples.generate import sample_notes
 from service.settings import MINI
 
 DASHBOARD = DEPLOY / "grafana" / "dashboards" / "notellm.json"

@@ -6,8 +6,8 @@ from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from model.backends.vllm import VllmBackend
-from model.serving import write_serving
+from model.inference.vllm import VllmBackend
+from model.inference.vllm_checkpoint import write_serving
 
 
 def open_vllm(checkpoint: Path, work: Path, options: dict[str, Any]) -> VllmBackend:

@@ -4,7 +4,7 @@ import random
 from collections.abc import Callable
 
 from model.note import Note
-from model.prompt import EMB, TEMPLATES
+from model.text.prompt import EMB, TEMPLATES
 
 SPECIAL_TOKENS = (
     *(EMB, EMB, EMB, EMB, "[CLS]", "[SEP]", "[PAD]", "[UNK]", "[MASK]", "<s>", "</s>", "<pad>", "<unk>", "<mask>"),

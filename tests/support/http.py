@@ -12,8 +12,8 @@ from typing import Any
 import orjson
 from starlette.types import ASGIApp
 
-from service.limits import Gate
-from service.server import GatewayServer
+from service.server.admission import Admission
+from service.server.server import GatewayServer
 from service.settings import LimitSettings
 
 
@@ -31,9 +31,9 @@ class Answer:
 
 
 @asynccontextmanager
-async def listening(app: ASGIApp, gate: Gate | None = None) -> AsyncIterator[int]:
+async def listening(app: ASGIApp, gate: Admission | None = None) -> AsyncIterator[int]:
     """The port of the application, served in this event loop, behind a gate that is wide open unless one is given."""
-    server = GatewayServer(app, gate or Gate(LimitSettings()))
+    server = GatewayServer(app, gate or Admission(LimitSettings()))
     server.config.load()
     server.lifespan = server.config.lifespan_class(server.config)
     listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
@@ -60,13 +60,13 @@ async def exchange(port: int, *parts: bytes, pause_s: float = 0.02) -> bytes:
     """Everything that comes back until the connection ends, while the parts are sent one after the other."""
     received = bytearray()
     async with connected(port) as (reader, writer):
-        reading = asyncio.create_task(_read_into(received, reader))
+        prediction = asyncio.create_task(_read_into(received, reader))
         with contextlib.suppress(ConnectionError):
             for part in parts:
                 writer.write(part)
                 await writer.drain()
                 await asyncio.sleep(pause_s)
-        await reading
+        await prediction
     return bytes(received)
 
 

@@ -7,12 +7,12 @@ import torch
 from tokenizers import Tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from model.checkpoint import read_manifest, save
-from model.network import NoteLLM
+from model.data.samples.generate import sample_notes
+from model.network.checkpoint import load_manifest, save
+from model.network.notellm import NoteLLM
 from model.note import Note
-from model.prompt import SpecialIds
 from model.recipes import mini
-from model.samples.generate import sample_notes
+from model.text.prompt import SpecialIds
 from service.settings import MINI
 
 VOCABULARY = 32_000  # as Llama 2 has it; the mini model's tokenizer, which is used, has fewer
@@ -40,7 +40,7 @@ def random_llama(shape: str, device: torch.device) -> tuple[NoteLLM, Tokenizer, 
     with torch.device(device):
         backbone = LlamaForCausalLM(config).to(torch.bfloat16)
     tokenizer = Tokenizer.from_file(str(MINI / "tokenizer.json"))
-    return NoteLLM(backbone, 128).to(device), tokenizer, read_manifest(MINI).special
+    return NoteLLM(backbone, 128).to(device), tokenizer, load_manifest(MINI).special
 
 
 def random_checkpoint(folder: Path, shape: str) -> Path:

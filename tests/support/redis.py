@@ -10,7 +10,7 @@ from pathlib import Path
 from redis import Redis
 from redis.exceptions import ConnectionError as ConnectionFailed
 
-from service.supervisor import redis_binary, redis_command
+from service.processes.local_redis import redis_binary, redis_command
 
 
 class RedisServer:

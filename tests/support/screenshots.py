@@ -17,7 +17,7 @@ from playwright.sync_api import Browser, Page
 from support.browser import Visit, chromium
 from support.service import Service, running, until
 
-from model.samples.generate import sample_notes
+from model.data.samples.generate import sample_notes
 from service.settings import MINI
 
 COLORS = 128

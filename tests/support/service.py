@@ -11,9 +11,9 @@ from pathlib import Path
 
 import httpx
 
-from service.client import NoteLLM
+from service.client import NoteLLMClient
 
-NOTELLM = [sys.executable, "-P", "-m", "service.cli"]
+NOTELLM = [sys.executable, "-P", "-m", "service.cli.main"]
 PATIENCE_S = 60
 # The environment without any setting of the service.
 UNSET = {name: value for name, value in os.environ.items() if not name.startswith("NOTELLM_")}
@@ -74,9 +74,9 @@ class Service:
         named = {self._name(int(child)): int(child) for child in listed.split()}
         return {name: child for name, child in named.items() if name}
 
-    def client(self, **options: object) -> NoteLLM:
+    def client(self, **options: object) -> NoteLLMClient:
         """A client of its API; to be closed."""
-        return NoteLLM(self.api, **({"timeout_s": 30.0} | options))
+        return NoteLLMClient(self.api, **({"timeout_s": 30.0} | options))
 
     def ready(self) -> bool:
         """What the gateway's /readyz says; False while there is none."""

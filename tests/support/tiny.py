@@ -17,7 +17,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from model.base import BaseModel
+from model.network.base_models import BaseModel
 from model.note import Note
 
 NOTES = [

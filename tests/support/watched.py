@@ -9,7 +9,7 @@ import pytest
 from support.prometheus import Prometheus
 from support.service import Service
 
-from model.samples.generate import sample_notes
+from model.data.samples.generate import sample_notes
 from service.client import Refused
 
 NOTES = 120

@@ -10,13 +10,12 @@ import signal
 import sys
 import time
 
-from support.hashing import HashingBackend
-
-from service.engine import Engine
-from service.jobs import JobQueue
-from service.sampling import CategorySampler
-from service.store import open_redis
-from service.worker import Worker
+from model.inference.hashing import HashingBackend
+from service.store.connection import open_redis
+from service.store.jobs import JobQueue
+from service.worker.category_sampler import CategorySampler
+from service.worker.engine import Engine
+from service.worker.worker import Worker
 
 TAKE_OVER_S = 1.0
 PASS_S = 0.02

@@ -6,16 +6,16 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from redis.asyncio import Redis
-from support.hashing import HashingBackend
 
 from indexer.types import Change
+from model.inference.hashing import HashingBackend
 from model.note import Note
-from service.engine import Engine
-from service.jobs import JobQueue
-from service.messages import EMBEDDINGS, FILLED, JOBS, decode_change
-from service.sampling import CategorySampler
-from service.store import StoredNote
-from service.worker import Worker
+from service.store.jobs import JobQueue
+from service.store.records import StoredNote, decode_change
+from service.store.schema import EMBEDDINGS, FILLED, JOBS
+from service.worker.category_sampler import CategorySampler
+from service.worker.engine import Engine
+from service.worker.worker import Worker
 
 
 def stored(note_id: str, title: str = "Kyoto by bus") -> StoredNote:

@@ -10,9 +10,9 @@ import pytest
 
 import indexer.index
 from indexer.base import IvfBase, build_base
-from indexer.factory import IndexRecipe
 from indexer.index import VectorIndex, outgrown
 from indexer.recall import Probe, tune
+from indexer.recipes import IndexRecipe
 from indexer.types import Change
 
 DIM = 32

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from indexer.follow import START, Follower, wait_s
+from indexer.follow import Follower, wait_s
 from indexer.index import VectorIndex
+from indexer.memory import MemoryChangeStream
 from indexer.shards import shard_of
 from indexer.snapshot import Snapshots
 from indexer.types import Change, Tally
@@ -18,58 +19,6 @@ from indexer.types import Change, Tally
 DIM = 8
 VECTORS = np.random.default_rng(0).normal(size=(64, DIM)).astype(np.float32)
 VECTORS /= np.linalg.norm(VECTORS, axis=1, keepdims=True)
-
-
-def place(cursor: str) -> int:
-    """Number of changes before the cursor."""
-    return int(cursor.partition("-")[0])
-
-
-class ListStream:
-    """A `ChangeStream` over a list: the cursor is the number of changes before it.
-
-    The first ``cut`` of them can no longer be read. The store holds the newest change of every id.
-    """
-
-    def __init__(self) -> None:
-        self.entries: list[Change] = []
-        self.failures: list[Exception] = []
-        self.cut = 0
-        self.reads = 0
-        self.refused: list[tuple[str, str]] = []
-        self.kept: list[str] = []
-        self._news = threading.Condition()
-
-    @property
-    def end(self) -> str:
-        return str(len(self.entries)) if self.entries else START
-
-    def add(self, id_: str, version: int, vector: np.ndarray | None) -> None:
-        with self._news:
-            self.entries.append(Change(str(len(self.entries) + 1), id_, version, "m", vector))
-            self._news.notify_all()
-
-    def read(self, after: str, limit: int, block_s: float) -> list[Change]:
-        self.reads += 1
-        if self.failures:
-            raise self.failures.pop()
-        with self._news:
-            self._news.wait_for(lambda: len(self.entries) > place(after), timeout=min(block_s, 0.05))
-            first = max(place(after), self.cut)
-            return self.entries[first : first + limit]
-
-    def holds(self, cursor: str) -> bool:
-        return self.cut <= place(cursor) <= len(self.entries)
-
-    def everything(self) -> tuple[str, Iterator[Change]]:
-        newest = {change.id: change for change in self.entries}
-        return self.end, iter([change for change in newest.values() if change.vector is not None])
-
-    def refuse(self, change: Change, reason: str) -> None:
-        self.refused.append((change.id, reason))
-
-    def keep(self, cursor: str) -> None:
-        self.kept.append(cursor)
 
 
 def eventually(condition: Callable[[], bool]) -> None:
@@ -81,14 +30,16 @@ def eventually(condition: Callable[[], bool]) -> None:
 
 
 @pytest.fixture
-def stream() -> ListStream:
-    return ListStream()
+def stream() -> MemoryChangeStream:
+    return MemoryChangeStream()
 
 
 class Shard:
     """An index that follows the stream; `restart` is what a process does when it starts again."""
 
-    def __init__(self, stream: ListStream, folder: Path, shard: int = 0, shards: int = 1, every_s: float = 60.0):
+    def __init__(
+        self, stream: MemoryChangeStream, folder: Path, shard: int = 0, shards: int = 1, every_s: float = 60.0
+    ):
         self.snapshots = Snapshots(folder / str(shard), "m", shard, shards)
         self.index, cursor = self.snapshots.load() or (VectorIndex(DIM, "m"), None)
         self.tallies: list[Tally] = []
@@ -110,7 +61,7 @@ class Shard:
     def __exit__(self, *_: object) -> None:
         self.follower.stop()
 
-    def reaches(self, stream: ListStream) -> None:
+    def reaches(self, stream: MemoryChangeStream) -> None:
         eventually(lambda: self.follower.cursor == stream.end)
 
 
@@ -228,7 +179,7 @@ def test_the_stream_is_told_to_keep_what_the_oldest_snapshot_needs(stream, tmp_p
             eventually(lambda: shard.snapshots.load() is not None and shard.snapshots.load()[1] == stream.end)
         eventually(lambda: stream.kept[-1] == "4")
         assert shard.snapshots.oldest_cursor() == "4"
-    assert stream.kept == sorted(stream.kept, key=place)
+    assert stream.kept == sorted(stream.kept, key=lambda cursor: int(cursor.partition("-")[0]))
 
 
 def test_each_shard_takes_its_own_ids_and_together_they_take_all(stream, tmp_path):

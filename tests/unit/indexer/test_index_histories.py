@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from indexer.index import VectorIndex
+from indexer.rows.tombstones import Tombstones
 from indexer.snapshot import KEPT, Snapshots
-from indexer.tombstones import Tombstones
 from indexer.types import Change
 
 # INDEX_HISTORIES=20000 tries as many as a release should.

@@ -5,9 +5,9 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from indexer.factory import recipe_for
 from indexer.plan import plan
-from service.cli import cli
+from indexer.recipes import recipe_for
+from service.cli.main import cli
 
 GIB = 1024**3
 

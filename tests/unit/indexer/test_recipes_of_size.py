@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from indexer.base import Choice, build_base
-from indexer.factory import FLAT_BELOW, TRAINING_POINTS_PER_LIST, recipe_for
 from indexer.index import VectorIndex
+from indexer.recipes import FLAT_BELOW, TRAINING_POINTS_PER_LIST, recipe_for
 from indexer.types import Change
 
 DIM = 64

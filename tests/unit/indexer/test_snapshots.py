@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from indexer.base import build_base
-from indexer.bitmap import all_alive
-from indexer.factory import recipe_for
 from indexer.index import VectorIndex
-from indexer.rows import Entries, Rows
+from indexer.recipes import recipe_for
+from indexer.rows.bitmap import all_alive
+from indexer.rows.rows import Entries, Rows
 from indexer.snapshot import CURRENT, KEPT, STAGED_POINTER, STAGING, Snapshots
 from indexer.types import Change
 

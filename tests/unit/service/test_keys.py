@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from prometheus_client import REGISTRY
 
-from service.keys import Keyring, KeysError, create_key, read_keys, revoke_key
+from service.keys import Keyring, KeysError, create_key, load_keys, revoke_key
 
 
 @pytest.fixture
@@ -183,7 +183,7 @@ def test_keys_made_at_the_same_time_are_all_kept(file):
         thread.join()
     assert [process.wait(60) for process in processes] == [0, 0]
 
-    assert len(read_keys(file)) == 10
+    assert len(load_keys(file)) == 10
 
 
 def test_a_file_that_cannot_be_written_is_left_as_it_was(file, monkeypatch):
@@ -209,4 +209,4 @@ def test_a_file_behind_a_link_is_changed_where_it_is(file, tmp_path):
     create_key(link, ["write"])
 
     assert link.is_symlink()
-    assert len(read_keys(file)) == 2
+    assert len(load_keys(file)) == 2

@@ -4,7 +4,8 @@ from prometheus_client import REGISTRY
 from prometheus_client.metrics import MetricWrapperBase
 from support.metrics_table import documented
 
-from service import metrics, store_metrics
+from service import metrics
+from service.shard import store_metrics
 
 
 def ours() -> list[MetricWrapperBase]:

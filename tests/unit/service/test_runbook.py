@@ -7,9 +7,9 @@ from pathlib import Path
 import click
 import pytest
 
-from service import messages
-from service.cli import cli
+from service.cli.main import cli
 from service.settings import environment_names
+from service.store import schema
 
 FOLDER = Path(__file__).parents[3] / "deploy"
 RUNBOOK = (FOLDER / "runbook.md").read_text()
@@ -38,7 +38,7 @@ def test_every_setting_is_one():
 
 def test_every_key_of_redis_is_one():
     named = set(re.findall(r"notellm:v1:[a-z]+", RUNBOOK))
-    assert named <= set(re.findall(r"notellm:v1:[a-z]+", messages.__doc__ or ""))
+    assert named <= set(re.findall(r"notellm:v1:[a-z]+", schema.__doc__ or ""))
     assert len(named) > 3
 
 

@@ -1,7 +1,8 @@
 import pytest
 from pydantic import ValidationError
 
-from service.settings import Settings, describe, environment_names, redis_url
+from service.settings import Settings, describe, environment_names
+from service.store.connection import redis_url
 
 
 @pytest.fixture(autouse=True)

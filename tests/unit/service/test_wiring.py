@@ -9,10 +9,12 @@ def test_workers_and_indexers_need_no_package_of_the_gateway():
     script = """
 import sys
 sys.modules |= dict.fromkeys(["fastapi", "starlette", "uvicorn", "httptools", "uvloop"])
-from service import cli, logs, wiring
-from service import drafts, engine, jobs, sampling, worker
-from service import changes, indexes, registry, rollout, store_metrics
-from service import backup, event_export, restore
+from service import logs, wiring
+from service.cli import main
+from service.store import changes, jobs, registry, rollout
+from service.worker import category_sampler, drafts, engine, worker
+from service.shard import indexes, store_metrics
+from service.backup import backup, events, restore
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
 

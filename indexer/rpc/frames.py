@@ -1,0 +1,131 @@
+"""Calls between our processes: msgpack over TCP or a unix socket, many in flight on one connection.
+
+A frame is a 4-byte big-endian length and that many bytes of msgpack: ``[id, method, params]`` one way,
+``[id, true, result]`` or ``[id, false, reason]`` the other, in any order. ``[id, nil, nil]`` gives a call up, and
+is not answered. A call that belongs to a trace has a ``traceparent`` among its params. An address is ``host:port``, or
+the path of a unix socket (whatever holds a slash). There is no authentication: bind to private networks only.
+
+::
+
+    RpcError
+     ├── RpcBroken     no connection, or it broke: the call may have run or not
+     ├── RpcTimeout    no answer in time
+     └── RpcRefused    the server's answer was an error; str() is its reason
+"""
+
+import asyncio
+import logging
+import socket
+import sys
+from typing import Any, cast
+
+import msgpack
+
+log = logging.getLogger(__name__)
+
+MAX_FRAME_BYTES = 4 * 1024 * 1024
+MAX_CALLS = 1024
+UNANSWERED_MS = 5000
+
+
+class RpcError(Exception):
+    """A call has no result."""
+
+
+class RpcBroken(RpcError):
+    """No connection could be made, or it broke. A sent call is never sent again."""
+
+
+class RpcTimeout(RpcError):
+    """No answer within the time the caller gave."""
+
+
+class RpcRefused(RpcError):
+    """The server refused. A handler raises it to choose the reason, which the caller reads with str()."""
+
+
+class Malformed(Exception):
+    """The peer does not speak this protocol."""
+
+
+class Connection(asyncio.Protocol):
+    """Cuts the byte stream into messages; a malformed one ends this connection."""
+
+    def __init__(self) -> None:
+        self.transport: asyncio.Transport
+        self._buffer = bytearray()
+        self._unsent: list[bytes] = []
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        _tune(transport.get_extra_info("socket"))
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        try:
+            while (message := self._cut()) is not None:
+                self.received(message)
+        except Malformed as error:
+            log.warning("rpc_malformed", extra={"reason": str(error)})
+            self._buffer.clear()
+            self.transport.abort()
+
+    def received(self, message: tuple[int, Any, Any]) -> None:
+        raise NotImplementedError
+
+    def send(self, frame: bytes) -> None:
+        """Write with all else that is sent in this turn of the event loop: a system call costs more than a frame."""
+        if not self._unsent:
+            asyncio.get_running_loop().call_soon(self._write)
+        self._unsent.append(frame)
+
+    def _write(self) -> None:
+        frames, self._unsent = self._unsent, []
+        if not self.transport.is_closing():
+            self.transport.write(b"".join(frames))
+
+    def _cut(self) -> tuple[int, Any, Any] | None:
+        if len(self._buffer) < 4:
+            return None
+        end = 4 + int.from_bytes(self._buffer[:4], "big")
+        if end - 4 > MAX_FRAME_BYTES:
+            raise Malformed("frame too large")
+        if len(self._buffer) < end:
+            return None
+        frame = bytes(self._buffer[4:end])
+        del self._buffer[:end]
+        return decode(frame)
+
+
+def host_and_port(address: str) -> tuple[str, int]:
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdecimal():
+        raise ValueError(f"neither host:port nor the path of a socket: {address!r}")
+    return host.strip("[]"), int(port)
+
+
+def _tune(sock: socket.socket) -> None:
+    if sock.family == socket.AF_UNIX:
+        return
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if sys.platform == "linux":
+        # A peer whose machine is gone would otherwise look connected for many minutes.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNANSWERED_MS)
+
+
+def encode(call: int, second: Any, third: Any) -> bytes:
+    body: bytes = msgpack.packb((call, second, third))
+    if len(body) > MAX_FRAME_BYTES:
+        raise ValueError(f"a frame of {len(body)} bytes; at most {MAX_FRAME_BYTES} fit")
+    return len(body).to_bytes(4, "big") + body
+
+
+def decode(frame: bytes) -> tuple[int, Any, Any]:
+    try:
+        message = msgpack.unpackb(frame, strict_map_key=True)
+    except (ValueError, msgpack.UnpackException) as error:
+        raise Malformed(type(error).__name__) from error
+    match message:
+        case [int(call), second, third]:
+            return call, second, third
+    raise Malformed("not a message")

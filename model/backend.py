@@ -1,0 +1,83 @@
+"""The seam between the service and whatever runs the network."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.note import Note
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A note as the network sees it: token ids up to and including ``[EMB]``.
+
+    The note stays beside them for templates that name the task before the note: those need a second prompt.
+    """
+
+    note: Note
+    token_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """A hashtag or a category with the model's probability for it, in 0..1."""
+
+    name: str
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What one prefill says about one note.
+
+    ``vector`` is unit norm, float32, shape (dim,). ``hashtags`` stand most likely first and are clean as the
+    HTTP contract demands. ``category`` is None only for a model that was trained without categories.
+    """
+
+    vector: NDArray[np.float32]
+    hashtags: tuple[Scored, ...]
+    category: Scored | None
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Seconds that a `Backend.predict` took: reading the prompts, and writing category and hashtags behind them."""
+
+    prefill_s: float
+    decode_s: float
+
+
+class Backend(Protocol):
+    """Runs NoteLLM on batches. Synchronous, never touches the network.
+
+    All calls come from one thread, but for `tokenize`, which may run on others beside them. Where memory runs out a
+    call raises MemoryError or torch's OutOfMemoryError, and may be tried again with less.
+
+    ``fingerprint`` names weights, tokenizer, template, head and dimension: vectors of two fingerprints never meet.
+    ``dtype`` is the precision that it computes in: float32, bfloat16 or float16. ``timings`` are those of the last
+    `read`, of a backend that can tell.
+    """
+
+    fingerprint: str
+    dim: int
+    dtype: str
+    timings: Timings | None
+
+    def tokenize(self, notes: Sequence[Note]) -> list[Prompt]:
+        """One prompt a note, in order. Title and content are cut by tokens; never raises on any text."""
+        ...
+
+    def embed(self, prompts: Sequence[Prompt]) -> NDArray[np.float32]:
+        """Unit vectors, shape (len(prompts), dim), in order."""
+        ...
+
+    def predict(self, prompts: Sequence[Prompt], max_hashtags: int) -> list[Prediction]:
+        """Vector, hashtags and category of every prompt from one prefill each, in order."""
+        ...
+
+    def write_categories(self, prompts: Sequence[Prompt]) -> list[str]:
+        """What the network writes for the category when nothing holds it to the closed set (section 5.5), in order."""
+        ...

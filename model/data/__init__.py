@@ -1,0 +1,1 @@
+"""Notes, clicks and pairs: files in and out, published data sets, samples."""

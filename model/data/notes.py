@@ -1,0 +1,73 @@
+"""Notes as files (see `model.data.rows`), and the closed set of their categories."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from model.data.rows import DataError, count, data_file, identifier, load_rows, shown, strings, text
+from model.note import Note
+
+NOTE_COLUMNS = ("note_id", "title", "content", "hashtags", "category", "exposure")
+
+
+def load_notes(path: Path) -> list[Note]:
+    """Notes of a file, or of ``notes.parquet`` or ``notes.jsonl`` in a folder, in order.
+
+    Only ``note_id`` is required. A note without text and hashtags is kept; see `is_blank`.
+
+    Raises:
+        DataError: if the file cannot be read as notes, or an id stands in it twice.
+    """
+    return list(stream_notes(notes_file(path)))
+
+
+def notes_file(path: Path) -> Path:
+    """The file of notes that a path names: itself, or the one in a folder. Raises DataError if there is none."""
+    return data_file(path, "notes")
+
+
+def stream_notes(file: Path) -> Iterator[Note]:
+    """The notes of a file, in order, without holding more of them than their ids; errors are those of `load_notes`."""
+    ids: set[str] = set()
+    for where, row in load_rows(file, NOTE_COLUMNS, required=("note_id",)):
+        note = _note(row, where)
+        if note.id in ids:
+            raise DataError(f"{where}: note_id {shown(note.id)} stands in the file twice")
+        ids.add(note.id)
+        yield note
+    if not ids:
+        raise DataError(f"{file.name} holds no notes")
+
+
+def is_blank(note: Note) -> bool:
+    """True for a note without text and hashtags: no ranker can tell it from another."""
+    return not (note.title.strip() or note.content.strip() or any(tag.strip() for tag in note.hashtags))
+
+
+def load_categories(path: Path, notes: Sequence[Note]) -> tuple[str, ...]:
+    """The closed set of a file, one category a line, sorted.
+
+    Raises:
+        DataError: if the file cannot be read or is empty, or a note has a category that is not in it.
+    """
+    try:
+        categories = {line.strip() for line in path.read_text(encoding="utf-8").splitlines()} - {""}
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path.name} cannot be read: {error}") from None
+    if not categories:
+        raise DataError(f"{path.name} holds no categories")
+    for note in notes:
+        if note.category is not None and note.category not in categories:
+            raise DataError(f"note {note.id!r} has the category {note.category!r}, which is not in {path.name}")
+    return tuple(sorted(categories))
+
+
+def _note(row: Mapping[str, Any], where: str) -> Note:
+    return Note(
+        id=identifier(row, "note_id", where),
+        title=text(row, "title", where) or "",
+        content=text(row, "content", where) or "",
+        hashtags=strings(row, "hashtags", where),
+        category=text(row, "category", where) or None,
+        exposure=count(row, "exposure", where),
+    )

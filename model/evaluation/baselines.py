@@ -1,0 +1,182 @@
+"""Rankers to compare NoteLLM with: each scores a fixed pool of notes for a target.
+
+Shapes: N notes in the pool, T targets, U users, V words, D embedding size.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.data.events import EventTable
+from model.evaluation.metrics import words
+from model.network.minilm import minilm_folder
+from model.note import Note
+
+MINILM = "MiniLM zero-shot"
+_MINILM_TOKENS = 126
+
+
+class Ranker(Protocol):
+    """Scores every note of its pool as related to a note of the same pool."""
+
+    name: str
+
+    def scores(self, targets: Sequence[int]) -> NDArray[np.float32]:
+        """Higher is more related; finite, a new array, shape (len(targets), N). A target's own score means nothing."""
+        ...
+
+
+class Popularity:
+    """By the number of users who clicked a note, among those who never met the target.
+
+    Related pairs are made of the clicks of users who met the target: counting those would be scoring the
+    truth by itself. What is left is what the log knew about popularity without them.
+    """
+
+    name = "popularity"
+
+    def __init__(self, pool: Sequence[Note], events: EventTable) -> None:
+        met_UN = _user_by_note(pool, events, np.ones(len(events), dtype=np.bool_))
+        self._clicked_UN = _user_by_note(pool, events, events.clicked)
+        self._met_NU = met_UN.T.tocsr()
+        self._clicks_N = np.asarray(self._clicked_UN.sum(axis=0), dtype=np.float32).reshape(-1)
+
+    def scores(self, targets: Sequence[int]) -> NDArray[np.float32]:
+        """Clicks of the other users, shape (len(targets), N)."""
+        shared_TN = (self._met_NU[list(targets)] @ self._clicked_UN).toarray()
+        others_TN: NDArray[np.float32] = self._clicks_N - shared_TN.astype(np.float32)
+        return others_TN
+
+
+class SameCategory:
+    """Notes of the target's category first, by popularity within and behind; else by popularity alone."""
+
+    name = "same category, by popularity"
+
+    def __init__(self, pool: Sequence[Note], popularity: Popularity) -> None:
+        codes = {name: code for code, name in enumerate(sorted({note.category or "" for note in pool}))}
+        self._category_N = np.array([codes[note.category or ""] for note in pool])
+        self._has_category_N = np.array([note.category is not None for note in pool])
+        self._popularity = popularity
+
+    def scores(self, targets: Sequence[int]) -> NDArray[np.float32]:
+        """Popularity, raised above every other note within the category, shape (len(targets), N)."""
+        popularity_TN = self._popularity.scores(targets)
+        rows = list(targets)
+        same_TN = self._category_N[rows, None] == self._category_N[None, :]
+        same_TN &= self._has_category_N[rows, None]
+        raised_TN: NDArray[np.float32] = popularity_TN + same_TN * (popularity_TN.max() + 1)
+        return raised_TN
+
+
+class TfIdf:
+    """Cosine of TF-IDF vectors of words and pairs of words; the document frequencies are the pool's."""
+
+    name = "TF-IDF"
+
+    def __init__(self, pool: Sequence[Note]) -> None:
+        self._unit_NV: Any = tfidf_vectorizer().fit_transform([text_of(note) for note in pool])
+
+    def scores(self, targets: Sequence[int]) -> NDArray[np.float32]:
+        """Cosines, shape (len(targets), N)."""
+        cosine_TN: NDArray[np.float32] = (self._unit_NV[list(targets)] @ self._unit_NV.T).toarray()
+        return cosine_TN
+
+
+class BM25:
+    """Okapi BM25 of the target's words in each note (Robertson and Zaragoza, 2009).
+
+    The sum over the target's words, each as often as it stands there, of
+    ``log(1 + (N - n + 0.5) / (n + 0.5)) * f * (k1 + 1) / (f + k1 * (1 - b + b * length / mean length))``: the word
+    stands in n notes, and f times in the note scored. Lengths are in `words`.
+    """
+
+    name = "BM25"
+
+    def __init__(self, pool: Sequence[Note], k1: float = 1.2, b: float = 0.75) -> None:
+        from scipy.sparse import csr_matrix
+        from sklearn.feature_extraction.text import CountVectorizer
+
+        vectorizer = CountVectorizer(tokenizer=words, token_pattern=None, lowercase=False, dtype=np.float32)
+        self._count_NV: Any = vectorizer.fit_transform([text_of(note) for note in pool])
+        length_N = np.asarray(self._count_NV.sum(axis=1)).reshape(-1)
+        notes_V = np.bincount(self._count_NV.indices, minlength=self._count_NV.shape[1])
+        rarity_V = np.log(1 + (len(pool) - notes_V + 0.5) / (notes_V + 0.5))
+        norm_N = k1 * (1 - b + b * length_N / length_N.mean())
+        found = self._count_NV.tocoo()
+        weight = rarity_V[found.col] * found.data * (k1 + 1) / (found.data + norm_N[found.row])
+        shape = self._count_NV.shape
+        self._weight_VN: Any = csr_matrix((weight.astype(np.float32), (found.row, found.col)), shape=shape).T.tocsr()
+
+    def scores(self, targets: Sequence[int]) -> NDArray[np.float32]:
+        """BM25, shape (len(targets), N)."""
+        score_TN: NDArray[np.float32] = (self._count_NV[list(targets)] @ self._weight_VN).toarray()
+        return score_TN
+
+
+class Embeddings:
+    """Cosine of given embeddings; ``unit_ND`` holds them with unit norm, float32.
+
+    Args:
+        emb_ND: one row a note of the pool, any norm; a row of zeros is equally far from all.
+
+    Raises:
+        ValueError: if ``emb_ND`` is no matrix or holds NaN or infinity.
+    """
+
+    def __init__(self, name: str, emb_ND: NDArray[np.number]) -> None:
+        if emb_ND.ndim != 2:
+            raise ValueError(f"{name}: embeddings must form a matrix, got shape {emb_ND.shape}")
+        if not np.isfinite(emb_ND).all():
+            raise ValueError(f"{name}: embeddings must be finite")
+        self.name = name
+        self.unit_ND = np.array(emb_ND, dtype=np.float32)
+        norms_N1 = np.linalg.norm(self.unit_ND, axis=1, keepdims=True)
+        np.divide(self.unit_ND, norms_N1, out=self.unit_ND, where=norms_N1 > 0)
+
+    def scores(self, targets: Sequence[int]) -> NDArray[np.float32]:
+        """Cosines, shape (len(targets), N)."""
+        cosine_TN: NDArray[np.float32] = self.unit_ND[list(targets)] @ self.unit_ND.T
+        return cosine_TN
+
+
+def minilm_vectors(notes: Sequence[Note]) -> NDArray[np.float32]:
+    """Unit vectors of all-MiniLM-L6-v2 as it comes, shape (len(notes), 384): what is known without any behaviour.
+
+    It reads more of a note than one that was trained here: the first 126 tokens of all its text. Raises
+    ModuleNotFoundError if its package is not installed.
+    """
+    from model.inference.sentence_encoder import SentenceEncoder
+
+    encoder = SentenceEncoder.open(minilm_folder(), content_tokens=_MINILM_TOKENS)
+    return encoder.embed([Note(note.id, content=text_of(note)) for note in notes])
+
+
+def tfidf_vectorizer() -> Any:
+    """scikit-learn's TF-IDF of `words` and pairs of them, rows of unit norm, float32."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    return TfidfVectorizer(
+        tokenizer=words, token_pattern=None, lowercase=False, ngram_range=(1, 2), sublinear_tf=True, dtype=np.float32
+    )
+
+
+def text_of(note: Note) -> str:
+    """Title, content and hashtags in one text: what every baseline reads."""
+    return " ".join(part for part in (note.title, note.content, *note.hashtags) if part)
+
+
+def _user_by_note(pool: Sequence[Note], events: EventTable, chosen: NDArray[np.bool_]) -> Any:
+    """Sparse 0/1 matrix, shape (users, N): who has a chosen event with which note of the pool."""
+    from scipy.sparse import csr_matrix
+
+    place = {note.id: row for row, note in enumerate(pool)}
+    place_of_code = np.array([place.get(note_id, -1) for note_id in events.note_ids])
+    rows, columns = events.users[chosen], place_of_code[events.notes[chosen]]
+    rows, columns = rows[columns >= 0], columns[columns >= 0]
+    ones = np.ones(len(rows), dtype=np.int32)
+    matrix = csr_matrix((ones, (rows, columns)), shape=(events.num_users, len(pool)))
+    matrix.data[:] = 1  # the constructor has added up repeated events
+    return matrix

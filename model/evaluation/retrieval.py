@@ -1,0 +1,229 @@
+"""How well rankers find related notes: one pool, one set of gold pairs, the same question for all (section 5.2).
+
+Shapes: N notes in the pool, P gold pairs, T distinct targets.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from model.data.pairs import Pairs
+from model.evaluation.baselines import Embeddings, Ranker
+from model.evaluation.metrics import Interval, bootstrap, paired_bootstrap, recall_at
+from model.evaluation.tables import markdown, percent, percent_interval
+from model.note import Note
+
+if TYPE_CHECKING:
+    import torch
+
+# The paper reports up to 100,000 on a pool of 257,937 notes; pools here are about a hundredth of that.
+KS = (10, 100, 1000)
+# Section 5.4: the 30% of the notes with least exposure, and the 10% with most.
+LOW_EXPOSURE, HIGH_EXPOSURE = 0.3, 0.1
+NOTELLM = "NoteLLM"
+
+BLOCK_BYTES = 2**28
+# A pair and a note of the pool cost a score, its copy for the pair, and the outcome of a comparison.
+_BYTES_PER_SCORE = 4 + 4 + 1
+
+Embed = Callable[[Sequence[Note]], NDArray[np.float32]]
+"""Embeddings of notes, in order: (N notes) -> (N, D), any norm."""
+
+
+@dataclass(frozen=True, slots=True)
+class RankerRow:
+    """How one ranker did. ``recall`` maps k to Recall@k with its 95% interval.
+
+    ``buckets``: Recall@k by exposure of the truth, see `exposure_buckets`.
+    ``ranks``: 0-based rank of each gold pair's truth, int64, shape (P,).
+    """
+
+    name: str
+    recall: dict[int, Interval]
+    buckets: dict[str, dict[int, float]]
+    ranks: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Lead:
+    """How far NoteLLM is ahead of another ranker at Recall@k, by a paired bootstrap over the targets."""
+
+    over: str
+    k: int
+    lead: Interval
+
+
+def evaluate_rankers(
+    rankers: Sequence[Ranker], pool: Sequence[Note], gold: Pairs, ks: Sequence[int] = KS
+) -> list[RankerRow]:
+    """Recall@k of every ranker over the gold pairs, in order; see `ranker_rows`.
+
+    Raises:
+        ValueError: if there are no pairs, a pair's end is not in the pool, a score is not finite, or two rankers
+            have one name.
+    """
+    names = [ranker.name for ranker in rankers]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise ValueError(f"two rankers are called {min(twice)!r}")
+    targets, truths = _places(pool, gold)
+    ranks = {ranker.name: truth_ranks(ranker, targets, truths, len(pool)) for ranker in rankers}
+    return ranker_rows(ranks, pool, gold, ks)
+
+
+def ranker_rows(
+    ranks: Mapping[str, NDArray[np.int64]], pool: Sequence[Note], gold: Pairs, ks: Sequence[int] = KS
+) -> list[RankerRow]:
+    """A row for each ranker's ranks of the gold pairs' truths, shape (P,); a bucket without any truth is left out."""
+    targets, truths = _places(pool, gold)
+    by_note = exposure_buckets(np.array([note.exposure for note in pool]))
+    buckets = {name: inside[truths] for name, inside in by_note.items() if inside[truths].any()}
+    return [
+        RankerRow(
+            name,
+            {k: bootstrap((ranks_P < k).astype(np.float64), targets) for k in ks},
+            {bucket: recall_at(ranks_P[inside_P], ks) for bucket, inside_P in buckets.items()},
+            ranks_P,
+        )
+        for name, ranks_P in ranks.items()
+    ]
+
+
+def truth_ranks(
+    ranker: Ranker,
+    targets: NDArray[np.int64],
+    truths: NDArray[np.int64],
+    num_notes: int,
+    *,
+    block_bytes: int = BLOCK_BYTES,
+) -> NDArray[np.int64]:
+    """0-based rank of each truth in the pool of ``num_notes`` without the target, shape (P,). Exact, in blocks.
+
+    Half of the notes that score the same as the truth stand before it: a ranker that cannot tell gains nothing.
+    Counting, and the products of `Embeddings`, run on a GPU when there is one.
+
+    Args:
+        targets, truths: places in the pool, int64, shape (P,).
+        block_bytes: a block of pairs takes 9 bytes a pair and note (a single pair whatever it takes): by default
+            29 pairs at a time for a million notes. Beside it `Embeddings` holds its N x D float32 in memory, and once
+            more on the GPU; another ranker holds whatever its ``scores`` needs for as many targets.
+
+    Raises:
+        ValueError: if a score is not finite: a comparison with NaN would put the truth first.
+    """
+    import torch
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    score = _scorer(ranker, device)
+    ranks = np.empty(len(targets), dtype=np.int64)
+    by_target = np.argsort(targets, kind="stable")  # pairs of one target side by side share its scores
+    step = max(1, block_bytes // (_BYTES_PER_SCORE * num_notes))
+    with tqdm(total=len(targets), desc=f"rank {ranker.name}", unit="pair", delay=1, disable=None) as progress:
+        for start in range(0, len(targets), step):
+            pairs = by_target[start : start + step]
+            distinct, row_of_pair = np.unique(targets[pairs], return_inverse=True)
+            ranks[pairs] = _ranks(score(distinct), row_of_pair, targets[pairs], truths[pairs])
+            progress.update(len(pairs))
+    return ranks
+
+
+def exposure_buckets(exposure_N: NDArray[np.int64]) -> dict[str, NDArray[np.bool_]]:
+    """Which notes have low and which have high exposure (section 5.4), bool, shape (N,).
+
+    The bounds are the pool's quantiles, because the paper's (1,500 and 75,000 impressions) fit its traffic
+    alone. No buckets where every note has the same exposure.
+    """
+    if exposure_N.min() == exposure_N.max():
+        return {}
+    low, high = np.quantile(exposure_N, [LOW_EXPOSURE, 1 - HIGH_EXPOSURE])
+    return {"low exposure": exposure_N <= low, "high exposure": exposure_N >= high}
+
+
+def leads(rows: Sequence[RankerRow], gold: Pairs) -> list[Lead]:
+    """NoteLLM's lead over every other ranker at every k; none without NoteLLM among the rows."""
+    ours = next((row for row in rows if row.name == NOTELLM), None)
+    if ours is None:
+        return []
+    return [Lead(row.name, k, lead_at(ours, row, gold, k)) for row in rows if row is not ours for k in row.recall]
+
+
+def lead_at(first: RankerRow, second: RankerRow, gold: Pairs, k: int) -> Interval:
+    """How far the first is ahead of the second at Recall@k, by a paired bootstrap over the targets."""
+    targets = np.unique(np.array(gold.note_ids), return_inverse=True)[1]
+    return paired_bootstrap(_hits(first, k), _hits(second, k), targets)
+
+
+def format_table(rows: Sequence[RankerRow]) -> str:
+    """Recall in percent with its 95% interval, as a Markdown table."""
+    header = ["ranker", *(f"R@{k} (95% interval)" for k in rows[0].recall)]
+    return markdown(header, [[row.name, *map(percent_interval, row.recall.values())] for row in rows])
+
+
+def format_buckets(rows: Sequence[RankerRow]) -> str:
+    """Recall in percent by exposure of the truth, as a Markdown table."""
+    columns = [(bucket, k) for bucket, recall in rows[0].buckets.items() for k in recall]
+    header = ["ranker", *(f"{bucket} R@{k}" for bucket, k in columns)]
+    return markdown(header, [[row.name, *(percent(row.buckets[bucket][k]) for bucket, k in columns)] for row in rows])
+
+
+def format_leads(found: Sequence[Lead]) -> str:
+    """NoteLLM's leads in points with their 95% intervals, as a Markdown table."""
+    body = [[lead.over, f"R@{lead.k}", percent_interval(lead.lead)] for lead in found]
+    return markdown([f"{NOTELLM} ahead of", "at", "points (95% interval)"], body)
+
+
+def _places(pool: Sequence[Note], gold: Pairs) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Places in the pool of the pairs' notes and of their related notes, each of shape (P,)."""
+    place = {note.id: row for row, note in enumerate(pool)}
+    missing = {name for pair in gold.ends() for name in pair if name not in place}
+    if missing:
+        raise ValueError(f"{len(missing)} notes of the gold pairs are not in the pool, {min(missing)!r} for one")
+    targets = np.array([place[name] for name in gold.note_ids], dtype=np.int64)
+    truths = np.array([place[name] for name in gold.related_ids], dtype=np.int64)
+    return targets, truths
+
+
+def _scorer(ranker: Ranker, device: "torch.device") -> "Callable[[NDArray[np.int64]], torch.Tensor]":
+    """What scores the pool for places of targets, on the device: (T,) -> (T, N)."""
+    import torch
+
+    if isinstance(ranker, Embeddings):
+        unit_ND = torch.from_numpy(ranker.unit_ND).to(device)
+        return lambda places: unit_ND[torch.from_numpy(places).to(device)] @ unit_ND.T
+
+    def checked(places: NDArray[np.int64]) -> torch.Tensor:
+        scores_TN = ranker.scores(places.tolist())
+        if not np.isfinite(scores_TN).all():
+            raise ValueError(f"{ranker.name} gave a score that is not finite")
+        return torch.from_numpy(scores_TN).to(device)
+
+    return checked
+
+
+def _ranks(
+    scores_TN: "torch.Tensor",
+    row_of_pair: NDArray[np.int64],
+    targets: NDArray[np.int64],
+    truths: NDArray[np.int64],
+) -> NDArray[np.int64]:
+    import torch
+
+    row_P, target_P, truth_P = (
+        torch.from_numpy(places).to(scores_TN.device) for places in (row_of_pair, targets, truths)
+    )
+    pair_P = torch.arange(len(row_P), device=scores_TN.device)
+    scores_PN = scores_TN[row_P]
+    scores_PN[pair_P, target_P] = -torch.inf
+    # From the same product as the others: summed in another order, the truth would not tie with its duplicates.
+    truth_P1 = scores_PN[pair_P, truth_P].unsqueeze(1)
+    higher_P = (scores_PN > truth_P1).sum(dim=1)
+    equal_P = (scores_PN == truth_P1).sum(dim=1) - 1  # the truth itself
+    ranks_P: NDArray[np.int64] = (higher_P + equal_P // 2).cpu().numpy()
+    return ranks_P
+
+
+def _hits(row: RankerRow, k: int) -> NDArray[np.float64]:
+    return (row.ranks < k).astype(np.float64)

@@ -1,0 +1,44 @@
+"""An untrained causal language model as an embedder: the state of a prompt's last token (table 2's first two rows)."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from model.batching import batches
+from model.network.base_models import open_base
+from model.network.checkpoint import special_ids
+from model.network.notellm import NoteLLM, add_embedding_token
+from model.note import Note
+from model.recipes import Recipe
+from model.text.prompt import TEMPLATES, PromptBuilder
+
+_BATCH_TOKENS = 8192
+
+
+@torch.inference_mode()
+def last_token(recipe: Recipe, notes: Sequence[Note]) -> NDArray[np.float32]:
+    """The state that a trained model's head would read, of the recipe's base model as it comes; shape (N, H).
+
+    With the template ``bare`` that is LLaMA zero-shot, with ``eol`` PromptEOL zero-shot.
+    """
+    base = open_base(recipe.base_model, notes, recipe.dtype)
+    special = special_ids(base.tokenizer, base.bos, base.eos, base.pad)
+    add_embedding_token(base.backbone, base.tokenizer.get_vocab_size())
+    network = NoteLLM(base.backbone.eval(), recipe.dim)
+    builder = PromptBuilder(
+        base.tokenizer, special, TEMPLATES[recipe.template], recipe.title_tokens, recipe.content_tokens
+    )
+    prompts = builder.prompts(notes)
+    states_NH = np.zeros((len(notes), base.backbone.config.hidden_size), dtype=np.float32)
+    with tqdm(total=len(notes), desc=f"embed {recipe.template}", unit="note", delay=1, disable=None) as progress:
+        for positions in batches([len(ids) for ids in prompts], _BATCH_TOKENS):
+            rows = [prompts[position] for position in positions]
+            length = max(map(len, rows))
+            hidden_NLH = network.hidden(torch.tensor([[*ids, *[special.pad] * (length - len(ids))] for ids in rows]))
+            last_N = torch.tensor([len(ids) - 2 for ids in rows])
+            states_NH[positions] = hidden_NLH[torch.arange(len(rows)), last_N].float().numpy()
+            progress.update(len(rows))
+    return states_NH

@@ -1,0 +1,1 @@
+"""A checkpoint at work: backends, bulk embedding, canaries and golden answers, calibrated scores."""

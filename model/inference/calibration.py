@@ -1,0 +1,128 @@
+"""Scores that mean what they say: of the suggestions with a score of 0.8, four in five are right.
+
+The maps from what model and neighbors say to such a score. `model.evaluation.reliability` fits them on held-out notes,
+the checkpoint's manifest keeps them, and the gateway applies them; it has neither torch nor scikit-learn, and needs
+none.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from model.network.checkpoint import CheckpointError, Manifest
+from model.text.suggestions import CLOSER, VOTERS, Candidate, Scores, Uncalibrated
+
+_LEAST = 1e-4
+# What the votes are that the maps were fitted to: others would make every score wrong, and nothing would tell.
+_VOTES = [VOTERS, CLOSER]
+
+
+@dataclass(frozen=True, slots=True)
+class LogitMap:
+    """``sigmoid(bias + slope * logit(p))``; the slope is 1 over the temperature. It never falls, for slope >= 0."""
+
+    bias: float
+    slope: float
+
+    def __call__(self, probability: float) -> float:
+        """The score for the model's probability."""
+        return sigmoid(self.bias + self.slope * logit(probability))
+
+
+@dataclass(frozen=True, slots=True)
+class SuggestionMap:
+    """A logistic map of the model's probability p and the neighbors' vote v, with s(v) = log(1 + VOTERS * v).
+
+    ``sigmoid(bias + vote * s(v))`` of what the neighbors alone suggest, and
+    ``sigmoid(bias + generated + slope * logit(p) + vote_beside * s(v))`` of what the model wrote: a vote counts less
+    beside it, for both have read the same words. Rises with p and v where no slope is negative.
+    """
+
+    bias: float
+    generated: float
+    slope: float
+    vote: float
+    vote_beside: float
+
+    def __call__(self, probability: float | None, vote: float) -> float:
+        """The score for the model's probability, None if it did not write the hashtag, and the vote."""
+        if probability is None:
+            return sigmoid(self.bias + self.vote * strength(vote))
+        said = self.generated + self.slope * logit(probability)
+        return sigmoid(self.bias + said + self.vote_beside * strength(vote))
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """The maps of one checkpoint; see `Scores`. ``by_category`` is None for a model without categories.
+
+    ``measured`` is free-form: on how many notes and suggestions the maps were fitted, and how well they do.
+    """
+
+    suggestions: SuggestionMap
+    by_model: LogitMap
+    by_category: LogitMap | None
+    measured: Mapping[str, Any]
+
+    def suggestion(self, candidate: Candidate) -> float:
+        """See `Scores`."""
+        return self.suggestions(candidate.probability, candidate.vote)
+
+    def alone(self, probability: float) -> float:
+        """See `Scores`."""
+        return self.by_model(probability)
+
+    def category(self, probability: float) -> float:
+        """See `Scores`."""
+        return probability if self.by_category is None else self.by_category(probability)
+
+    def encode(self) -> dict[str, Any]:
+        """For the manifest."""
+        return {"votes": _VOTES, **dataclasses.asdict(self)}
+
+    @classmethod
+    def decode(cls, written: Mapping[str, Any]) -> Self:
+        """From the manifest. Raises CheckpointError when it is not readable, or was made for other votes."""
+        try:
+            votes, category = written["votes"], written["by_category"]
+            found = cls(
+                SuggestionMap(**_numbers(written["suggestions"])),
+                LogitMap(**_numbers(written["by_model"])),
+                None if category is None else LogitMap(**_numbers(category)),
+                written["measured"],
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise CheckpointError(f"the calibration is not readable ({error}); `notellm calibrate` makes it") from None
+        if votes != _VOTES:
+            raise CheckpointError("the calibration was made for other votes; `notellm calibrate` makes a new one")
+        return found
+
+
+def scores_of(manifest: Manifest) -> Scores:
+    """What the checkpoint's probabilities are turned into. Raises CheckpointError as `Calibration.decode` does."""
+    return Uncalibrated() if manifest.calibration is None else Calibration.decode(manifest.calibration)
+
+
+def strength(vote: float) -> float:
+    """How much a vote says, 0 for none: the logarithm of how many equal neighbors it is like, and one."""
+    return math.log1p(VOTERS * vote)
+
+
+def logit(probability: float) -> float:
+    """``log(p / (1 - p))`` of a probability held within 0.0001 and 0.9999."""
+    held = min(max(probability, _LEAST), 1.0 - _LEAST)
+    return math.log(held / (1.0 - held))
+
+
+def sigmoid(value: float) -> float:
+    """The inverse of `logit`, in 0..1 for any finite value."""
+    return 0.5 * (1.0 + math.tanh(value / 2.0))
+
+
+def _numbers(written: Mapping[str, Any]) -> dict[str, float]:
+    numbers = {name: float(value) for name, value in written.items()}
+    if not all(map(math.isfinite, numbers.values())):
+        raise ValueError("a coefficient is not finite")
+    return numbers

@@ -1,0 +1,124 @@
+"""Golden answers: what a checkpoint said of the canary notes when it was saved.
+
+Every worker reads the canaries before it is ready. One whose vectors differ, through another precision, another kernel,
+another version of a library, would put notes where no search finds them, and nothing else would tell.
+"""
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.backend import Backend, Prediction
+from model.inference.canaries import CANARIES
+from model.network.checkpoint import CheckpointError, Manifest, add_golden
+
+HASHTAGS = 5
+LEAST_COSINE = {"float32": 0.999, "bfloat16": 0.99, "float16": 0.99}
+# Greedy decoding takes another path wherever two tokens are equally likely, so a few may differ.
+LEAST_TAGS_ALIKE = 0.8
+
+
+class GoldenError(CheckpointError):
+    """A backend does not say what the checkpoint's golden answers say; the message tells by how much."""
+
+
+@dataclass(frozen=True, slots=True)
+class Golden:
+    """Answers to `CANARIES`, in their order. ``vectors_ND``: unit norm, float32."""
+
+    vectors_ND: NDArray[np.float32]
+    categories: tuple[str | None, ...]
+    hashtags: tuple[tuple[str, ...], ...]
+
+    @classmethod
+    def of(cls, predictions: Sequence[Prediction]) -> Self:
+        """The answers in these readings."""
+        return cls(
+            np.stack([prediction.vector for prediction in predictions]),
+            tuple(prediction.category.name if prediction.category else None for prediction in predictions),
+            tuple(tuple(tag.name for tag in prediction.hashtags) for prediction in predictions),
+        )
+
+    @classmethod
+    def decode(cls, written: dict[str, Any], dim: int) -> Self:
+        """From the manifest."""
+        halves = np.frombuffer(base64.b64decode(written["vectors"]), dtype="<f2").reshape(-1, dim)
+        hashtags = tuple(tuple(names) for names in written["hashtags"])
+        return cls(halves.astype(np.float32), tuple(written["categories"]), hashtags)
+
+    def encode(self) -> dict[str, Any]:
+        """For the manifest: vectors as base64 of little-endian float16."""
+        halves = base64.b64encode(self.vectors_ND.astype("<f2").tobytes()).decode()
+        return {"vectors": halves, "categories": self.categories, "hashtags": self.hashtags}
+
+
+def record(folder: Path) -> Manifest:
+    """Write the golden answers of a checkpoint into its manifest, as plain transformers gives them in float32."""
+    from model.inference.hf import HfBackend
+
+    golden = Golden.of(answers(HfBackend.open(folder)))
+    return add_golden(folder, golden.encode())
+
+
+def answers(backend: Backend) -> list[Prediction]:
+    """What a backend says of the canaries."""
+    return backend.predict(backend.tokenize(CANARIES), HASHTAGS)
+
+
+def check(backend: Backend, manifest: Manifest) -> None:
+    """Let a backend read the canaries, which warms it up, too.
+
+    Raises:
+        GoldenError: if a vector or a nearest neighbor differs by more than the backend's precision explains, or more
+            categories or hashtags do than rounding can.
+        CheckpointError: if the checkpoint has no golden answers.
+    """
+    if manifest.golden is None:
+        raise CheckpointError(f"checkpoint {manifest.fingerprint} has no golden answers; `notellm golden` adds them")
+    expected = Golden.decode(manifest.golden, manifest.dim)
+    found = Golden.of(answers(backend))
+    least = LEAST_COSINE[backend.dtype]
+    cosines_N = (found.vectors_ND * expected.vectors_ND).sum(axis=1)
+    worst = int(cosines_N.argmin())
+    # Written so that NaN fails.
+    if not cosines_N[worst] >= least:
+        raise GoldenError(
+            f"the vector of {CANARIES[worst].id} is not the checkpoint's: cosine {cosines_N[worst]:.4f}, "
+            f"{least} is the least in {backend.dtype}"
+        )
+    strayed = _strayed(found.vectors_ND, expected.vectors_ND, 2 * (1 - least))
+    if strayed:
+        names = ", ".join(CANARIES[row].id for row in strayed)
+        raise GoldenError(f"the nearest neighbors of {names} are not the checkpoint's")
+    _check_tags(found, expected)
+
+
+def _strayed(found_ND: NDArray[np.float32], expected_ND: NDArray[np.float32], tie: float) -> list[int]:
+    """Rows whose nearest other row is another one now, and was not within ``tie`` of the nearest."""
+    expected_NN, found_NN = expected_ND @ expected_ND.T, found_ND @ found_ND.T
+    np.fill_diagonal(expected_NN, -np.inf)
+    np.fill_diagonal(found_NN, -np.inf)
+    rows = np.arange(len(found_ND))
+    lost_N = expected_NN.max(axis=1) - expected_NN[rows, found_NN.argmax(axis=1)]
+    strayed: list[int] = np.flatnonzero(lost_N > tie).tolist()
+    return strayed
+
+
+def _check_tags(found: Golden, expected: Golden) -> None:
+    categories = np.mean([one == other for one, other in zip(found.categories, expected.categories, strict=True)])
+    if categories < LEAST_TAGS_ALIKE:
+        raise GoldenError(f"only {categories:.0%} of the canaries' categories are the checkpoint's")
+    hashtags = np.mean([_overlap(*pair) for pair in zip(found.hashtags, expected.hashtags, strict=True)])
+    if hashtags < LEAST_TAGS_ALIKE:
+        raise GoldenError(f"only {hashtags:.0%} of the canaries' hashtags are the checkpoint's")
+
+
+def _overlap(one: Sequence[str], other: Sequence[str]) -> float:
+    """Jaccard: hashtags of both over hashtags of either."""
+    either = set(one) | set(other)
+    return len(set(one) & set(other)) / len(either) if either else 1.0

@@ -1,0 +1,79 @@
+"""What runs the network, behind one small interface."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from model.backend import Backend
+
+BACKENDS = ("hf", "vllm")
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """How a backend runs.
+
+    Attributes:
+        dtype: precision of the weights; ``auto`` is float32 on a CPU and bfloat16 on a GPU.
+        threads: of a CPU; 0 leaves the count to the backend.
+        serving_dir: where vLLM's form of a checkpoint is written, in a folder named by its fingerprint.
+        tensor_parallel: GPUs that share one copy of the weights; vLLM only.
+        gpu_memory: share of a GPU's memory for weights and cache; vLLM only.
+    """
+
+    dtype: str = "auto"
+    threads: int = 0
+    serving_dir: Path = Path("serving")
+    tensor_parallel: int = 1
+    gpu_memory: float = 0.9
+
+
+def open_backend(name: str, checkpoint: Path, runtime: Runtime | None = None) -> Backend:
+    """Open a checkpoint with the named backend.
+
+    Raises:
+        ValueError: for an unknown name. CheckpointError (a ValueError) when the checkpoint cannot be used.
+    """
+    if name not in BACKENDS:
+        raise ValueError(f"unknown backend {name!r}; known: {', '.join(BACKENDS)}")
+    runtime = runtime or Runtime()
+    if name == "vllm":
+        return _open_vllm(checkpoint, runtime)
+    import torch
+
+    from model.inference.hf import HfBackend
+
+    if runtime.threads:
+        torch.set_num_threads(runtime.threads)
+    return HfBackend.open(checkpoint, _precision(runtime))
+
+
+def gpu_memory() -> int:
+    """Bytes of GPU memory that this process holds; 0 without a GPU."""
+    import torch
+
+    return torch.cuda.memory_reserved() if torch.cuda.is_available() else 0
+
+
+def _open_vllm(checkpoint: Path, runtime: Runtime) -> Backend:
+    import torch
+
+    from model.inference.vllm import VllmBackend
+    from model.inference.vllm_checkpoint import write_serving
+    from model.network.checkpoint import load_manifest
+
+    folder = runtime.serving_dir / load_manifest(checkpoint).fingerprint
+    write_serving(checkpoint, folder)
+    options: dict[str, object] = {"tensor_parallel_size": runtime.tensor_parallel}
+    if torch.cuda.is_available():
+        options["gpu_memory_utilization"] = runtime.gpu_memory
+    else:
+        options["enforce_eager"] = True  # compiling takes minutes, and pays on a GPU alone
+    return VllmBackend.open(folder, _precision(runtime), **options)
+
+
+def _precision(runtime: Runtime) -> str:
+    import torch
+
+    if runtime.dtype != "auto":
+        return runtime.dtype
+    return "bfloat16" if torch.cuda.is_available() else "float32"

@@ -1,0 +1,80 @@
+"""The grammars inside vLLM's sampler: a logits processor, which vLLM makes by its name in each of its processes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from vllm import SamplingParams
+from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, process_dict_updates
+
+from model.network.checkpoint import load_manifest, prompt_builder
+from model.text.grammar import Grammar, Grammars
+
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
+
+# In `SamplingParams.extra_args`: the grammar, and for hashtags how many.
+GRAMMAR, COUNT = "notellm_grammar", "notellm_count"
+
+
+@dataclass(frozen=True, slots=True)
+class _Output:
+    """One output being written: vLLM appends to ``written`` as it goes."""
+
+    grammar: Grammar
+    written: Sequence[int]
+
+
+class GrammarProcessor(LogitsProcessor):
+    """Turns logits into log-probabilities among the allowed tokens, in the rows of requests that name a grammar.
+
+    The other rows keep their logits: those are asked for the embedding. Reserved tokens are never allowed.
+    """
+
+    def __init__(self, vllm_config: "VllmConfig", device: torch.device, is_pin_memory: bool) -> None:  # noqa: ARG002
+        folder = Path(vllm_config.model_config.model)
+        manifest = load_manifest(folder)
+        self._grammars = Grammars(prompt_builder(folder, manifest), manifest.categories)
+        self._outputs: dict[int, _Output] = {}
+
+    def is_argmax_invariant(self) -> bool:
+        """No: it decides what is written."""
+        return False
+
+    def update_state(self, batch_update: BatchUpdate | None) -> None:
+        """Follow the requests that come, go and move between the rows."""
+        process_dict_updates(self._outputs, batch_update, self._output)
+
+    def apply(self, logits: Tensor) -> Tensor:
+        """See the class."""
+        rows_of: dict[Grammar, list[int]] = {}
+        for row, output in self._outputs.items():
+            rows_of.setdefault(output.grammar, []).append(row)
+        for grammar, rows in rows_of.items():
+            logits[rows] = self._next(grammar, logits[rows], [self._outputs[row].written for row in rows])
+        return logits
+
+    def _output(self, params: SamplingParams, _prompt: list[int] | None, written: list[int]) -> _Output | None:
+        asked = params.extra_args or {}
+        match asked.get(GRAMMAR):
+            case "category":
+                return _Output(self._grammars.category, written)
+            case "topics":
+                return _Output(self._grammars.tags(asked[COUNT]), written)
+            case "free":
+                return _Output(self._grammars.free, written)
+        return None
+
+    @staticmethod
+    def _next(grammar: Grammar, logits_NV: Tensor, written: Sequence[Sequence[int]]) -> Tensor:
+        allowed_NV = torch.full_like(logits_NV, float("-inf"))
+        going = [row for row, tokens in enumerate(written) if grammar.goes_on(tokens)]
+        # vLLM asks for one token more than a complete output has: the end token stops it.
+        allowed_NV[:, grammar.end] = 0.0
+        if going:
+            found = grammar.log_probabilities(logits_NV[going], [written[row] for row in going])
+            allowed_NV[going, : found.shape[1]] = found
+        return allowed_NV

@@ -1,0 +1,1 @@
+"""The network and its parts: NoteLLM, losses, base models, adapters, SentenceBERT, checkpoints."""

@@ -1,0 +1,232 @@
+"""Checkpoints: a folder that any Hugging Face tool can open, plus the head and ``notellm.json``.
+
+::
+
+    notellm.json           manifest: recipe, template, closed category set, dimension, files' SHA-256, fingerprint,
+                           golden answers, calibration
+    config.json            the backbone's, as transformers writes it
+    model.safetensors      the backbone's weights
+    head.safetensors       the projection and tau
+    tokenizer.json ...     the tokenizer, with [EMB]
+
+Reading the manifest needs no torch, so that the gateway can name the model it answers for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from model.recipes import Recipe
+from model.text.prompt import EMB, TEMPLATES, PromptBuilder, SpecialIds
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+    from model.network.notellm import NoteLLM
+    from model.network.sentence_bert import SentenceBert
+
+FORMAT = 1
+MANIFEST = "notellm.json"
+HEAD = "head.safetensors"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint is missing, incomplete, altered or of another format; the message says which file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What ``notellm.json`` says.
+
+    ``fingerprint`` is 16 hex digits of a SHA-256 over weights, tokenizer, configuration, template, categories and
+    dimension: two checkpoints with the same fingerprint give the same vectors and tags. ``trained_on`` is free-form:
+    counts of notes and pairs, steps, final losses. ``golden``: see `model.inference.golden`; SentenceBERT has none.
+    ``calibration``: see `model.inference.calibration`; None where scores are the model's own.
+    """
+
+    fingerprint: str
+    dim: int
+    categories: tuple[str, ...]
+    recipe: Recipe
+    special: SpecialIds
+    files: dict[str, str]
+    trained_on: dict[str, Any]
+    golden: dict[str, Any] | None = None
+    calibration: dict[str, Any] | None = None
+
+
+def load_manifest(folder: Path) -> Manifest:
+    """The manifest of a checkpoint. Raises CheckpointError when it is not there or not readable."""
+    path = folder / MANIFEST
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"no checkpoint in {folder}: {MANIFEST} is missing") from None
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not JSON: {error}") from None
+    if raw.get("format") != FORMAT:
+        raise CheckpointError(f"{path} has format {raw.get('format')!r}, this version reads {FORMAT}")
+    try:
+        return Manifest(
+            fingerprint=raw["fingerprint"],
+            dim=raw["dim"],
+            categories=tuple(raw["categories"]),
+            recipe=Recipe(**raw["recipe"]),
+            special=SpecialIds(**raw["special"]),
+            files=raw["files"],
+            trained_on=raw["trained_on"],
+            golden=raw.get("golden"),
+            calibration=raw.get("calibration"),
+        )
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} is incomplete: {error}") from None
+
+
+def prompt_builder(folder: Path, manifest: Manifest) -> PromptBuilder:
+    """The prompt builder of a checkpoint: the same for training, evaluation and serving."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    return _builder(tokenizer, manifest.special, manifest.recipe)
+
+
+def save(
+    folder: Path,
+    network: NoteLLM | SentenceBert,
+    tokenizer: Tokenizer,
+    special: SpecialIds,
+    recipe: Recipe,
+    categories: tuple[str, ...],
+    trained_on: dict[str, Any],
+) -> Manifest:
+    """Write a checkpoint; the manifest comes last, so a folder with a manifest is complete.
+
+    SentenceBERT has no head, and `load` refuses it: it cannot serve.
+    """
+    import torch
+
+    from model.network.notellm import NoteLLM, quiet_transformers
+
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MANIFEST).unlink(missing_ok=True)
+    saved_dtype = getattr(torch, recipe.saved_dtype)
+    training_dtype = next(network.backbone.parameters()).dtype
+    with quiet_transformers():
+        network.backbone.to(saved_dtype).save_pretrained(folder)
+    network.backbone.to(training_dtype)
+    if isinstance(network, NoteLLM):
+        save_head(folder, network)
+    save_tokenizer(folder, tokenizer, special)
+    files = {path.name: _sha256(path) for path in sorted(folder.iterdir()) if path.suffix in {".json", ".safetensors"}}
+    identity = [files, TEMPLATES[recipe.template].identity, list(categories), network.dim]
+    fingerprint = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+    manifest = Manifest(fingerprint, network.dim, categories, recipe, special, files, trained_on)
+    _write_manifest(folder, manifest)
+    return manifest
+
+
+def add_golden(folder: Path, golden: dict[str, Any]) -> Manifest:
+    """Put golden answers into the manifest of a checkpoint; its fingerprint stays."""
+    _write_manifest(folder, dataclasses.replace(load_manifest(folder), golden=golden))
+    return load_manifest(folder)
+
+
+def add_calibration(folder: Path, calibration: dict[str, Any]) -> Manifest:
+    """Put a calibration into the manifest of a checkpoint; its fingerprint stays."""
+    _write_manifest(folder, dataclasses.replace(load_manifest(folder), calibration=calibration))
+    return load_manifest(folder)
+
+
+def _write_manifest(folder: Path, manifest: Manifest) -> None:
+    text = json.dumps({"format": FORMAT, **dataclasses.asdict(manifest)}, indent=2, ensure_ascii=False)
+    temporary = folder / f".{MANIFEST}"
+    temporary.write_text(text + "\n", encoding="utf-8")
+    temporary.replace(folder / MANIFEST)
+
+
+def load(folder: Path, dtype: str = "float32") -> tuple[NoteLLM, PromptBuilder, Manifest]:
+    """Open a checkpoint for inference.
+
+    Raises:
+        CheckpointError: if a file is missing or differs from the manifest. A head that is not there is never made up.
+    """
+    from safetensors.torch import load_file
+
+    from model.network.notellm import NoteLLM, open_backbone
+
+    manifest = load_manifest(folder)
+    if HEAD not in manifest.files:
+        raise CheckpointError(f"{folder / MANIFEST} names no {HEAD}: a checkpoint without its head cannot be used")
+    for name, digest in manifest.files.items():
+        if not (folder / name).is_file():
+            raise CheckpointError(f"{folder / name} is missing")
+        if _sha256(folder / name) != digest:
+            raise CheckpointError(f"{folder / name} is not the file that was saved: its SHA-256 differs")
+    network = NoteLLM(open_backbone(folder, dtype), manifest.dim)
+    head = load_file(folder / HEAD)
+    network.log_scale.data.copy_(head.pop("log_scale"))
+    network.head.load_state_dict(head)
+    return network.eval(), prompt_builder(folder, manifest), manifest
+
+
+def special_ids(tokenizer: Tokenizer, bos: str | None, eos: str, pad: str | None) -> SpecialIds:
+    """Add [EMB] to a tokenizer when it is not there, and name the ids that frame a prompt.
+
+    Raises:
+        CheckpointError: if the end token is not one of the tokenizer's.
+    """
+    tokenizer.add_special_tokens([EMB])
+    end = tokenizer.token_to_id(eos)
+    if end is None:
+        raise CheckpointError(f"the tokenizer has no end token {eos!r}")
+    start = tokenizer.token_to_id(bos) if bos else None
+    padding = tokenizer.token_to_id(pad) if pad else None
+    emb = tokenizer.token_to_id(EMB)
+    assert emb is not None
+    return SpecialIds(start, end, emb, end if padding is None else padding)
+
+
+def _builder(tokenizer: Tokenizer, special: SpecialIds, recipe: Recipe) -> PromptBuilder:
+    return PromptBuilder(tokenizer, special, TEMPLATES[recipe.template], recipe.title_tokens, recipe.content_tokens)
+
+
+def save_head(folder: Path, network: NoteLLM) -> None:
+    """Write the projection and tau, float32."""
+    from safetensors.torch import save_file
+
+    head = {"weight": network.head.weight, "bias": network.head.bias, "log_scale": network.log_scale}
+    save_file({name: tensor.detach().float().contiguous() for name, tensor in head.items()}, folder / HEAD)
+
+
+def load_head(folder: Path, network: NoteLLM) -> None:
+    """Start the projection from a folder's, which may have more dimensions: the first ones are taken."""
+    from safetensors.torch import load_file
+
+    held = load_file(folder / HEAD)
+    network.head.load_state_dict({name: held[name][: network.dim] for name in ("weight", "bias")})
+
+
+def save_tokenizer(folder: Path, tokenizer: Tokenizer, special: SpecialIds) -> None:
+    """Write a tokenizer as transformers reads it."""
+    from transformers import PreTrainedTokenizerFast
+
+    def token(token_id: int | None) -> str | None:
+        return None if token_id is None else tokenizer.id_to_token(token_id)
+
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=token(special.bos),
+        eos_token=token(special.eos),
+        pad_token=token(special.pad),
+        additional_special_tokens=[EMB],
+    ).save_pretrained(folder)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

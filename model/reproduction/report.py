@@ -1,0 +1,131 @@
+"""The report of a reproduction: the paper's Tables 2 to 6 as Markdown, JSON and plots. No note's text is in it.
+
+Figures are shares in 0..1 in the JSON, percent in the Markdown.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from model.evaluation.metrics import Figure
+from model.evaluation.reliability import MARKDOWN as RELIABILITY
+from model.evaluation.retrieval import KS
+from model.evaluation.tables import markdown, percent
+from model.files import write_bytes, write_json
+from model.reproduction.analysis import FIGURES, Recall, Report, Row, build_report
+from model.reproduction.grid import GENERATING, OURS
+from model.reproduction.plots import PLOTS, draw
+
+MARKDOWN, JSON = "report.md", "report.json"
+TITLES = {
+    2: "related notes, by method",
+    3: "related notes, by exposure of the truth",
+    4: "ablations",
+    5: "data diversity: r, the share of a batch that writes hashtags",
+    6: "α, the weight of the generation loss",
+}
+
+
+def write_report(out: Path, ks: Sequence[int] = KS) -> Report:
+    """Build the report of what is done in ``out`` and write report.md, report.json and the plots there.
+
+    Raises:
+        ValueError: if there is no plan in ``out``, or nothing of it is done.
+    """
+    report = build_report(out, ks)
+    plots = draw(report)
+    for name, svg in plots.items():
+        write_bytes(out / name, svg)
+    write_json(out / JSON, asdict(report))
+    calibrated = sorted(out.glob(f"runs/*/checkpoint/{RELIABILITY}"))
+    links = [path.relative_to(out).as_posix() for path in calibrated]
+    write_bytes(out / MARKDOWN, format_report(report, list(plots), links).encode())
+    return report
+
+
+def format_report(report: Report, plots: Sequence[str] = (), calibrated: Sequence[str] = ()) -> str:
+    """The report as Markdown; ``plots`` and ``calibrated``, of runs whose scores are, are paths from beside it."""
+    parts = ["# Reproduction", _statement(report)]
+    for table in sorted({row.table for row in report.rows}):
+        rows = [row for row in report.rows if row.table == table]
+        parts += [f"## Table {table}: {TITLES[table]}", *_tables(report, table, rows)]
+        parts += [f"![{PLOTS[name][1]}]({name})" for name in plots if PLOTS[name][0] == table]
+    if calibrated:
+        parts += ["## Reliability of scores", "\n".join(f"- [{path}]({path})" for path in calibrated)]
+    if report.missing:
+        parts += ["## Not there yet", "\n".join(f"- {line}" for line in report.missing)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _tables(report: Report, table: int, rows: Sequence[Row]) -> Iterator[str]:
+    if table == 3:
+        yield from _bucket_tables(report, rows)
+    # Table 2 alone shows every set of gold pairs; what changes from one to the other there does so everywhere.
+    for name in report.sets if table == 2 else [report.gold]:
+        yield f"Recall@k in percent, {name}:"
+        yield markdown(["method", *(f"R@{k}" for k in report.ks)], [_line(row, row.recall[name]) for row in rows])
+    if table in GENERATING and any(row.generation for row in rows):
+        names = [name for name in FIGURES if any(name in row.generation for row in rows)]
+        yield (
+            f"Categories and hashtags in percent, of at most {report.statement['tag_notes']:,} held-out notes. Here "
+            "popularity is the most frequent category and hashtags, TF-IDF the hashtags of the nearest notes:"
+        )
+        body = [[row.label, *(_cell(row.generation.get(name)) for name in names)] for row in rows if row.generation]
+        yield markdown(["method", *(FIGURES[name] for name in names)], body)
+    behind = [row for row in rows if row.lead is not None]
+    if behind:
+        yield f"{OURS}'s lead over each in points, paired, {report.gold}:"
+        yield markdown(["over", *(f"R@{k}" for k in report.ks)], [_line(row, row.lead or {}) for row in behind])
+
+
+def _bucket_tables(report: Report, rows: Sequence[Row]) -> Iterator[str]:
+    if report.debias_weights:
+        weights = ", ".join(f"{weight:.4f}" for weight in report.debias_weights)
+        yield (
+            "Debias d: score = cosine - d * b * log(1 + exposure); b, fitted on training notes, is "
+            f"{weights}{' by seed' if len(report.debias_weights) > 1 else ''}."
+        )
+    if not rows[0].buckets:
+        yield "Every note has the same exposure here, so there are no buckets."
+    for name in rows[0].buckets:
+        yield f"Recall@k in percent, {report.gold} whose truth has {name}:"
+        yield markdown(["method", *(f"R@{k}" for k in report.ks)], [_line(row, row.buckets[name]) for row in rows])
+
+
+def _line(row: Row, recall: Recall) -> list[str]:
+    return [row.label, *map(_cell, recall.values())]
+
+
+def _cell(figure: Figure | None) -> str:
+    """``84.0 (82.1 to 85.2) ± 0.3``: mean, 95% interval, standard deviation over seeds."""
+    if figure is None:
+        return "—"
+    parts = [percent(figure.mean)]
+    if figure.low is not None and figure.high is not None:
+        parts.append(f"({percent(figure.low)} to {percent(figure.high)})")
+    if figure.spread is not None:
+        parts.append(f"± {percent(figure.spread)}")
+    return " ".join(parts)
+
+
+def _statement(report: Report) -> str:
+    """What was measured, on what, and how to read it."""
+    said = report.statement
+    sets = "; ".join(f"{name}: {size['pairs']:,} of {size['targets']:,} targets" for name, size in report.sets.items())
+    steps = f"{said['steps']:,} steps" if said["steps"] else "one pass over the pairs"
+    seeds = ", ".join(map(str, said["seeds"]))
+    lines = [
+        f"Data: {said['data']}, {said['notes']:,} notes and {said['events']:,} events of {said['users']:,} users "
+        f"(digest {said['digest']}). Split by note: {said['holdout']:.0%} held out, split seed {said['split_seed']}.",
+        f"Training: recipe {said['recipe']} on {said['base_model']}, {steps} of {said['pairs_per_batch']} "
+        f"{'ordered' if said['ordered'] else 'unordered'} pairs, drawn from {said['training_pairs']:,} with "
+        f"{said['pairs_min_users']} users or more; seeds {seeds}.",
+        f"Question: each truth's place among the {said['pool']:,} held-out notes. Gold, {sets}.",
+        "In brackets: 95% intervals by a bootstrap over targets (over notes for categories and hashtags)."
+        + (
+            " Behind ±: the standard deviation over seeds; means and intervals are of all seeds."
+            if len(said["seeds"]) > 1
+            else ""
+        ),
+    ]
+    return "\n".join(f"- {line}" for line in lines)

@@ -1,0 +1,1 @@
+"""Notes as prompts, hashtags as words: what a model is shown, and what it may write."""

@@ -1,0 +1,225 @@
+"""Training examples: related pairs drawn into batches of prompts and outputs.
+
+Shapes: N = 2B notes of a batch's pairs, M hard negatives behind them, C notes of a chunk, L tokens, T output tokens.
+"""
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from model.network.chunk import Chunk
+from model.note import Note
+from model.text.hashtags import clean_tags
+from model.text.prompt import PromptBuilder, Task, topics_text
+
+# How often a shown note hides its known hashtags: drafts come without any.
+_HIDE_TOPICS = 0.3
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One note as token ids: prompt, [EMB], guidance, output. ``output_start`` equals the length when there is none."""
+
+    row: int
+    token_ids: tuple[int, ...]
+    emb_position: int
+    output_start: int
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The notes of a whole batch, N of pairs and M behind them, and the chunks of one rank's share of its rows.
+
+    ``related`` is True where two rows must not be each other's negative, bool, shape (N, N + M).
+    """
+
+    notes: tuple[int, ...]
+    related: Tensor
+    chunks: list[Chunk]
+
+    @property
+    def num_output_tokens(self) -> int:
+        """Output tokens of the chunks, T of all of them."""
+        return sum(len(chunk.target_T) for chunk in self.chunks)
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """What batches are drawn with: B, r of eq. (3) or None to generate nothing, notes a chunk, and the seed."""
+
+    pairs_per_batch: int
+    hashtag_share: float | None
+    chunk_notes: int
+    seed: int
+
+
+class Examples(Protocol):
+    """What a training run draws from. Every batch is a function of its number and the `Sampling` alone."""
+
+    @property
+    def pairs(self) -> list[tuple[int, int]]:
+        """What a pass goes through once, as places among the notes."""
+        ...
+
+    def batches_per_pass(self, pairs_per_batch: int) -> int:
+        """Batches in one pass; what is left of a pass is not used."""
+        ...
+
+    def batch(self, step: int, draw: Sampling, rank: int = 0, ranks: int = 1) -> Batch:
+        """The batch of a step, with the chunks of this rank's share."""
+        ...
+
+    def relations(self, notes: Sequence[int], others: Sequence[int]) -> Tensor:
+        """Where a note and another must not be each other's negative, bool, shape (len(notes), len(others))."""
+        ...
+
+    def prompts(self, notes: Sequence[int]) -> Chunk:
+        """Prompts alone, in order, without any output."""
+        ...
+
+
+class TrainingSet:
+    """Notes and their related pairs (eq. 1).
+
+    Every batch is a function of the seed and its number alone, and every note's draws of its place in it: a run that
+    resumes, or that is spread over ranks, sees what one uninterrupted process would.
+
+    Args:
+        hard_negatives: for a note's index, indices of notes to set against it, best first.
+
+    Raises:
+        ValueError: if a pair names a note that is not there, or there are fewer than two pairs.
+    """
+
+    def __init__(
+        self,
+        notes: Sequence[Note],
+        pairs: Sequence[tuple[str, str]],
+        builder: PromptBuilder,
+        hard_negatives: Mapping[int, Sequence[int]] | None = None,
+    ) -> None:
+        position = {note.id: index for index, note in enumerate(notes)}
+        missing = sorted({name for pair in pairs for name in pair if name not in position})
+        if missing:
+            raise ValueError(f"{len(missing)} notes of the pairs are not among the notes, {missing[0]!r} for one")
+        if len(pairs) < 2:
+            raise ValueError(f"need at least two pairs to train on; got {len(pairs)}")
+        self.notes = list(notes)
+        self._pairs = [(position[a], position[b]) for a, b in pairs]
+        self.related: dict[int, set[int]] = {}
+        for a, b in self._pairs:
+            self.related.setdefault(a, set()).add(b)
+            self.related.setdefault(b, set()).add(a)
+        self._hard_negatives = hard_negatives or {}
+        self._builder = builder
+        self._tags = [clean_tags(list(note.hashtags)) for note in notes]
+        self._order = lru_cache(maxsize=2)(self._shuffled)
+
+    @property
+    def pairs(self) -> list[tuple[int, int]]:
+        """Related pairs, as places among the notes."""
+        return self._pairs
+
+    def batches_per_pass(self, pairs_per_batch: int) -> int:
+        """Batches in one pass over the pairs; what is left of a pass is not used."""
+        return max(1, len(self.pairs) // pairs_per_batch)
+
+    def batch(self, step: int, draw: Sampling, rank: int = 0, ranks: int = 1) -> Batch:
+        """The batch of a step, with the chunks of this rank's share; the pairs are shuffled anew in every pass.
+
+        Raises:
+            ValueError: if the pairs of a batch cannot be shared out evenly.
+        """
+        pairs_per_batch = min(draw.pairs_per_batch, len(self.pairs))
+        if pairs_per_batch % ranks:
+            raise ValueError(f"a batch of {pairs_per_batch} pairs cannot be shared evenly by {ranks} processes")
+        done, place = divmod(step, self.batches_per_pass(pairs_per_batch))
+        order = self._order(draw.seed, done)[place * pairs_per_batch : (place + 1) * pairs_per_batch]
+        paired = [note for pair in order for note in self.pairs[pair]]
+        hard = [note for pair in order for note in self._hard_negatives.get(self.pairs[pair][0], ())]
+        # Every rank has as many rows as any other, so that they exchange tensors of one shape.
+        notes = (*paired, *hard[: len(hard) // ranks * ranks])
+        share = len(notes) // ranks
+        own = range(rank * share, (rank + 1) * share)
+        examples = self._examples(notes, len(paired), own, step, draw)
+        examples.sort(key=lambda example: len(example.token_ids))
+        chunks = [
+            self._chunk(examples[start : start + draw.chunk_notes])
+            for start in range(0, len(examples), draw.chunk_notes)
+        ]
+        return Batch(notes, self.relations(notes[: len(paired)], notes), chunks)
+
+    def relations(self, notes: Sequence[int], others: Sequence[int]) -> Tensor:
+        """Where a note and another are the same or a known pair, bool, shape (len(notes), len(others))."""
+        return torch.tensor([[a == b or b in self.related.get(a, ()) for b in others] for a in notes])
+
+    def prompts(self, notes: Sequence[int]) -> Chunk:
+        """Prompts alone, in order, without any output."""
+        rng = random.Random(0)
+        return self._chunk([self._example(row, note, None, rng) for row, note in enumerate(notes)])
+
+    def _shuffled(self, seed: int, done: int) -> list[int]:
+        return random.Random(f"{seed}:pass:{done}").sample(range(len(self.pairs)), len(self.pairs))
+
+    def _examples(
+        self, notes: Sequence[int], num_paired: int, own: Sequence[int], step: int, draw: Sampling
+    ) -> list[Example]:
+        tasks: list[Task | None] = [None] * len(notes)
+        if draw.hashtag_share is not None:
+            rng = random.Random(f"{draw.seed}:tasks:{step}")
+            topics = set(rng.sample(range(num_paired), round(draw.hashtag_share * num_paired)))
+            tasks[:num_paired] = [self._task(note, row in topics) for row, note in enumerate(notes[:num_paired])]
+        return [
+            self._example(row, notes[row], tasks[row], random.Random(f"{draw.seed}:note:{step}:{row}")) for row in own
+        ]
+
+    def _task(self, note: int, topics: bool) -> Task | None:
+        """Hashtags for those that were drawn for them and have some, else the category of those that have one.
+
+        A note without a category is not asked for hashtags instead: its own would be hidden from every prompt, and the
+        embedding would never learn what they say.
+        """
+        if topics and self._tags[note]:
+            return "topics"
+        return "category" if self.notes[note].category is not None else None
+
+    def _example(self, row: int, index: int, task: Task | None, rng: random.Random) -> Example:
+        note, tags = self.notes[index], self._tags[index]
+        if task == "topics":
+            # j is drawn anew each time the note is (section 4.2), and so is which hashtags stand for the note.
+            j = rng.randint(1, len(tags))
+            wanted = set(rng.sample(range(len(tags)), j))
+            output = topics_text([tag for position, tag in enumerate(tags) if position in wanted])
+            shown = [tag for position, tag in enumerate(tags) if position not in wanted]
+        else:
+            j, shown, output = 0, tags, note.category or ""
+        if rng.random() < _HIDE_TOPICS:
+            shown = []
+        [prompt] = self._builder.prompts([replace(note, hashtags=tuple(shown))], task or "category", j)
+        guided = [*prompt, *(self._builder.guidance(task, j) if task else [])]
+        written = self._builder.output(output) if task else []
+        return Example(row, (*guided, *written), len(prompt) - 1, len(guided))
+
+    def _chunk(self, examples: Sequence[Example]) -> Chunk:
+        length = max(len(example.token_ids) for example in examples)
+        pad = self._builder.special.pad
+        rows = [[*example.token_ids, *[pad] * (length - len(example.token_ids))] for example in examples]
+        # The state at one position predicts the token at the next.
+        predict = [
+            row * length + position - 1
+            for row, example in enumerate(examples)
+            for position in range(example.output_start, len(example.token_ids))
+        ]
+        target = [token for example in examples for token in example.token_ids[example.output_start :]]
+        return Chunk(
+            tuple(example.row for example in examples),
+            torch.tensor(rows),
+            torch.tensor([example.emb_position - 1 for example in examples]),
+            torch.tensor(predict, dtype=torch.long),
+            torch.tensor(target, dtype=torch.long),
+        )

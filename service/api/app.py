@@ -1,0 +1,175 @@
+"""The HTTP application: routes, request ids, the access log, and the one place where errors become HTTP."""
+
+import logging
+import random
+import re
+import time
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.routing import Match
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service import metrics
+from service.api import audit, pages
+from service.api.auth import declare_public, policy_of
+from service.api.bodies import explain
+from service.api.openapi import Api
+from service.api.responses import error_body
+from service.api.routes import router
+from service.errors import BadRequest, Internal, Malformed, NoRoute, NoteLLMError, WrongMethod
+from service.keys import Keyring
+from service.logs import REQUEST_ID, outline
+from service.recommend.recommender import Recommender
+from service.settings import Settings
+from service.store.interfaces import Answers
+
+log = logging.getLogger(__name__)
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
+_GZIP_FROM_BYTES, _GZIP_LEVEL = 1024, 5
+_CODES = {kind.status: kind.code for kind in (Malformed, NoRoute, WrongMethod)}
+
+
+def create_app(
+    recommender: Callable[[], Recommender], answers: Answers, settings: Settings, keys: Keyring | None = None
+) -> FastAPI:
+    """The public API; with keys, for those who have one. ``answers`` are those to writes that may be sent again.
+
+    Every request asks once for its recommender: the one of the model that is active then.
+    """
+    app = api()
+    app.state.recommender = recommender
+    app.state.answers = answers
+    app.state.http = settings.http
+    app.state.keys = keys
+    app.add_exception_handler(NoteLLMError, _answer_our_error)
+    app.add_exception_handler(RequestValidationError, _answer_invalid)
+    app.add_exception_handler(HTTPException, _answer_http_error)
+    app.add_middleware(GZipMiddleware, minimum_size=_GZIP_FROM_BYTES, compresslevel=_GZIP_LEVEL)
+    app.add_middleware(Observer)
+    for route in app.routes:
+        if getattr(route, "path", None) == app.openapi_url:
+            declare_public(route)
+    assert all(map(policy_of, app.routes)), "a route without a policy"
+    return app
+
+
+def api() -> Api:
+    """The routes over nothing: what there is to describe."""
+    app = Api(
+        title="NoteLLM",
+        version=version("notellm"),
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        generate_unique_id_function=lambda route: route.name,
+    )
+    app.include_router(router)
+    app.include_router(pages.router)
+    return app
+
+
+class Observer:
+    """Around everything: gives each request its id, counts and logs it, turns what escaped into a 500.
+
+    An exception must not travel further: the server would log its message, which may hold the text of a note.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        """Pure ASGI: nothing between the application and the socket is buffered."""
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request; other kinds of connections pass through."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = _request_id(Headers(scope=scope).get("x-request-id", ""))
+        state = scope.setdefault("state", {})
+        state["request_id"] = request_id
+        REQUEST_ID.set(request_id)  # a request has a task, and so a context, of its own
+        is_head = scope["method"] == "HEAD"
+        if is_head:  # whatever can be got has a head
+            scope = {**scope, "method": "GET"}
+        status = 0
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-ID"] = request_id
+                headers.setdefault("Cache-Control", "no-store")
+            elif is_head:
+                message = {**message, "body": b""}
+            await send(message)
+
+        start = time.perf_counter()
+        try:
+            await self._app(scope, receive, send_with_id)
+        except Exception as error:
+            log.error("request_failed", extra={"request_id": request_id} | outline(error))  # noqa: TRY400
+            if not status:
+                internal = _error(request_id, Internal.status, Internal.code, "an error of ours; it is logged")
+                await internal(scope, receive, send_with_id)
+        finally:
+            _observe(scope, status, time.perf_counter() - start, request_id)
+
+
+def _observe(scope: Scope, status: int, seconds: float, request_id: str) -> None:
+    route = getattr(scope.get("route"), "path", "unmatched")
+    method = scope["method"] if scope["method"] in _METHODS else "other"
+    metrics.HTTP_REQUESTS.labels(route, method, status).inc()
+    metrics.HTTP_SECONDS.labels(route).observe(seconds)
+    log.info(
+        "request",
+        extra={
+            "method": method,
+            "route": route,
+            "status": status,
+            "duration_ms": round(seconds * 1000, 2),
+            "request_id": request_id,
+        },
+    )
+    audit.record(scope, method, route, status)
+
+
+def _request_id(given: str) -> str:
+    return given if _REQUEST_ID.fullmatch(given) else f"{random.getrandbits(64):016x}"
+
+
+async def _answer_our_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, NoteLLMError)
+    retry = {} if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)}
+    return _error(request.state.request_id, error.status, error.code, str(error), {**error.headers, **retry})
+
+
+async def _answer_invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    message = explain(error.errors())
+    return _error(request.state.request_id, BadRequest.status, BadRequest.code, message)
+
+
+async def _answer_http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    code = _CODES.get(error.status_code, Malformed.code)
+    headers = {"Allow": _allowed(request)} if error.status_code == WrongMethod.status else error.headers
+    return _error(request.state.request_id, error.status_code, code, str(error.detail), headers)
+
+
+def _allowed(request: Request) -> str:
+    """The methods of all routes at this path; the router itself names those of the first alone."""
+    here = (route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE)
+    methods = {method for route in here for method in getattr(route, "methods", None) or ()}
+    return ", ".join(sorted(methods | ({"HEAD"} if "GET" in methods else set())))
+
+
+def _error(request_id: str, status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(error_body(code, message, request_id), status, headers, "application/json")

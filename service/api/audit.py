@@ -1,0 +1,92 @@
+"""The audit log: who wrote what, and who was refused. JSON lines of the logger `notellm.audit`.
+
+::
+
+    {"time": "...", "level": "info", "logger": "notellm.audit", "event": "write", "request_id": "...",
+     "key": "5f0c2a9e", "method": "PUT", "route": "/notes/{note_id}", "status": 202, "notes": ["n1"]}
+
+``write``: a request to a route with the scope ``write``, whatever became of it; ``notes`` are the ids that it
+named, and status 0 means that the caller was gone before there was an answer. ``refusal``: any other request that
+was answered 401, 403, 408, 413 or 429. ``refusals``: what was refused with 429 or 503 before it was looked at, one
+line a second for each key and route, with their ``count``. Ids of keys, never keys; ids of notes, never text of
+theirs.
+"""
+
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from logging.handlers import WatchedFileHandler
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fastapi import Request
+
+from service.contract.fields import ID_PATTERN
+from service.keys import Key
+from service.logs import JsonFormatter
+
+log = logging.getLogger("notellm.audit")
+log.setLevel(logging.INFO)  # whatever level the other loggers have
+
+_REFUSALS = frozenset({401, 403, 408, 413, 429})
+_ID = re.compile(ID_PATTERN)
+
+
+class Refusal(NamedTuple):
+    """Why whose request of which route was refused before it was looked at."""
+
+    method: str
+    route: str
+    key: str | None
+    status: int
+    code: str
+
+
+def configure(file: Path | None) -> None:
+    """Write to the file from now on, which may be moved away meanwhile; without one, where the other logs go.
+
+    Raises OSError when the file cannot be opened.
+    """
+    if file is None:
+        return
+    handler = WatchedFileHandler(file, encoding="utf-8")
+    handler.setFormatter(JsonFormatter())
+    log.addHandler(handler)
+    log.propagate = False
+
+
+def concerns(request: Request, note_ids: Sequence[str]) -> None:
+    """Say which notes a request names in its body; those in its path are known."""
+    request.state.note_ids = note_ids
+
+
+def record(scope: Mapping[str, Any], method: str, route: str, status: int) -> None:
+    """Leave a line, if the request is one that leaves lines. ``route`` is a template, ``method`` a known one."""
+    policy = getattr(scope.get("route"), "policy", None)
+    is_write = policy is not None and policy.scope == "write"
+    if not is_write and status not in _REFUSALS:
+        return
+    state = scope["state"]
+    key: Key | None = state.get("key")
+    line = {
+        "request_id": state["request_id"],
+        "key": key and key.id,
+        "method": method,
+        "route": route,
+        "status": status,
+    }
+    if note_ids := _note_ids(scope):
+        line["notes"] = note_ids
+    log.info("write" if is_write else "refusal", extra=line)
+
+
+def record_refusals(refusal: Refusal, count: int) -> None:
+    """Leave one line for so many refusals of one kind."""
+    log.info("refusals", extra=refusal._asdict() | {"count": count})
+
+
+def _note_ids(scope: Mapping[str, Any]) -> Sequence[str]:
+    named: Sequence[str] = scope["state"].get("note_ids", ())
+    in_path = scope.get("path_params", {}).get("note_id", "")
+    # What is no id may be anything, such as text.
+    return [in_path, *named] if _ID.fullmatch(in_path) else named

@@ -1,0 +1,55 @@
+"""Conditional requests (RFC 9110, section 13): entity tags of notes, and what a caller expects of one.
+
+A note's tag is ``"<version>-<digest of the answer>"``: a reader's copy is out of date as soon as anything in the answer
+changes, suggestions included. A writer names the version alone, ``"3"`` or the whole tag: what the model has said of a
+note meanwhile is no reason to refuse an edit.
+"""
+
+import hashlib
+import re
+
+from starlette.datastructures import Headers
+
+from service.errors import BadRequest
+from service.store.interfaces import Expected
+
+_TAG = re.compile(r'"([0-9]{1,15})(?:-[0-9a-f]{16})?"')
+_NO_VERSION = -1
+
+
+def note_tag(version: int, body: bytes) -> str:
+    """The entity tag of an answer that shows a note."""
+    return f'"{version}-{hashlib.blake2b(body, digest_size=8).hexdigest()}"'
+
+
+def written_tag(version: int) -> str:
+    """The entity tag that an acknowledged write gives: enough for the next ``If-Match``."""
+    return f'"{version}"'
+
+
+def expected(headers: Headers) -> Expected:
+    """What ``If-Match`` and ``If-None-Match`` of a write ask for. A tag that is none of ours matches no version.
+
+    Raises BadRequest for what a note cannot be asked.
+    """
+    match, none_match = headers.get("if-match"), headers.get("if-none-match")
+    if match is not None and none_match is not None:
+        raise BadRequest("If-Match and If-None-Match exclude each other")
+    if none_match is not None:
+        if none_match.strip() != "*":
+            raise BadRequest("If-None-Match of a write takes only *")
+        return "none"
+    if match is None:
+        return None
+    if match.strip() == "*":
+        return "any"
+    if "," in match:
+        raise BadRequest("If-Match takes one entity tag, or *")
+    tag = _TAG.fullmatch(match.strip())
+    return int(tag[1]) if tag else _NO_VERSION
+
+
+def is_fresh(headers: Headers, tag: str) -> bool:
+    """Whether ``If-None-Match`` of a read says that the caller has this answer already."""
+    given = headers.get("if-none-match", "")
+    return given.strip() == "*" or tag in {one.strip().removeprefix("W/") for one in given.split(",")}

@@ -1,0 +1,99 @@
+"""The pages for people: the console at `/` and the API's description at `/docs`.
+
+Static files, read once, that ask nothing of other hosts. They are safe to show to anybody: what they display
+comes from the API, which asks for a key itself.
+"""
+
+import gzip
+import hashlib
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+
+from fastapi import APIRouter, Request, Response
+
+from service.api.auth import public
+from service.api.guarded_route import GuardedRoute
+
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+# Swagger UI's style sheet carries its icons as data URLs.
+_REFERENCE_POLICY = _POLICY.replace("img-src 'self'", "img-src 'self' data:")
+_KINDS = {
+    ".css": "text/css; charset=utf-8",
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Where a file of a package is served, and what a browser may do with it."""
+
+    path: str
+    package: str
+    file: str
+    policy: str = _POLICY
+
+
+PAGES = (
+    Page("/", "service.api", "console/index.html"),
+    Page("/console.css", "service.api", "console/console.css"),
+    Page("/console.js", "service.api", "console/console.js"),
+    Page("/favicon.svg", "service.api", "console/favicon.svg"),
+    Page("/docs", "service.api", "reference/index.html", _REFERENCE_POLICY),
+    Page("/docs/reference.js", "service.api", "reference/reference.js", _REFERENCE_POLICY),
+    Page("/docs/swagger-ui.css", "fastapi_swagger", "resources/swagger-ui.css", _REFERENCE_POLICY),
+    Page("/docs/swagger-ui-bundle.js", "fastapi_swagger", "resources/swagger-ui-bundle.js", _REFERENCE_POLICY),
+)
+
+
+def _answer(page: Page) -> Callable[[Request], Awaitable[Response]]:
+    body = files(page.package).joinpath(page.file).read_bytes()
+    plain = _Form(body, _headers(page, body))
+    # Once, here: Swagger UI is 1.7 MB, and anybody may ask for it.
+    packed = _Form(gzip.compress(body, compresslevel=6, mtime=0), _headers(page, body, "gzip"))
+
+    async def answer(request: Request) -> Response:
+        # As the middleware sees it, which would otherwise pack what is plain here.
+        form = packed if "gzip" in request.headers.get("accept-encoding", "") else plain
+        if _is_held(request.headers.get("if-none-match", ""), form.headers["ETag"]):
+            return Response(status_code=304, headers=form.headers)
+        return Response(form.body, headers=form.headers)
+
+    return answer
+
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """A page as it is sent. Plain and packed are two things to a cache, so each has its ETag."""
+
+    body: bytes
+    headers: Mapping[str, str]
+
+
+def _headers(page: Page, body: bytes, encoding: str = "") -> dict[str, str]:
+    return {
+        "Cache-Control": "no-cache",
+        "Content-Security-Policy": page.policy,
+        "Content-Type": _KINDS[page.file[page.file.rindex(".") :]],
+        "ETag": f'"{hashlib.sha256(encoding.encode() + body).hexdigest()[:32]}"',
+        "Referrer-Policy": "no-referrer",
+        "Vary": "Accept-Encoding",
+        "X-Content-Type-Options": "nosniff",
+        **({"Content-Encoding": encoding} if encoding else {}),
+    }
+
+
+def _is_held(if_none_match: str, etag: str) -> bool:
+    """Whether the client's copy, named in its If-None-Match, is this one (RFC 9110, 13.1.2)."""
+    held = {tag.strip().removeprefix("W/") for tag in if_none_match.split(",")}
+    return bool(held & {etag, "*"})
+
+
+router = APIRouter(include_in_schema=False, route_class=GuardedRoute, dependencies=[public])
+for _page in PAGES:
+    router.add_api_route(_page.path, _answer(_page), methods=["GET", "HEAD"], response_class=Response)

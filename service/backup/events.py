@@ -1,0 +1,169 @@
+"""Events as files to learn from: the stream of Redis, in Parquet by the day on which events came (UTC).
+
+::
+
+    events/
+      _cursor.json                            the newest entry of the stream that is in the files
+      dt=2026-01-31/part-<entry>.parquet      events up to this entry of the stream
+      dt=2026-02-01/...
+
+A part appears under its name when it is on disk, and counts once the cursor has passed it: what a run that was killed
+left beyond the cursor, the next one removes and writes again, so that no event is lost or comes twice. The day is
+that of coming, by the clock of Redis: a day that is over stays as it is, whatever a client says in ``ts``. That is a
+column, in microseconds since 1970.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgpack
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tqdm import tqdm
+
+from model.files import alone, settle, sync
+from service.errors import StoreUnavailable
+from service.settings import SetupError
+from service.store.connection import redis_errors
+from service.store.schema import EVENTS, RESTORING
+
+if TYPE_CHECKING:
+    from redis import Redis as SyncRedis
+
+CURSOR = "_cursor.json"
+BATCH = 10_000
+SCHEMA = pa.schema(
+    [
+        ("user_id", pa.string()),
+        ("note_id", pa.string()),
+        ("event", pa.string()),
+        ("ts", pa.int64()),
+        ("source_note_id", pa.string()),
+        ("event_id", pa.string()),
+    ]
+)
+_PART = re.compile(r"part-(\d+)-(\d+)\.parquet")
+
+Entry = tuple[int, int]
+Row = dict[str, Any]
+START: Entry = 0, 0
+
+
+class ExportError(SetupError):
+    """A folder of events that cannot be gone on with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What a run brought: events, and those of them that nobody could read."""
+
+    events: int
+    malformed: int
+
+
+def export(redis: "SyncRedis", folder: Path, *, remove: bool = False) -> Exported:
+    """Bring the events that came since the last run into the folder; with ``remove``, out of Redis.
+
+    Raises:
+        FolderInUse: if another run is at work on the folder.
+        ExportError: if it holds something else.
+        StoreUnavailable: if Redis stopped answering, or is being restored.
+        OSError: if the disk cannot hold them.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    events = malformed = 0
+    with alone(folder), tqdm(desc="events", unit="event", delay=1, disable=None) as bar:
+        cursor = _cursor(folder)
+        _remove_beyond(folder, cursor)
+        while entries := _entries(redis, cursor):
+            rows = [(_entry(name.decode()), _row(fields)) for name, fields in entries]
+            cursor = rows[-1][0]
+            _write_parts(folder, cursor, rows)
+            _write_cursor(folder, cursor)
+            bad = sum(row is None for _, row in rows)
+            events, malformed = events + len(rows) - bad, malformed + bad
+            bar.update(len(rows))
+        if remove:
+            with redis_errors():
+                redis.xtrim(EVENTS, minid=_name((cursor[0], cursor[1] + 1)), approximate=False)
+    return Exported(events, malformed)
+
+
+def _entries(redis: "SyncRedis", cursor: Entry) -> list[Any]:
+    with redis_errors(), redis.pipeline(transaction=True) as pipe:
+        pipe.exists(RESTORING)
+        pipe.xrange(EVENTS, f"({_name(cursor)}", count=BATCH)
+        restoring, found = pipe.execute()
+    if restoring:
+        raise StoreUnavailable("a restore is not finished")
+    return list(found)
+
+
+def _row(fields: dict[bytes, bytes]) -> Row | None:
+    """An event as a row; None for what is none."""
+    try:
+        event = msgpack.unpackb(fields[b"event"])
+        return {
+            "user_id": event["user_id"],
+            "note_id": event["note_id"],
+            "event": event["type"],
+            "ts": round(event["ts"] * 1_000_000),
+            "source_note_id": event["source_note_id"],
+            "event_id": event["event_id"],
+        }
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _write_parts(folder: Path, cursor: Entry, rows: Sequence[tuple[Entry, Row | None]]) -> None:
+    days: dict[str, list[Row]] = {}
+    for (ms, _), row in rows:
+        if row:
+            days.setdefault(f"dt={datetime.fromtimestamp(ms / 1000, UTC):%Y-%m-%d}", []).append(row)
+    for day, of_day in days.items():
+        if not (folder / day).is_dir():
+            (folder / day).mkdir()
+            sync(folder)
+        path = folder / day / f"part-{cursor[0]:015}-{cursor[1]:06}.parquet"
+        beside = path.with_name(f".{path.name}")
+        pq.write_table(pa.Table.from_pylist(of_day, SCHEMA), beside, compression="zstd")
+        settle(beside, path)
+
+
+def _remove_beyond(folder: Path, cursor: Entry) -> None:
+    for path in folder.glob("dt=*/*.parquet"):
+        part = _PART.fullmatch(path.name)
+        if path.name.startswith(".part-") or (part and (int(part[1]), int(part[2])) > cursor):
+            path.unlink()
+
+
+def _cursor(folder: Path) -> Entry:
+    try:
+        return _entry(json.loads((folder / CURSOR).read_bytes())["entry"])
+    except FileNotFoundError:
+        if any(folder.iterdir()):
+            raise ExportError(f"{folder} holds other files and no {CURSOR}: name a new folder") from None
+        _write_cursor(folder, START)  # before the first part, so that parts without it are never taken for ours
+        return START
+    except (ValueError, KeyError, TypeError):
+        raise ExportError(f"{folder / CURSOR} cannot be read: name a new folder") from None
+
+
+def _write_cursor(folder: Path, cursor: Entry) -> None:
+    beside = folder / f".{CURSOR}"
+    beside.write_text(json.dumps({"entry": _name(cursor)}) + "\n", encoding="utf-8")
+    settle(beside, folder / CURSOR)
+
+
+def _entry(name: str) -> Entry:
+    ms, _, number = name.partition("-")
+    return int(ms), int(number)
+
+
+def _name(entry: Entry) -> str:
+    return f"{entry[0]}-{entry[1]}"

@@ -1,0 +1,295 @@
+"""A backup's way back into an empty Redis.
+
+Every file is checked before the first key is written. While it goes on, a marker in Redis keeps every script of
+the service from writing (`messages.UNLESS_RESTORING`); models, which workers and indexers look for, come in the one
+step that takes the marker away. A restore that was killed is begun again with the same backup and finishes: what is
+there already stays as it is.
+"""
+
+import gzip
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from model.note import Note
+from model.progress import bar
+from service.backup.files import (
+    BATCH,
+    MANIFEST,
+    NOTES,
+    STREAMS,
+    SUMS,
+    BackupError,
+    Line,
+    Manifest,
+    failures_file,
+    fields_of,
+    note_of,
+    reading_of,
+    readings_file,
+    sums,
+    vectors_file,
+)
+from service.store.connection import redis_errors
+from service.store.events import REMEMBERED_S
+from service.store.records import Failure, StoredNote
+from service.store.schema import (
+    ACTIVE,
+    COUNTS,
+    EVENT,
+    EVENTS,
+    FAILED,
+    MODELS,
+    NOTE,
+    READINGS,
+    RECORDS,
+    RESTORING,
+    WRITES,
+)
+
+if TYPE_CHECKING:
+    from redis import Redis as SyncRedis
+
+# ARGV: the backup. Whoever wrote anything left one of these keys. 1: go on; 0: not empty; -1: another restore.
+BEGIN = (
+    RECORDS
+    + f"""
+local held = redis.call('GET', '{RESTORING}')
+if held then return held == ARGV[1] and 1 or -1 end
+if redis.call('EXISTS', MODELS, ACTIVE, FILLED, EMBEDDINGS, DEAD, CURSORS, COUNTS, '{EVENTS}', '{WRITES}') > 0 then
+  return 0
+end
+redis.call('SET', '{RESTORING}', ARGV[1])
+return 1
+"""
+)
+
+# ARGV: records of notes and tombstones with their versions. What is there in this version or a later one stays.
+PUT_BACK = (
+    RECORDS
+    + """
+for i = 1, #ARGV do
+  local id = cmsgpack.unpack(ARGV[i]).id
+  local held = redis.call('GET', NOTE .. id)
+  if not held or version(held) < version(ARGV[i]) then
+    if held then
+      redis.call('HINCRBY', COUNTS, deleted(held) and 'deleted' or 'live', -1)
+      count_tags(held, -1)
+    end
+    redis.call('SET', NOTE .. id, ARGV[i])
+    redis.call('HINCRBY', COUNTS, deleted(ARGV[i]) and 'deleted' or 'live', 1)
+    count_tags(ARGV[i], 1)
+  end
+end
+"""
+)
+
+# ARGV: the hash, 'old' if what was said of an earlier version of a live note counts, then ids and records.
+SAY_AGAIN = (
+    RECORDS
+    + """
+for i = 3, #ARGV, 2 do
+  local note, number = redis.call('GET', NOTE .. ARGV[i]), version(ARGV[i + 1])
+  local said = redis.call('HGET', ARGV[1], ARGV[i])
+  local counts = note and not deleted(note) and (version(note) == number or ARGV[2] == 'old' and version(note) > number)
+  if counts and not (said and version(said) >= number) then redis.call('HSET', ARGV[1], ARGV[i], ARGV[i + 1]) end
+end
+"""
+)
+
+_DELETE = {"event": "write", "method": "DELETE", "status": 204}
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """What the store holds now; ``deleted_later`` notes were live in the backup and deleted after it."""
+
+    live: int
+    deleted: int
+    deleted_later: int
+
+
+def restore(redis: "SyncRedis", folder: Path, deletes: Path | None = None) -> Restored:
+    """Put a backup into an empty store; ``deletes`` is an audit log whose later deletes are done again.
+
+    Raises:
+        BackupError: if the backup is damaged, unfinished or of a later format, the log cannot be read, or the store
+            is not empty.
+        StoreUnavailable: if Redis stopped answering; the same call finishes the work.
+    """
+    manifest = open_backup(folder)
+    later = _deleted_later(deletes, manifest.begun_at) if deletes else []
+    with redis_errors():
+        _begin(redis, folder)
+        work = _Restore(redis, folder, manifest)
+        work.notes()
+        count = work.delete(later)
+        for model in manifest.models:
+            work.readings(model)
+            work.failures(model)
+        for name, stream in STREAMS.items():
+            work.stream(name, stream)
+        return work.finish(count)
+
+
+def open_backup(folder: Path) -> Manifest:
+    """The manifest of a backup of which every byte is as it was written. Raises BackupError."""
+    try:
+        expected = (folder / SUMS).read_bytes()
+        text = (folder / MANIFEST).read_bytes()
+    except OSError as error:
+        raise BackupError(f"{folder} is no finished backup: {error.strerror}: {Path(error.filename).name}") from None
+    found = sums(folder).encode()
+    if found != expected:
+        differing = {*found.splitlines()} ^ {*expected.splitlines()}
+        names = sorted({line.decode(errors="replace").partition("  ")[2] for line in differing})
+        raise BackupError(f"{folder} is damaged, restore another one; not as written: {', '.join(names) or SUMS}")
+    try:
+        return Manifest.parse(text)
+    except BackupError as error:
+        raise BackupError(f"{folder} cannot be restored: {error}") from None
+
+
+def _begin(redis: "SyncRedis", folder: Path) -> None:
+    name = hashlib.sha256((folder / SUMS).read_bytes()).hexdigest()
+    match redis.register_script(BEGIN)(args=[name]):
+        case 0:
+            raise BackupError("the store is not empty: stop the service, and name an empty Redis or a new state folder")
+        case -1:
+            raise BackupError(
+                "a restore of another backup was begun in this store: finish that one, or begin with an empty Redis"
+            )
+
+
+class _Restore:
+    """One run; every step may be repeated."""
+
+    def __init__(self, redis: "SyncRedis", folder: Path, manifest: Manifest) -> None:
+        self._redis = redis
+        self._folder = folder
+        self._manifest = manifest
+        self._put_back = redis.register_script(PUT_BACK)
+        self._say_again = redis.register_script(SAY_AGAIN)
+
+    def notes(self) -> None:
+        for lines in self._batches(NOTES, "notes"):
+            self._put_back(args=[note_of(line).encode() for line in lines])
+
+    def delete(self, ids: Sequence[str]) -> int:
+        count = 0
+        for start in range(0, len(ids), BATCH):
+            found: Any = self._redis.mget([NOTE + id_ for id_ in ids[start : start + BATCH]])
+            held = [StoredNote.decode(record) for record in found if record]
+            live = [stored for stored in held if not stored.deleted]
+            gone = [StoredNote(Note(stored.note.id), stored.version + 1, deleted=True) for stored in live]
+            with self._redis.pipeline(transaction=True) as pipe:
+                for stored in gone:
+                    for model in self._manifest.models:
+                        pipe.hdel(READINGS + model, stored.note.id)
+                        pipe.hdel(FAILED + model, stored.note.id)
+                self._put_back(args=[stored.encode() for stored in gone], client=pipe)
+                pipe.execute()
+            count += len(gone)
+        return count
+
+    def readings(self, model: str) -> None:
+        size = 4 * self._manifest.models[model]
+        file = self._folder / vectors_file(model)
+        with _readable(file), file.open("rb") as vectors:
+            for lines in self._batches(readings_file(model), f"readings of {model}"):
+                args: list[Any] = [READINGS + model, "old"]
+                for line in lines:
+                    args += [line["id"], reading_of(line, model, vectors.read(size)).encode()]
+                self._say_again(args=args)
+
+    def failures(self, model: str) -> None:
+        for lines in self._batches(failures_file(model), f"failures of {model}"):
+            args: list[Any] = [FAILED + model, ""]
+            for line in lines:
+                args += [line["id"], Failure(line["version"], line["reason"]).encode()]
+            self._say_again(args=args)
+
+    def stream(self, name: str, stream: str) -> None:
+        """Entries keep their ids, so that whoever read the stream up to one goes on from there."""
+        newest: Any = self._redis.xrevrange(stream, count=1)
+        last = _entry(newest[0][0].decode()) if newest else (0, 0)
+        now_s = int(self._redis.time()[0])
+        for lines in self._batches(name, stream.rpartition(":")[2]):
+            with self._redis.pipeline(transaction=True) as pipe:
+                for line in lines:
+                    at = _entry(line["entry"])
+                    if at > last:
+                        pipe.xadd(stream, fields_of(line), id=line["entry"])
+                    left_s = at[0] // 1000 + REMEMBERED_S - now_s
+                    if stream == EVENTS and left_s > 0:
+                        pipe.set(EVENT + line["event"]["event_id"], "", ex=left_s)
+                pipe.execute()
+
+    def finish(self, deleted_later: int) -> Restored:
+        with self._redis.pipeline(transaction=True) as pipe:
+            for model, dim in self._manifest.models.items():
+                pipe.hset(MODELS, model, str(dim))
+            if self._manifest.active:
+                pipe.set(ACTIVE, self._manifest.active)
+            pipe.xadd(WRITES, {"id": ""})  # a log without an entry is one that no cache can follow
+            pipe.delete(RESTORING)
+            pipe.hmget(COUNTS, ["live", "deleted"])
+            *_, (live, deleted) = pipe.execute()
+        return Restored(int(live or 0), int(deleted or 0), deleted_later)
+
+    def _batches(self, name: str, what: str) -> Iterator[list[Line]]:
+        with (
+            _readable(self._folder / name),
+            gzip.open(self._folder / name, "rb") as file,
+            bar(what, self._manifest.lines[name], "line") as progress,
+        ):
+            while lines := [orjson.loads(line) for line in islice(file, BATCH)]:
+                yield lines
+                progress.update(len(lines))
+
+
+@contextmanager
+def _readable(file: Path) -> Iterator[None]:
+    """A disk that fails is not taken for a Redis that does."""
+    try:
+        yield
+    except OSError as error:
+        raise BackupError(f"{file}: {error.strerror or error}") from error
+
+
+def _entry(name: str) -> tuple[int, int]:
+    ms, _, number = name.partition("-")
+    return int(ms), int(number)
+
+
+def _deleted_later(file: Path, begun_at: str) -> list[str]:
+    """Ids of the notes whose delete was acknowledged after this time, by the gateways' clocks."""
+    ids: dict[str, None] = {}
+    try:
+        with file.open("rb") as lines:
+            for number, line in enumerate(lines, start=1):
+                with _named(f"{file} line {number}"):
+                    entry = orjson.loads(line)
+                    if not _TIME.fullmatch(entry["time"]):
+                        raise ValueError
+                    if _DELETE.items() <= entry.items() and entry["time"] >= begun_at:
+                        ids |= dict.fromkeys(entry.get("notes", ()))
+    except OSError as error:
+        raise BackupError(f"{file}: {error.strerror}") from None
+    return list(ids)
+
+
+@contextmanager
+def _named(where: str) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise BackupError(f"{where} is none of an audit log (NOTELLM_AUDIT_FILE): mend it, or take it out") from None

@@ -1,0 +1,1 @@
+"""The command `notellm`: one module a command, or a few that belong together."""

@@ -1,0 +1,69 @@
+"""The commands that bring what the service holds to safety, and back."""
+
+from pathlib import Path
+
+import click
+
+from service.cli.common import store
+
+FOLDER = click.Path(path_type=Path, file_okay=False)
+
+
+@click.command()
+@click.option("--to", "folder", type=FOLDER, required=True, help="The folder to make.")
+@click.option("--with-model", "checkpoint", type=FOLDER, help="Put this checkpoint in, too: the active model's.")
+def backup(folder: Path, checkpoint: Path | None) -> None:
+    """Write notes, deletes, versions, vectors, suggestions and events into a new folder.
+
+    The service may run meanwhile. Each note is as of one moment of the run, with all that was said of it; what was
+    acknowledged before the run is in it, deletes among them; what comes meanwhile may be. The folder gets its name
+    when all of it is on disk, and holds SHA-256 sums of every file. Indexes are not in it: they are built again.
+    Nor are keys: copy NOTELLM_KEYS_FILE.
+
+    Redis is the one of NOTELLM_REDIS_URL; without it, the one of `notellm serve` in NOTELLM_STATE_DIR, whether it
+    runs or not.
+
+    \b
+    Example:
+      notellm backup --to /backups/2026-01-31 --with-model ./checkpoint
+    """
+    with store() as redis:
+        from service.backup.backup import back_up
+
+        made = back_up(redis, folder, checkpoint)
+    if made.malformed:
+        click.echo(f"notellm: {made.malformed} damaged records are not in it", err=True)
+    click.echo(
+        f"{made.live} notes and {made.deleted} tombstones in {folder}; models: {', '.join(made.models) or 'none'}"
+    )
+
+
+@click.command()
+@click.option("--from", "folder", type=FOLDER, required=True, help="The backup.")
+@click.option(
+    "--deletes", type=click.Path(path_type=Path, dir_okay=False),
+    help="An audit log: deletes in it that came after the backup are done again.",
+)  # fmt: skip
+def restore(folder: Path, deletes: Path | None) -> None:
+    """Put a backup into an empty Redis.
+
+    Stop the service first. Every file is checked before anything is written. A store that holds anything is refused,
+    so that no note goes back to an earlier version and no delete is undone. If this ends early, the same command
+    finishes it; until then the store takes no writes. After the next start, indexers build their indexes from the
+    vectors, and workers read the notes that were not read yet.
+
+    Whatever came after the backup is lost, deletes too: name the audit log (NOTELLM_AUDIT_FILE) with --deletes, and
+    those stay deleted.
+
+    Redis is the one of NOTELLM_REDIS_URL; without it, that of NOTELLM_STATE_DIR, for `notellm serve`.
+
+    \b
+    Example:
+      NOTELLM_STATE_DIR=/var/lib/notellm notellm restore --from /backups/2026-01-31 --deletes audit.jsonl
+    """
+    with store(make=True) as redis:
+        from service.backup.restore import restore as put_back
+
+        done = put_back(redis, folder, deletes)
+    later = f", {done.deleted_later} of them deleted after the backup" if deletes else ""
+    click.echo(f"{done.live} notes and {done.deleted} tombstones are back{later}; start the service")

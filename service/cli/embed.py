@@ -1,0 +1,74 @@
+"""The command `notellm embed`: vectors of many notes, without a running service."""
+
+from pathlib import Path
+
+import click
+
+from service.cli.common import FOLDER, mistakes
+
+
+@click.command()
+@click.option(
+    "--in", "source", type=click.Path(path_type=Path), required=True,
+    help="A .parquet or .jsonl file of notes, or a folder with notes.parquet or notes.jsonl.",
+)  # fmt: skip
+@click.option("--out", type=FOLDER, required=True, help="Folder of the vectors.")
+@click.option("--checkpoint", type=FOLDER, required=True, help="The model to embed with.")
+@click.option(
+    "--backend", type=click.Choice(["hf", "vllm"]), default="hf", show_default=True, help="What runs the model."
+)
+@click.option(
+    "--dtype", type=click.Choice(["auto", "float32", "bfloat16"]), default="auto", show_default=True,
+    help="Precision of the weights; auto is float32 on a CPU and bfloat16 on a GPU.",
+)  # fmt: skip
+@click.option(
+    "--tensor-parallel", type=click.IntRange(min=1), default=1, show_default=True,
+    help="GPUs that share one copy of the weights; vllm only.",
+)  # fmt: skip
+@click.option(
+    "--serving-dir", type=FOLDER, default=Path("serving"), show_default=True,
+    help="Where vllm's form of a checkpoint is written and found again; vllm only.",
+)  # fmt: skip
+@click.option(
+    "--notes-per-part", type=click.IntRange(min=1), default=10_000, show_default=True,
+    help="Notes in memory at once, and what a crash can cost at most.",
+)  # fmt: skip
+def embed(
+    source: Path,
+    out: Path,
+    checkpoint: Path,
+    backend: str,
+    dtype: str,
+    tensor_parallel: int,
+    serving_dir: Path,
+    notes_per_part: int,
+) -> None:
+    """Embed the notes of a file without a running service: the first load of millions of notes.
+
+    Writes OUT/part-00000.parquet and so on, in the order of the notes: note_id and one unit vector (128 numbers,
+    float32) a note; the model's fingerprint stands in every file's metadata. Whatever ends a run, kill -9
+    included, the same command goes on where it was: parts that are finished are not done again. A folder
+    that was begun with another checkpoint or another input is refused.
+
+    \b
+    Examples:
+      notellm embed --in notes.parquet --out vectors --checkpoint ./checkpoint
+      notellm embed --in ./data --out vectors --checkpoint ./checkpoint --backend vllm
+
+    \b
+    Read them back as one table:
+      python -c 'import pyarrow.parquet as pq; print(pq.read_table("vectors").num_rows)'
+    """
+    with mistakes():
+        from model.inference.bulk import begin, embed_missing
+        from model.network.checkpoint import load_manifest
+
+        load = begin(source, out, load_manifest(checkpoint).fingerprint, notes_per_part)
+        finished = len(load.finished())
+        if finished < load.parts:
+            from model.inference.open import Runtime, open_backend
+
+            runtime = Runtime(dtype, serving_dir=serving_dir, tensor_parallel=tensor_parallel)
+            embed_missing(load, open_backend(backend, checkpoint, runtime))
+    before = f", {finished} of them finished before" if finished else ""
+    click.echo(f"{load.notes} vectors of model {load.fingerprint} in {load.parts} parts{before}, in {out}")

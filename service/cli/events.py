@@ -1,0 +1,45 @@
+"""The commands about events: what readers did."""
+
+from pathlib import Path
+
+import click
+
+from service.cli.common import FOLDER, mistakes, store
+
+
+@click.group()
+def events() -> None:
+    """Bring what readers did out of Redis, to learn from it.
+
+    \b
+    Example:
+      notellm events export --to ./data/events
+    """
+
+
+@events.command()
+@click.option("--to", "folder", type=FOLDER, required=True, help="The folder; a later run goes on in it.")
+@click.option("--remove", is_flag=True, help="Remove from Redis what is in the files. Then export to one folder only.")
+def export(folder: Path, remove: bool) -> None:
+    """Write the events that came since the last run into Parquet files by day, for `notellm pairs`.
+
+    Writes TO/dt=YYYY-MM-DD/part-*.parquet with user_id, note_id, event, ts, source_note_id and event_id; the day is
+    that on which an event came (UTC), ts is in microseconds since 1970. No event comes twice and none is lost,
+    whatever ends a run. The service may run meanwhile.
+
+    `notellm pairs`, `evaluate` and `reproduce` take a folder with notes.jsonl or notes.parquet and this one as
+    `events`.
+
+    Redis is the one of NOTELLM_REDIS_URL; without it, the one of `notellm serve` in NOTELLM_STATE_DIR.
+
+    \b
+    Example:
+      notellm events export --to ./data/events && notellm pairs ./data --out pairs.parquet
+    """
+    with mistakes(), store() as redis:
+        from service.backup.events import export as bring
+
+        brought = bring(redis, folder, remove=remove)
+    if brought.malformed:
+        click.echo(f"notellm: {brought.malformed} damaged events were passed over", err=True)
+    click.echo(f"{brought.events} new events in {folder}")

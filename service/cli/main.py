@@ -1,0 +1,222 @@
+"""The command `notellm`. Only click is imported here, so that every help text answers at once."""
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import click
+
+from service.cli.backup import backup, restore
+from service.cli.common import load_settings, mistakes
+from service.cli.data import convert, pairs, samples
+from service.cli.embed import embed
+from service.cli.evaluate import calibrate, evaluate
+from service.cli.events import events
+from service.cli.export import export, golden
+from service.cli.index import index
+from service.cli.keys import key_option, keys
+from service.cli.reproduce import reproduce
+from service.cli.rollout import model
+from service.cli.train import adapt, train
+
+if TYPE_CHECKING:
+    from service.settings import Settings
+
+USER_MISTAKE = 2
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+def cli() -> None:
+    """Related notes, hashtags and categories for a community of notes.
+
+    \b
+    Start here:
+      notellm serve             everything on this machine, in one command
+      notellm load samples      fill it with sample notes
+      curl 'http://127.0.0.1:8000/notes/<id>/related?k=5'
+
+    Every process is configured by environment variables; `notellm settings` prints them.
+    """
+
+
+@cli.command()
+@click.option(
+    "--samples", is_flag=True, help="Load the sample notes once everything is ready; with keys, NOTELLM_KEY is one."
+)
+@click.option(
+    "--backend", type=click.Choice(["hf", "vllm"]),
+    help="What runs the model: vllm needs its package and pays on a GPU. Default: NOTELLM_WORKER__BACKEND, or hf.",
+)  # fmt: skip
+def serve(samples: bool, backend: str | None) -> None:
+    """Run the whole service on this machine.
+
+    Starts a private Redis (unless NOTELLM_REDIS_URL names one), a worker, the shards of the index and the
+    gateway, each in its own process, restarts what dies, and says when everything is ready. Ctrl-C stops all
+    of it; what was acknowledged is on disk in NOTELLM_STATE_DIR and is there again after the next start.
+
+    \b
+    Examples:
+      notellm serve --samples
+      NOTELLM_HTTP__PORT=8080 NOTELLM_STATE_DIR=/var/lib/notellm notellm serve
+      notellm serve --backend vllm
+    """
+    if backend:
+        os.environ["NOTELLM_WORKER__BACKEND"] = backend
+    current = load_settings()
+    from service.processes.serve import serve as supervise
+    from service.settings import SetupError
+
+    try:
+        sys.exit(supervise(current, samples=samples))
+    except SetupError as error:
+        raise click.ClickException(str(error)) from error
+
+
+@cli.command()
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    help="Processes that share the port, where cores are free.  [default: 1, or NOTELLM_HTTP__WORKERS]",
+)
+def gateway(workers: int | None) -> None:
+    """Run a gateway: the HTTP API. Needs Redis, the indexers and a worker; holds no model and no index.
+
+    \b
+    Examples:
+      NOTELLM_REDIS_URL=redis://10.0.0.5:6379/0 notellm gateway
+      NOTELLM_REDIS_URL=redis://10.0.0.5:6379/0 notellm gateway --workers 4
+    """
+    if workers:
+        os.environ["NOTELLM_HTTP__WORKERS"] = str(workers)
+    _run("run_gateway")
+
+
+@cli.command()
+def worker() -> None:
+    """Run a worker: reads waiting notes with the model, and drafts that the gateway sends.
+
+    \b
+    Example: the second of two workers
+      NOTELLM_WORKER__ADDRESSES='["10.0.0.6:9100","10.0.0.7:9100"]' NOTELLM_WORKER__NUMBER=1 notellm worker
+    """
+    _run("run_worker")
+
+
+@cli.command()
+def indexer() -> None:
+    """Run one shard of the index: follows the stream of vectors and answers searches.
+
+    \b
+    Example: the first of two shards
+      NOTELLM_INDEX__ADDRESSES='["10.0.0.8:9200","10.0.0.9:9200"]' NOTELLM_INDEX__NUMBER=0 notellm indexer
+    """
+    _run("run_indexer")
+
+
+@cli.command()
+def settings() -> None:
+    """Print every environment variable: its value now, its default and what it is for.
+
+    \b
+    Example:
+      NOTELLM_HTTP__PORT=8080 notellm settings
+    """
+    from service.settings import describe
+
+    current = load_settings()
+    for line in describe(current):
+        click.echo(line)
+
+
+@cli.command()
+@click.argument("notes")
+@click.option("--url", default="http://127.0.0.1:8000", show_default=True, help="The running service.")
+@key_option
+@click.option("--no-wait", is_flag=True, help="Return when all are written; do not wait until they can be found.")
+def load(notes: str, url: str, key: str | None, no_wait: bool) -> None:
+    """Send NOTES to a running service and wait until all of them can be found.
+
+    NOTES is a .jsonl or .parquet file, a folder that holds notes.jsonl or notes.parquet, or the word
+    `samples` for the sample notes that come with the package. Each note needs a note_id and some text:
+
+    \b
+      {"note_id": "n1", "title": "Three days in Kyoto", "content": "...", "hashtags": ["travel"]}
+
+    Loading the same notes again changes nothing. Prints how many notes were written and how fast. A service with
+    keys wants one with the scopes write and, to wait, read.
+
+    \b
+    Examples:
+      notellm load samples
+      notellm load ./notes.jsonl --url http://10.0.0.4:8000
+    """
+    with mistakes():
+        from service.cli.load import LoadError, read
+        from service.cli.load import load as send
+
+        try:
+            click.echo(str(send(read(notes), url, key=key, wait=not no_wait)))
+        except LoadError as error:
+            raise click.ClickException(str(error)) from error
+
+
+for command in (
+    adapt,
+    backup,
+    calibrate,
+    convert,
+    embed,
+    evaluate,
+    events,
+    export,
+    golden,
+    index,
+    keys,
+    model,
+    pairs,
+    reproduce,
+    restore,
+    samples,
+    train,
+):
+    cli.add_command(command)
+
+
+def main() -> None:
+    """The entry point: mistakes of the person who types are one line on stderr and exit status 2."""
+    # Processes log, see `_run`. A command prints what it has to say; Python would print the names of events beside it.
+    logging.getLogger("service").addHandler(logging.NullHandler())
+    try:
+        status = cli.main(standalone_mode=False)
+    except click.exceptions.Abort:
+        sys.exit(130)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        sys.exit(USER_MISTAKE)
+    except click.ClickException as error:
+        click.echo(f"notellm: {error.format_message()}", err=True)
+        sys.exit(USER_MISTAKE)
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _run(name: str) -> None:
+    current = load_settings()
+    from service import logs, wiring
+    from service.settings import SetupError
+
+    logs.configure(current.log_level)
+    run: Callable[[Settings], None] = getattr(wiring, name)
+    try:
+        run(current)
+    except SetupError as error:
+        raise click.ClickException(str(error)) from error
+    except Exception:
+        # Python's own traceback would hold the message, and that may quote a note.
+        logging.getLogger(__name__).exception("process_failed", extra={"role": name})
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

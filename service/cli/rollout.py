@@ -1,0 +1,154 @@
+"""The commands that roll another model out: which there are, which answers, and which may go."""
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+import click
+
+from service.cli.common import load_settings, store_mistakes
+
+if TYPE_CHECKING:
+    from service.wiring import Rollout
+
+AT_WORK_S = 15.0
+
+
+@click.group()
+def model() -> None:
+    """Roll another model out, and go back.
+
+    Start a worker of the new checkpoint beside those of the old one. It registers its model, every note is queued
+    for it, and every indexer builds an index of it, while the old model goes on answering. When `list` says that
+    the new one lacks nothing, `activate` lets it answer. As long as workers of the old model run, its index stays
+    up to date, and `activate` goes back to it within a second. `retire` ends that and frees the room.
+
+    The commands need NOTELLM_REDIS_URL and NOTELLM_INDEX__ADDRESSES; without them they take the service that
+    `notellm serve` runs in NOTELLM_STATE_DIR.
+
+    \b
+    Example:
+      NOTELLM_CHECKPOINT=./new NOTELLM_WORKER__NUMBER=1 notellm worker
+      notellm model list
+      notellm model activate 6f1d0c2ab3e49587
+      notellm model retire 0a9b8c7d6e5f4a3b
+    """
+
+
+@model.command(name="list")
+def list_models() -> None:
+    """Show every model: whether it answers, how far its workers are, and what its index lacks.
+
+    \b
+    Example:
+      notellm model list
+    """
+    _run(_list)
+
+
+@model.command()
+@click.argument("fingerprint")
+@click.option("--force", is_flag=True, help="Even if its index lacks notes, or cannot be asked.")
+def activate(fingerprint: str, force: bool) -> None:
+    """Let the model FINGERPRINT answer from now on.
+
+    Refused unless its index holds every note, in its present version, that the index of the active model holds.
+    Every gateway follows within half a second; each request is answered by one model from start to end.
+
+    \b
+    Example:
+      notellm model activate 6f1d0c2ab3e49587
+    """
+    _run(lambda service: _activate(service, fingerprint, force=force))
+
+
+@model.command()
+@click.argument("fingerprint")
+def retire(fingerprint: str) -> None:
+    """Forget all that the model FINGERPRINT said of notes, and remove its indexes.
+
+    Refused for the active model, and while one of its workers runs: it would bring the model back.
+
+    \b
+    Example:
+      notellm model retire 0a9b8c7d6e5f4a3b
+    """
+    _run(lambda service: _retire(service, fingerprint))
+
+
+async def _list(service: "Rollout") -> None:
+    from indexer.types import ShardUnavailable
+    from service.store.rollout import gap
+
+    active = service.registered.active
+    line = "{:16}  {:6}  {:>10}  {:>10}  {:>10}  {:>10}"
+    click.echo(line.format("fingerprint", "", "read", "given up", "waiting", "lacks"))
+    for fingerprint in service.registered.dims:
+        progress = await service.registry.progress(fingerprint)
+        lacks: object = ""
+        if active is not None and fingerprint != active:
+            try:
+                lacks = (await gap(service.registry, service.searcher, fingerprint, active)).notes
+            except ShardUnavailable:
+                lacks = "unknown"
+        state = "active" if fingerprint == active else ""
+        click.echo(line.format(fingerprint, state, progress.read, progress.failed, progress.waiting, lacks))
+
+
+async def _activate(service: "Rollout", fingerprint: str, *, force: bool) -> None:
+    _known(service, fingerprint)
+    active = service.registered.active
+    if fingerprint == active:
+        click.echo(f"{fingerprint} is active already")
+        return
+    if active is not None and not force:
+        await _compare(service, fingerprint, active)
+    if not await service.registry.activate(fingerprint):
+        raise click.ClickException(f"{fingerprint} was retired a moment ago")
+    back = f"; `notellm model activate {active}` goes back" if active is not None else ""
+    click.echo(f"{fingerprint} answers from now on{back}")
+
+
+async def _compare(service: "Rollout", fingerprint: str, active: str) -> None:
+    from indexer.types import ShardUnavailable
+    from service.store.rollout import gap
+
+    try:
+        missing = await gap(service.registry, service.searcher, fingerprint, active)
+    except ShardUnavailable as error:
+        raise click.ClickException(f"{error}, so what is missing cannot be told; --force does not ask") from error
+    if missing.notes:
+        raise click.ClickException(
+            f"{fingerprint} lacks {missing.notes} notes that {active} finds, of which its workers gave "
+            f"{missing.given_up} up; wait for the others, or lose them from all answers with --force"
+        )
+
+
+async def _retire(service: "Rollout", fingerprint: str) -> None:
+    _known(service, fingerprint)
+    idle_s = (await service.registry.progress(fingerprint)).idle_s
+    if fingerprint != service.registered.active and idle_s is not None and idle_s < AT_WORK_S:
+        raise click.ClickException(
+            f"a worker of {fingerprint} asked for notes {idle_s:.1f} s ago; stop its workers, "
+            f"and repeat this {AT_WORK_S:.0f} s later"
+        )
+    if not await service.registry.retire(fingerprint):
+        raise click.ClickException(f"{fingerprint} is active; `notellm model activate` another one first")
+    click.echo(f"{fingerprint} is retired; every indexer removes its index within a second")
+
+
+def _known(service: "Rollout", fingerprint: str) -> None:
+    if fingerprint not in service.registered.dims:
+        raise click.ClickException(f"no model {fingerprint} is registered; `notellm model list` shows those that are")
+
+
+def _run(command: Callable[["Rollout"], Awaitable[None]]) -> None:
+    import asyncio
+
+    from service.wiring import rollout
+
+    async def run() -> None:
+        async with rollout(load_settings()) as service:
+            await command(service)
+
+    with store_mistakes():
+        asyncio.run(run())

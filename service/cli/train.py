@@ -1,0 +1,136 @@
+"""The commands that train: a base model from text alone, and a checkpoint from related pairs."""
+
+from pathlib import Path
+from typing import Literal
+
+import click
+
+from service.cli.common import FILE, FOLDER, holdout_options, mistakes
+
+
+@click.command()
+@click.argument("data", type=FOLDER)
+@click.option(
+    "--pairs", "pairs_file", type=FILE,
+    help="What `notellm pairs` wrote. Without events there are none: then add --set contrastive=false.",
+)  # fmt: skip
+@click.option("--out", type=FOLDER, required=True, help="Folder of the new checkpoint.")
+@click.option(
+    "--recipe", type=click.Choice(["mini", "small", "paper"]), default="small", show_default=True,
+    help="mini: the model of the demo. small: MiniLM as a decoder, minutes on a CPU. paper: LLaMA 2 7B.",
+)  # fmt: skip
+@click.option(
+    "--categories", "categories_file", type=FILE,
+    help="The closed set, one category a line. Without it, every category of the notes is in it.",
+)  # fmt: skip
+@click.option("--base-model", help="Another base model than the recipe's: a name or a folder.")
+@click.option("--steps", type=click.IntRange(min=1), help="Another number of steps than the recipe's.")
+@click.option("--seed", type=int, help="Another seed than the recipe's.")
+@click.option(
+    "--set", "settings", multiple=True, metavar="FIELD=VALUE",
+    help="Another value of any field of the recipe, e.g. lora_rank=16, recompute=true, alpha=0.01; repeatable.",
+)  # fmt: skip
+@click.option(
+    "--strategy", type=click.Choice(["ddp", "fsdp"]), default="ddp", show_default=True,
+    help="Under torchrun: a copy of the weights on every process, or a share of them (FSDP2).",
+)  # fmt: skip
+@click.option(
+    "--save-every", type=click.IntRange(min=1), default=50, show_default=True,
+    help="Steps after which the state of the run is saved: what a crash can cost at most.",
+)  # fmt: skip
+@holdout_options
+def train(
+    data: Path,
+    pairs_file: Path | None,
+    out: Path,
+    recipe: str,
+    categories_file: Path | None,
+    base_model: str | None,
+    steps: int | None,
+    seed: int | None,
+    settings: tuple[str, ...],
+    strategy: Literal["ddp", "fsdp"],
+    save_every: int,
+    holdout: float,
+    split_seed: int,
+) -> None:
+    """Train NoteLLM on related pairs and write a checkpoint that every other command can use.
+
+    One network learns to compress a note into one vector (contrastive loss over the pairs, eq. 2) and to
+    write its category or its hashtags (eq. 3). A recipe holds every scientific setting and is saved with
+    the checkpoint; the same recipe, data and number of threads give the same losses. A run that was
+    killed goes on where its last saved state was when the same command is given again; OUT/run holds
+    that state and a log for TensorBoard.
+
+    \b
+    Examples:
+      notellm pairs ./data --out pairs.parquet
+      notellm train ./data --pairs pairs.parquet --recipe small --out ./checkpoint
+      NOTELLM_CHECKPOINT=./checkpoint notellm serve
+
+    \b
+    A 7B model on eight GPUs, with batches of any size in the memory of sixteen notes:
+      torchrun --nproc-per-node 8 --no-python notellm train ./data --pairs pairs.parquet \\
+        --recipe paper --strategy fsdp --set recompute=true --set gradient_checkpointing=true --out ./checkpoint
+    """
+    with mistakes():
+        from model.data.cooccurrence import split_notes
+        from model.data.notes import is_blank, load_categories, load_notes
+        from model.data.pairs import load_pairs
+        from model.recipes import RECIPES, changed
+        from model.training.train import train as run
+
+        given = {"base_model": base_model, "steps": steps, "seed": seed}
+        shorthand = [f"{name}={value}" for name, value in given.items() if value is not None]
+        chosen = changed(RECIPES[recipe](), [*shorthand, *settings])
+        if pairs_file is None and chosen.contrastive:
+            raise click.UsageError("--pairs is needed; only a run with --set contrastive=false learns from notes alone")
+        found = load_notes(data)
+        categories = load_categories(categories_file, found) if categories_file else None
+        notes = [note for note in found if not is_blank(note)]
+        if len(notes) < len(found):
+            click.echo(f"{len(found) - len(notes)} notes without text and hashtags are left out", err=True)
+        if pairs_file is None:
+            # Pairs hold none of the held-out notes; without pairs that has to be seen to here.
+            kept_out = split_notes((note.id for note in notes), holdout, split_seed)
+            notes = [note for note in notes if note.id not in kept_out]
+        related = load_pairs(pairs_file).ends() if pairs_file else []
+        manifest, _ = run(chosen, notes, related, out, categories=categories, strategy=strategy, save_every=save_every)
+    last = manifest.trained_on["last_losses"]
+    click.echo(
+        f"checkpoint {manifest.fingerprint} in {out}: {manifest.trained_on['steps']} steps, "
+        f"contrastive loss {last['contrastive']}, generation loss {last['generation']}, "
+        f"{len(manifest.categories)} categories"
+    )
+
+
+@click.command()
+@click.argument("data", type=FOLDER, nargs=-1, required=True)
+@click.option("--out", type=FOLDER, required=True, help="Folder of the new base model.")
+@click.option("--steps", type=click.IntRange(min=1), default=600, show_default=True, help="Batches of 64 notes.")
+@holdout_options
+def adapt(data: tuple[Path, ...], out: Path, steps: int, holdout: float, split_seed: int) -> None:
+    """Make a causal decoder of MiniLM, from the notes' text alone: a base model for machines without a GPU.
+
+    MiniLM reads a text in both directions and writes nothing. As a decoder it has to learn to say in one
+    state what it said in the mean of all, and to predict the next word. Uses no clicks, hashtags or
+    categories, and no held-out notes. Takes up to an hour on two cores; the more text, the better.
+
+    \b
+    Example:
+      notellm adapt ./data --out ./base
+      notellm train ./data --pairs pairs.parquet --base-model ./base --out ./checkpoint
+    """
+    with mistakes():
+        from model.data.cooccurrence import split_notes
+        from model.data.notes import is_blank, load_notes
+        from model.recipes import adapted
+        from model.training.adapt import adapt as run
+
+        notes = []
+        for folder in data:
+            found = [note for note in load_notes(folder) if not is_blank(note)]
+            kept_out = split_notes((note.id for note in found), holdout, split_seed)
+            notes += [note for note in found if note.id not in kept_out]
+        history = run(adapted(steps), notes, out)
+    click.echo(f"base model in {out}: {len(history)} steps, {1 - history[-1].teacher:.2f} cosine to MiniLM's vectors")

@@ -1,0 +1,20 @@
+"""A client of the HTTP API: what an application imports.
+
+Nothing here or in `service.contract` imports any other part of ours, and imports between the two are relative: the same
+sources are the package `notellm_client` of a wheel of its own (`deploy/client`).
+"""
+
+from .calls import BulkNote, EventFields, Fetched, NoteFields
+from .client import AsyncNoteLLMClient, ClientError, NoAnswer, NoteLLMClient, Refused
+
+__all__ = [
+    "AsyncNoteLLMClient",
+    "BulkNote",
+    "ClientError",
+    "EventFields",
+    "Fetched",
+    "NoAnswer",
+    "NoteFields",
+    "NoteLLMClient",
+    "Refused",
+]

@@ -1,0 +1,250 @@
+"""Every route of the contract as a call: what to send, and how to read the answer. See `service.client.client`."""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Generic, Literal, NotRequired, Required, TypedDict, TypeVar
+from urllib.parse import quote
+
+import httpx
+from pydantic import BaseModel
+
+from ..contract.events import EventsOut
+from ..contract.notes import BulkOut, NoteOut, WrittenOut
+from ..contract.related import RelatedOut
+from ..contract.status import StatusOut
+from ..contract.tags import TagsOut
+
+# A bulk of `bulks` ends here, too: a thousand of the longest notes are more than the service takes at once.
+MAX_BULK_BYTES = 16 * 1024 * 1024
+
+_JSON = {"Content-Type": "application/json"}
+_NDJSON = {"Content-Type": "application/x-ndjson"}
+
+T = TypeVar("T")
+M = TypeVar("M", bound=BaseModel)
+
+
+class NoteFields(TypedDict, total=False):
+    """A note to write; see the contract for the bounds. A title or a content is enough."""
+
+    title: str
+    content: str
+    hashtags: Sequence[str]
+    category: str | None
+    author: str | None
+    exposure: int
+    created_at: str | None
+
+
+class BulkNote(NoteFields, total=False):
+    """A note of a bulk write."""
+
+    note_id: Required[str]
+
+
+class EventFields(TypedDict):
+    """What a reader did with a note; ``ts`` is RFC 3339, or in seconds since 1970."""
+
+    event_id: str
+    user_id: str
+    note_id: str
+    source_note_id: NotRequired[str | None]
+    type: Literal["view", "click", "like", "save"]
+    ts: str | float
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """A note as it is now, and its entity tag; None when it is as it was under the tag that was given."""
+
+    note: NoteOut | None
+    etag: str
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[T]):
+    """One request, and how its answer is read. A ``repeatable`` one does nothing more when it is sent again."""
+
+    method: str
+    path: str
+    read: Callable[[httpx.Response], T]
+    query: Sequence[tuple[str, str]] = ()
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes | None = None
+    repeatable: bool = True
+    wait_s: float = 0.0
+
+
+class Calls:
+    """Every route of the contract as a call."""
+
+    def related(
+        self,
+        note_id: str,
+        *,
+        k: int = 10,
+        category: str | Sequence[str] = (),
+        exclude: str | Sequence[str] = (),
+        exclude_author: bool = False,
+        diversity: float = 0.0,
+        debias: float = 0.0,
+        explain: bool = False,
+    ) -> Call[RelatedOut]:
+        """Notes related to a stored one, by descending score."""
+        query = [
+            ("k", str(k)),
+            *(("category", one) for one in _several(category)),
+            *(("exclude", one) for one in _several(exclude)),
+            ("exclude_author", str(int(exclude_author))),
+            ("diversity", str(diversity)),
+            ("debias", str(debias)),
+            ("explain", str(int(explain))),
+        ]
+        return Call("GET", f"{_note(note_id)}/related", _as(RelatedOut), query)
+
+    def tags(
+        self,
+        title: str = "",
+        content: str = "",
+        *,
+        hashtags: Sequence[str] = (),
+        max_hashtags: int = 5,
+        vocabulary: Literal["open", "known"] = "open",
+        related: int = 0,
+    ) -> Call[TagsOut]:
+        """Hashtags, a category and, if wanted, related notes for a draft; ``hashtags`` are those it has."""
+        draft = {
+            "title": title,
+            "content": content,
+            "hashtags": hashtags,
+            "max_hashtags": max_hashtags,
+            "vocabulary": vocabulary,
+            "related": related,
+        }
+        return _with_body(Call("POST", "/notes/tags", _as(TagsOut)), draft)
+
+    def put(
+        self,
+        note_id: str,
+        note: NoteFields,
+        *,
+        wait_s: float = 0.0,
+        if_version: int | Literal["any"] | None = None,
+        if_absent: bool = False,
+        idempotency_key: str | None = None,
+    ) -> Call[WrittenOut]:
+        """Store a note, replacing the whole of an older one; wait up to ``wait_s`` (0..10) for it to be searchable."""
+        conditions = _if_version(if_version) | ({"If-None-Match": "*"} if if_absent else {})
+        return Call(
+            "PUT",
+            _note(note_id),
+            _as(WrittenOut),
+            [("wait", str(wait_s))] if wait_s else (),
+            _JSON | conditions | _idempotency(idempotency_key),
+            _json(note),
+            repeatable=not conditions or idempotency_key is not None,
+            wait_s=wait_s,
+        )
+
+    def put_many(self, notes: Iterable[BulkNote], *, idempotency_key: str | None = None) -> Call[BulkOut]:
+        """Store up to 1,000 notes in one request; those that are refused stand in the answer."""
+        return _bulk([_json(note) for note in notes], idempotency_key=idempotency_key)
+
+    def get(self, note_id: str) -> Call[NoteOut]:
+        """A note, its version and status, and what the model suggests for it."""
+        return Call("GET", _note(note_id), _as(NoteOut))
+
+    def fetch(self, note_id: str, etag: str = "") -> Call[Fetched]:
+        """A note and its entity tag; only the tag while the note is as it was under the one given."""
+        return Call("GET", _note(note_id), _fetched, headers={"If-None-Match": etag} if etag else {})
+
+    def delete(
+        self, note_id: str, *, if_version: int | Literal["any"] | None = None, idempotency_key: str | None = None
+    ) -> Call[None]:
+        """Delete a note; from then on no answer contains it."""
+        conditions = _if_version(if_version)
+        return Call(
+            "DELETE",
+            _note(note_id),
+            lambda _: None,
+            headers=conditions | _idempotency(idempotency_key),
+            repeatable=not conditions or idempotency_key is not None,
+        )
+
+    def record(self, events: Iterable[EventFields], *, idempotency_key: str | None = None) -> Call[EventsOut]:
+        """Keep what readers did, up to 1,000 events; one that was sent before counts as a duplicate."""
+        call = Call("POST", "/events", _as(EventsOut), headers=_idempotency(idempotency_key))
+        return _with_body(call, {"events": list(events)})
+
+    def status(self) -> Call[StatusOut]:
+        """Notes by status, the queue, the index, the model, and how fresh the index is."""
+        return Call("GET", "/status", _as(StatusOut))
+
+
+def bulks(notes: Iterable[BulkNote], size: int) -> Iterator[Call[BulkOut]]:
+    """Calls that write any number of notes, at most ``size`` and 16 MiB each; positions count over all notes."""
+    start, lines, held_bytes = 0, list[bytes](), 0
+    for line in map(_json, notes):
+        if lines and (len(lines) == size or held_bytes + len(line) > MAX_BULK_BYTES):
+            yield _bulk(lines, start)
+            start, lines, held_bytes = start + len(lines), [], 0
+        lines.append(line)
+        held_bytes += len(line) + 1
+    if lines:
+        yield _bulk(lines, start)
+
+
+def _json(value: object) -> bytes:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+
+
+def _note(note_id: str) -> str:
+    path = quote(note_id, safe=":")
+    # Dots alone are an id here, and directories to whatever tidies a URL on the way.
+    return f"/notes/{path if path.strip('.') else path.replace('.', '%2E')}"
+
+
+def _several(value: str | Sequence[str]) -> Sequence[str]:
+    return [value] if isinstance(value, str) else value
+
+
+def _if_version(version: int | Literal["any"] | None) -> dict[str, str]:
+    match version:
+        case None:
+            return {}
+        case "any":
+            return {"If-Match": "*"}
+        case _:
+            return {"If-Match": f'"{version}"'}
+
+
+def _idempotency(key: str | None) -> dict[str, str]:
+    return {} if key is None else {"Idempotency-Key": key}
+
+
+def _as(model: type[M]) -> Callable[[httpx.Response], M]:
+    return lambda response: model.model_validate_json(response.content)
+
+
+def _fetched(response: httpx.Response) -> Fetched:
+    changed = response.status_code != httpx.codes.NOT_MODIFIED
+    note = NoteOut.model_validate_json(response.content) if changed else None
+    return Fetched(note, response.headers.get("ETag", ""))
+
+
+def _with_body(call: Call[T], body: object) -> Call[T]:
+    return replace(call, headers={**_JSON, **call.headers}, body=_json(body))
+
+
+def _bulk(lines: Sequence[bytes], start: int = 0, idempotency_key: str | None = None) -> Call[BulkOut]:
+    """The notes as NDJSON; the first is the one at ``start`` among all of them."""
+
+    def read(response: httpx.Response) -> BulkOut:
+        answer = BulkOut.model_validate_json(response.content)
+        moved = [one.model_copy(update={"position": start + one.position}) for one in answer.rejected]
+        return BulkOut(accepted=answer.accepted, rejected=moved)
+
+    headers = _NDJSON | _idempotency(idempotency_key)
+    # No line at all is no NDJSON.
+    return Call("POST", "/notes", read, headers=headers, body=b"\n".join(lines) or b"[]")

@@ -1,0 +1,50 @@
+"""What readers did."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+
+from .fields import Key, NoteId, Time
+from .notes import MAX_BULK, RejectedOut
+
+EventType = Literal["view", "click", "like", "save"]
+_MAX_SECONDS = 253_402_300_799  # the last second of the year 9999
+
+
+class EventIn(BaseModel):
+    """What a reader did with a note."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, frozen=True)
+
+    event_id: Key
+    user_id: Key
+    note_id: NoteId
+    source_note_id: NoteId | None = Field(default=None, description="The note that the reader came from.")
+    type: EventType
+    ts: Annotated[float, Field(ge=0, le=_MAX_SECONDS)] | Time = Field(
+        description="When: RFC 3339 with an offset, or seconds since 1970."
+    )
+
+
+_Element = Annotated[
+    Any,
+    WithJsonSchema(
+        {"anyOf": [{"$ref": "#/components/schemas/EventIn"}, {"description": "Anything else stands in `rejected`."}]}
+    ),
+]
+
+
+class EventsIn(BaseModel):
+    """Events, each checked by itself: one bad event never sinks the rest."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+    events: Annotated[list[_Element], Field(max_length=MAX_BULK)]
+
+
+class EventsOut(BaseModel):
+    """How a delivery of events went."""
+
+    accepted: int
+    duplicates: int
+    rejected: list[RejectedOut]

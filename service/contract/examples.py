@@ -1,0 +1,118 @@
+"""One request and one answer of each kind, as OpenAPI shows them, by name. The notes are invented."""
+
+from typing import Any
+
+_FINGERPRINT = "2f6b0c1d9a4e8f37"
+_NOTE = {
+    "title": "Three days in Kyoto",
+    "content": "Temples in the morning, markets at noon, and a quiet garden before dinner.",
+    "hashtags": ["travel", "kyoto"],
+    "category": "Travel",
+    "author": "author-17",
+    "exposure": 120,
+    "created_at": "2026-03-14T09:30:00+09:00",
+}
+_SHORT_NOTE = {"title": "Lentil soup for a week"}
+_ITEM: dict[str, Any] = {
+    "note_id": "kyoto-5",
+    "score": 0.8312,
+    "title": "Kyoto by bus",
+    "category": "Travel",
+    "hashtags": ["kyoto", "bus"],
+}
+_RELATED: dict[str, Any] = {
+    "note_id": "kyoto-3",
+    "items": [_ITEM],
+    "model": _FINGERPRINT,
+    "generation": 12,
+    "degraded": False,
+    "shards": {"ok": 4, "total": 4},
+}
+_EXPLANATION = {"cosine": 0.8401, "popularity": 0.0089, "hashtags_in_common": ["kyoto"]}
+_WRITTEN = {"note_id": "kyoto-3", "version": 2}
+
+EXAMPLES: dict[str, Any] = {
+    "note": _NOTE,
+    "short_note": _SHORT_NOTE,
+    "notes": [{"note_id": "kyoto-3", **_NOTE}, {"note_id": "soup-1", **_SHORT_NOTE}],
+    "lines": (
+        '{"note_id": "soup-1", "title": "Lentil soup for a week"}\n'
+        '{"note_id": "soup-2", "title": "A lighter soup", "hashtags": ["cooking"]}\n'
+    ),
+    "draft": {"title": "A weekend of ramen in Osaka", "content": "Four bowls in two days, ranked.", "related": 1},
+    "known_hashtags_only": {
+        "title": "Ramen at home",
+        "hashtags": ["cooking"],
+        "max_hashtags": 3,
+        "vocabulary": "known",
+    },
+    "events": {
+        "events": [
+            {
+                "event_id": "e-1",
+                "user_id": "u-9",
+                "note_id": "kyoto-5",
+                "source_note_id": "kyoto-3",
+                "type": "click",
+                "ts": "2026-03-15T20:01:07Z",
+            },
+            {"event_id": "e-2", "user_id": "u-9", "note_id": "soup-1", "type": "view", "ts": 1773604870},
+        ]
+    },
+    "related": _RELATED,
+    "explained": _RELATED | {"items": [_ITEM | {"explain": _EXPLANATION}]},
+    "without_the_store": _RELATED | {"items": [{"note_id": "kyoto-5", "score": 0.8312}], "degraded": True},
+    "suggestions": {
+        "hashtags": [
+            {"tag": "ramen", "score": 0.71, "source": "generated"},
+            {"tag": "osaka", "score": 0.58, "source": "both"},
+            {"tag": "travel", "score": 0.33, "source": "neighbors"},
+        ],
+        "category": {"name": "Travel", "score": 0.93},
+        "related": [_ITEM],
+        "model": _FINGERPRINT,
+    },
+    "pending": _WRITTEN | {"status": "pending"},
+    "searchable": _WRITTEN | {"status": "searchable"},
+    "stored_note": {
+        "note_id": "kyoto-3",
+        **_NOTE,
+        "version": 2,
+        "status": "searchable",
+        "reason": None,
+        "suggested_hashtags": [{"tag": "temples", "score": 0.64}],
+        "suggested_category": {"name": "Travel", "score": 0.97},
+    },
+    "written": {
+        "accepted": 1,
+        "rejected": [{"position": 1, "code": "invalid_request", "message": "title and content are both empty"}],
+    },
+    "delivered": {
+        "accepted": 2,
+        "duplicates": 1,
+        "rejected": [{"position": 3, "code": "invalid_request", "message": "user_id: Field required"}],
+    },
+    "figures": {
+        "notes": {"live": 1632, "searchable": 1630, "pending": 2, "failed": 0},
+        "queue": {"depth": 2, "oldest_s": 0.412},
+        "index": {
+            "generation": 12,
+            "shards_ok": 1,
+            "shards_total": 1,
+            "shards": [
+                {
+                    "shard": 0,
+                    "notes": 1630,
+                    "generation": 12,
+                    "recipe": "flat",
+                    "fingerprint": _FINGERPRINT,
+                    "cursor": "1773604870412-0",
+                    "recall": 1.0,
+                    "delta": 0,
+                }
+            ],
+        },
+        "model": _FINGERPRINT,
+        "freshness_s": {"p50": 0.18, "p99": 0.74},
+    },
+}

@@ -1,0 +1,77 @@
+"""Notes, as they are written and as they are stored."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, Field
+
+from .fields import Body, Label, NoteId, Time
+from .tags import CategoryOut
+
+NoteStatus = Literal["pending", "searchable", "failed"]
+MAX_BULK = 1000
+_MAX_EXPOSURE = 2**53 - 1  # the largest integer that every JSON reader keeps exact
+
+
+class NoteIn(Body):
+    """A note, as a client writes it."""
+
+    category: Label | None = None
+    author: Label | None = None
+    exposure: Annotated[int, Field(ge=0, le=_MAX_EXPOSURE)] = Field(
+        default=0, description="How often the note was shown."
+    )
+    created_at: Time | None = Field(default=None, description="RFC 3339, with an offset.")
+
+
+class BulkNoteIn(NoteIn):
+    """One element of a bulk write: a note with its id."""
+
+    note_id: NoteId
+
+
+class WrittenOut(BaseModel):
+    """An acknowledged write."""
+
+    note_id: str
+    version: int
+    status: NoteStatus
+
+
+class RejectedOut(BaseModel):
+    """An element of a bulk write that was not stored; `position` counts from 0."""
+
+    position: int
+    code: str
+    message: str
+
+
+class BulkOut(BaseModel):
+    """How a bulk write went."""
+
+    accepted: int
+    rejected: list[RejectedOut]
+
+
+class SuggestedTagOut(BaseModel):
+    """A hashtag that the model suggests for a stored note."""
+
+    tag: str
+    score: float
+
+
+class NoteOut(BaseModel):
+    """A stored note, and what became of its current version."""
+
+    note_id: str
+    title: str
+    content: str
+    hashtags: list[str]
+    category: str | None
+    author: str | None
+    exposure: int
+    created_at: str | None
+    version: int
+    status: NoteStatus
+    reason: str | None = Field(description="Why the status is `failed`.")
+    suggested_hashtags: list[SuggestedTagOut] | None = Field(description="Null until a worker has read the note.")
+    suggested_category: CategoryOut | None

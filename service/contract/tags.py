@@ -1,0 +1,43 @@
+"""Drafts, and what is suggested for them."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, Field
+
+from .fields import Body
+from .related import ItemOut
+
+Source = Literal["generated", "neighbors", "both"]
+Vocabulary = Literal["open", "known"]
+
+
+class DraftIn(Body):
+    """A note that is being written, and what is wanted for it. ``hashtags`` are those it already has."""
+
+    max_hashtags: Annotated[int, Field(ge=1, le=10)] = 5
+    vocabulary: Vocabulary = Field(default="open", description="`known` allows only hashtags already in use.")
+    related: Annotated[int, Field(ge=0, le=20)] = Field(default=0, description="How many related notes to add.")
+
+
+class TagOut(BaseModel):
+    """A suggested hashtag, and who suggested it."""
+
+    tag: str
+    score: float
+    source: Source
+
+
+class CategoryOut(BaseModel):
+    """A category of the model's closed set."""
+
+    name: str
+    score: float
+
+
+class TagsOut(BaseModel):
+    """What is suggested for a draft; `related` is there when it was asked for."""
+
+    hashtags: list[TagOut]
+    category: CategoryOut | None
+    related: list[ItemOut] | None = None
+    model: str

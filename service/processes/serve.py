@@ -1,0 +1,197 @@
+"""`notellm serve`: every process of the service on one machine, started, watched and stopped in order.
+
+::
+
+    state_dir/lock      held by the supervisor and by all its children: one service a folder
+    state_dir/redis/    append-only file and log of the private Redis
+    state_dir/index/    snapshots, one folder a shard and in it one a model
+    state_dir/logs/     what each process logs, one JSON object a line, since this start
+    state_dir/run  ->   a short private folder with the sockets, and <role>.ops with each operations port
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from service.keys import Keyring
+from service.processes.children import Child, Role, Supervisor, end_with, say
+from service.processes.health import missing_at
+from service.processes.local_redis import redis_binary, redis_command
+from service.processes.state import Place, free_port, lock_state, runtime_folder
+from service.settings import Settings, SetupError, is_loopback
+
+READY = """
+NoteLLM is ready.
+
+  API         {api}
+  console     {api}/
+  operations  {ops}  (/livez, /readyz, /metrics)
+  state       {state}  (logs, Redis, snapshots)
+  keys        {keys}
+
+Try it:
+
+{related}  curl -X POST {api}/notes/tags -H 'Content-Type: application/json' \\
+       -d '{{"title": "A weekend of ramen in Osaka", "content": "Four bowls in two days, ranked.", "related": 3}}'
+  curl -X PUT '{api}/notes/new1?wait=10' -H 'Content-Type: application/json' \\
+       -d '{{"title": "Three days in Kyoto", "content": "Temples, markets and quiet gardens.", "hashtags": ["travel"]}}'
+  curl '{api}/notes/new1/related?k=10'
+
+{hint}Ctrl-C stops everything; nothing that was acknowledged is lost.
+"""
+
+RELATED = "  curl '{api}/notes/travel-01/related?k=10'\n"
+HINT = "`notellm load samples` fills it with sample notes. "
+NO_KEYS = "none: anybody on this machine may read and write (`notellm keys create` makes one)"
+OPEN = "none, and it listens beyond this machine: anybody who reaches it may read and write"
+KEYS = '{file}  (add -H "Authorization: Bearer $NOTELLM_KEY" to what follows)'
+
+
+class GatewayReadiness:
+    """Asks the gateway whether everything is there, and says once what is still missing."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._host = host
+        self._port = port
+        self._said = ""
+
+    def __call__(self) -> bool:
+        """True when /readyz misses nothing."""
+        missing = missing_at(self._host, self._port, "the gateway")
+        waiting = ", ".join(missing)
+        if waiting and waiting != self._said:
+            self._said = waiting
+            say(f"waiting for: {waiting}")
+        return not missing
+
+
+class SampleLoad:
+    """`notellm load samples` as an errand: started when first asked for, then asked whether it is over."""
+
+    def __init__(self, url: str) -> None:
+        self._command = [sys.executable, "-P", "-m", "service.cli.main", "load", "samples", "--url", url]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __call__(self) -> bool:
+        """True when the errand is over, well or not: it says itself what went wrong."""
+        if self._process is None:
+            self._process = subprocess.Popen(  # noqa: S603
+                self._command, stdin=subprocess.DEVNULL, preexec_fn=end_with(os.getpid())
+            )
+        return self._process.poll() is not None
+
+    def stop(self) -> None:
+        """End it, if it still runs."""
+        if self._process and self._process.poll() is None:
+            self._process.terminate()
+            self._process.wait()
+
+
+def serve(settings: Settings, *, samples: bool = False) -> int:
+    """Run everything until a signal comes, with the sample notes if asked for; returns the exit status.
+
+    Raises:
+        SetupError: if the state folder or a port is in use, or there is no checkpoint or no Redis to start.
+    """
+    _check_checkpoint(settings.checkpoint)
+    if settings.keys_file:
+        Keyring(settings.keys_file)
+    state = settings.state_dir.absolute()
+    with lock_state(state) as lock, runtime_folder(state) as runtime:
+        port = free_port(settings.http.host, settings.http.port, "NOTELLM_HTTP__PORT")
+        ops_port = free_port(settings.ops.host, settings.ops.port, "NOTELLM_OPS__PORT")
+        place = Place(state, runtime, port, ops_port)
+        # The lock stays held while any child lives: no second Redis may open the same files.
+        children = [Child(role, lock) for role in roles(settings, place)]
+        ready = GatewayReadiness(_reachable(settings.ops.host), ops_port)
+        api = _url(settings.http.host, port)
+        text = READY.format(
+            api=api,
+            ops=_url(settings.ops.host, ops_port),
+            state=state,
+            keys=_keys(settings),
+            related=RELATED.format(api=api) if samples else "",
+            hint="" if samples else HINT,
+        )
+        load = SampleLoad(api)
+        try:
+            return Supervisor(children).run(
+                lambda: ready() and (not samples or load()),
+                lambda: print(text, flush=True),  # noqa: T201
+            )
+        finally:
+            load.stop()
+
+
+def roles(settings: Settings, place: Place) -> list[Role]:
+    """What `serve` runs, in the order of starting."""
+    environment = _environment(settings, place)
+    found: list[Role] = []
+    if settings.redis_url is None:
+        folder = place.state / "redis"
+        folder.mkdir(parents=True, exist_ok=True)
+        environment["NOTELLM_REDIS_URL"] = f"unix://{place.redis_socket}"
+        found.append(Role("redis", redis_command(redis_binary(), place.redis_socket, folder), rank=0))
+    for shard in range(len(settings.index.addresses)):
+        own = {"NOTELLM_INDEX__NUMBER": str(shard)}
+        found.append(_role(place, f"indexer-{shard}", "indexer", 1, environment | own))
+    for number in range(len(settings.worker.addresses)):
+        own = {"NOTELLM_WORKER__NUMBER": str(number)}
+        found.append(_role(place, f"worker-{number}", "worker", 2, environment | own))
+    own = {"NOTELLM_HTTP__PORT": str(place.port), "NOTELLM_OPS__PORT": str(place.ops_port)}
+    found.append(_role(place, "gateway", "gateway", 3, environment | own))
+    return found
+
+
+def _role(place: Place, name: str, command: str, rank: int, environment: dict[str, str]) -> Role:
+    own = {"NOTELLM_OPS__PORT_FILE": str(place.runtime / f"{name}.ops")}
+    # -P: a folder named "service" where the command was typed must not be taken for ours.
+    log = place.state / "logs" / f"{name}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.unlink(missing_ok=True)  # a log is of this start; without that it would grow for ever
+    return Role(name, [sys.executable, "-P", "-m", "service.cli.main", command], rank, own | environment, log)
+
+
+def _environment(settings: Settings, place: Place) -> dict[str, str]:
+    workers = [str(place.runtime / f"worker-{number}.sock") for number in range(len(settings.worker.addresses))]
+    shards = [str(place.runtime / f"shard-{number}.sock") for number in range(len(settings.index.addresses))]
+    own = {"snapshot_dir": place.state / "index", "serving_dir": place.state / "serving"}
+    for chosen in (settings.index, settings.worker):
+        own |= {name: getattr(chosen, name).absolute() for name in own.keys() & chosen.model_fields_set}
+    files = {"NOTELLM_KEYS_FILE": settings.keys_file, "NOTELLM_AUDIT_FILE": settings.audit_file}
+    return {name: str(file.absolute()) for name, file in files.items() if file} | {
+        "NOTELLM_STATE_DIR": str(place.state),
+        "NOTELLM_CHECKPOINT": str(settings.checkpoint.absolute()),
+        "NOTELLM_WORKER__ADDRESSES": json.dumps(workers),
+        "NOTELLM_INDEX__ADDRESSES": json.dumps(shards),
+        "NOTELLM_WORKER__SERVING_DIR": str(own["serving_dir"]),
+        "NOTELLM_WORKER__TAKES_OVER": "1",
+        "NOTELLM_INDEX__SNAPSHOT_DIR": str(own["snapshot_dir"]),
+        "NOTELLM_OPS__PORT": "0",
+    }
+
+
+def _check_checkpoint(folder: Path) -> None:
+    from model.network.checkpoint import CheckpointError, load_manifest
+
+    try:
+        load_manifest(folder)
+    except CheckpointError as error:
+        raise SetupError(f"{error}; NOTELLM_CHECKPOINT names the folder of the model") from error
+
+
+def _keys(settings: Settings) -> str:
+    if settings.keys_file:
+        return KEYS.format(file=settings.keys_file.absolute())
+    return NO_KEYS if is_loopback(settings.http.host) else OPEN
+
+
+def _reachable(host: str) -> str:
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+
+
+def _url(host: str, port: int) -> str:
+    shown = _reachable(host)
+    return f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"

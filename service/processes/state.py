@@ -1,0 +1,122 @@
+"""The state folder of `notellm serve`: who holds it, where its sockets are, and which ports are free."""
+
+import fcntl
+import os
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from service.settings import Settings, SetupError
+from service.store.connection import redis_url
+
+_TICK_S = 0.1
+_LEFTOVERS_S = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the service listens and keeps things, with the ports that were found free."""
+
+    state: Path
+    runtime: Path
+    port: int
+    ops_port: int
+
+    @property
+    def redis_socket(self) -> Path:
+        """Socket of the private Redis."""
+        return self.runtime / "redis.sock"
+
+
+def reach(settings: Settings) -> tuple[str, Sequence[str]]:
+    """URL of Redis and addresses of the shards: those that are set, else those of the `serve` in the state folder.
+
+    Raises:
+        SetupError: if neither is there.
+    """
+    runtime = (settings.state_dir / "run").resolve()
+    sockets = sorted(runtime.glob("shard-*.sock"), key=lambda path: int(path.stem.partition("-")[2]))
+    addresses = settings.index.addresses
+    if sockets and "addresses" not in settings.index.model_fields_set:
+        addresses = tuple(map(str, sockets))
+    socket_path = Place(settings.state_dir, runtime, 0, 0).redis_socket
+    if settings.redis_url is None and not socket_path.exists():
+        raise SetupError(
+            f"NOTELLM_REDIS_URL is not set, and no `notellm serve` runs in {settings.state_dir} (NOTELLM_STATE_DIR)"
+        )
+    return (redis_url(settings) if settings.redis_url else f"unix://{socket_path}"), addresses
+
+
+@contextmanager
+def lock_state(state: Path) -> Iterator[IO[str]]:
+    """The lock of the state folder, made if need be. Raises SetupError while another service uses it.
+
+    Children of a supervisor that was killed may take a moment to end; they are waited for.
+    """
+    state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with (state / "lock").open("a+") as lock:
+        give_up = time.monotonic() + _LEFTOVERS_S
+        while not _locked(lock):
+            lock.seek(0)
+            owner = lock.read().strip()
+            if _alive(owner) or time.monotonic() > give_up:
+                raise SetupError(
+                    f"{state} is in use by another `notellm serve` (process {owner}); stop it, "
+                    "or set NOTELLM_STATE_DIR to another folder"
+                )
+            time.sleep(_TICK_S)
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield lock
+
+
+@contextmanager
+def runtime_folder(state: Path) -> Iterator[Path]:
+    """A private folder, linked as ``state/run``. Its path is short: a socket's may have 107 bytes."""
+    runtime = Path(tempfile.mkdtemp(prefix="notellm-"))
+    link = state / "run"
+    if link.is_symlink():  # of a supervisor that was killed
+        shutil.rmtree(link.resolve(), ignore_errors=True)
+    link.unlink(missing_ok=True)
+    link.symlink_to(runtime)
+    try:
+        yield runtime
+    finally:
+        link.unlink(missing_ok=True)
+        shutil.rmtree(runtime, ignore_errors=True)
+
+
+def free_port(host: str, port: int, variable: str) -> int:
+    """The port, or a free one for 0. Raises SetupError, naming the variable, when it cannot be had."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+            return int(probe.getsockname()[1])
+    except OSError as error:
+        raise SetupError(f"cannot listen on {host}:{port}: {error.strerror}; set {variable} to another port") from error
+
+
+def _locked(lock: IO[str]) -> bool:
+    with suppress(BlockingIOError):
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    return False
+
+
+def _alive(process: str) -> bool:
+    try:
+        os.kill(int(process), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    except PermissionError:
+        pass
+    return True

@@ -1,0 +1,46 @@
+"""The workers in memory: a bag of words in the place of a model. Texts that share words are close."""
+
+import asyncio
+import hashlib
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.backend import Prediction, Scored
+from model.note import Note
+from service.errors import WorkerUnavailable
+
+FINGERPRINT = "bag-of-words"
+DIM = 256
+
+
+def bag_of_words(note: Note) -> NDArray[np.float32]:
+    """Unit vector of a note's words, shape (DIM,): one random direction a word, the same in every run."""
+    total = np.full(DIM, 1e-3, dtype=np.float32)
+    for word in f"{note.title} {note.content}".split():
+        seed = int.from_bytes(hashlib.blake2b(word.encode(errors="replace"), digest_size=8).digest(), "big")
+        total += np.random.default_rng(seed).standard_normal(DIM).astype(np.float32)
+    return total / np.linalg.norm(total)
+
+
+class WordDrafter:
+    """`Drafter` over `bag_of_words`: a title's words are its hashtags, each half as likely as the last."""
+
+    def __init__(self) -> None:
+        self.down = False
+        self.hangs = False
+        self.category: Scored | None = Scored("Travel", 0.93)
+
+    async def predict(self, note: Note, max_hashtags: int, *, timeout_s: float) -> Prediction:  # noqa: ARG002
+        """See `Drafter`."""
+        if self.hangs:
+            await asyncio.Event().wait()
+        if self.down:
+            raise WorkerUnavailable("no worker answered in time")
+        words = note.title.split()[:max_hashtags]
+        tags = tuple(Scored(word, 0.8 / 2**place) for place, word in enumerate(words))
+        return Prediction(bag_of_words(note), tags, self.category)
+
+    async def ready(self, *, timeout_s: float) -> bool:  # noqa: ARG002
+        """See `Drafter`."""
+        return not self.down

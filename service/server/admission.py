@@ -1,0 +1,265 @@
+"""Admission: what a gateway takes on at the same time, and from whom. What is more is refused before it costs much.
+
+A request takes a permit of its route's kind, and gives it back with its answer. One with a body takes it when the
+body is whole, so that a slow sender holds up nobody; when its kind is full, it is told so before the body comes.
+A few permits keep a gateway busy; more would only make everybody wait longer.
+"""
+
+import asyncio
+import math
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service import metrics
+from service.api import audit
+from service.api.auth import KINDS, Kind, caller, key_of, policy_of
+from service.errors import NoteLLMError, Overloaded, RateLimited, TimedOut
+from service.keys import Key, Keyring
+from service.server.heads import plain_get
+from service.settings import LimitSettings
+
+if TYPE_CHECKING:
+    from service.server.protocol import BoundedProtocol
+
+_SENDS_BODY = frozenset({"POST", "PUT", "PATCH"})
+_BODY_GRACE_S = 2.0
+
+
+class Bucket:
+    """Tokens of one key: a request takes one, ``rate_per_s`` come back, and it holds ``burst`` at most."""
+
+    def __init__(self, rate_per_s: float, burst: int, now_s: float) -> None:
+        self._rate_per_s = rate_per_s
+        self._burst = burst
+        self._tokens = float(burst)
+        self._at_s = now_s
+
+    def take(self, now_s: float) -> float:
+        """0, and one token less; or how many seconds it takes until there is one."""
+        self._tokens = min(self._burst, self._tokens + (now_s - self._at_s) * self._rate_per_s)
+        self._at_s = now_s
+        if self._tokens < 1:
+            return (1 - self._tokens) / self._rate_per_s
+        self._tokens -= 1
+        return 0.0
+
+
+class Admission:
+    """The permits of one gateway process. Every call comes from its event loop."""
+
+    def __init__(
+        self,
+        limits: LimitSettings,
+        keyring: Keyring | None = None,
+        routes: Iterable[BaseRoute] = (),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.limits = limits
+        self.draining = False
+        self.silent: dict[BoundedProtocol, None] = {}  # connections without a request, silent the longest first
+        self.body_bytes = 0
+        self._keyring = keyring
+        self._clock = clock
+        self._routes = list(_table(routes))
+        self._most: dict[Kind, int] = {kind: getattr(limits, kind) for kind in KINDS}
+        self._most_of_key = {kind: max(1, int(limits.key_share * most)) for kind, most in self._most.items()}
+        self._in_flight: dict[Kind, int] = dict.fromkeys(KINDS, 0)
+        self._of_key: dict[tuple[Kind, str], int] = {}
+        self._full: set[Kind | tuple[Kind, str]] = set()  # kinds, and keys in them, that get no more permits now
+        self._buckets: dict[str, Bucket] = {}
+        self._refused: dict[audit.Refusal, int] = {}
+        for *_, template in self._routes:
+            for code in (Overloaded.code, RateLimited.code):
+                metrics.HTTP_REFUSED.labels(
+                    template, code
+                )  # a rate shows the first refusal only if there was a 0 before
+
+    @property
+    def in_flight(self) -> dict[Kind, int]:
+        """Permits that are taken, by kind."""
+        return dict(self._in_flight)
+
+    def admit(self, scope: Scope) -> "Permit | NoteLLMError":
+        """A permit for a request of which the head is there, or why it gets none."""
+        method = scope["method"]
+        kind, template = self._classify(method, scope["path"])
+        key = caller(scope, self._keyring) if self._keyring else None
+        kind, key_id = self._whose(kind, key)
+        permit = Permit(self, kind, key_id)
+        refusal = self._too_often(key_id) or (self.full(kind, key_id) if method in _SENDS_BODY else permit.take())
+        if refusal is None:
+            return permit
+        self._note(method, template, key_id, refusal)
+        return refusal
+
+    def turn_away(self, data: bytes) -> NoteLLMError | None:
+        """Why a request gets no permit, by its bytes: `admit` before anything was parsed, a quarter of the price.
+
+        None when it may get one, and for everything but one whole GET without a body.
+        """
+        if not self._full:
+            return None
+        request = plain_get(data)
+        if request is None:
+            return None
+        path, authorization = request
+        kind, template = self._classify("GET", path)
+        kind, key_id = self._whose(kind, key_of(authorization, self._keyring) if self._keyring else None)
+        refusal = self.full(kind, key_id)
+        if refusal:
+            self._note("GET", template, key_id, refusal)
+        return refusal
+
+    def full(self, kind: Kind, key_id: str | None) -> NoteLLMError | None:
+        """Why there is no permit of this kind for this key now; None when there is one."""
+        if kind in self._full:
+            return Overloaded("the service is busy; try again in a moment")
+        if key_id and (kind, key_id) in self._full:
+            return RateLimited("this key has too many requests under way")
+        return None
+
+    def enter(self, kind: Kind, key_id: str | None) -> None:
+        """One request more."""
+        self._in_flight[kind] += 1
+        if self._in_flight[kind] >= self._most[kind]:
+            self._full.add(kind)
+        if key_id:
+            mine = self._of_key.get((kind, key_id), 0) + 1
+            self._of_key[kind, key_id] = mine
+            if mine >= self._most_of_key[kind]:
+                self._full.add((kind, key_id))
+
+    def leave(self, kind: Kind, key_id: str | None) -> None:
+        """One request less."""
+        self._in_flight[kind] -= 1
+        self._full.discard(kind)
+        if key_id:
+            self._full.discard((kind, key_id))
+            mine = self._of_key.pop((kind, key_id)) - 1
+            if mine:
+                self._of_key[kind, key_id] = mine
+
+    async def report(self) -> None:
+        """Tell metrics and audit log who was refused since the last call: one line for many, for many they are."""
+        refused, self._refused = self._refused, {}
+        for refusal, count in refused.items():
+            metrics.HTTP_REFUSED.labels(refusal.route, refusal.code).inc(count)
+            audit.record_refusals(refusal, count)
+        for kind, count in self._in_flight.items():
+            metrics.HTTP_IN_FLIGHT.labels(kind).set(count)
+
+    def _classify(self, method: str, path: str) -> tuple[Kind, str]:
+        if method == "HEAD":
+            method = "GET"
+        for methods, pattern, kind, template in self._routes:
+            if method in methods and pattern.match(path):
+                return kind, template
+        return "public", "unmatched"
+
+    def _whose(self, kind: Kind, key: Key | None) -> tuple[Kind, str | None]:
+        """The permits to take from, and for whom. A stranger takes none of those that are for keys."""
+        if key:
+            return kind, key.id
+        return ("public" if self._keyring else kind), None
+
+    def _too_often(self, key_id: str | None) -> NoteLLMError | None:
+        if not key_id or not self.limits.rate_per_s:
+            return None
+        now_s = self._clock()
+        if key_id not in self._buckets:
+            self._buckets[key_id] = Bucket(self.limits.rate_per_s, self.limits.burst, now_s)
+        wait_s = self._buckets[key_id].take(now_s)
+        return RateLimited("this key asks too often", math.ceil(wait_s)) if wait_s else None
+
+    def _note(self, method: str, template: str, key_id: str | None, refusal: NoteLLMError) -> None:
+        noted = audit.Refusal(method, template, key_id, refusal.status, refusal.code)
+        self._refused[noted] = self._refused.get(noted, 0) + 1
+
+
+class Permit:
+    """What one admitted request holds."""
+
+    __slots__ = ("_gate", "_held", "_key_id", "_kind")
+
+    def __init__(self, gate: Admission, kind: Kind, key_id: str | None) -> None:
+        self._gate = gate
+        self._kind: Kind = kind
+        self._key_id = key_id
+        self._held = False
+
+    def take(self) -> NoteLLMError | None:
+        """Hold it from now on; why that cannot be, if it cannot."""
+        refusal = self._gate.full(self._kind, self._key_id)
+        if refusal is None:
+            self._gate.enter(self._kind, self._key_id)
+            self._held = True
+        return refusal
+
+    async def run(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+        """The request; at its end the permit is free. One that is not held yet is taken behind the body."""
+        body = None if self._held else Body(self._gate, self, receive)
+        try:
+            await app(scope, body or receive, send)
+        finally:
+            if body:
+                body.forget()
+            if self._held:
+                self._held = False
+                self._gate.leave(self._kind, self._key_id)
+
+
+class Body:
+    """A request's body on its way in: due in time, bounded together with all others, admitted when it is whole."""
+
+    def __init__(self, gate: Admission, permit: Permit, receive: Receive) -> None:
+        self._gate = gate
+        self._permit = permit
+        self._receive = receive
+        self._clock = asyncio.get_running_loop().time
+        self._begun_s = self._clock()
+        self._bytes = 0
+        self._is_whole = False
+
+    async def __call__(self) -> Message:
+        """The next part. Raises TimedOut, Overloaded and RateLimited."""
+        if self._is_whole:
+            return await self._receive()
+        try:
+            async with asyncio.timeout_at(self._begun_s + due_s(self._bytes, self._gate.limits)):
+                message = await self._receive()
+        except TimeoutError:
+            raise TimedOut("the body did not arrive in time") from None
+        if message["type"] == "http.request":
+            self._count(len(message.get("body", b"")))
+            self._is_whole = not message.get("more_body", False)
+            if self._is_whole and (refusal := self._permit.take()):
+                raise refusal
+        return message
+
+    def forget(self) -> None:
+        """It takes no more memory."""
+        self._gate.body_bytes -= self._bytes
+        self._bytes = 0
+
+    def _count(self, more_bytes: int) -> None:
+        self._bytes += more_bytes
+        self._gate.body_bytes += more_bytes
+        if self._gate.body_bytes > self._gate.limits.bodies_bytes:
+            raise Overloaded("the service receives too much at once; try again in a moment")
+
+
+def due_s(received_bytes: int, limits: LimitSettings) -> float:
+    """Seconds after its head at which a body of which so much is there must be whole or have grown."""
+    return min(limits.body_s, _BODY_GRACE_S + received_bytes / limits.body_bytes_per_s)
+
+
+def _table(routes: Iterable[BaseRoute]) -> Iterator[tuple[set[str], re.Pattern[str], Kind, str]]:
+    for route in routes:
+        policy = policy_of(route)
+        if isinstance(route, Route) and policy:
+            yield set(route.methods or ()), route.path_regex, policy.kind, route.path

@@ -1,0 +1,1 @@
+"""An indexer process: the indexes of one shard, one a model, and what it shows of itself and of Redis."""

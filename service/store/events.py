@@ -1,0 +1,46 @@
+"""What readers did with notes, on Redis: the implementation of `EventLog`.
+
+Events are what pairs are made of (eq. 1). Each counts once, however often it is sent.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from service.store.connection import redis_errors
+from service.store.records import Event
+from service.store.schema import EVENT, EVENTS, UNLESS_RESTORING
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+# How long an event is known by its id: longer than any client goes on sending.
+REMEMBERED_S = 7 * 24 * 3600
+
+# ARGV: seconds, then id and record of each event. Answers 1 for each event that is new.
+APPEND = (
+    UNLESS_RESTORING
+    + f"""
+local new = {{}}
+for i = 2, #ARGV, 2 do
+  local first = redis.call('SET', '{EVENT}' .. ARGV[i], '', 'NX', 'EX', ARGV[1])
+  if first then redis.call('XADD', '{EVENTS}', '*', 'event', ARGV[i + 1]) end
+  new[#new + 1] = first and 1 or 0
+end
+return new
+"""
+)
+
+
+class RedisEvents:
+    """`EventLog` as a stream of Redis."""
+
+    def __init__(self, redis: "Redis") -> None:
+        self._append = redis.register_script(APPEND)
+
+    async def append(self, events: Sequence[Event]) -> int:
+        """See `EventLog`."""
+        if not events:
+            return 0
+        arguments = [part for event in events for part in (event.event_id, event.encode())]
+        with redis_errors():
+            return sum(await self._append(args=[REMEMBERED_S, *arguments]))

@@ -1,0 +1,349 @@
+"""The job queue of one model as a worker sees it.
+
+A job stays pending under the worker that claimed it until one script publishes its result and takes the job
+away. Whatever crashes in between, the job is claimed again; the script's version check makes that harmless.
+A worker that lives says so about the jobs it holds, and one that ends in order hands back what it did not begin.
+"""
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from redis.exceptions import ResponseError
+
+from service.errors import StoreUnavailable
+from service.store.connection import redis_errors
+from service.store.records import EmbedJob, Failure, Fields, StoredNote, StoredPrediction, pack_vector
+from service.store.schema import FILLED, JOBS, LUA, NOTE, READINGS, WORKERS
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+log = logging.getLogger(__name__)
+
+R = TypeVar("R", StoredNote, StoredPrediction)
+
+# What a Redis says that has lost the group, and what it says to a client that is waiting for a job at that moment.
+_GROUP_GONE = ("NOGROUP", "UNBLOCKED")
+# Idle for longer than any `take_over_s`: free for whoever looks first.
+_LONG_AGO_MS = 24 * 3600 * 1000
+SCANNED = 1000
+
+# ARGV: the model, the dimension of its vectors. A store's first model is active. 1 when all notes are queued for it.
+INTRODUCE = (
+    LUA
+    + """
+local model = ARGV[1]
+redis.call('HSETNX', MODELS, model, ARGV[2])
+redis.call('SETNX', ACTIVE, model)
+return redis.call('SISMEMBER', FILLED, model)
+"""
+)
+
+# ARGV: the model, then ids. Queues the live notes of which nothing was said in their present version.
+FILL = (
+    LUA
+    + """
+local model, queued = ARGV[1], 0
+if not registered(model) then return 0 end
+for i = 2, #ARGV do
+  local id = ARGV[i]
+  local note = redis.call('GET', NOTE .. id)
+  if note and #note > 26 and not deleted(note) then  -- a damaged one is nobody's work
+    local number = version(note)
+    local said = redis.call('HGET', READINGS .. model, id)
+    local failed = redis.call('HGET', FAILED .. model, id)
+    if not (said and version(said) == number) and not (failed and version(failed) == number) then
+      queue(model, id, number)
+      queued = queued + 1
+    end
+  end
+end
+return queued
+"""
+)
+
+# ARGV: the model, then for each job: entry, id, version, reading, vector.
+# Publishes what is the reading of a live note's present version and not published yet. Returns how many.
+PUBLISH = (
+    LUA
+    + """
+local model, published = ARGV[1], 0
+if not registered(model) then return 0 end
+for i = 2, #ARGV, 5 do
+  local entry, id, number, reading = ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2]), ARGV[i + 3]
+  local note = redis.call('GET', NOTE .. id)
+  if live(note, number) then
+    local known = redis.call('HGET', READINGS .. model, id)
+    if not (known and version(known) == number) then
+      redis.call('HSET', READINGS .. model, id, reading)
+      redis.call('HDEL', FAILED .. model, id)
+      local change = {'id', id, 'version', ARGV[i + 2], 'fingerprint', model, 'vector', ARGV[i + 4]}
+      -- A job is queued by the write itself, so its entry says when that was.
+      change[#change + 1] = 'written_ms'
+      change[#change + 1] = string.match(entry, '^%d+')
+      local held = cmsgpack.unpack(note)
+      for _, label in ipairs({'category', 'author'}) do
+        if type(held[label]) == 'string' then
+          change[#change + 1] = label
+          change[#change + 1] = held[label]
+        end
+      end
+      redis.call('XADD', EMBEDDINGS, '*', unpack(change))
+      published = published + 1
+    end
+  end
+  redis.call('XACK', JOBS .. model, WORKERS, entry)
+  redis.call('XDEL', JOBS .. model, entry)
+end
+return published
+"""
+)
+
+# ARGV: the model, entry, id, version, failure, reason.
+FAIL = (
+    LUA
+    + """
+local model, entry, id, number = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
+if registered(model) and live(redis.call('GET', NOTE .. id), number) then
+  redis.call('HSET', FAILED .. model, id, ARGV[5])
+  redis.call('XADD', DEAD, '*', 'id', id, 'version', ARGV[4], 'fingerprint', model, 'reason', ARGV[6])
+end
+redis.call('XACK', JOBS .. model, WORKERS, entry)
+redis.call('XDEL', JOBS .. model, entry)
+"""
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """A job in this worker's hands. ``deliveries`` counts the workers that had it, this one included."""
+
+    entry: str
+    job: EmbedJob
+    deliveries: int = 1
+
+    @property
+    def queued_s(self) -> float:
+        """Seconds since the job was queued, by the clocks of Redis and of this machine; never negative."""
+        return max(0.0, time.time() - int(self.entry.split("-")[0]) / 1000)
+
+
+class JobQueue:
+    """Claims one model's jobs for one worker and publishes what became of them. All calls raise StoreUnavailable.
+
+    ``consumer`` must be the same after a restart and differ between workers; ``dim`` is the length of the model's
+    vectors. Jobs without a `heartbeat` for ``take_over_s`` are abandoned, and anybody's: a worker that only
+    slept may then find its notes already read, which does no harm.
+    """
+
+    def __init__(self, redis: "Redis", consumer: str, fingerprint: str, dim: int, *, take_over_s: float = 30.0) -> None:
+        self.take_over_s = take_over_s
+        self._redis = redis
+        self._consumer = consumer
+        self._model = fingerprint
+        self._dim = dim
+        self._jobs = JOBS + fingerprint
+        self._next_look = 0.0
+        self._own_pending = True
+        self._introduce = redis.register_script(INTRODUCE)
+        self._fill = redis.register_script(FILL)
+        self._publish = redis.register_script(PUBLISH)
+        self._fail = redis.register_script(FAIL)
+
+    async def open(self) -> int:
+        """Make sure that the model is registered and has a consumer group; returns how many notes were queued for it.
+
+        A model new to the store has every live note queued, and is the active one if there was none. That all are
+        queued is written last, so that a crash on the way starts this over.
+        """
+        with redis_errors():
+            filled = await self._introduce(args=[self._model, self._dim])
+            await self._make_group()
+            self._own_pending = True
+            if filled:
+                return 0
+            queued = await self._queue_all()
+            await self._redis.sadd(FILLED, self._model)
+        return queued
+
+    async def claim(self, limit: int, block_s: float) -> list[Claimed]:
+        """The next new jobs, at most ``limit``, or none after ``block_s``."""
+        with _group_errors():
+            answer: Any = await self._redis.xreadgroup(
+                WORKERS, self._consumer, {self._jobs: ">"}, count=limit, block=max(1, int(block_s * 1000))
+            )
+        return await self._decode([(entry, fields, 1) for entry, fields in answer[0][1]]) if answer else []
+
+    async def has_abandoned(self) -> bool:
+        """Whether a job was claimed before, by this worker's last life or by a worker that is gone.
+
+        Asks Redis only now and then, and after `open`. Whatever this worker holds needs its `heartbeat` by then.
+        """
+        with _group_errors():
+            if self._own_pending:
+                if await self._pending(1):
+                    return True
+                self._own_pending = False
+            elif time.monotonic() < self._next_look:
+                return False
+            if await self._pending(1):
+                return True
+        self._next_look = time.monotonic() + self.take_over_s / 3
+        return False
+
+    async def reclaim(self, limit: int) -> list[Claimed]:
+        """Jobs that were left behind. Earlier claims must be dealt with.
+
+        One that a worker began comes alone: should it be the one that killed the worker, its count of deliveries
+        grows and no other's. Those that were in the fewest hands come first, so that workers that die of something
+        else do not die with the same job in hand over and over. Those that were handed back come together.
+        """
+        with _group_errors():
+            pending = await self._pending(limit)
+            pending.sort(key=lambda job: job["times_delivered"])
+            jobs = [job for job in pending if job["times_delivered"] == 0] or pending[:1]
+            async with self._redis.pipeline(transaction=False) as pipe:
+                for job in jobs:
+                    pipe.xclaim(self._jobs, WORKERS, self._consumer, self._idle_ms, [job["message_id"]])
+                answers = await pipe.execute() if jobs else []
+        entries, gone = [], []
+        for job, answer in zip(jobs, answers, strict=True):
+            if answer == [(None, None)]:  # Redis 6.2, for an entry that was deleted but never finished
+                gone.append(job["message_id"].decode())
+            else:
+                entries += [(entry, fields, job["times_delivered"] + 1) for entry, fields in answer]
+        await self.finish(gone)
+        return await self._decode(entries)
+
+    async def heartbeat(self, entries: Sequence[str]) -> None:
+        """Say of claimed jobs that this worker lives and deals with them, so that no other takes them over."""
+        if entries:
+            with _group_errors():
+                await self._redis.xclaim(self._jobs, WORKERS, self._consumer, 0, list(entries), justid=True)
+
+    async def release(self, entries: Sequence[str]) -> None:
+        """Leave claimed jobs that were not begun to whoever looks first, as if they had never been claimed."""
+        if entries:
+            with _group_errors():
+                await self._redis.xclaim(
+                    self._jobs, WORKERS, self._consumer, 0, list(entries), idle=_LONG_AGO_MS, retrycount=0, justid=True
+                )
+
+    async def notes(self, claimed: Sequence[Claimed]) -> list[StoredNote | None]:
+        """The records of the jobs' notes, in order; None where there is none, or none that can be read."""
+        with redis_errors():
+            records: list[Any] = await self._redis.mget([NOTE + item.job.note_id for item in claimed])
+        return [_decoded(StoredNote, record) for record in records]
+
+    async def predictions(self, claimed: Sequence[Claimed]) -> list[StoredPrediction | None]:
+        """What the model last said about the jobs' notes, in order, whatever version that was; None where nothing."""
+        if not claimed:
+            return []
+        with redis_errors():
+            records: list[Any] = await self._redis.hmget(READINGS + self._model, [item.job.note_id for item in claimed])
+        return [_decoded(StoredPrediction, record) for record in records]
+
+    async def publish(self, results: Sequence[tuple[Claimed, StoredPrediction]]) -> int:
+        """Store and announce the readings that are still wanted, and finish their jobs, in one transaction.
+
+        Returns how many were published; again changes nothing, and so does a model that was retired meanwhile.
+        """
+        if not results:
+            return 0
+        args: list[Any] = [self._model]
+        for item, prediction in results:
+            args += [
+                item.entry,
+                item.job.note_id,
+                prediction.version,
+                prediction.encode(),
+                pack_vector(prediction.vector),
+            ]
+        with redis_errors():
+            return int(await self._publish(args=args))
+
+    async def fail(self, item: Claimed, reason: str) -> None:
+        """Give one version of a note up: it is marked, and the job moves to the dead-letter stream."""
+        failure = Failure(item.job.version, reason)
+        with redis_errors():
+            await self._fail(
+                args=[
+                    *(self._model, item.entry, item.job.note_id, item.job.version),
+                    *(failure.encode(), failure.reason),
+                ]
+            )
+
+    async def finish(self, entries: Sequence[str]) -> None:
+        """Take jobs away without a result: their notes were deleted or written again."""
+        if not entries:
+            return
+        with redis_errors():
+            async with self._redis.pipeline(transaction=True) as pipe:
+                pipe.xack(self._jobs, WORKERS, *entries)
+                pipe.xdel(self._jobs, *entries)
+                await pipe.execute()
+
+    async def _make_group(self) -> None:
+        try:
+            # From 0 and not from $: what was queued before the first worker came is work, too.
+            await self._redis.xgroup_create(self._jobs, WORKERS, id="0", mkstream=True)
+        except ResponseError as error:
+            if "BUSYGROUP" not in str(error):
+                raise
+
+    async def _queue_all(self) -> int:
+        cursor, queued = 0, 0
+        while True:
+            cursor, keys = await self._redis.scan(cursor, match=NOTE + "*", count=SCANNED)
+            if keys:
+                queued += int(await self._fill(args=[self._model, *(key[len(NOTE) :] for key in keys)]))
+            if not cursor:
+                return queued
+
+    async def _pending(self, limit: int) -> list[Any]:
+        """The first abandoned jobs: this worker's own as long as it has not begun, then those nobody holds."""
+        consumer = self._consumer if self._own_pending else None
+        pending: list[Any] = await self._redis.xpending_range(
+            self._jobs, WORKERS, "-", "+", limit, consumername=consumer, idle=self._idle_ms or None
+        )
+        return pending
+
+    @property
+    def _idle_ms(self) -> int:
+        return 0 if self._own_pending else int(self.take_over_s * 1000)
+
+    async def _decode(self, entries: Sequence[tuple[bytes, Fields, int]]) -> list[Claimed]:
+        claimed, malformed = [], []
+        for entry, fields, deliveries in entries:
+            try:
+                claimed.append(Claimed(entry.decode(), EmbedJob.decode(fields), deliveries))
+            except ValueError:
+                malformed.append(entry.decode())
+        if malformed:
+            log.warning("jobs_malformed", extra={"entries": malformed[:10], "count": len(malformed)})
+            await self.finish(malformed)
+        return claimed
+
+
+@contextmanager
+def _group_errors() -> Iterator[None]:
+    """`redis_errors`, and StoreUnavailable when the consumer group is gone, as after the loss of all data."""
+    try:
+        with redis_errors():
+            yield
+    except ResponseError as error:
+        if any(word in str(error) for word in _GROUP_GONE):
+            raise StoreUnavailable("the consumer group is gone") from error
+        raise
+
+
+def _decoded(kind: type[R], record: bytes | None) -> R | None:
+    try:
+        return None if record is None else kind.decode(record)
+    except ValueError:
+        log.exception("record_malformed", extra={"kind": kind.__name__})
+        return None

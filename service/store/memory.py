@@ -1,0 +1,163 @@
+"""The store's seams in memory, held to the same contracts as those on Redis. Each can hang and fail: see `Faults`."""
+
+import asyncio
+import hashlib
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+
+from model.note import Note
+from model.text.hashtags import fold
+from model.text.suggestions import spelled
+from service.errors import KeyReused, NotAsExpected, NoteLLMError, QueueFull, StillRunning, StoreUnavailable
+from service.store.interfaces import Answer, Counts, Expected, Suggestion, View
+from service.store.records import Event, StoredNote
+
+
+class Faults:
+    """How a twin fails: it refuses while ``down``, never answers while ``hangs``, waits while ``open`` is not set."""
+
+    def __init__(self) -> None:
+        self.down = False
+        self.hangs = False
+        self.open = asyncio.Event()
+        self.open.set()
+
+    async def reached(self) -> None:
+        """Return when the twin answers. Raises StoreUnavailable."""
+        if self.hangs:
+            await asyncio.Event().wait()
+        await self.open.wait()
+        if self.down:
+            raise StoreUnavailable("the store does not answer")
+
+
+class MemoryStore(Faults):
+    """`NoteStore` in a dict; ``jobs`` are the notes that wait for a worker, with their versions."""
+
+    def __init__(self, max_queue: int = 1_000_000) -> None:
+        super().__init__()
+        self.jobs: list[tuple[str, int]] = []
+        self._max_queue = max_queue
+        self._records: dict[str, StoredNote] = {}
+        self._suggestions: dict[str, Suggestion] = {}
+        self._log: list[str] = []
+        self.views = 0
+
+    async def put(self, notes: Sequence[StoredNote], expected: Expected = None) -> list[int]:
+        """See `NoteStore`."""
+        await self.reached()
+        if expected is not None:
+            self._expect(notes[0].note.id, expected)
+        if len(self.jobs) + len(notes) > self._max_queue:
+            raise QueueFull("too many notes wait to be embedded")
+        return [self._put(record) for record in notes]
+
+    async def delete(self, note_id: str, expected: Expected = None) -> bool:
+        """See `NoteStore`."""
+        await self.reached()
+        old = self._records.get(note_id)
+        if old and expected is not None:
+            self._expect(note_id, expected)
+        if old and not old.deleted:
+            self._log.append(note_id)
+            self._records[note_id] = StoredNote(Note(note_id), old.version + 1, deleted=True)
+            self._suggestions.pop(note_id, None)
+        return old is not None
+
+    async def get(self, note_ids: Sequence[str]) -> list[StoredNote | None]:
+        """See `NoteStore`."""
+        await self.reached()
+        return [self._records.get(note_id) for note_id in note_ids]
+
+    async def view(self, note_ids: Sequence[str], since: str | None) -> View:
+        """See `NoteStore`."""
+        self.views += 1
+        records = await self.get(note_ids)
+        end = len(self._log)
+        return View(records, None if since is None else self._log[int(since) : end], str(end) if end else None)
+
+    async def suggestion(self, note_id: str, fingerprint: str) -> Suggestion | None:  # noqa: ARG002 - it knows one model
+        """See `NoteStore`."""
+        await self.reached()
+        return self._suggestions.get(note_id)
+
+    async def counts(self, fingerprint: str) -> Counts:  # noqa: ARG002
+        """See `NoteStore`."""
+        await self.reached()
+        live = sum(not record.deleted for record in self._records.values())
+        failed = sum(suggestion.failure is not None for suggestion in self._suggestions.values())
+        return Counts(live, failed, len(self.jobs), oldest_job_s=0.5 if self.jobs else 0.0)
+
+    async def spellings(self, tags: Sequence[str]) -> list[str | None]:
+        """See `NoteStore`."""
+        await self.reached()
+        live = [spelled(record.note.hashtags) for record in self._records.values() if not record.deleted]
+        counts = [Counter(written[fold(tag)] for written in live if fold(tag) in written) for tag in tags]
+        return [max(count, key=lambda spelling: (count[spelling], spelling), default=None) for count in counts]
+
+    def suggest(self, note_id: str, suggestion: Suggestion) -> None:
+        """What a worker leaves behind after it has read a note, or given it up."""
+        self._suggestions[note_id] = suggestion
+
+    def _put(self, record: StoredNote) -> int:
+        old = self._records.get(record.note.id)
+        if old and replace(record, version=old.version) == old:
+            return old.version
+        version = old.version + 1 if old else 1
+        self._records[record.note.id] = replace(record, version=version)
+        self.jobs.append((record.note.id, version))
+        self._log.append(record.note.id)
+        return version
+
+    def _expect(self, note_id: str, expected: Expected) -> None:
+        old = self._records.get(note_id)
+        version = old.version if old and not old.deleted else None
+        holds = version is None if expected == "none" else version is not None and expected in ("any", version)
+        if not holds:
+            raise NotAsExpected("the note is not at the version that the request names")
+
+
+class MemoryEvents(Faults):
+    """`EventLog` in a dict."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: dict[str, Event] = {}
+
+    async def append(self, events: Sequence[Event]) -> int:
+        """See `EventLog`."""
+        await self.reached()
+        before = len(self.kept)
+        self.kept = {event.event_id: event for event in events} | self.kept
+        return len(self.kept) - before
+
+
+class MemoryAnswers(Faults):
+    """`Answers` in a dict; none is ever forgotten."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._kept: dict[str, tuple[bytes, Answer | None]] = {}
+
+    async def once(self, key: str, request: bytes, run: Callable[[], Awaitable[Answer]]) -> tuple[Answer, bool]:
+        """See `Answers`."""
+        await self.reached()
+        digest = hashlib.blake2b(request).digest()
+        if key in self._kept:
+            return self._again(*self._kept[key], digest), True
+        self._kept[key] = digest, None
+        try:
+            answer = await run()
+        except NoteLLMError:
+            del self._kept[key]
+            raise
+        self._kept[key] = digest, answer
+        return answer, False
+
+    def _again(self, first: bytes, answer: Answer | None, digest: bytes) -> Answer:
+        if first != digest:
+            raise KeyReused("this idempotency key was used for another request")
+        if answer is None:
+            raise StillRunning("a request with this idempotency key is being answered")
+        return answer

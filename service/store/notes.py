@@ -1,0 +1,217 @@
+"""Notes on Redis: the implementation of `NoteStore`."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+from indexer.rpc.trace import TRACEPARENT
+from model.note import Note
+from model.text.hashtags import fold
+from service.errors import NotAsExpected, QueueFull
+from service.store.connection import redis_errors
+from service.store.interfaces import Counts, Expected, Suggestion, View
+from service.store.records import Failure, StoredNote, StoredPrediction
+from service.store.schema import COUNTS, FAILED, JOBS, LUA, MODELS, NOTE, READINGS, TAG, WRITES
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+# A reader that has more than this to catch up with starts anew.
+WRITES_READ = 1000
+
+# What every script that writes asks first: is the note (a record or nil) at the version that the caller expects?
+_EXPECTED = """
+local function at_expected(held, expected)
+  if expected == '' then return true end
+  if not held or deleted(held) then return expected == 'none' end
+  return expected == 'any' or expected == string.format('%.0f', version(held))
+end
+"""
+
+# ARGV: most jobs that may wait, the version expected of the (then only) note, the traceparent of the write, then one
+# record a note, its version not yet known. Nil when too many wait, 0 when the note is not as expected. Before the first
+# model came, every live note waits. A model that does not answer may be gone for good, so its jobs must not fill the
+# memory: where there are more than it takes to read every note again, its next worker queues what it lacks.
+PUT = (
+    LUA
+    + _EXPECTED
+    + """
+local models, active = redis.call('HKEYS', MODELS), redis.call('GET', ACTIVE)
+local most, notes = tonumber(ARGV[1]), tonumber(redis.call('HGET', COUNTS, 'live') or 0)
+local waiting = active and redis.call('XLEN', JOBS .. active) or notes
+if waiting + #ARGV - 3 > most then return nil end
+for _, model in ipairs(models) do
+  if model ~= active and redis.call('XLEN', JOBS .. model) > notes + most then
+    redis.call('UNLINK', JOBS .. model)
+    redis.call('SREM', FILLED, model)
+  end
+end
+local versions = {}
+for i = 4, #ARGV do
+  local note = cmsgpack.unpack(ARGV[i])
+  local held = redis.call('GET', NOTE .. note.id)
+  local number = held and version(held) or 0
+  if not at_expected(held, ARGV[2]) then return 0 end
+  if not held or body(held) ~= body(ARGV[i]) then
+    number = number + 1
+    redis.call('SET', NOTE .. note.id, with_version(ARGV[i], number))
+    if not held or deleted(held) then redis.call('HINCRBY', COUNTS, 'live', 1) end
+    if held then
+      if deleted(held) then redis.call('HINCRBY', COUNTS, 'deleted', -1) end
+      count_tags(held, -1)
+    end
+    count_tags(ARGV[i], 1)
+    for _, model in ipairs(models) do
+      redis.call('HDEL', FAILED .. model, note.id)
+      queue(model, note.id, number, ARGV[3])
+    end
+    wrote(note.id)
+  end
+  versions[i - 3] = number
+end
+return versions
+"""
+)
+
+# ARGV: the id, its tombstone, version not yet known, the version expected. 0 when the id was never seen, -1 when the
+# note is not as expected.
+DELETE = (
+    LUA
+    + _EXPECTED
+    + """
+local id = ARGV[1]
+local held = redis.call('GET', NOTE .. id)
+if not held then return 0 end
+if not at_expected(held, ARGV[3]) then return -1 end
+if deleted(held) then return 1 end
+local number = version(held) + 1
+redis.call('SET', NOTE .. id, with_version(ARGV[2], number))
+for _, model in ipairs(redis.call('HKEYS', MODELS)) do
+  redis.call('HDEL', READINGS .. model, id)
+  redis.call('HDEL', FAILED .. model, id)
+end
+count_tags(held, -1)
+redis.call('HINCRBY', COUNTS, 'live', -1)
+redis.call('HINCRBY', COUNTS, 'deleted', 1)
+wrote(id)
+redis.call('XADD', EMBEDDINGS, '*', 'id', id, 'version', string.format('%.0f', number),
+  'fingerprint', redis.call('GET', ACTIVE) or '')
+return 1
+"""
+)
+
+
+class RedisStore:
+    """`NoteStore` on Redis. Every write is one script: a note and its job are stored both or not at all."""
+
+    def __init__(self, redis: "Redis", max_queue: int) -> None:
+        self._redis = redis
+        self._max_queue = max_queue
+        self._put = redis.register_script(PUT)
+        self._delete = redis.register_script(DELETE)
+
+    async def put(self, notes: Sequence[StoredNote], expected: Expected = None) -> list[int]:
+        """See `NoteStore`. Notes of one call are stored in order, in one transaction; ``expected`` is for one note."""
+        if not notes:
+            return []
+        assert expected is None or len(notes) == 1
+        records = [replace(note, version=0, deleted=False).encode() for note in notes]
+        with redis_errors():
+            versions = await self._put(args=[self._max_queue, _word(expected), TRACEPARENT.get() or "", *records])
+        if versions is None:
+            raise QueueFull("too many notes wait to be embedded")
+        if versions == 0:
+            raise NotAsExpected("the note is not at the version that the request names")
+        return [int(version) for version in versions]
+
+    async def delete(self, note_id: str, expected: Expected = None) -> bool:
+        """See `NoteStore`."""
+        tombstone = StoredNote(Note(note_id), version=0, deleted=True).encode()
+        with redis_errors():
+            outcome = await self._delete(args=[note_id, tombstone, _word(expected)])
+        if outcome < 0:
+            raise NotAsExpected("the note is not at the version that the request names")
+        return bool(outcome)
+
+    async def get(self, note_ids: Sequence[str]) -> list[StoredNote | None]:
+        """See `NoteStore`."""
+        if not note_ids:
+            return []
+        with redis_errors():
+            records: list[Any] = await self._redis.mget([NOTE + note_id for note_id in note_ids])
+        return _decoded(records)
+
+    async def view(self, note_ids: Sequence[str], since: str | None) -> View:
+        """See `NoteStore`."""
+        with redis_errors():
+            if since and not note_ids:  # what nearly every call of a warm cache asks
+                log: Any = await self._redis.xrange(WRITES, min=since, count=WRITES_READ)
+                return View([], *_written(log, since))
+            async with self._redis.pipeline(transaction=True) as pipe:
+                if since:
+                    pipe.xrange(WRITES, min=since, count=WRITES_READ)
+                else:
+                    pipe.xrevrange(WRITES, count=1)
+                if note_ids:
+                    pipe.mget([NOTE + note_id for note_id in note_ids])
+                entries, *records = await pipe.execute()
+        return View(_decoded(chain.from_iterable(records)), *_written(entries, since))
+
+    async def suggestion(self, note_id: str, fingerprint: str) -> Suggestion | None:
+        """See `NoteStore`. A failure counts when it is newer than what the model said before."""
+        with redis_errors():
+            async with self._redis.pipeline(transaction=True) as pipe:
+                pipe.hget(READINGS + fingerprint, note_id)
+                pipe.hget(FAILED + fingerprint, note_id)
+                read, failed = await pipe.execute()
+        prediction = None if read is None else StoredPrediction.decode(read)
+        failure = None if failed is None else Failure.decode(failed)
+        if failure and (prediction is None or failure.version >= prediction.version):
+            return Suggestion(failure.version, "", failure=failure.reason)
+        if prediction:
+            return Suggestion(prediction.version, prediction.fingerprint, prediction.hashtags, prediction.category)
+        return None
+
+    async def counts(self, fingerprint: str) -> Counts:
+        """See `NoteStore`. The oldest job's age is by Redis' own clock."""
+        with redis_errors():
+            async with self._redis.pipeline(transaction=True) as pipe:
+                pipe.hget(COUNTS, "live")
+                pipe.hlen(FAILED + fingerprint)
+                pipe.hexists(MODELS, fingerprint)
+                pipe.xlen(JOBS + fingerprint)
+                pipe.xrange(JOBS + fingerprint, count=1)
+                pipe.time()
+                live, failed, registered, jobs, oldest, (seconds, _) = await pipe.execute()
+        age_s = max(0.0, seconds - int(oldest[0][0].split(b"-")[0]) / 1000) if oldest else 0.0
+        return Counts(int(live or 0), failed, jobs if registered else int(live or 0), age_s)
+
+    async def spellings(self, tags: Sequence[str]) -> list[str | None]:
+        """See `NoteStore`."""
+        if not tags:
+            return []
+        with redis_errors():
+            async with self._redis.pipeline(transaction=True) as pipe:
+                for tag in tags:
+                    pipe.zrevrange(TAG + fold(tag), 0, 0)
+                answers = await pipe.execute()
+        return [answer[0].decode() if answer else None for answer in answers]
+
+
+def _decoded(records: Iterable[bytes | None]) -> list[StoredNote | None]:
+    return [None if record is None else StoredNote.decode(record) for record in records]
+
+
+def _word(expected: Expected) -> str:
+    """As the scripts compare it."""
+    return "" if expected is None else str(expected)
+
+
+def _written(entries: Sequence[tuple[bytes, Any]], since: str | None) -> tuple[list[str] | None, str | None]:
+    """The ids behind the entry ``since``, which has to be the first, and the cursor to go on from."""
+    if since is None:
+        return None, entries[-1][0].decode() if entries else None
+    if not entries or entries[0][0].decode() != since or len(entries) == WRITES_READ:
+        return None, None
+    return [fields[b"id"].decode() for _, fields in entries[1:]], entries[-1][0].decode()

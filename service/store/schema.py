@@ -1,0 +1,87 @@
+"""The schema of Redis: every key, and the Lua library that every script begins with.
+
+==================================  ==========================================================================
+key                                 holds
+==================================  ==========================================================================
+``notellm:v1:note:<id>``            msgpack map: a `StoredNote` (a tombstone keeps id, version and deleted)
+``notellm:v1:models``               hash: fingerprint of every registered model -> dimension of its vectors
+``notellm:v1:active``               fingerprint of the registered model that answers
+``notellm:v1:filled``               set: models for which every live note was queued
+``notellm:v1:readings:<model>``     hash: id -> msgpack map: version, fingerprint, vector, suggested hashtags,
+                                    category, source
+``notellm:v1:failed:<model>``       hash: id -> msgpack map: version and reason, when a worker gave the note up
+``notellm:v1:jobs:<model>``         stream of `EmbedJob`, consumer group ``workers``; read entries are deleted
+``notellm:v1:embeddings``           stream of changes for the indexes, of all models, replayable from any cursor
+``notellm:v1:dead``                 stream of jobs that were given up, with the reason
+``notellm:v1:writes``               stream of the ids that were written or deleted, for caches; only its end is kept
+``notellm:v1:events``               stream of what readers did with notes: one msgpack map an entry
+``notellm:v1:event:<id>``           there for as long as an event of this id would be a duplicate
+``notellm:v1:answer:<digest>``      msgpack list: the answer to a write that carried an idempotency key
+``notellm:v1:tag:<key>``            sorted set: spelling of a hashtag -> number of live notes that write it so
+``notellm:v1:counts``               hash: live, deleted
+``notellm:v1:cursors``              hash: ``<indexer>/<model>`` -> cursor of the oldest snapshot that the indexer
+                                    may fall back to, and when it said so
+``notellm:v1:restoring``            there while a restore is not finished: which backup it is of
+==================================  ==========================================================================
+
+What is of one model stands in three keys, so that to retire it is one step.
+"""
+
+NOTE = "notellm:v1:note:"
+MODELS = "notellm:v1:models"
+ACTIVE = "notellm:v1:active"
+FILLED = "notellm:v1:filled"
+READINGS = "notellm:v1:readings:"
+FAILED = "notellm:v1:failed:"
+JOBS = "notellm:v1:jobs:"
+EMBEDDINGS = "notellm:v1:embeddings"
+DEAD = "notellm:v1:dead"
+WRITES = "notellm:v1:writes"
+EVENTS = "notellm:v1:events"
+EVENT = "notellm:v1:event:"
+ANSWER = "notellm:v1:answer:"
+TAG = "notellm:v1:tag:"
+COUNTS = "notellm:v1:counts"
+CURSORS = "notellm:v1:cursors"
+RESTORING = "notellm:v1:restoring"
+WORKERS = "workers"
+# A cache that is further behind forgets everything, so a short log is enough.
+WRITES_KEPT = 10_000
+
+# Half a store must not be written to: versions would be given twice. A script that says this is StoreUnavailable.
+UNLESS_RESTORING = f"""
+if redis.call('EXISTS', '{RESTORING}') == 1 then return redis.error_reply('READONLY a restore is not finished') end
+"""
+
+# What scripts know: the keys above, and the header of records as `_record` writes it.
+RECORDS = f"""
+local NOTE, MODELS, ACTIVE, FILLED = '{NOTE}', '{MODELS}', '{ACTIVE}', '{FILLED}'
+local READINGS, FAILED, JOBS, WORKERS = '{READINGS}', '{FAILED}', '{JOBS}', '{WORKERS}'
+local EMBEDDINGS, DEAD, CURSORS = '{EMBEDDINGS}', '{DEAD}', '{CURSORS}'
+local TAG, COUNTS = '{TAG}', '{COUNTS}'
+local function wrote(id) redis.call('XADD', '{WRITES}', 'MAXLEN', '~', {WRITES_KEPT}, '*', 'id', id) end
+local function version(record) return (struct.unpack('>I8', record, 11)) end
+local function deleted(note) return string.byte(note, 27) == 0xc3 end
+local function body(note) return string.sub(note, 19) end
+local function with_version(note, number)
+  return string.sub(note, 1, 10) .. struct.pack('>I8', number) .. body(note)
+end
+local function live(note, number) return note and not deleted(note) and version(note) == number end
+local function registered(model) return redis.call('HEXISTS', MODELS, model) == 1 end
+local function queue(model, id, number, traceparent)
+  local job = {{'id', id, 'version', string.format('%.0f', number)}}
+  if traceparent and traceparent ~= '' then
+    job[5], job[6] = 'traceparent', traceparent
+  end
+  redis.call('XADD', JOBS .. model, '*', unpack(job))
+end
+local function count_tags(note, step)
+  for key, spelling in pairs(cmsgpack.unpack(note).tags or {{}}) do
+    local count = tonumber(redis.call('ZINCRBY', TAG .. key, step, spelling))
+    if count <= 0 then redis.call('ZREM', TAG .. key, spelling) end
+  end
+end
+"""
+
+# What every script of a running service begins with.
+LUA = UNLESS_RESTORING + RECORDS

@@ -1,0 +1,1 @@
+"""A worker process: takes jobs, runs the model, publishes what it predicts; and answers drafts."""

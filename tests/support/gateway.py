@@ -1,0 +1,50 @@
+"""A whole gateway over the twins of its seams: the application as `service.wiring` makes it, in memory."""
+
+import httpx
+
+from indexer.serving.memory import MemorySearcher
+from model.note import Note
+from service.api.app import create_app
+from service.keys import Keyring
+from service.recommend.memory import FINGERPRINT, WordDrafter, bag_of_words
+from service.recommend.recommender import Recommender
+from service.settings import HttpSettings, IndexSettings, Settings
+from service.store.interfaces import Answers, Suggestion
+from service.store.memory import MemoryAnswers, MemoryEvents, MemoryStore
+from service.store.records import StoredNote
+
+
+class MemoryGateway:
+    """A whole gateway in memory; `drain` and `publish` play the worker and the index.
+
+    ``answers`` to idempotency keys are kept in memory, too, unless others are given.
+    """
+
+    def __init__(self, keys: Keyring | None = None, answers: Answers | None = None, **http: float) -> None:
+        self.store = MemoryStore()
+        self.searcher = MemorySearcher(fingerprint=FINGERPRINT)
+        self.drafter = WordDrafter()
+        settings = Settings(http=HttpSettings.model_validate(http), index=IndexSettings(addresses=("shard0", "shard1")))
+        self.events = MemoryEvents()
+        self.answers = answers or MemoryAnswers()
+        self.recommender = Recommender(self.store, self.events, self.searcher, self.drafter, settings, FINGERPRINT)
+        self.app = create_app(lambda: self.recommender, self.answers, settings, keys)
+
+    def client(self) -> httpx.AsyncClient:
+        """An HTTP client of the app; a 500 is an answer here, not an exception in the test."""
+        transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
+        return httpx.AsyncClient(transport=transport, base_url="http://gateway")
+
+    async def publish(self, *notes: Note | StoredNote) -> None:
+        """Store notes and make them searchable."""
+        await self.store.put([note if isinstance(note, StoredNote) else StoredNote(note, 0) for note in notes])
+        await self.drain()
+
+    async def drain(self) -> None:
+        """Read every queued note and put it into the index."""
+        for note_id, version in self.store.jobs:
+            [record] = await self.store.get([note_id])
+            if record and record.version == version and not record.deleted:
+                self.store.suggest(note_id, Suggestion(version, FINGERPRINT, (("suggested", 0.5),), ("Travel", 0.9)))
+                self.searcher.hold(note_id, version, bag_of_words(record.note), record.note.category, record.author)
+        self.store.jobs.clear()

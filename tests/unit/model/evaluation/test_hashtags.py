@@ -1,0 +1,185 @@
+"""Categories and hashtags, scored on answers that were written by hand."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from model.backend import Prediction, Scored
+from model.data.cooccurrence import split_notes
+from model.evaluation.hashtags import (
+    WITH_NEIGHBORS,
+    HashtagReport,
+    compare_hashtags,
+    evaluate_categories,
+    evaluate_hashtags,
+    evaluate_tags,
+    format_categories,
+    format_hashtags,
+    sample_notes,
+)
+from model.evaluation.retrieval import NOTELLM
+from model.note import Note
+
+
+def test_categories_are_scored_against_the_closed_set():
+    row = evaluate_categories(["Food", "Flood", None], ["food", "Food", "Food"], ["Food", "Travel"])
+
+    assert (row.notes, row.accuracy, row.illegal) == (3, pytest.approx(1 / 3), pytest.approx(2 / 3))
+
+
+def test_hashtags_are_compared_as_the_service_cleans_them():
+    row = evaluate_hashtags([["city_walk", "咖啡"]], [["#City Walk", "咖啡"]])
+
+    assert [row.bleu4, row.rouge1, row.rouge2, row.rouge_l, row.f1] == pytest.approx([1] * 5)
+
+
+def test_texts_are_compared_at_the_true_number_of_hashtags_and_f1_at_five():
+    row = evaluate_hashtags([["a", "b", "c", "d"]], [["a"]])
+
+    assert row.rouge1 == 1
+    assert row.f1 == pytest.approx(2 * 1 / (4 + 1))
+
+
+def test_free_categories_are_scored_beside_the_constrained_ones():
+    row = evaluate_categories(["Food", "Travel"], ["Food", "Food"], ["Food", "Travel"], ["a recipe", "Food"])
+
+    assert (row.accuracy, row.illegal) == (0.5, 0)
+    assert (row.unconstrained_accuracy, row.unconstrained_illegal) == (0.5, 0.5)
+    assert format_categories(row).splitlines()[2:] == [
+        "| held to the closed set | 2 | 50.0 | 0.0 |",
+        "| unconstrained | 2 | 50.0 | 50.0 |",
+    ]
+
+
+def test_categories_that_nobody_wrote_freely_have_no_such_line():
+    row = evaluate_categories(["Food"], ["Food"], ["Food"])
+
+    assert row.unconstrained_accuracy is None
+    assert "unconstrained" not in format_categories(row)
+
+
+def test_every_lead_is_the_difference_of_the_two_rows():
+    truth = [["coffee", "city"], ["tea"]]
+    right, half, wrong = truth, [["coffee", "walk"], ["tea"]], [["x"], ["y"]]
+
+    report = compare_hashtags({"ours": right, "ours too": half}, {"theirs": wrong, "also theirs": half}, truth)
+
+    by_name = {row.name: row for row in report.rows}
+    assert list(by_name) == ["ours", "ours too", "theirs", "also theirs"]
+    assert [(lead.name, lead.over, lead.metric) for lead in report.leads] == [
+        (ours, theirs, metric)
+        for ours in ("ours", "ours too")
+        for theirs in ("theirs", "also theirs")
+        for metric in ("ROUGE1", "F1@5")
+    ]
+    for lead in report.leads:
+        figure = "rouge1" if lead.metric == "ROUGE1" else "f1"
+        assert lead.lead.mean == pytest.approx(
+            getattr(by_name[lead.name], figure) - getattr(by_name[lead.over], figure)
+        )
+    sure = report.leads[0].lead
+    assert (sure.mean, sure.low, sure.high) == (1, 1, 1)
+
+
+def test_a_sample_is_the_same_whatever_the_order_and_whoever_else_is_there():
+    notes = [Note(str(number)) for number in range(200)]
+
+    drawn = sample_notes(notes, 50)
+
+    assert len(drawn) == 50
+    assert drawn == [note for note in notes if note in drawn], "in order"
+    assert set(sample_notes(notes[::-1], 50)) == set(drawn)
+    assert sample_notes(drawn, 20) == sample_notes(notes, 20), "notes that were not drawn make no difference"
+    assert sample_notes(notes, None) == sample_notes(notes, 1000) == notes
+
+
+TOPICS = ("coffee", "hiking", "sewing", "chess")
+NOTES = [
+    Note(f"n{number}", f"about {TOPICS[number % 4]} day {number}", "", (TOPICS[number % 4], f"only{number}", "daily"))
+    for number in range(120)
+]
+
+
+def topic_of(note: Note) -> int:
+    return next(number for number, topic in enumerate(TOPICS) if topic in note.title)
+
+
+class Reader:
+    """Knows each note's topic, and writes it as a hashtag."""
+
+    def __init__(self) -> None:
+        self.asked: list[Note] = []
+
+    def __call__(self, notes: Sequence[Note]) -> list[Prediction]:
+        self.asked.extend(notes)
+        return [Prediction(embed([note])[0], (Scored(TOPICS[topic_of(note)], 0.9),), None) for note in notes]
+
+
+def embed(notes: Sequence[Note]) -> np.ndarray:
+    return np.eye(4, dtype=np.float32)[[topic_of(note) for note in notes]]
+
+
+def reported(notes: Sequence[Note] | Path, **options: object) -> HashtagReport:
+    report = evaluate_tags(notes, Reader(), embed, **options)
+    assert report is not None
+    return report
+
+
+def test_hashtags_are_compared_with_neighbors_and_the_most_frequent_ones_without_any_events():
+    """True: topic, one of its own, ``daily``. The reader names the topic; its neighbors add ``daily``."""
+    report = reported(NOTES)
+
+    by_name = {row.name: row for row in report.rows}
+    held_out = split_notes(note.id for note in NOTES)
+    assert list(by_name) == [NOTELLM, WITH_NEIGHBORS, "hashtags of TF-IDF neighbors", "most frequent hashtags"]
+    assert {row.notes for row in report.rows} == {len(held_out)}
+    assert by_name[NOTELLM].f1 == pytest.approx(2 * 1 / (1 + 3))
+    assert by_name[WITH_NEIGHBORS].f1 == pytest.approx(2 * 2 / (5 + 3)), "five said, two of them true"
+    assert by_name[WITH_NEIGHBORS].rouge1 > by_name[NOTELLM].rouge1
+    assert by_name["hashtags of TF-IDF neighbors"].rouge1 > by_name["most frequent hashtags"].rouge1
+    assert len(report.leads) == 2 * 2 * 2
+    tables = format_hashtags(report).split("\n\n")
+    assert [len(table.splitlines()) for table in tables] == [2 + 4, 2 + 8]
+
+
+def test_drafts_show_title_and_content_alone_and_no_held_out_hashtag_reaches_an_opponent():
+    """Every note carries a hashtag of its own: whoever names that of a held-out note has seen it."""
+    reader = Reader()
+
+    report = evaluate_tags(NOTES, reader, embed)
+
+    held_out = split_notes(note.id for note in NOTES)
+    assert {note.id for note in reader.asked} == held_out
+    assert all(note.hashtags == () and note.category is None for note in reader.asked)
+    assert report is not None
+    assert all(row.f1 < 1 and row.rouge1 < 1 for row in report.rows)
+
+
+def test_a_limit_asks_about_the_same_notes_each_time():
+    readers = [Reader(), Reader()]
+
+    for reader, notes in zip(readers, (NOTES, NOTES[::-1]), strict=True):
+        evaluate_tags(notes, reader, limit=7)
+
+    first, second = ({note.id for note in reader.asked} for reader in readers)
+    assert first == second
+    assert len(first) == 7
+
+
+def test_hashtags_can_be_read_from_a_folder_with_notes_alone(tmp_path):
+    (tmp_path / "notes.jsonl").write_text(
+        "".join(
+            f'{{"note_id": "{note.id}", "title": "{note.title}", "hashtags": ["{note.hashtags[0]}"]}}\n'
+            for note in NOTES
+        )
+    )
+
+    assert reported(tmp_path).rows[0].f1 == 1
+
+
+def test_without_training_hashtags_the_model_stands_alone_and_without_any_nothing_does():
+    assert [row.name for row in reported(NOTES, holdout=1.0).rows] == [NOTELLM]
+    assert evaluate_tags([Note("a", "text")], Reader(), holdout=1.0) is None
+    assert evaluate_tags([Note("a", " ", "", ("tag",))], Reader(), holdout=1.0) is None

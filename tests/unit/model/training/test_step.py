@@ -1,0 +1,181 @@
+"""The gradient of a step does not depend on how it was computed: chunks, recomputation, ranks."""
+
+import copy
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+from support.tiny import NOTES, tiny_base
+
+from model.network.checkpoint import special_ids
+from model.network.losses import contrastive_loss, generation_loss, total_loss
+from model.network.notellm import NoteLLM, add_embedding_token
+from model.recipes import Recipe, small
+from model.text.prompt import SHARED, PromptBuilder
+from model.training.distributed import Ranks, clip, spread, whole
+from model.training.examples import Sampling, TrainingSet
+from model.training.step import CachedNegatives, Losses, Step
+
+PAIRS = [("n1", "n3"), ("n2", "n4"), ("n5", "n6"), ("n1", "n6"), ("n2", "n6"), ("n3", "n6")]
+RECIPE = replace(small(), pairs_per_batch=4, dim=8, compute_dtype="float32", alpha=0.7, chunk_notes=3)
+DRAW = Sampling(4, 0.5, 3, 0)
+
+Gradients = dict[str, torch.Tensor]
+
+
+def parts(shape: str = "llama") -> tuple[NoteLLM, TrainingSet]:
+    base = tiny_base(shape)
+    special = special_ids(base.tokenizer, base.bos, base.eos, base.pad)
+    add_embedding_token(base.backbone, base.tokenizer.get_vocab_size())
+    torch.manual_seed(7)
+    network = NoteLLM(base.backbone, 8, tau=1.0)
+    return network, TrainingSet(NOTES, PAIRS, PromptBuilder(base.tokenizer, special, SHARED, 20, 80))
+
+
+def gradient(network: NoteLLM, training_set: TrainingSet, recipe: Recipe, ranks: Ranks, run: object) -> Losses:
+    draw = replace(DRAW, chunk_notes=recipe.chunk_notes)
+    batch = training_set.batch(5, draw, ranks.rank, ranks.world)
+    return Step(run, training_set, recipe, ranks).backward(batch, network.log_scale, 0.0)
+
+
+def alone(recipe: Recipe, shape: str = "llama") -> tuple[Losses, Gradients]:
+    network, training_set = parts(shape)
+    ranks = Ranks(0, 1, torch.device("cpu"))
+    losses = gradient(network, training_set, recipe, ranks, network)
+    return losses, {name: weight.grad for name, weight in network.named_parameters() if weight.grad is not None}
+
+
+def oracle(shape: str) -> tuple[float, Gradients]:
+    """Eq. (4) of the whole batch in one plain graph, token-wise mean and all."""
+    network, training_set = parts(shape)
+    [chunk] = training_set.batch(5, replace(DRAW, chunk_notes=99)).chunks
+    batch = training_set.batch(5, DRAW)
+    hidden = network.hidden(chunk.ids_CL)
+    emb = network.embedding(hidden[torch.arange(8), chunk.before_emb_C])
+    emb = emb[torch.tensor(chunk.rows).argsort()]
+    contrastive = contrastive_loss(emb, network.log_scale, batch.related)
+    logits = network.logits(hidden.flatten(0, 1)[chunk.predict_T])
+    generation = generation_loss(logits, chunk.target_T) / len(chunk.target_T)
+    total = total_loss(contrastive, generation, RECIPE.alpha)
+    total.backward()
+    return total.item(), {name: weight.grad for name, weight in network.named_parameters() if weight.grad is not None}
+
+
+def assert_same(found: Gradients, expected: Gradients) -> None:
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-6, msg=lambda text, name=name: name + text)
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("chunk_notes", [1, 3, 8])
+def test_chunks_give_the_gradient_of_the_whole_batch(chunk_notes, recompute):
+    total, expected = oracle("llama")
+    losses, found = alone(replace(RECIPE, chunk_notes=chunk_notes, recompute=recompute))
+    assert losses.total == pytest.approx(total, rel=1e-5)
+    assert_same(found, expected)
+
+
+@pytest.mark.parametrize("shape", ["qwen2", "opt", "bert"])
+def test_every_shape_of_network_has_it(shape):
+    total, expected = oracle(shape)
+    losses, found = alone(RECIPE, shape)
+    assert losses.total == pytest.approx(total, rel=1e-5)
+    assert_same(found, expected)
+
+
+def test_gradient_checkpointing_changes_nothing():
+    _, expected = alone(RECIPE)
+    network, training_set = parts()
+    network.backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    network.train()
+    gradient(network, training_set, RECIPE, Ranks(0, 1, torch.device("cpu")), network)
+    assert_same({name: weight.grad for name, weight in network.named_parameters()}, expected)
+
+
+def test_vectors_of_earlier_batches_are_negatives_unless_their_notes_are_related():
+    network, training_set = parts()
+    ranks, recipe = Ranks(0, 1, torch.device("cpu")), replace(RECIPE, alpha=0.0)
+    cached = CachedNegatives(5)
+    step = Step(network, training_set, recipe, ranks, cached=cached)
+    first, second = (training_set.batch(number, replace(DRAW, hashtag_share=None)) for number in (0, 1))
+    step.backward(first, network.log_scale, 0.0)
+    assert list(cached.notes) == list(first.notes[-5:])
+    earlier = torch.stack(list(cached.vectors))
+    with torch.no_grad():
+        rows = [row for chunk in second.chunks for row in chunk.rows]
+        emb = network(second.chunks)[0][torch.tensor(rows).argsort()]
+    known = torch.tensor([[a == b or b in training_set.related[a] for b in first.notes[-5:]] for a in second.notes])
+    expected = contrastive_loss(emb, network.log_scale, second.related, earlier, known).item()
+    assert known.any()
+    assert step.backward(second, network.log_scale, 0.0).contrastive == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_thousand_notes_fit_the_memory_of_one_chunk():
+    """With recomputation the number of activations alive at once is that of a chunk, however large the batch is."""
+    network, _ = parts()
+    alive: list[int] = []
+    network.register_forward_hook(lambda module, inputs, output: alive.append(len(output[0])))
+    many = [note.__class__(f"{note.id}-{copy_}", *list(vars_of(note))[1:]) for copy_ in range(90) for note in NOTES]
+    pairs = [(many[place].id, many[place + 1].id) for place in range(0, 520, 2)]
+    training_set = TrainingSet(many, pairs, parts()[1]._builder)
+    recipe = replace(RECIPE, recompute=True, chunk_notes=32, pairs_per_batch=256)
+    batch = training_set.batch(0, Sampling(256, 0.5, 32, 0))
+    Step(network, training_set, recipe, Ranks(0, 1, torch.device("cpu"))).backward(batch, network.log_scale, 0.0)
+    assert max(alive) == 32
+    assert len(alive) == 2 * 512 / 32
+
+
+def vars_of(note) -> list[object]:
+    return [getattr(note, name) for name in note.__dataclass_fields__]
+
+
+def test_clipping_scales_all_gradients_to_the_norm_that_torch_finds():
+    network, training_set = parts()
+    gradient(network, training_set, RECIPE, Ranks(0, 1, torch.device("cpu")), network)
+    other = copy.deepcopy(network)
+    for ours, theirs in zip(network.parameters(), other.parameters(), strict=True):
+        theirs.grad = ours.grad.clone()
+    norm = torch.nn.utils.clip_grad_norm_(other.parameters(), 0.1)
+    assert clip(network.parameters(), 0.1) == pytest.approx(float(norm), rel=1e-5)
+    for ours, theirs in zip(network.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad)
+
+
+def _rank(rank: int, port: int, strategy: str, recompute: bool, out: str) -> None:
+    torch.set_num_threads(1)
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    with Ranks.join() as ranks:
+        network, training_set = parts()
+        run = spread(network, ranks, strategy)
+        losses = gradient(network, training_set, replace(RECIPE, recompute=recompute, chunk_notes=2), ranks, run)
+        norm = clip(network.parameters(), 1e9)
+        found = {name: whole(weight.grad) for name, weight in network.named_parameters()}
+        if ranks.first:
+            torch.save({"losses": losses.total, "norm": norm, "gradients": found}, out)
+        ranks.wait()
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+@pytest.mark.parametrize("recompute", [False, True])
+def test_two_ranks_give_the_gradient_of_one_process_on_the_joined_batch(strategy, recompute, tmp_path, free_port):
+    _, expected = alone(RECIPE)
+    out = tmp_path / "gradients"
+    mp.spawn(_rank, (free_port, strategy, recompute, str(out)), nprocs=2, daemon=True)
+    found = torch.load(out, weights_only=True)
+    assert_same(found["gradients"], expected)
+    norm = sum(float((value**2).sum()) for value in expected.values()) ** 0.5
+    assert found["norm"] == pytest.approx(norm, rel=1e-4)
+
+
+@pytest.fixture
+def free_port(tmp_path: Path) -> int:
+    import socket
+
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]

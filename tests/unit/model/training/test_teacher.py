@@ -1,0 +1,74 @@
+import numpy as np
+import pytest
+import torch
+from support.tiny import NOTES, tiny_base
+
+from model.network.checkpoint import special_ids
+from model.network.notellm import NoteLLM, add_embedding_token
+from model.recipes import small
+from model.text.prompt import SHARED, PromptBuilder
+from model.training.examples import TrainingSet
+from model.training.head_init import _states, follow_teacher
+from model.training.teacher import hard_negatives, principal_components, teacher_vectors
+
+
+def unit(rows: int, size: int, seed: int = 0) -> np.ndarray:
+    drawn = np.random.default_rng(seed).normal(size=(rows, size)).astype(np.float32)
+    return drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
+
+
+def test_all_components_keep_every_cosine_of_the_centred_vectors():
+    vectors = unit(40, 12)
+    centred = vectors - vectors.mean(axis=0)
+    centred /= np.linalg.norm(centred, axis=1, keepdims=True)
+    reduced = principal_components(vectors, 12)
+    np.testing.assert_allclose(reduced @ reduced.T, centred @ centred.T, atol=1e-5)
+
+
+def test_the_strongest_components_are_kept_and_missing_ones_are_zero():
+    flat = unit(50, 10) * np.array([1, 1, 1, *[1e-3] * 7], dtype=np.float32)
+    kept = principal_components(flat, 3)
+    whole = principal_components(flat, 10)
+    np.testing.assert_allclose(kept @ kept.T, whole @ whole.T, atol=0.02)
+    assert principal_components(flat, 16).shape == (50, 16)
+    assert not principal_components(flat, 16)[:, 10:].any()
+
+
+def test_hard_negatives_are_the_closest_notes_that_are_not_related():
+    vectors = unit(30, 6)
+    related = {note: {(note + 1) % 30, (note + 2) % 30} for note in range(30)}
+    found = hard_negatives(vectors, range(30), related, 4)
+    for note in range(30):
+        cosines = vectors @ vectors[note]
+        allowed = [other for other in range(30) if other != note and other not in related[note]]
+        assert found[note] == sorted(allowed, key=lambda other: -cosines[other])[:4]
+
+
+def test_the_teacher_finds_the_notes_about_one_thing_close():
+    vectors = teacher_vectors("minilm", NOTES, small())
+    bread = vectors[1] @ vectors[3]
+    assert bread > max(vectors[1] @ vectors[other] for other in (0, 2, 5))
+
+
+def test_a_head_that_follows_a_teacher_starts_nearer_to_it_than_chance():
+    base = tiny_base("llama")
+    special = special_ids(base.tokenizer, base.bos, base.eos, base.pad)
+    add_embedding_token(base.backbone, base.tokenizer.get_vocab_size())
+    network = NoteLLM(base.backbone, 8)
+    builder = PromptBuilder(base.tokenizer, special, SHARED, 20, 80)
+    training_set = TrainingSet(NOTES, [("n1", "n2"), ("n3", "n4"), ("n5", "n6")], builder)
+    states, notes = _states(network, training_set)
+    # A teacher that is a linear map of the states can be followed all the way, but for the ridge.
+    torch.manual_seed(0)
+    target = torch.zeros(len(NOTES), 8)
+    target[notes] = torch.nn.functional.normalize(
+        (states - states.mean(dim=0)) @ torch.randn(states.shape[1], 8), dim=1
+    )
+    follow_teacher(network, training_set, target)
+    cosines = torch.cosine_similarity(network.embedding(states), target[notes])
+    assert cosines.mean().item() > 0.8
+
+
+def test_an_unknown_teacher_is_an_error_that_names_it():
+    with pytest.raises(ValueError, match="/nowhere is no encoder"):
+        teacher_vectors("/nowhere", NOTES, small())

@@ -1,0 +1,587 @@
+"""The policy of the gateway, over stores and indexes in memory."""
+
+import asyncio
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from support.gateway import MemoryGateway
+
+from indexer.types import Hits, SearchResult
+from model.inference.calibration import Calibration, LogitMap, SuggestionMap, sigmoid, strength
+from model.note import Note
+from model.text.suggestions import VOTERS
+from service.errors import (
+    IndexUnavailable,
+    NoteNotFound,
+    NotePending,
+    QueueFull,
+    StoreUnavailable,
+    WorkerUnavailable,
+)
+from service.recommend.memory import FINGERPRINT, bag_of_words
+from service.recommend.related import RelatedQuery
+from service.store.interfaces import Suggestion
+from service.store.memory import MemoryStore
+from service.store.records import StoredNote
+
+WORDS = ["harbor", "tram", "noodle", "castle", "bridge", "museum", "garden", "river", "temple", "market"]
+
+
+def notes(count: int) -> list[Note]:
+    draw = np.random.default_rng(7)
+    return [Note(f"n{number}", " ".join(draw.choice(WORDS, 4))) for number in range(count)]
+
+
+@pytest.fixture
+def gateway() -> MemoryGateway:
+    return MemoryGateway(related_s=0.8, write_s=0.8, tags_s=0.8)
+
+
+async def tags(gateway: MemoryGateway, draft: Note, **wish: object):
+    wishes = {"max_hashtags": 5, "vocabulary": "open", "related": 0} | wish
+    return await gateway.recommender.tags(draft, **wishes)
+
+
+class TestRelated:
+    async def test_are_the_closest_notes_by_cosine_without_the_note_itself(self, gateway):
+        corpus = notes(60)
+        await gateway.publish(*corpus)
+        own = bag_of_words(corpus[0])
+        cosine = {note.id: float(own @ bag_of_words(note)) for note in corpus[1:]}
+
+        related = await gateway.recommender.related("n0", RelatedQuery(12))
+
+        assert [item.score for item in related.items] == sorted(cosine.values(), reverse=True)[:12]
+        assert all(cosine[item.note_id] == item.score for item in related.items)
+        assert len({item.note_id for item in related.items}) == 12
+        assert (related.generation, related.degraded, related.shards_ok, related.shards_total) == (
+            3,
+            False,
+            2,
+            2,
+        )
+
+    async def test_never_hold_a_deleted_note_that_the_index_still_has(self, gateway):
+        corpus = notes(20)
+        await gateway.publish(*corpus)
+        [closest, *_] = (await gateway.recommender.related("n0", RelatedQuery(5))).items
+
+        await gateway.recommender.delete(closest.note_id)
+
+        related = await gateway.recommender.related("n0", RelatedQuery(19))
+        assert len(related.items) == 18
+        assert closest.note_id not in {item.note_id for item in related.items}
+
+    async def test_still_are_k_when_many_of_the_closest_were_deleted(self, gateway):
+        await gateway.publish(*notes(150))
+        order = [item.note_id for item in (await gateway.recommender.related("n0", RelatedQuery(100))).items]
+        for note_id in order[:70]:
+            await gateway.recommender.delete(note_id)
+
+        related = await gateway.recommender.related("n0", RelatedQuery(10))
+
+        assert [item.note_id for item in related.items] == order[70:80]
+
+    async def test_stop_widening_when_the_index_has_no_more(self, gateway):
+        await gateway.publish(*notes(4))
+
+        related = await gateway.recommender.related("n0", RelatedQuery(50))
+
+        assert len(related.items) == 3
+        assert gateway.searcher.searches == 1
+
+    async def test_of_an_unknown_or_deleted_note_are_not_found(self, gateway):
+        await gateway.publish(Note("gone", "harbor"))
+        await gateway.recommender.delete("gone")
+
+        for note_id in ("gone", "never"):
+            with pytest.raises(NoteNotFound):
+                await gateway.recommender.related(note_id, RelatedQuery(10))
+
+    async def test_of_a_new_or_edited_note_are_pending(self, gateway):
+        await gateway.publish(Note("edited", "harbor"))
+        await gateway.store.put([StoredNote(Note("edited", "castle"), 0), StoredNote(Note("new", "tram"), 0)])
+
+        for note_id in ("edited", "new"):
+            with pytest.raises(NotePending, match="not searchable yet"):
+                await gateway.recommender.related(note_id, RelatedQuery(10))
+
+    async def test_of_a_note_that_failed_say_why(self, gateway):
+        [version] = await gateway.store.put([StoredNote(Note("poison", "harbor"), 0)])
+        gateway.store.suggest("poison", Suggestion(version, FINGERPRINT, failure="OverflowError"))
+
+        with pytest.raises(NotePending, match="OverflowError"):
+            await gateway.recommender.related("poison", RelatedQuery(10))
+
+    async def test_of_an_edit_do_not_blame_it_for_the_failure_of_an_older_version(self, gateway):
+        [version] = await gateway.store.put([StoredNote(Note("n", "harbor"), 0)])
+        gateway.store.suggest("n", Suggestion(version, FINGERPRINT, failure="OverflowError"))
+        await gateway.store.put([StoredNote(Note("n", "castle"), 0)])
+
+        with pytest.raises(NotePending, match="not searchable yet"):
+            await gateway.recommender.related("n", RelatedQuery(10))
+
+    @pytest.mark.parametrize("trouble", ["down", "hangs"])
+    async def test_without_the_store_are_ids_and_scores(self, gateway, trouble):
+        await gateway.publish(*notes(30))
+        whole = await gateway.recommender.related("n0", RelatedQuery(10))
+        setattr(gateway.store, trouble, True)
+
+        related = await gateway.recommender.related("n0", RelatedQuery(10))
+
+        assert related.degraded
+        assert [(item.note_id, item.score, item.card) for item in related.items] == [
+            (item.note_id, item.score, None) for item in whole.items
+        ]
+
+    async def test_without_the_store_of_an_id_that_no_shard_holds_are_unavailable(self, gateway):
+        gateway.store.down = True
+
+        with pytest.raises(StoreUnavailable):
+            await gateway.recommender.related("n0", RelatedQuery(10))
+
+    async def test_without_a_shard_are_those_of_the_others(self, gateway):
+        await gateway.publish(*notes(30))
+        own_shard = gateway.searcher.shard_of("n0")
+        gateway.searcher.down = {1 - own_shard}
+
+        related = await gateway.recommender.related("n0", RelatedQuery(10))
+
+        assert (related.degraded, related.shards_ok, related.shards_total) == (True, 1, 2)
+        assert {gateway.searcher.shard_of(item.note_id) for item in related.items} == {own_shard}
+
+    async def test_without_the_notes_own_shard_are_unavailable(self, gateway):
+        await gateway.publish(*notes(3))
+        gateway.searcher.down = {gateway.searcher.shard_of("n0")}
+
+        with pytest.raises(IndexUnavailable):
+            await gateway.recommender.related("n0", RelatedQuery(10))
+
+    async def test_are_unavailable_when_every_shard_dies_between_lookup_and_search(self, gateway, monkeypatch):
+        async def nothing(*args: object, **kwargs: object) -> SearchResult:
+            return SearchResult(Hits([], []), 0, 0, 2)
+
+        await gateway.publish(*notes(3))
+        monkeypatch.setattr(gateway.searcher, "search", nothing)
+
+        with pytest.raises(IndexUnavailable):
+            await gateway.recommender.related("n0", RelatedQuery(10))
+
+    async def test_of_a_category_are_k_of_it_however_few_there_are_among_the_nearest(self, gateway):
+        corpus = [
+            replace(note, category="Rare" if place % 40 == 1 else "Common") for place, note in enumerate(notes(400))
+        ]
+        await gateway.publish(*corpus)
+
+        related = await gateway.recommender.related("n0", RelatedQuery(10, categories=("Rare",)))
+
+        own = bag_of_words(corpus[0])
+        rare = sorted((float(own @ bag_of_words(note)) for note in corpus if note.category == "Rare"), reverse=True)
+        assert [item.score for item in related.items] == rare
+
+    async def test_of_several_categories_are_the_nearest_of_all_of_them(self, gateway):
+        corpus = [replace(note, category="abc"[place % 3]) for place, note in enumerate(notes(90))]
+        await gateway.publish(*corpus)
+
+        related = await gateway.recommender.related("n0", RelatedQuery(20, categories=("a", "b", "none such")))
+
+        own = bag_of_words(corpus[0])
+        wanted = sorted((float(own @ bag_of_words(n)) for n in corpus[1:] if n.category in "ab"), reverse=True)
+        assert [item.score for item in related.items] == wanted[:20]
+
+    async def test_do_not_show_a_category_that_the_index_alone_still_believes_in(self, gateway):
+        await gateway.publish(Note("n0", "harbor"), Note("n1", "harbor tram", category="Old"))
+        await gateway.store.put([StoredNote(Note("n1", "harbor tram", category="New"), 0)])
+
+        assert (await gateway.recommender.related("n0", RelatedQuery(5, categories=("Old",)))).items == []
+
+    async def test_leave_out_the_excluded_and_the_author(self, gateway):
+        mine = [StoredNote(note, 0, author="me") for note in notes(20)]
+        yours = [StoredNote(replace(note, id=f"y{note.id}"), 0, author="you") for note in notes(20)]
+        await gateway.publish(*mine, *yours)
+
+        related = await gateway.recommender.related(
+            "n0", RelatedQuery(100, exclude=("yn1", "yn2", "never"), exclude_author=True)
+        )
+
+        assert {item.note_id for item in related.items} == {f"yn{number}" for number in (0, *range(3, 20))}
+
+    async def test_of_a_note_without_author_exclude_nobody(self, gateway):
+        await gateway.publish(*notes(5))
+
+        assert len((await gateway.recommender.related("n0", RelatedQuery(10, exclude_author=True))).items) == 4
+
+    async def test_debiased_lose_what_popularity_adds_and_stand_by_the_new_score(self):
+        gateway = MemoryGateway(popularity_weight=0.05)
+        corpus = [replace(note, exposure=10 ** (place % 7)) for place, note in enumerate(notes(40))]
+        await gateway.publish(*corpus)
+
+        related = await gateway.recommender.related("n0", RelatedQuery(10, debias=0.6))
+
+        own = bag_of_words(corpus[0])
+        scores = {n.id: float(own @ bag_of_words(n)) - 0.6 * 0.05 * math.log1p(n.exposure) for n in corpus[1:]}
+        assert [item.score for item in related.items] == pytest.approx(sorted(scores.values(), reverse=True)[:10])
+        assert all(item.score == pytest.approx(item.cosine - item.popularity) for item in related.items)
+        assert all(scores[item.note_id] == pytest.approx(item.score) for item in related.items)
+
+    async def test_diverse_repeat_themselves_less_and_still_stand_by_score(self, gateway):
+        corpus = [Note("n0", "harbor tram"), *(Note(f"s{n}", "harbor tram noodle") for n in range(9)), *notes(40)[1:]]
+        await gateway.publish(*corpus)
+
+        plain = (await gateway.recommender.related("n0", RelatedQuery(10))).items
+        diverse = (await gateway.recommender.related("n0", RelatedQuery(10, diversity=0.5))).items
+
+        assert sum(item.note_id.startswith("s") for item in plain) == 9
+        assert sum(item.note_id.startswith("s") for item in diverse) < 5
+        assert diverse[0].score == plain[0].score
+        assert [item.score for item in diverse] == sorted((item.score for item in diverse), reverse=True)
+
+    async def test_asked_for_again_need_no_second_lookup_and_follow_an_edit(self, gateway, monkeypatch):
+        await gateway.publish(*notes(10))
+        await gateway.recommender.related("n0", RelatedQuery(3))
+        lookups = []
+        lookup = gateway.searcher.lookup
+        monkeypatch.setattr(
+            gateway.searcher, "lookup", lambda note_id, **more: lookups.append(note_id) or lookup(note_id, **more)
+        )
+
+        await gateway.recommender.related("n0", RelatedQuery(3))
+        assert lookups == []
+
+        await gateway.store.put([StoredNote(Note("n0", "castle"), 0)])
+        with pytest.raises(NotePending):
+            await gateway.recommender.related("n0", RelatedQuery(3))
+        await gateway.drain()
+        edited = await gateway.recommender.related("n0", RelatedQuery(3))
+        best = max(float(bag_of_words(Note("", "castle")) @ bag_of_words(note)) for note in notes(10)[1:])
+        assert edited.items[0].score == best
+
+    async def test_asked_for_again_after_a_delete_are_not_found(self, gateway):
+        await gateway.publish(*notes(10))
+        await gateway.recommender.related("n0", RelatedQuery(3))
+        await gateway.recommender.delete("n0")
+
+        with pytest.raises(NoteNotFound):
+            await gateway.recommender.related("n0", RelatedQuery(3))
+
+    async def test_end_at_the_deadline_even_if_the_index_forgets_its_own(self, gateway, monkeypatch):
+        async def never(*args: object, **kwargs: object) -> SearchResult:
+            return await asyncio.Future()
+
+        await gateway.publish(*notes(3))
+        monkeypatch.setattr(gateway.searcher, "search", never)
+
+        with pytest.raises(IndexUnavailable, match="in time"):
+            await gateway.recommender.related("n0", RelatedQuery(10))
+
+
+class TestTags:
+    async def test_of_the_model_alone_stand_most_likely_first(self, gateway):
+        tagged = await tags(gateway, Note("", "harbor tram noodle"))
+
+        assert [(tag.tag, tag.source) for tag in tagged.hashtags] == [
+            ("harbor", "generated"),
+            ("tram", "generated"),
+            ("noodle", "generated"),
+        ]
+        assert [tag.score for tag in tagged.hashtags] == pytest.approx([0.8, 0.4, 0.2])
+        assert tagged.category == ("Travel", 0.93)
+
+    async def test_join_those_of_related_notes_by_the_stated_formula(self, gateway):
+        near = Note("near", "harbor tram", hashtags=("harbor", "seaside"))
+        await gateway.publish(near)
+        draft = Note("", "harbor tram")
+
+        tagged = await tags(gateway, draft)
+
+        vote = float(bag_of_words(near) @ bag_of_words(draft)) / VOTERS
+        assert {tag.tag: (tag.source, pytest.approx(tag.score)) for tag in tagged.hashtags} == {
+            "harbor": ("both", 1 - (1 - 0.8) * (1 - vote)),
+            "tram": ("generated", 0.4),
+            "seaside": ("neighbors", vote),
+        }
+
+    async def test_are_at_most_as_many_as_wanted_and_none_that_the_draft_has(self, gateway):
+        tagged = await tags(gateway, Note("", "harbor tram noodle castle", hashtags=("#Harbors",)), max_hashtags=2)
+
+        assert [tag.tag for tag in tagged.hashtags] == ["tram", "noodle"]
+
+    async def test_come_in_the_spelling_that_most_live_notes_use(self, gateway):
+        notes = [Note("a", "river", hashtags=("NightTram",)), Note("b", "river", hashtags=("NightTram",))]
+        await gateway.publish(*notes, Note("c", "nighttram", hashtags=("night tram",)))
+
+        tagged = await tags(gateway, Note("", "nighttram castle"))
+
+        assert [(tag.tag, tag.source) for tag in tagged.hashtags] == [("NightTram", "both"), ("castle", "generated")]
+
+    async def test_of_the_known_vocabulary_are_all_carried_by_live_notes(self, gateway):
+        await gateway.publish(Note("a", "river", hashtags=("Tram",)), Note("b", "river", hashtags=("noodle",)))
+        await gateway.recommender.delete("b")
+
+        tagged = await tags(gateway, Note("", "harbor tram noodle"), vocabulary="known")
+
+        assert [tag.tag for tag in tagged.hashtags] == ["Tram"]
+
+    async def test_of_the_known_vocabulary_follow_the_edits_of_notes(self, gateway):
+        await gateway.publish(Note("a", "river", hashtags=("tram", "noodle")))
+        await gateway.publish(Note("a", "river", hashtags=("noodles",)))
+
+        tagged = await tags(gateway, Note("", "harbor tram noodle"), vocabulary="known")
+
+        assert [tag.tag for tag in tagged.hashtags] == ["noodles"]
+
+    async def test_of_the_known_vocabulary_look_past_the_number_that_is_wanted(self, gateway):
+        await gateway.publish(Note("a", "river", hashtags=("castle",)))
+
+        draft = Note("", "harbor tram noodle castle")
+        tagged = await tags(gateway, draft, vocabulary="known", max_hashtags=1)
+
+        assert [tag.tag for tag in tagged.hashtags] == ["castle"]
+
+    async def test_of_the_known_vocabulary_are_as_many_as_wanted_if_model_and_neighbors_know_as_many(self, gateway):
+        """The model's likely words are unknown; its unlikely ones and the hashtags of the farthest voter are not."""
+        far = [Note(f"n{number}", f"harbor {number}") for number in range(VOTERS - 1)]
+        await gateway.publish(
+            *far, Note("last", "pier", hashtags=("pier", "quay")), Note("x", "sky", hashtags=("market",))
+        )
+        draft = Note("", " ".join(WORDS))
+
+        tagged = await tags(gateway, draft, vocabulary="known", max_hashtags=3)
+
+        assert {tag.tag for tag in tagged.hashtags} == {"market", "pier", "quay"}
+
+    async def test_do_without_the_spelling_when_the_store_goes_between_two_questions(self, gateway, monkeypatch):
+        async def down(tags: object) -> object:
+            raise StoreUnavailable("the store does not answer")
+
+        await gateway.publish(Note("near", "harbor", hashtags=("Tram",)))
+        monkeypatch.setattr(gateway.store, "spellings", down)
+
+        tagged = await tags(gateway, Note("", "harbor tram"))
+
+        assert [tag.tag for tag in tagged.hashtags] == ["harbor", "tram"]
+        with pytest.raises(StoreUnavailable):
+            await tags(gateway, Note("", "harbor tram"), vocabulary="known")
+
+    async def test_come_with_related_notes_from_the_same_vector(self, gateway):
+        corpus = notes(30)
+        await gateway.publish(*corpus)
+        draft = Note("", "harbor castle")
+
+        tagged = await tags(gateway, draft, related=20)
+
+        cosines = sorted((float(bag_of_words(draft) @ bag_of_words(note)) for note in corpus), reverse=True)
+        assert [item.score for item in tagged.related] == cosines[:20]
+
+    async def test_without_the_index_or_the_store_are_the_models(self, gateway):
+        await gateway.publish(Note("near", "harbor tram", hashtags=("seaside",)))
+        gateway.searcher.down = {0, 1}
+        without_index = await tags(gateway, Note("", "harbor"), related=3)
+        gateway.searcher.down = set()
+        gateway.store.down = True
+        without_store = await tags(gateway, Note("", "harbor"), related=3)
+
+        assert [tag.tag for tag in without_index.hashtags] == ["harbor"]
+        assert without_index.related == []
+        assert [tag.tag for tag in without_store.hashtags] == ["harbor"]
+        assert [(item.note_id, item.card) for item in without_store.related] == [("near", None)]
+
+    async def test_of_the_known_vocabulary_need_the_store(self, gateway):
+        gateway.store.down = True
+
+        with pytest.raises(StoreUnavailable):
+            await tags(gateway, Note("", "harbor"), vocabulary="known")
+
+    @pytest.mark.parametrize("trouble", ["down", "hangs"])
+    async def test_need_a_worker(self, gateway, trouble):
+        setattr(gateway.drafter, trouble, True)
+
+        with pytest.raises(WorkerUnavailable):
+            await tags(gateway, Note("", "harbor"))
+
+    async def test_have_no_category_if_the_model_has_none(self, gateway):
+        gateway.drafter.category = None
+
+        assert (await tags(gateway, Note("", "harbor"))).category is None
+
+
+class TestCalibratedScores:
+    MAPS = Calibration(SuggestionMap(-2.0, 1.0, 0.0, 1.0, 1.0), LogitMap(2.0, 0.0), LogitMap(-2.0, 0.0), {})
+
+    async def test_order_what_is_suggested(self, gateway):
+        """These maps do not care what the model says, and a vote beats it."""
+        gateway.recommender._scores = self.MAPS
+        near = Note("near", "harbor tram", hashtags=("noodle",))
+        await gateway.publish(near)
+
+        tagged = await tags(gateway, Note("", "harbor tram noodle"))
+
+        vote = float(bag_of_words(near) @ bag_of_words(Note("", "harbor tram noodle"))) / VOTERS
+        assert [(tag.tag, tag.score) for tag in tagged.hashtags] == [
+            ("noodle", pytest.approx(sigmoid(-1.0 + strength(vote)))),
+            ("harbor", pytest.approx(sigmoid(-1.0))),
+            ("tram", pytest.approx(sigmoid(-1.0))),
+        ]
+        assert tagged.category == ("Travel", pytest.approx(sigmoid(-2.0)))
+
+    @pytest.mark.parametrize("missing", ["store", "index"])
+    async def test_of_a_model_that_speaks_alone_are_those_of_the_model(self, gateway, missing):
+        gateway.recommender._scores = self.MAPS
+        await gateway.publish(Note("near", "harbor", hashtags=("harbor",)))
+        gateway.store.down = missing == "store"
+        gateway.searcher.down = {0, 1} if missing == "index" else set()
+
+        tagged = await tags(gateway, Note("", "harbor"))
+
+        assert [(tag.tag, tag.score) for tag in tagged.hashtags] == [("harbor", pytest.approx(sigmoid(2.0)))]
+
+    async def test_are_those_of_a_stored_note_too(self, gateway):
+        gateway.recommender._scores = self.MAPS
+        await gateway.publish(Note("n", "harbor"))
+
+        described = await gateway.recommender.describe("n")
+
+        assert described.suggestion is not None
+        assert described.suggestion.hashtags == (("suggested", pytest.approx(sigmoid(2.0))),)
+        assert described.suggestion.category == ("Travel", pytest.approx(sigmoid(-2.0)))
+
+
+class TestWrites:
+    async def test_that_wait_end_when_the_version_is_searchable(self, gateway):
+        write = asyncio.create_task(gateway.recommender.put(StoredNote(Note("n", "harbor"), 0), wait_s=10.0))
+        while not gateway.store.jobs:
+            await asyncio.sleep(0.001)
+        await gateway.drain()
+
+        written = await write
+
+        assert (written.note_id, written.version, written.status) == ("n", 1, "searchable")
+
+    async def test_that_wait_in_vain_are_pending(self, gateway):
+        await gateway.publish(Note("n", "harbor"))
+
+        written = await gateway.recommender.put(StoredNote(Note("n", "castle"), 0), wait_s=0.05)
+
+        assert (written.version, written.status) == (2, "pending")
+
+    async def test_that_wait_outlive_a_shard_that_is_down_for_a_while(self, gateway):
+        gateway.searcher.down = {0, 1}
+        write = asyncio.create_task(gateway.recommender.put(StoredNote(Note("n", "harbor"), 0), wait_s=10.0))
+        while not gateway.store.jobs:
+            await asyncio.sleep(0.001)
+        await gateway.drain()
+        gateway.searcher.down = set()
+
+        assert (await write).status == "searchable"
+
+    async def test_that_change_nothing_say_nothing_about_freshness(self, gateway):
+        await gateway.publish(Note("n", "harbor"))
+
+        written = await gateway.recommender.put(StoredNote(Note("n", "harbor"), 0), wait_s=1.0)
+
+        assert (written.version, written.status) == (1, "searchable")
+        assert (await gateway.recommender.status()).freshness_s == []
+
+    async def test_that_were_seen_to_become_searchable_are_the_freshness(self, gateway):
+        write = asyncio.create_task(gateway.recommender.put(StoredNote(Note("n", "harbor"), 0), wait_s=10.0))
+        while not gateway.store.jobs:
+            await asyncio.sleep(0.001)
+        await asyncio.sleep(0.005)
+        await gateway.drain()
+        await write
+
+        status = await gateway.recommender.status()
+
+        assert len(status.freshness_s) == 1
+        assert status.freshness(0.5) == status.freshness(0.99) == status.freshness_s[0] > 0
+
+    async def test_are_refused_when_the_queue_is_full(self, gateway):
+        gateway.recommender._store = MemoryStore(max_queue=0)
+
+        with pytest.raises(QueueFull):
+            await gateway.recommender.put(StoredNote(Note("n", "harbor"), 0))
+
+    async def test_end_at_the_deadline_when_the_store_hangs(self, gateway):
+        gateway.store.hangs = True
+
+        with pytest.raises(StoreUnavailable):
+            await gateway.recommender.put(StoredNote(Note("n", "harbor"), 0), wait_s=1.0)
+        with pytest.raises(StoreUnavailable):
+            await gateway.recommender.delete("n")
+
+    async def test_delete_twice_but_not_what_was_never_there(self, gateway):
+        await gateway.publish(Note("n", "harbor"))
+
+        await gateway.recommender.delete("n")
+        await gateway.recommender.delete("n")
+
+        with pytest.raises(NoteNotFound):
+            await gateway.recommender.delete("never")
+
+
+class TestDescription:
+    async def test_follows_a_note_from_pending_to_searchable_to_edited(self, gateway):
+        await gateway.store.put([StoredNote(Note("n", "harbor"), 0)])
+        new = await gateway.recommender.describe("n")
+        await gateway.drain()
+        read = await gateway.recommender.describe("n")
+        await gateway.store.put([StoredNote(Note("n", "castle"), 0)])
+        edited = await gateway.recommender.describe("n")
+
+        assert (new.status, new.suggestion) == ("pending", None)
+        assert read.status == "searchable"
+        assert read.suggestion is not None
+        assert read.suggestion.hashtags == (("suggested", 0.5),)
+        assert (edited.status, edited.suggestion, edited.record.version) == ("pending", None, 2)
+
+    async def test_of_a_failed_note_carries_the_reason(self, gateway):
+        [version] = await gateway.store.put([StoredNote(Note("n", "harbor"), 0)])
+        gateway.store.suggest("n", Suggestion(version, FINGERPRINT, failure="OverflowError"))
+
+        described = await gateway.recommender.describe("n")
+
+        assert described.status == "failed"
+        assert described.suggestion is not None
+        assert described.suggestion.failure == "OverflowError"
+
+    async def test_without_the_notes_shard_is_pending_because_nobody_can_find_it(self, gateway):
+        await gateway.publish(Note("n", "harbor"))
+        gateway.searcher.down = {0, 1}
+
+        assert (await gateway.recommender.describe("n")).status == "pending"
+
+    async def test_needs_the_store(self, gateway):
+        gateway.store.down = True
+
+        with pytest.raises(StoreUnavailable):
+            await gateway.recommender.describe("n")
+
+
+class TestStatus:
+    async def test_counts_what_is_live_searchable_pending_and_failed(self, gateway):
+        await gateway.publish(*notes(6))
+        await gateway.store.put([StoredNote(Note("new", "tram"), 0)])
+        [version] = await gateway.store.put([StoredNote(Note("poison", "tram"), 0)])
+        gateway.store.jobs.pop()
+        gateway.store.suggest("poison", Suggestion(version, FINGERPRINT, failure="OverflowError"))
+
+        status = await gateway.recommender.status()
+
+        assert (status.counts.live, status.searchable, status.pending, status.counts.failed) == (8, 6, 1, 1)
+        assert (len(status.shards), status.shards_total) == (2, 2)
+        assert status.freshness(0.5) is None
+
+    async def test_counts_an_edited_note_as_pending_although_its_old_version_is_found(self, gateway):
+        await gateway.publish(*notes(3))
+        await gateway.store.put([StoredNote(Note("n0", "rewritten"), 0)])
+
+        assert (await gateway.recommender.status()).pending == 1
+
+    async def test_takes_freshness_by_nearest_rank(self, gateway):
+        gateway.recommender._freshness_s.extend(float(second) for second in range(200, 0, -1))
+
+        status = await gateway.recommender.status()
+
+        assert (status.freshness(0.5), status.freshness(0.99)) == (100.0, 198.0)
