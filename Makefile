@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 DEMO_STATE ?= .demo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test vllm-test check bench-gateway bench-index bench-overload bench-peers bench-worker conformance openapi mini constraints screenshots dashboard dashboard-picture deploy-test images-test requirements clean
+.PHONY: help demo test vllm-test check bench-gateway bench-index bench-overload bench-peers bench-worker client conformance openapi mini constraints screenshots dashboard dashboard-picture deploy-test images-test requirements clean
 
 help: ## Say what each target does.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -71,10 +71,13 @@ bench-index: $(VENV)/.dev-installed $(VENV)/.bench-installed ## Measure the inde
 conformance: $(VENV)/.dev-installed ## Send 10,000 generated requests, and hostile ones, to the real service.
 	CONFORMANCE_REQUESTS=$${CONFORMANCE_REQUESTS:-10000} $(BIN)/python -m pytest -s tests/conformance
 
+client: $(VENV)/.dev-installed ## Build the wheel of the Python client into dist/.
+	$(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation -w dist ./deploy/client
+
 openapi: $(VENV)/.dev-installed ## Write docs/openapi.json anew from the routes.
 	$(BIN)/python -c "from pathlib import Path; from service.api import app, openapi; Path('docs/openapi.json').write_text(openapi.text(app.api()))"
 
-bench-overload: $(VENV)/.dev-installed ## Ten times what the gateway can take, and clients that hold sockets; the last line is one JSON object.
+bench-overload: $(VENV)/.dev-installed ## Three times what the gateway can take, with and without nginx, and clients that hold sockets; the last line is one JSON object.
 	$(BIN)/python tests/bench/overload.py
 
 mini: $(VENV)/.dev-installed ## Train model/mini again from the sample notes.

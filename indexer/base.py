@@ -1,7 +1,6 @@
 """The immutable part of an index: flat, or IVF-PQ with an exact re-rank.
 
-Legend: N queries, M rows, D dimension, K hits. A search answers ``scores_NK`` (cosines, best first) and
-``rows_NK``; a cell without a hit has score -inf.
+Legend: N queries, M rows, D dimension, K hits.
 """
 
 import math
@@ -17,37 +16,37 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer.low_priority import rest, run_low_priority
+from indexer.low_priority import run_low_priority, throttle
 from indexer.recipes import FLAT, SAMPLE_PER_LIST, IndexRecipe
-from indexer.rows.bitmap import Bits, flags
+from indexer.rows.bitmap import Bits, Flags, flags, live_rows
+from indexer.types import Floats, Ints
 
 # The stubs that come with FAISS know neither keyword parameters nor arrays as arguments.
 _faiss: Any = faiss
 
-# FAISS asks Python after every block of a product whether Ctrl-C was pressed, and takes Python's lock for it: thousands
-# of times in a training, from searches that then waited for a thread that gives way to everybody.
+# FAISS asks Python after every block of a product whether Ctrl-C was pressed, and takes the GIL for it: thousands
+# of times in a training, while searches wait for a thread of the lowest priority.
 _faiss.InterruptCallback.clear_instance()
 # Products of so many rows at once stay in the cache: vectors find their lists a tenth faster than with FAISS' 4,096.
 _faiss.cvar.distance_compute_blas_query_bs = 1024
 
-Floats = NDArray[np.float32]
-Ints = NDArray[np.int64]
+# ``scores_NK`` (cosines, best first) and ``rows_NK`` of a search; a cell without a hit has score -inf.
 Ranked = tuple[Floats, Ints]
-Codes = NDArray[np.uint8]
+Bytes = NDArray[np.uint8]
 
-CHUNK = 16_384
-PIECE = 2_048
-# So many rows are scored one by one about as fast as the lists are probed that would hold k of them.
-SCORED_ONE_BY_ONE = 8_192
-# How many times k there must be before it is faster to part the best from the others and sort them alone.
-WORTH_PARTING = 4
+CHUNK_ROWS = 16_384
+COPIED_ROWS = 2_048
+# Up to here, scoring every selected row takes about as long as probing the lists that would hold k of them.
+EXACT_UP_TO = 8_192
+# With more columns than so many times k, it is faster to partition them first and to sort only the best.
+PARTITION_ABOVE = 4
 SCRATCH_PREFIX = "scratch-"
 
 
-class Choice(NamedTuple):
-    """Which rows of a base may be found: ``size`` of them, those whose bit is 1; without bits, all.
+class Selection(NamedTuple):
+    """The rows of a base that a search may return: ``size`` of them, whose bit is 1; without bits, all.
 
-    ``rows`` are their numbers, where they are at hand.
+    ``rows`` are their numbers, if they are known already.
     """
 
     size: int
@@ -56,12 +55,12 @@ class Choice(NamedTuple):
 
 
 class Vectors(Protocol):
-    """Unit vectors that may be too many to hold at once; an array of shape (M, D) is one."""
+    """Unit vectors that may be too many for memory; an array of shape (M, D) is one."""
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, rows: Any, /) -> Any:
-        """These rows, a slice or rising numbers, as a float32 matrix."""
+        """These rows, a slice or ascending numbers, as a float32 matrix."""
         ...
 
 
@@ -72,12 +71,12 @@ class Base(Protocol):
 
     def __len__(self) -> int: ...
 
-    def search(self, queries_ND: Floats, k: int, choice: Choice) -> Ranked:
-        """The k best of the chosen rows; fewer columns than k only if the base has fewer rows."""
+    def search(self, queries_ND: Floats, k: int, selection: Selection) -> Ranked:
+        """The k best of the selected rows; fewer columns than k only if the base has fewer rows."""
         ...
 
-    def exact(self, queries_ND: Floats, k: int, choice: Choice) -> Ranked:
-        """The same by scoring every row: what a search is measured against."""
+    def search_exact(self, queries_ND: Floats, k: int, selection: Selection) -> Ranked:
+        """The same by scoring every row, to measure the recall of `search`."""
         ...
 
     def vectors(self, rows: Ints) -> Floats:
@@ -85,19 +84,19 @@ class Base(Protocol):
         ...
 
     def extended(self, vectors_MD: Floats, scratch: Path | None) -> "Base":
-        """A base with more rows behind those of this one, coded as these were. See `build_base`."""
+        """A copy with more rows after these, encoded alike. See `build_base`."""
         ...
 
     def imbalance(self) -> float:
-        """How much more a search reads than if all lists had the same length; 1.0 without lists."""
+        """How many times the rows that a search would scan if all lists had one length; 1.0 without lists."""
         ...
 
 
 def products(queries_ND: Floats, vectors_MD: Floats) -> Floats:
     """Inner products, shape (N, M). Both matrices must be contiguous.
 
-    Not ``@``: NumPy's BLAS starts threads for anything larger than a few rows, and on busy cores waits until
-    the scheduler runs them: 20,000 rows took 8 ms instead of 0.2 ms.
+    Not ``@``: NumPy's BLAS starts threads for more than a few rows, and waits on busy cores until the scheduler runs
+    them: 20,000 rows took 8 ms instead of 0.2 ms.
     """
     scores_NM = np.empty((len(queries_ND), len(vectors_MD)), dtype=np.float32)
     for query_D, scores_M in zip(queries_ND, scores_NM, strict=True):
@@ -110,8 +109,8 @@ def products(queries_ND: Floats, vectors_MD: Floats) -> Floats:
     return scores_NM
 
 
-def exact(queries_ND: Floats, vectors_MD: Floats, k: int, alive: NDArray[np.bool_] | None = None) -> Ranked:
-    """Score every row that is alive; without flags, all are."""
+def search_exact(queries_ND: Floats, vectors_MD: Floats, k: int, alive: Flags | None = None) -> Ranked:
+    """Scores every row that is alive; without flags, all are."""
     scores_NM = products(queries_ND, vectors_MD)
     if alive is not None:
         scores_NM[:, ~alive] = -np.inf
@@ -120,7 +119,7 @@ def exact(queries_ND: Floats, vectors_MD: Floats, k: int, alive: NDArray[np.bool
 
 def best(scores_NM: Floats, rows_NM: Ints, k: int) -> Ranked:
     """The k best columns of each row, best first."""
-    if scores_NM.shape[1] > WORTH_PARTING * k:
+    if scores_NM.shape[1] > PARTITION_ABOVE * k:
         top_NK = np.argpartition(scores_NM, -k, axis=1)[:, -k:]
         scores_NM = np.take_along_axis(scores_NM, top_NK, axis=1)
         rows_NM = np.take_along_axis(rows_NM, top_NK, axis=1)
@@ -131,7 +130,7 @@ def best(scores_NM: Floats, rows_NM: Ints, k: int) -> Ranked:
 
 
 class FlatBase:
-    """Every vector in float32, every search over all of them."""
+    """Every vector in float32; every search scores all of them."""
 
     def __init__(self, recipe: IndexRecipe, store_MD: Floats) -> None:
         self.recipe = recipe
@@ -140,20 +139,20 @@ class FlatBase:
     def __len__(self) -> int:
         return len(self.store)
 
-    def search(self, queries_ND: Floats, k: int, choice: Choice) -> Ranked:
+    def search(self, queries_ND: Floats, k: int, selection: Selection) -> Ranked:
         """Exact."""
-        alive = None if choice.bits is None else flags(choice.bits, len(self))
-        return exact(queries_ND, self.store, k, alive)
+        alive = None if selection.bits is None else flags(selection.bits, len(self))
+        return search_exact(queries_ND, self.store, k, alive)
 
-    exact = search
+    search_exact = search
 
     def vectors(self, rows: Ints) -> Floats:
-        """As they were given."""
+        """Exact."""
         vectors: Floats = self.store[rows]
         return vectors
 
     def extended(self, vectors_MD: Floats, scratch: Path | None) -> "FlatBase":  # noqa: ARG002
-        """Copied."""
+        """All vectors are copied."""
         return FlatBase(self.recipe, np.concatenate([self.store, vectors_MD]))
 
     def imbalance(self) -> float:
@@ -162,9 +161,9 @@ class FlatBase:
 
 
 class IvfBase:
-    """A FAISS index that proposes candidates, and a float16 store that puts them in order.
+    """A FAISS index that proposes candidates, and a float16 store that re-ranks them.
 
-    The store may be mapped from a file, and must then never be added to: FAISS would end the process.
+    Never add to a store that is mapped from a file: FAISS would end the process.
     """
 
     def __init__(self, recipe: IndexRecipe, ivf: Any, store: Any) -> None:
@@ -178,14 +177,14 @@ class IvfBase:
     def __len__(self) -> int:
         return self._rows
 
-    def search(self, queries_ND: Floats, k: int, choice: Choice) -> Ranked:
-        """Probes as many more lists as fewer rows are chosen; few are scored one by one, which is exact."""
-        if choice.size <= SCORED_ONE_BY_ONE:
-            return self._scored(queries_ND, k, choice)
+    def search(self, queries_ND: Floats, k: int, selection: Selection) -> Ranked:
+        """Probes more lists the fewer rows are selected; up to `EXACT_UP_TO` rows are all scored."""
+        if selection.size <= EXACT_UP_TO:
+            return self._search_selected(queries_ND, k, selection)
         nlist = self.recipe.nlist
-        nprobe = min(math.ceil(self.recipe.nprobe * len(self) / choice.size), nlist)
+        nprobe = min(math.ceil(self.recipe.nprobe * len(self) / selection.size), nlist)
         while True:
-            scores_NK, rows_NK = self._search(queries_ND, k, self._params(k, nprobe, choice.bits))
+            scores_NK, rows_NK = self._search(queries_ND, k, self._params(k, nprobe, selection.bits))
             if min(rows_NK[:, -1].tolist()) >= 0:
                 return scores_NK, rows_NK
             if nprobe == nlist:
@@ -194,9 +193,10 @@ class IvfBase:
         scores_NK[rows_NK < 0] = -np.inf
         return scores_NK, rows_NK
 
-    def exact(self, queries_ND: Floats, k: int, choice: Choice) -> Ranked:
+    def search_exact(self, queries_ND: Floats, k: int, selection: Selection) -> Ranked:
         """Over the float16 vectors."""
-        params = None if choice.bits is None else _faiss.SearchParameters(sel=_faiss.IDSelectorBitmap(choice.bits))
+        bits = selection.bits
+        params = None if bits is None else _faiss.SearchParameters(sel=_faiss.IDSelectorBitmap(bits))
         scores_NK, rows_NK = self.store.search(queries_ND, k, params=params)
         scores_NK[rows_NK < 0] = -np.inf
         return scores_NK, rows_NK
@@ -209,19 +209,19 @@ class IvfBase:
         return vectors
 
     def extended(self, vectors_MD: Floats, scratch: Path | None) -> "IvfBase":
-        """Index and store copied."""
+        """Index and store are copied."""
         ivf = run_low_priority(_faiss.clone_index, self.ivf)
         run_low_priority(ivf.add, vectors_MD)
         codes_MB = faiss.rev_swig_ptr(self.store.codes.data(), self.store.codes.size()).reshape(len(self), -1)
-        pieces = (codes_MB[start : start + PIECE] for start in range(0, len(self), PIECE))
-        return IvfBase(self.recipe, ivf, stored(chain(pieces, [self.store.sa_encode(vectors_MD)]), scratch))
+        pieces = (codes_MB[start : start + COPIED_ROWS] for start in range(0, len(self), COPIED_ROWS))
+        return IvfBase(self.recipe, ivf, build_store(chain(pieces, [self.store.sa_encode(vectors_MD)]), scratch))
 
     def imbalance(self) -> float:
         """As FAISS defines it."""
         return float(self.ivf.invlists.imbalance_factor())
 
     def _search(self, queries_ND: Floats, k: int, params: Any) -> Ranked:
-        """What FAISS' wrapper does, without the checks of what `VectorIndex.check` has checked."""
+        """FAISS' Python wrapper, without checks: `VectorIndex.check` has done them."""
         scores_NK = np.empty((len(queries_ND), k), dtype=np.float32)
         rows_NK = np.empty((len(queries_ND), k), dtype=np.int64)
         self._refined.search_c(
@@ -229,17 +229,17 @@ class IvfBase:
         )
         return scores_NK, rows_NK
 
-    def _scored(self, queries_ND: Floats, k: int, choice: Choice) -> Ranked:
-        rows_M = choice.rows
+    def _search_selected(self, queries_ND: Floats, k: int, selection: Selection) -> Ranked:
+        rows_M = selection.rows
         if rows_M is None:
-            rows_M = live_rows(choice.bits, len(self))
-        scores_NK, places_NK = exact(queries_ND, self.vectors(rows_M), k)
+            rows_M = live_rows(selection.bits, len(self))
+        scores_NK, places_NK = search_exact(queries_ND, self.vectors(rows_M), k)
         return scores_NK, rows_M[places_NK]
 
     def _params(self, k: int, nprobe: int, bits: Bits | None) -> Any:
         """Parameters travel with the call: ``ivf.nprobe = ...`` would change the searches of other threads.
 
-        Those of the last call are kept: making them takes a tenth of a search.
+        The last call's parameters are cached: making them takes a tenth of a search.
         """
         last, key = self._parameters, (k, nprobe, self.recipe.rerank)
         if last and last[0] == key and last[1] is bits:
@@ -253,15 +253,10 @@ class IvfBase:
         return params
 
 
-def live_rows(bits: Bits | None, rows: int) -> Ints:
-    """Numbers of the rows whose bit is 1; without bits, of all."""
-    return np.arange(rows) if bits is None else np.flatnonzero(flags(bits, rows))
-
-
 def build_base(recipe: IndexRecipe, vectors_MD: Vectors, scratch: Path | None = None) -> Base:
     """Train and fill a base from unit vectors. The same vectors give the same base.
 
-    The re-rank store is then mapped from a file without a name in the folder ``scratch``, if there is one.
+    With a folder ``scratch``, the re-rank store is mapped from an unnamed file there.
 
     Raises:
         OSError: if that file cannot be written.
@@ -271,53 +266,53 @@ def build_base(recipe: IndexRecipe, vectors_MD: Vectors, scratch: Path | None = 
     sample_MD = vectors_MD[_sample(len(vectors_MD), SAMPLE_PER_LIST * recipe.nlist)]
     ivf = _faiss.index_factory(sample_MD.shape[1], recipe.name, faiss.METRIC_INNER_PRODUCT)
     run_low_priority(ivf.train, sample_MD)
-    coder = _store(sample_MD.shape[1])
+    encoder = _empty_store(sample_MD.shape[1])
 
-    def added() -> Iterator[Codes]:
-        for start in range(0, len(vectors_MD), CHUNK):
-            chunk_MD = vectors_MD[start : start + CHUNK]
+    def added() -> Iterator[Bytes]:
+        for start in range(0, len(vectors_MD), CHUNK_ROWS):
+            chunk_MD = vectors_MD[start : start + CHUNK_ROWS]
             run_low_priority(ivf.add, chunk_MD)
-            yield run_low_priority(coder.sa_encode, chunk_MD)
+            yield run_low_priority(encoder.sa_encode, chunk_MD)
 
-    return IvfBase(recipe, ivf, stored(added(), scratch))
+    return IvfBase(recipe, ivf, build_store(added(), scratch))
 
 
-def stored(pieces: Iterable[Codes], folder: Path | None) -> Any:
-    """A store of vectors in float16, of which each piece holds some as bytes, shape (rows, 2 D).
+def build_store(pieces: Iterable[Bytes], folder: Path | None) -> Any:
+    """A store of float16 vectors from pieces of their bytes, shape (rows, 2 D).
 
-    With a folder, it is mapped from a file there that vanishes with the process: the system may drop its pages. It is
-    Python that maps: FAISS unmaps hundreds of MB with Python's lock held, 10 ms in which no search goes on.
+    With a folder, it is mapped from a file there that vanishes with the process: the system may drop its pages.
+    Python maps it: FAISS unmaps hundreds of MB with the GIL held, 10 ms without a search.
     """
     if folder is None:
-        return _viewed(np.concatenate(list(pieces)))
+        return _store_over(np.concatenate(list(pieces)))
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=folder, prefix=SCRATCH_PREFIX) as file:
         for codes_MB in pieces:
             start_s = time.perf_counter()
             file.write(codes_MB.data)
-            rest(start_s)
+            throttle(start_s)
         file.flush()
         mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    return _viewed(np.frombuffer(mapping, dtype=np.uint8).reshape(-1, codes_MB.shape[1]))
+    return _store_over(np.frombuffer(mapping, dtype=np.uint8).reshape(-1, codes_MB.shape[1]))
 
 
-def _viewed(codes_MB: Codes) -> Any:
-    """A store that reads its vectors where they lie."""
-    store = _store(codes_MB.shape[1] // 2)
-    nobody = _faiss.MaybeOwnedVectorUInt8().owner
-    store.codes = _faiss.MaybeOwnedVectorUInt8.create_view(faiss.swig_ptr(codes_MB), codes_MB.size, nobody)
+def _store_over(codes_MB: Bytes) -> Any:
+    """A store over this memory, which is not copied."""
+    store = _empty_store(codes_MB.shape[1] // 2)
+    no_owner = _faiss.MaybeOwnedVectorUInt8().owner
+    store.codes = _faiss.MaybeOwnedVectorUInt8.create_view(faiss.swig_ptr(codes_MB), codes_MB.size, no_owner)
     store.ntotal = len(codes_MB)
     store.referenced_objects = [codes_MB]
     return store
 
 
-def mapped(path: Path) -> Any:
-    """A store read from a file that stays where it is."""
+def map_store(path: Path) -> Any:
+    """A store mapped from a file."""
     return _faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
 
 
 def write_index(index: Any, write: Callable[[Any], Any]) -> None:
-    """Serialize an index into ``write``. What that raises is raised: FAISS' own files may end early unseen."""
+    """Serialize an index into ``write``, and raise what that raises: FAISS' own files may end early unseen."""
     failures: list[BaseException] = []
 
     def attempt(data: bytes) -> None:
@@ -329,15 +324,15 @@ def write_index(index: Any, write: Callable[[Any], Any]) -> None:
                 failures.append(error)
 
     writer = _faiss.PyCallbackIOWriter(attempt, 1 << 20)
-    # Its lists are thousands of small writes, and each would take Python's lock.
-    gathered = _faiss.BufferedIOWriter(writer, 1 << 20)
-    _faiss.write_index(index, gathered)
-    del gathered  # writes the rest
+    # The lists of an index are thousands of small writes, and each would take the GIL.
+    buffered = _faiss.BufferedIOWriter(writer, 1 << 20)
+    _faiss.write_index(index, buffered)
+    del buffered  # writes the rest
     if failures:
         raise failures[0]
 
 
-def _store(dim: int) -> Any:
+def _empty_store(dim: int) -> Any:
     return _faiss.IndexScalarQuantizer(dim, _faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
 
 

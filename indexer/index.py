@@ -1,9 +1,9 @@
 """One shard's index in memory: an immutable base, a small exact delta, and tombstones.
 
 Readers take one reference to an immutable `State` and never wait. The writer appends a row to the delta and then
-publishes a new state: what `lookup` has seen, a later search finds. Compaction builds a new base beside the old
-one and swaps the reference; most often it appends the delta to a copy, and when the base has grown or died enough
-it trains anew.
+publishes a new state: a search finds every id that an earlier `lookup` found. Compaction builds a new base while
+searches use the old one, then swaps the reference; it appends the delta to a copy of the base, or trains a new one
+when the base has outgrown its training.
 """
 
 import logging
@@ -17,9 +17,8 @@ from typing import Any, Self
 
 import faiss
 import numpy as np
-from numpy.typing import NDArray
 
-from indexer.base import Base, FlatBase, Floats, Ints, build_base
+from indexer.base import Base, FlatBase, build_base
 from indexer.low_priority import run_low_priority
 from indexer.recall import FLOORS, NOISE, Probe, tune
 from indexer.recipes import FLAT, IndexRecipe, recipe_for
@@ -27,7 +26,7 @@ from indexer.rows.bitmap import Bits, all_alive, flags, packed
 from indexer.rows.rows import Entries, Rows
 from indexer.rows.tombstones import Tombstones
 from indexer.state import State
-from indexer.types import Change, Hits, IndexedVector, Neighbor, Query, Tally
+from indexer.types import Change, Floats, Hits, IndexedVector, Ints, Query, Tally
 
 log = logging.getLogger(__name__)
 
@@ -36,26 +35,26 @@ LARGEST_K = 16_384
 GROWTH = 2
 
 
-def due(base: int, delta: int, dead: int) -> bool:
+def compaction_due(base: int, delta: int, dead: int) -> bool:
     """Whether to compact, given rows of the base, rows of the delta, and dead rows of both.
 
-    Every search reads the whole delta (4,000 rows of 128 floats are 2 MB), and folding it in copies the base: one
-    in 250 of its rows, within 1,024 and 8,192. Dead rows only take room: a fifth.
+    Every search scores the whole delta (4,000 rows of 128 floats are 2 MB), and compaction copies the base: so when
+    the delta has one in 250 of the base's rows, within 1,024 and 8,192. Dead rows only take memory: a fifth.
     """
     return delta >= min(max(base // 250, 1024), 8192) or dead >= max(base // 5, 1024)
 
 
 def outgrown(recipe: IndexRecipe, rows: int, dead: int) -> bool:
-    """Whether a base of so many rows, of which some are dead, is to be built and trained anew.
+    """Whether to train a new base for so many rows, of which some are dead, instead of appending to it.
 
-    Appending fits its lists and codes ever less, and keeps the dead: twice the rows they were trained for, or
-    a fifth of them dead. A flat base has nothing to train, and one list more than it needs would cost its readers.
+    Appended rows fit its lists and codes less and less, and dead ones stay: at twice the rows it was trained for, or
+    with a fifth of them dead. A flat base has nothing to train, and its dead rows would slow every search.
     """
     return recipe.name == FLAT or rows - dead >= GROWTH * recipe.notes or dead >= max(rows // 5, 1024)
 
 
-def fault(vector: NDArray[np.float32], dim: int) -> str | None:
-    """Why FAISS must not see this vector (it would accept it and answer wrongly), or None."""
+def fault(vector: Floats, dim: int) -> str | None:
+    """Why FAISS must not get this vector (it would accept it and return wrong hits), or None."""
     if vector.shape != (dim,):
         return "dimension"
     with np.errstate(all="ignore"):
@@ -67,7 +66,7 @@ def fault(vector: NDArray[np.float32], dim: int) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Sizes for `due` and for metrics; ``dead`` counts rows of base and delta."""
+    """Sizes for `compaction_due` and for metrics; ``dead`` counts rows of base and delta."""
 
     base: int
     delta: int
@@ -77,7 +76,7 @@ class Figures:
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """Everything an index holds at one moment, for a snapshot; the delta without its dead rows."""
+    """All of an index at one moment, for a snapshot; the delta without its dead rows."""
 
     dim: int
     fingerprint: str
@@ -92,7 +91,7 @@ class Contents:
 class VectorIndex:
     """The newest vector of every id of one shard, for one model. One writer thread, any number of readers.
 
-    With a folder ``scratch``, the vectors of an IVF base live in a file there and not in memory.
+    With a folder ``scratch``, the vectors of an IVF base are mapped from a file there.
     """
 
     def __init__(self, dim: int, fingerprint: str, scratch: Path | None = None) -> None:
@@ -110,18 +109,18 @@ class VectorIndex:
 
     @classmethod
     def restore(cls, contents: Contents, scratch: Path | None = None) -> Self:
-        """The index that gave these contents."""
+        """The index of these contents."""
         index = cls(contents.dim, contents.fingerprint, scratch)
         index._tombstones = Tombstones(contents.tombstones)
         index._state = State.of(contents.generation, contents.base, contents.rows, contents.base_alive, contents.delta)
         return index
 
-    def beside(self) -> Self:
-        """An empty index for the same vectors, to be filled while this one answers; see `become`."""
+    def empty_like(self) -> Self:
+        """An empty index for the same model, to be filled while this one is searched; see `replace_with`."""
         return type(self)(self.dim, self.fingerprint, self._scratch)
 
-    def become(self, other: Self) -> None:
-        """Hold from now on what the other index holds, which must be given up. For readers it is one swap."""
+    def replace_with(self, other: Self) -> None:
+        """Replace all rows with those of another index, which must not be used again. Readers see one swap."""
         with self._compacting, self._writing:
             self._state = replace(other._state, generation=self._state.generation + 1)
             self._tombstones = other._tombstones
@@ -147,25 +146,25 @@ class VectorIndex:
         return Figures(len(state.rows), len(state.vectors_MD), dead, len(self._tombstones))
 
     def recall(self) -> float:
-        """Recall@10 of the base over a few of its own rows, measured now: the price of some exact searches."""
+        """Recall@10 of the base over a sample of its own rows, measured now by some exact searches."""
         state = self._state
         return Probe(state.base, state.base_alive).recall()
 
     def has_declined(self, measured: float) -> bool:
-        """Whether a measured recall calls for training: it is too low, and was better after the last one."""
+        """Whether a measured recall calls for training: it is too low, and was better after the last training."""
         return measured < FLOORS[10] and measured < self._trained_recall - NOISE
 
     def imbalance(self) -> float:
-        """How much more a search reads than with lists of equal length: 1.0 is even, and for a flat base."""
+        """See `Base.imbalance`."""
         return self._state.base.imbalance()
 
     def apply(self, changes: Sequence[Change]) -> Tally:
-        """Take each change iff it is newer than what is held, tombstones included. A bad one never raises.
+        """Apply each change iff it is newer than the row or tombstone of its id. A bad one never raises.
 
-        Refused are vectors of another model, and those with a `fault`. A delete holds for every model.
+        Vectors of another model, and those with a `fault`, are refused. A delete holds for every model.
         """
         with self._writing:
-            outcomes = [self._take(change) for change in changes]
+            outcomes = [self._apply(change) for change in changes]
         refused = [
             (change, outcome)
             for change, outcome in zip(changes, outcomes, strict=True)
@@ -173,27 +172,8 @@ class VectorIndex:
         ]
         return Tally(outcomes.count("applied"), outcomes.count("stale"), refused)
 
-    def search(
-        self,
-        queries_ND: Floats,
-        k: int,
-        exclude: Sequence[str] = (),
-        *,
-        category: int = 0,
-        exclude_author: int = 0,
-    ) -> list[list[Neighbor]]:
-        """The k nearest ids of each query by cosine, closest first; see `answer` and `indexer.types.Query`.
-
-        Raises:
-            ValueError: see `check`.
-        """
-        queries = [Query(query_D, k, exclude, category, exclude_author) for query_D in queries_ND]
-        for query in queries:
-            self.check(query)
-        return [[Neighbor(*pair) for pair in zip(*answer, strict=True)] for answer in self.answer(queries)]
-
     def check(self, query: Query) -> None:
-        """Raises ValueError if k is out of bounds, a label is negative, or the vector has a `fault`."""
+        """Raises ValueError if k or a label is out of bounds, or the vector has a `fault`."""
         if not 1 <= query.k <= LARGEST_K:
             raise ValueError(f"k must be positive and at most {LARGEST_K}; got {query.k}")
         if not (0 <= query.category < 2**64 and 0 <= query.exclude_author < 2**64):
@@ -201,62 +181,62 @@ class VectorIndex:
         if reason := fault(query.vector, self.dim):
             raise ValueError(f"a query must be a unit vector of {self.dim} numbers; refused for its {reason}")
 
-    def answer(self, queries: Sequence[Query]) -> list[Hits]:
-        """Answers to queries that were checked, in their order, all of one state.
+    def search(self, queries: Sequence[Query]) -> list[Hits]:
+        """Hits of each query, which must have passed `check`; all of one state.
 
         Fewer than k hits only if fewer exist. With an IVF base the candidates are approximate, their order is
         not. Queries with the same filters are searched together, which costs each of them less.
         """
         state = self._state
         if len(queries) == 1:
-            return _answer_alike(state, queries)
-        together = defaultdict(list)
+            return _search_alike(state, queries)
+        groups = defaultdict(list)
         for place, query in enumerate(queries):
-            # A hundred hits are not sought for who wants ten.
-            together[query.category, query.exclude_author, _wanted(query).bit_length()].append(place)
-        answers: dict[int, Hits] = {}
-        for places in together.values():
+            # Queries for ten hits must not pay for a hundred.
+            groups[query.category, query.exclude_author, _hits_needed(query).bit_length()].append(place)
+        hits: dict[int, Hits] = {}
+        for places in groups.values():
             alike = [queries[place] for place in places]
-            answers.update(zip(places, _answer_alike(state, alike), strict=True))
-        return [answers[place] for place in range(len(queries))]
+            hits.update(zip(places, _search_alike(state, alike), strict=True))
+        return [hits[place] for place in range(len(queries))]
 
     def lookup(self, id: str) -> IndexedVector | None:  # noqa: A002
-        """What is held for an id; None if it was never seen or is deleted."""
+        """The vector of an id; None if it was never indexed or is deleted."""
         state = self._state
         row = state.find(id)
         return None if row is None else IndexedVector(state.version(row), state.vector(row))
 
-    def lacks(self, other: Self) -> list[str]:
-        """Ids that another index holds and this one does not, or only in an older version."""
+    def missing(self, other: Self) -> list[str]:
+        """Ids of the other index that this one does not hold, or only in an older version."""
         state = other._state
         return state.ids(state.newer_than(self._state)[None])[0]
 
-    def compact(self, *, anew: bool = False) -> None:
-        """Fold the delta into a new base. Readers and the writer go on.
+    def compact(self, *, retrain: bool = False) -> None:
+        """Build a new base that includes the delta. Readers and the writer go on.
 
-        The rows are appended to a copy of the base, or if that is `outgrown`, or with ``anew``, all live rows
-        go into a base trained on them; unless its recall is worse than that of appending.
+        The rows are appended to a copy of the base. If that is `outgrown`, or with ``retrain``, a new base is trained
+        on all live rows, and used unless its recall is too low and lower than the old one's.
 
         Raises:
             OSError: if the file of vectors cannot be written; nothing has changed then.
         """
         with self._compacting:
-            seen = self._state
-            kept_delta = seen.live_delta()
-            fold = self._trained if anew or outgrown(seen.base.recipe, len(seen.rows), seen.base_dead) else _appended
-            kept_base, base = fold(seen, kept_delta, self._scratch)
-            rows = seen.rows if len(kept_base) == len(seen.rows) else seen.rows.taken(kept_base)
-            rows = rows.extended(seen.entries(kept_delta))
+            old = self._state
+            kept_delta = old.live_delta()
+            build = self._train if retrain or outgrown(old.base.recipe, len(old.rows), old.base_dead) else _append
+            kept_base, base = build(old, kept_delta, self._scratch)
+            rows = old.rows if len(kept_base) == len(old.rows) else old.rows.taken(kept_base)
+            rows = rows.extended(old.entries(kept_delta))
             with self._writing:
-                self._state = self._rebased(base, rows, len(seen.vectors_MD), kept_base, kept_delta)
+                self._state = self._rebased(base, rows, len(old.vectors_MD), kept_base, kept_delta)
 
     def snapshot_written(self, kept: int) -> None:
-        """The contents are safe on disk, in the newest of ``kept`` snapshots: old tombstones may go."""
+        """Drop the tombstones that no restart needs, after the newest of ``kept`` snapshots was written."""
         with self._writing:
             self._tombstones.snapshot_written(kept)
 
     def contents(self) -> Contents:
-        """What a snapshot keeps, as of now; later changes do not touch it."""
+        """A copy for a snapshot, which later changes do not touch."""
         with self._writing:
             state, tombstones = self._state, self._tombstones.epochs()
         return Contents(
@@ -270,7 +250,7 @@ class VectorIndex:
             tombstones=tombstones,
         )
 
-    def _take(self, change: Change) -> str:
+    def _apply(self, change: Change) -> str:
         row = self._state.find(change.id)
         if change.version <= self._version(change.id, row):
             return "stale"
@@ -288,26 +268,26 @@ class VectorIndex:
 
     def _version(self, id_: str, row: int | None) -> float:
         """The version that a change must exceed."""
-        held = self._tombstones.version(id_) if row is None else self._state.version(row)
-        return -math.inf if held is None else held
+        version = self._tombstones.version(id_) if row is None else self._state.version(row)
+        return -math.inf if version is None else version
 
     def _upsert(self, change: Change, row: int | None) -> None:
         assert change.vector is not None
         state = self._state
         state.delta.append(change, change.vector / np.linalg.norm(change.vector))
         # The old row dies and the new one appears in one swap.
-        self._state = (state if row is None else state.without(row)).grown()
+        self._state = (state if row is None else state.without(row)).with_next_row()
         self._tombstones.remove(change.id)
 
-    def _trained(self, seen: State, kept_delta: Ints, scratch: Path | None) -> tuple[Ints, Base]:
-        """All live rows, in a base trained on them; or what `_appended` gives, if its recall is not worse."""
-        kept_base = seen.live_base()
-        vectors = _Kept(seen.base, kept_base, seen.vectors_MD[kept_delta])
+    def _train(self, old: State, kept_delta: Ints, scratch: Path | None) -> tuple[Ints, Base]:
+        """All live rows, in a base trained on them; or see `_append`, if the new recall is too low and worse."""
+        kept_base = old.live_base()
+        vectors = _LiveVectors(old.base, kept_base, old.vectors_MD[kept_delta])
         base = build_base(recipe_for(len(vectors), self.dim), vectors, scratch)
         recall = tune(base).recall()
-        if recall < FLOORS[10] and recall < Probe(seen.base, seen.base_alive).recall():
+        if recall < FLOORS[10] and recall < Probe(old.base, old.base_alive).recall():
             log.warning("base_refused", extra={"rows": len(vectors), "recall": recall})
-            kept_base, base = _appended(seen, kept_delta, scratch)
+            kept_base, base = _append(old, kept_delta, scratch)
             # Not to be tried again before there is much more to train on.
             base.recipe = replace(base.recipe, notes=len(base))
             return kept_base, base
@@ -315,22 +295,22 @@ class VectorIndex:
         log.info("base_trained", extra={"rows": len(base), "recipe": base.recipe.name, "recall": recall})
         return kept_base, base
 
-    def _rebased(self, base: Base, rows: Rows, folded: int, kept_base: Ints, kept_delta: Ints) -> State:
-        """The present state on a base of ``kept_base`` and ``kept_delta``, of the first ``folded`` rows.
+    def _rebased(self, base: Base, rows: Rows, compacted: int, kept_base: Ints, kept_delta: Ints) -> State:
+        """The present state on a base of ``kept_base`` and ``kept_delta``, from the delta's first ``compacted`` rows.
 
-        Rows that died meanwhile are dead in the new base; rows that came meanwhile are its delta.
+        Rows that died meanwhile are dead in the new base; rows that were added meanwhile are its delta.
         """
         now = self._state
         base_alive = flags(now.base_alive, len(now.rows))[kept_base]
         delta_alive = flags(now.delta_alive, len(now.vectors_MD))[kept_delta]
         newer = now.live_delta()
-        newer = newer[newer >= folded]
+        newer = newer[newer >= compacted]
         alive = packed(np.concatenate([base_alive, delta_alive]))
         return State.of(now.generation + 1, base, rows, alive, now.entries(newer))
 
 
-class _Kept:
-    """Rows of a base and then of a delta, as `build_base` reads them: a chunk at a time, rising."""
+class _LiveVectors:
+    """Vectors of a base's and then of a delta's live rows, as `build_base` reads them: in chunks, ascending."""
 
     def __init__(self, base: Base, kept_base: Ints, delta_MD: Floats) -> None:
         self._base = base
@@ -347,30 +327,31 @@ class _Kept:
         return np.concatenate([base_MD, self._delta_MD[rows_M[in_base:] - len(self._kept_base)]])
 
 
-def _appended(seen: State, kept_delta: Ints, scratch: Path | None) -> tuple[Ints, Base]:
-    """All rows of the base, the dead ones, too, and behind them those of the delta."""
-    return np.arange(len(seen.rows)), seen.base.extended(seen.vectors_MD[kept_delta], scratch)
+def _append(old: State, kept_delta: Ints, scratch: Path | None) -> tuple[Ints, Base]:
+    """All rows of the base, dead ones too, and then the delta's."""
+    return np.arange(len(old.rows)), old.base.extended(old.vectors_MD[kept_delta], scratch)
 
 
-def _answer_alike(state: State, queries: Sequence[Query]) -> list[Hits]:
-    """Answers to queries with the same filters, from one search."""
+def _search_alike(state: State, queries: Sequence[Query]) -> list[Hits]:
+    """Hits of queries with the same filters, from one search."""
     first = queries[0]
     unit_ND = np.array([query.vector for query in queries], dtype=np.float32)
     faiss.normalize_L2(unit_ND)
-    found = state.search(unit_ND, max(map(_wanted, queries)), first.category, first.exclude_author)
-    return [_trimmed(answer, query) for answer, query in zip(found, queries, strict=True)]
+    hits_N = state.search(unit_ND, max(map(_hits_needed, queries)), first.category, first.exclude_author)
+    return [_trimmed(hits, query) for hits, query in zip(hits_N, queries, strict=True)]
 
 
-def _wanted(query: Query) -> int:
-    """How many hits hold k of them whichever are excluded: ids are left out behind the search."""
+def _hits_needed(query: Query) -> int:
+    """How many hits leave k of them, even if all excluded ids are among them."""
     return query.k + len(query.exclude)
 
 
-def _trimmed(answer: Hits, query: Query) -> Hits:
+def _trimmed(hits: Hits, query: Query) -> Hits:
+    """The first k hits that are not excluded."""
     if not query.exclude:
-        if len(answer.ids) <= query.k:
-            return answer
-        return Hits(answer.ids[: query.k], answer.scores[: query.k])
-    unwanted = frozenset(query.exclude)
-    kept = [place for place, id_ in enumerate(answer.ids) if id_ not in unwanted][: query.k]
-    return Hits([answer.ids[place] for place in kept], [answer.scores[place] for place in kept])
+        if len(hits.ids) <= query.k:
+            return hits
+        return Hits(hits.ids[: query.k], hits.scores[: query.k])
+    excluded = frozenset(query.exclude)
+    kept = [place for place, id_ in enumerate(hits.ids) if id_ not in excluded][: query.k]
+    return Hits([hits.ids[place] for place in kept], [hits.scores[place] for place in kept])

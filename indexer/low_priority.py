@@ -1,8 +1,8 @@
-"""Long work of FAISS, done in time that searches leave.
+"""Long calls of FAISS on one core, with the lowest priority.
 
-A thread that waits for a core must not hold Python's lock meanwhile: searches would wait with it. So the thread of
-chores, which runs Python, is a little nice, and what FAISS does for long and without that lock is done by another one,
-which is as nice as can be. Not SCHED_IDLE: around each call it needs the lock, too, and where other processes keep
+A thread that waits for a core must not hold the GIL meanwhile: searches would wait with it. So the maintenance
+thread, which runs Python, is a little nice, and FAISS' long calls, which release it, run on another one that is
+as nice as can be. Not SCHED_IDLE: around each call that thread needs the GIL, too, and where other processes keep
 every core busy, an idle thread may get one once a second.
 """
 
@@ -19,35 +19,35 @@ import faiss
 P = ParamSpec("P")
 T = TypeVar("T")
 
-NICEST = 19
-# Nobody waits for what is shorter, and to sleep takes longer.
+LOWEST_PRIORITY = 19
+# Shorter work makes no search wait, and a sleep would take longer.
 SHORT_S = 0.0002
 
 
 def run_low_priority(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """The call's result; on one core, and that mostly while nothing else wants it."""
-    return _own.thread.submit(call, *args, **kwargs).result()
+    """The call's result, computed on one core and mostly while nothing else needs it."""
+    return _low_priority.executor.submit(call, *args, **kwargs).result()
 
 
-def rest(since_s: float) -> None:
-    """As long as there was work since that moment of `time.perf_counter`: who writes for long takes core and disk."""
+def throttle(since_s: float) -> None:
+    """Sleep as long as the work since ``since_s`` of `time.perf_counter` took: long writes load core and disk."""
     worked_s = time.perf_counter() - since_s
     if worked_s > SHORT_S:
         time.sleep(worked_s)
 
 
 def set_niceness(niceness: int) -> None:
-    """What a thread begins with whose work can wait: one core, and others first."""
+    """Initialize a thread whose work can wait: FAISS uses one core, and other threads go first."""
     faiss.omp_set_num_threads(1)
     if sys.platform == "linux":  # there a thread has a niceness of its own
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), niceness)
 
 
-class _Own(threading.local):
-    """One for every thread that asks: nobody waits for what another index trains."""
+class _LowPriority(threading.local):
+    """One executor for each calling thread: no index waits for another one's training."""
 
     def __init__(self) -> None:
-        self.thread = ThreadPoolExecutor(1, "spare", set_niceness, (NICEST,))
+        self.executor = ThreadPoolExecutor(1, "low-priority", set_niceness, (LOWEST_PRIORITY,))
 
 
-_own = _Own()
+_low_priority = _LowPriority()

@@ -1,25 +1,24 @@
-"""The stream of changes in memory: for tests of what follows it."""
+"""The stream of changes in memory, for tests of its followers."""
 
 import threading
 from collections.abc import Iterator
 
-import numpy as np
-from numpy.typing import NDArray
-
 from indexer.follow import START
-from indexer.types import Change
+from indexer.types import Change, Floats
+
+# So that a follower's thread, which may wait in `read`, ends soon.
+LONGEST_BLOCK_S = 0.05
 
 
-def _place(cursor: str) -> int:
-    """Number of changes before the cursor."""
+def _entries_before(cursor: str) -> int:
     return int(cursor.partition("-")[0])
 
 
 class MemoryChangeStream:
-    """`ChangeStream` over a list of one model's changes: the cursor is the number of changes before it.
+    """`ChangeStream` over a list of one model's changes: the cursor is the number of changes up to it.
 
-    The first ``cut`` of them can no longer be read; each of ``failures`` is raised once. The store behind it holds the
-    newest change of every id.
+    The first ``cut`` of them can no longer be read. Each of ``failures`` is raised once, by `read`. The store is the
+    newest change of every id. ``refused`` and ``kept`` record the follower's reports.
     """
 
     def __init__(self, fingerprint: str = "m") -> None:
@@ -30,32 +29,33 @@ class MemoryChangeStream:
         self.reads = 0
         self.refused: list[tuple[str, str]] = []
         self.kept: list[str] = []
-        self._news = threading.Condition()
+        self._added = threading.Condition()
 
     @property
     def end(self) -> str:
-        """The cursor behind all of them."""
+        """The cursor of the newest change."""
         return str(len(self.entries)) if self.entries else START
 
-    def add(self, id_: str, version: int, vector: NDArray[np.float32] | None) -> None:
-        """What a worker publishes, or a delete leaves."""
-        with self._news:
+    def add(self, id_: str, version: int, vector: Floats | None) -> None:
+        """Append an upsert, or without a vector a delete."""
+        with self._added:
             self.entries.append(Change(str(len(self.entries) + 1), id_, version, self.fingerprint, vector))
-            self._news.notify_all()
+            self._added.notify_all()
 
     def read(self, after: str, limit: int, block_s: float) -> list[Change]:
-        """See `ChangeStream`."""
+        """See `ChangeStream`; waits at most `LONGEST_BLOCK_S`."""
         self.reads += 1
         if self.failures:
             raise self.failures.pop()
-        with self._news:
-            self._news.wait_for(lambda: len(self.entries) > _place(after), timeout=min(block_s, 0.05))
-            first = max(_place(after), self.cut)
-            return self.entries[first : first + limit]
+        start = _entries_before(after)
+        with self._added:
+            self._added.wait_for(lambda: len(self.entries) > start, timeout=min(block_s, LONGEST_BLOCK_S))
+            start = max(start, self.cut)
+            return self.entries[start : start + limit]
 
     def holds(self, cursor: str) -> bool:
         """See `ChangeStream`."""
-        return self.cut <= _place(cursor) <= len(self.entries)
+        return self.cut <= _entries_before(cursor) <= len(self.entries)
 
     def everything(self) -> tuple[str, Iterator[Change]]:
         """See `ChangeStream`."""
@@ -64,8 +64,9 @@ class MemoryChangeStream:
 
     def refuse(self, change: Change, reason: str) -> None:
         """See `ChangeStream`."""
-        self.refused.append((change.id, reason))
+        if (change.id, reason) not in self.refused:
+            self.refused.append((change.id, reason))
 
     def keep(self, cursor: str) -> None:
-        """See `ChangeStream`."""
+        """See `ChangeStream`; cuts nothing off."""
         self.kept.append(cursor)

@@ -1,8 +1,8 @@
-"""How many shards and how much memory a corpus needs, by the table of `indexer.recipes` and what was measured.
+"""How many shards and how much memory a corpus needs, by the table of `indexer.recipes` and by measurements.
 
-Figures are for one replica of each shard, ids of 36 letters (a UUID) and one busy core at building. The measured
-ones are of a million vectors of 128 numbers, from `make bench-index`, and are scaled: training with the square of
-the lists (so many points, each against so many centres), the rest with rows and dimension.
+Figures are for one replica of each shard, ids of 36 letters (a UUID) and one core at building. Measurements of a
+million vectors of 128 numbers, from `make bench-index`, are scaled: training with the square of the lists (their
+points times their centers), the others with rows and dimension.
 """
 
 import math
@@ -13,7 +13,7 @@ from indexer.recipes import FLAT, SAMPLE_PER_LIST, IndexRecipe, recipe_for
 
 # FAISS' number of a row, version, hash of the id and its order, two labels; the id.
 ROW_BYTES = 8 + 8 + 8 + 4 + 2 * 4 + 36
-# What lists and allocators leave unused, as measured: 86 bytes a row where the sum was 78.
+# Unused memory of lists and allocators: 86 bytes a row were measured where the sum was 78.
 SLACK_BYTES = 8
 TRAINING_S, TRAINED_LISTS = 16.0, 2048
 FILLED_PER_S = 50_000
@@ -22,10 +22,10 @@ MEASURED_DIM = 128
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to run, for each shard where nothing else is said.
+    """The number of shards, and the figures of each.
 
-    ``resident_bytes`` cannot be dropped; ``building_bytes`` is its height while a base is built anew beside the
-    one that answers. ``mapped_bytes`` lie on disk, and searches are fast while the page cache holds them.
+    ``resident_bytes`` cannot be dropped; ``building_bytes`` is their peak, while a base is built and the old one still
+    searched. ``mapped_bytes`` are on disk, and searches are fast while the page cache holds them.
     """
 
     shards: int
@@ -39,7 +39,7 @@ class Plan:
 
 
 def plan(notes: int, dim: int, memory_bytes: int) -> Plan:
-    """The fewest shards of which each fits into ``memory_bytes`` while its base is built anew.
+    """The fewest shards that each fit into ``memory_bytes`` while a new base is built.
 
     Raises:
         ValueError: if the dimension cannot be coded, there are no notes, or the memory holds not even one.
@@ -71,7 +71,7 @@ def _resident_bytes(rows: int, dim: int) -> int:
 
 
 def _building_bytes(rows: int, dim: int) -> int:
-    """Old and new base, the pages of the vectors while they are written, and the sample that is trained on."""
+    """Old and new base, the pages of the vectors while they are written, and the training sample."""
     recipe = recipe_for(rows, dim)
     sample_bytes = 4 * dim * SAMPLE_PER_LIST * recipe.nlist
     vectors_bytes = 0 if recipe.name == FLAT else _vectors_bytes(rows, dim)

@@ -1,13 +1,14 @@
-"""How good a base's answers are, measured against exact search."""
+"""Recall of a base's searches, measured against exact ones."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
 
-from indexer.base import Base, Choice, Floats, Ranked, live_rows
+from indexer.base import Base, Ranked, Selection
 from indexer.recipes import IndexRecipe
-from indexer.rows.bitmap import Bits
+from indexer.rows.bitmap import Bits, live_rows
+from indexer.types import Floats
 
 SAMPLE = 32
 FLOORS = {10: 0.96, 100: 0.99}
@@ -16,37 +17,37 @@ MOST_CANDIDATES = 64
 
 
 class Probe:
-    """Some rows of a base, always the same, that are asked for their nearest neighbors.
+    """Searches a base for the neighbors of a fixed sample of its rows, as requests for related notes do.
 
-    That is what related notes are asked for, too. A row is not its own neighbor.
+    A row is not its own neighbor.
     """
 
     def __init__(self, base: Base, alive: Bits | None = None) -> None:
-        """Searches exactly, once: the price of reading every vector for each row of the sample."""
+        """Searches exactly, once, which scores every vector for each row of the sample."""
         live = live_rows(alive, len(base))
         self._rows_N = np.random.default_rng(0).choice(live, min(SAMPLE, len(live)), replace=False)
         self._base = base
-        self._choice = Choice(len(live), alive)
+        self._selection = Selection(len(live), alive)
         self._queries_ND = base.vectors(self._rows_N)
-        self._nearest = self._neighbors(base.exact, max(FLOORS))
+        self._nearest = self._neighbors(base.search_exact, max(FLOORS))
 
     def recall(self, k: int = 10) -> float:
-        """Recall@k, for a k of `FLOORS`: the share of the nearest rows that a search finds; 1.0 where are none."""
-        wanted = [nearest[:k] for nearest in self._nearest]
-        if not any(wanted):
+        """Recall@k, for a k of `FLOORS`: the share of the nearest rows that a search finds; 1.0 if there are none."""
+        nearest = [rows[:k] for rows in self._nearest]
+        if not any(nearest):
             return 1.0
         found = self._neighbors(self._base.search, k)
-        hits = sum(len(set(one) & set(want)) for one, want in zip(found, wanted, strict=True))
-        return hits / sum(map(len, wanted))
+        hits = sum(len(set(rows) & set(true)) for rows, true in zip(found, nearest, strict=True))
+        return hits / sum(map(len, nearest))
 
     def sufficiency(self) -> float:
         """The lowest recall by its floor: 1.0 or more is enough."""
         return min(self.recall(k) / floor for k, floor in FLOORS.items())
 
-    def _neighbors(self, search: Callable[[Floats, int, Choice], Ranked], k: int) -> list[list[int]]:
+    def _neighbors(self, search: Callable[[Floats, int, Selection], Ranked], k: int) -> list[list[int]]:
         if not len(self._rows_N):
             return []
-        _, rows_NK = search(self._queries_ND, k + 1, self._choice)
+        _, rows_NK = search(self._queries_ND, k + 1, self._selection)
         return [
             [row for row in rows_K if row not in (own, -1)][:k]
             for own, rows_K in zip(self._rows_N.tolist(), rows_NK.tolist(), strict=True)
@@ -54,10 +55,9 @@ class Probe:
 
 
 def tune(base: Base) -> Probe:
-    """Make searches of a new base do twice as much, of what helps more, until recall is enough.
+    """Double a new base's probed lists or its re-ranked candidates, whichever helps more, until recall is enough.
 
-    How many lists hold the neighbors, and how many candidates the codes confuse, depends on the data, which
-    no table knows.
+    How many lists hold the neighbors, and how many candidates the codes confuse, depends on the data.
     """
     probe = Probe(base)
 

@@ -1,4 +1,4 @@
-"""Which kind of base suits how many vectors: the one table.
+"""The kind of base for a number of vectors.
 
 =================  ==================================  ===================================================
 rows of the shard  recipe                              reason
@@ -10,10 +10,10 @@ from 10,000 on     IVF{nlist},PQ{D/2}x4fsr, nprobe 16, a flat search grows with 
                                                        scored again with float16 vectors
 =================  ==================================  ===================================================
 
-``r`` codes the residual to the list's centre, which FAISS leaves out for fast-scan codes: recall@10 is 0.999
+``r`` codes the residual to the list's center, which FAISS leaves out for fast-scan codes: recall@10 is 0.999
 with it and 0.954 without on 100,000 clustered vectors. ``nlist`` is about 4 sqrt(rows), rounded down to a
 power of two and to 39 training points a list, below which FAISS calls the clustering unreliable. Once trained, a
-base is searched wider than the table says if its recall asks for it: see `indexer.recall.tune`.
+base may be searched wider than the table says, until its recall is enough: see `indexer.recall.tune`.
 """
 
 import math

@@ -1,10 +1,10 @@
-"""Which shard holds an id, and where its replicas are."""
+"""The shard of an id, and the addresses of a shard's replicas."""
 
 from hashlib import blake2b
 
 
 def replicas(addresses: str) -> list[str]:
-    """The addresses of one shard's replicas, which are written with commas between them."""
+    """The addresses of one shard's replicas, from a list with commas."""
     return [address.strip() for address in addresses.split(",")]
 
 

@@ -1,20 +1,20 @@
-"""Snapshots of one shard's index on disk, each with the stream cursor up to which it holds every change.
+"""Snapshots of one shard's index on disk, each with the cursor of the last change that it includes.
 
 ::
 
     CURRENT              name of the newest folder
     00000007-<digest>/   digest: the first 16 hex digits of the manifest's SHA-256
         manifest.json    fingerprint, shard, cursor, generation, recipe, counts, SHA-256 of every file
-        delta.npz        what changes all the time: the delta, and which rows of the base are alive
+        delta.npz        the delta, and which rows of the base are alive
         ids.msgpack      ids of the delta, tombstones
         rows.npz         ids, versions and labels of the base's rows, and the vectors of a flat base
         base.faiss       codes of an IVF base
-        store.faiss      vectors of an IVF base in float16; they are read where they lie
+        store.faiss      vectors of an IVF base in float16; it is mapped and not loaded
 
 A snapshot is written into a staging folder, synced file by file, and renamed; a crash at any point leaves the
-older ones as they were. Files of a base that the last snapshot held, too, are linked and not written again.
-Checksums are verified before anything is parsed: FAISS loads most damaged files without a word and then answers
-wrongly.
+older ones as they were. The files of an unchanged base are hard links to those of the last snapshot.
+Checksums are verified before anything is parsed: FAISS loads most damaged files without an error and then returns
+wrong hits.
 """
 
 import contextlib
@@ -37,16 +37,16 @@ import msgpack
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer.base import SCRATCH_PREFIX, Base, FlatBase, IvfBase, mapped, write_index
+from indexer.base import SCRATCH_PREFIX, Base, FlatBase, IvfBase, map_store, write_index
 from indexer.index import Contents, VectorIndex
-from indexer.low_priority import rest
+from indexer.low_priority import throttle
 from indexer.recipes import IndexRecipe
 from indexer.rows.id_cells import Ids
 from indexer.rows.rows import Entries, Labels, Rows
 
 log = logging.getLogger(__name__)
 
-# It has no types.
+# NumPy ships no types for it.
 _format: Any = np.lib.format
 
 FORMAT = 3
@@ -61,12 +61,12 @@ LABELS = ("category", "author")
 PIECE_BYTES = 1 << 20
 
 Buffer = bytes | memoryview
-# Writes a file's bytes, in pieces, with the function it is given.
+# Writes a file's bytes, in pieces, with the function that it gets.
 Content = Callable[[Callable[[Buffer], None]], object]
 
 
 class _Damaged(Exception):
-    """A file is missing or is not what was written."""
+    """A file is missing or its checksum is wrong."""
 
 
 class Snapshots:
@@ -75,15 +75,15 @@ class Snapshots:
     def __init__(self, folder: Path, fingerprint: str, shard: int = 0, shards: int = 1) -> None:
         self.shard, self.shards = shard, shards
         self._folder = folder
-        self._base: tuple[Base | None, str] = None, ""  # what the newest snapshot holds, and its name
-        # With another number of shards this one holds other ids.
+        self._base: tuple[Base | None, str] = None, ""  # the newest snapshot's, and that snapshot's name
+        # With another number of shards, a shard has other ids.
         self._identity = {"format": FORMAT, "fingerprint": fingerprint, "shard": shard, "shards": shards}
 
     def save(self, contents: Contents, cursor: str) -> None:
-        """Write a snapshot, make it the current one, and drop all but the last three.
+        """Write a snapshot, make it the current one, and remove all but the last three.
 
         Raises:
-            OSError: if it could not be written; the older snapshots are then as they were.
+            OSError: if it cannot be written; the older snapshots are then as they were.
         """
         self._folder.mkdir(parents=True, exist_ok=True)
         staged = self._folder / STAGING
@@ -107,13 +107,13 @@ class Snapshots:
     def load(self) -> tuple[VectorIndex, str] | None:
         """The index and cursor of the current snapshot, or of the newest older one that is whole and fits.
 
-        None if there is none; the log says why each was passed over.
+        None if there is none; the log says why each was skipped.
         """
         for leftover in self._folder.glob(f"{SCRATCH_PREFIX}*"):
             leftover.unlink()
         for name in self._candidates():
             try:
-                manifest, files = _read(self._folder / name)
+                manifest, files = _load(self._folder / name)
             except (_Damaged, OSError) as error:
                 log.warning("snapshot_damaged", extra={"snapshot": name, "reason": str(error)})
                 continue
@@ -139,21 +139,21 @@ class Snapshots:
                     (staged / file).hardlink_to(self._folder / name / file)
             except (_Damaged, OSError) as error:
                 log.warning("snapshot_not_linked", extra={"snapshot": name, "reason": str(error)})
-                for file in BASE_FILES:  # to write into a link would be to write into the older snapshot
+                for file in BASE_FILES:  # writing to a link would overwrite the older snapshot
                     (staged / file).unlink(missing_ok=True)
             else:
                 return linked
         return _write_all(staged, _base_files(contents))
 
     def discard(self) -> None:
-        """Remove all of them."""
+        """Remove all snapshots."""
         for name in self._names():
             shutil.rmtree(self._folder / name, ignore_errors=True)
 
     def oldest_cursor(self) -> str | None:
         """Cursor of the oldest snapshot that `load` may fall back to; None if there is none.
 
-        What lies behind it in the stream may still be needed, what lies before it never again.
+        Only changes after it may ever be applied again.
         """
         for name in reversed(self._names()):
             with contextlib.suppress(_Damaged, OSError):
@@ -161,7 +161,7 @@ class Snapshots:
         return None
 
     def _names(self) -> list[str]:
-        """Folders of whole or damaged snapshots, newest first."""
+        """Names of the snapshots, whole or damaged, newest first."""
         if not self._folder.is_dir():
             return []
         return sorted((path.name for path in self._folder.glob("[0-9]*-*")), key=_number, reverse=True)
@@ -192,7 +192,7 @@ def _write(path: Path, content: Content) -> str:
             start_s = time.perf_counter()
             file.write(data)
             digest.update(data)
-            rest(start_s)
+            throttle(start_s)
 
         content(write)
         file.flush()
@@ -212,24 +212,24 @@ def _manifest(folder: Path) -> dict[str, Any]:
     manifest = (folder / MANIFEST).read_bytes()
     if sha256(manifest).hexdigest()[:16] != folder.name.partition("-")[2]:
         raise _Damaged(MANIFEST)
-    described: dict[str, Any] = json.loads(manifest)
-    return described
+    parsed: dict[str, Any] = json.loads(manifest)
+    return parsed
 
 
-def _read(folder: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """The manifest and the files of a snapshot, verified; the largest is not kept in memory."""
-    described = _manifest(folder)
+def _load(folder: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """The manifest and the files of a snapshot, verified; the store, which is mapped, is not among them."""
+    manifest = _manifest(folder)
     files = {}
-    for name, digest in described["files"].items():
+    for name, digest in manifest["files"].items():
         with (folder / name).open("rb") as file:
             if name == STORE:
-                found = file_digest(file, "sha256")
+                actual = file_digest(file, "sha256")
             else:
                 files[name] = file.read()
-                found = sha256(files[name])
-        if found.hexdigest() != digest:
+                actual = sha256(files[name])
+        if actual.hexdigest() != digest:
             raise _Damaged(name)
-    return described, files
+    return manifest, files
 
 
 def _description(contents: Contents) -> dict[str, Any]:
@@ -276,7 +276,7 @@ def _base_files(contents: Contents) -> dict[str, Content]:
 
 
 class _Sink:
-    """What `zipfile` takes for a file in which one cannot go back."""
+    """A file without seek, for `zipfile`."""
 
     def __init__(self, write: Callable[[Buffer], None]) -> None:
         self._write = write
@@ -290,7 +290,7 @@ class _Sink:
 
 
 def _npz(arrays: Mapping[str, NDArray[Any]]) -> Content:
-    """What `np.savez` writes; but that copies 16 MB at a time with Python's lock held, and searches would wait."""
+    """An archive as `np.savez` writes it, which copies 16 MB at a time with the GIL held: searches would wait."""
 
     def content(write: Callable[[Buffer], None]) -> None:
         with ZipFile(cast(IO[bytes], _Sink(write)), "w") as archive:
@@ -310,7 +310,7 @@ def _contents(manifest: Mapping[str, Any], files: Mapping[str, bytes], folder: P
     recipe = IndexRecipe(**manifest["recipe"])
     if STORE in manifest["files"]:
         ivf = faiss.deserialize_index(np.frombuffer(files["base.faiss"], dtype=np.uint8))
-        base: Base = IvfBase(recipe, ivf, mapped(folder / STORE))
+        base: Base = IvfBase(recipe, ivf, map_store(folder / STORE))
     else:
         base = FlatBase(recipe, rows.pop("store"))
     others = msgpack.unpackb(rows.pop("other_ids").tobytes(), strict_map_key=False)

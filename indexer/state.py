@@ -1,6 +1,6 @@
-"""What one search sees of an index: an immutable base, the published part of a delta, and which rows are alive.
+"""The immutable state of an index that one search uses: a base, the published part of a delta, and the live rows.
 
-Rows of the delta are numbered behind those of the base.
+Rows of the delta are numbered after those of the base.
 """
 
 import math
@@ -11,20 +11,20 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer.base import Base, Choice, Floats, Ints, Ranked, best, products
+from indexer.base import Base, Ranked, Selection, best, products
 from indexer.rows import bitmap
-from indexer.rows.bitmap import Bits, all_alive, flags
-from indexer.rows.rows import Codes, Entries, Rows, hashed
-from indexer.types import Change, Hits, label
+from indexer.rows.bitmap import Bits, Flags, all_alive, flags, live_rows
+from indexer.rows.rows import Codes, Entries, Rows, hashes_of
+from indexer.types import Change, Floats, Hits, Ints, label
 
 SMALLEST_DELTA = 1024
 
 
 class Delta:
-    """Rows that are searched exactly. It only grows: what is published never changes again.
+    """Rows that are searched exactly. It only grows: a published row never changes again.
 
-    ``newest`` leads from an id to its last row, ``before`` from a row to the one that the id had before, or to
-    -1. Both may be ahead of what is published.
+    ``newest`` maps an id to its last row, ``before`` a row to the one that its id had before, or to -1. Both may be
+    ahead of the published rows.
     """
 
     def __init__(self, entries: Entries) -> None:
@@ -39,7 +39,7 @@ class Delta:
         self.labels_M2 = _grown(entries.labels_M2, capacity)
 
     def append(self, change: Change, vector_D: Floats) -> None:
-        """Write a row that no reader knows of yet."""
+        """Write a row that is not published yet."""
         row = len(self.ids)
         if row == len(self.vectors_MD):
             # Readers keep the old arrays through their state.
@@ -55,7 +55,7 @@ class Delta:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """``vectors_MD`` and ``labels_M2`` are the published part of the delta; bits beyond it are void."""
+    """``vectors_MD`` and ``labels_M2`` are the published rows of the delta; bits after those mean nothing."""
 
     generation: int
     base: Base
@@ -88,8 +88,8 @@ class State:
     def __len__(self) -> int:
         return len(self.rows) + len(self.vectors_MD) - self.base_dead - self.delta_dead
 
-    def grown(self) -> Self:
-        """The next row of the delta published."""
+    def with_next_row(self) -> Self:
+        """A copy in which the next row of the delta is published."""
         end = len(self.vectors_MD) + 1
         alive = self.delta_alive
         if end > 8 * len(alive):
@@ -102,7 +102,7 @@ class State:
         )
 
     def without(self, row: int) -> Self:
-        """This row, which must be alive, dead."""
+        """A copy in which this row, which must be alive, is dead."""
         if row < len(self.rows):
             base_alive = bitmap.without(self.base_alive, np.array([row]))
             return replace(self, base_alive=base_alive, base_dead=self.base_dead + 1)
@@ -120,23 +120,23 @@ class State:
         return row if row >= 0 and bitmap.is_alive(self.base_alive, row) else None
 
     def version(self, row: int) -> int:
-        """The version that a row holds."""
+        """The version of a row."""
         first = len(self.rows)
         return int(self.rows.versions[row]) if row < first else self.delta.versions[row - first]
 
     def vector(self, row: int) -> Floats:
-        """The vector that a row holds, shape (D,)."""
+        """The vector of a row, shape (D,)."""
         first = len(self.rows)
         vector_D: Floats = self.base.vectors(np.array([row]))[0] if row < first else self.vectors_MD[row - first]
         return vector_D
 
     def live_base(self) -> Ints:
-        """Numbers of the base's rows that are alive."""
-        return np.flatnonzero(flags(self.base_alive, len(self.rows)))
+        """Numbers of the base's live rows."""
+        return live_rows(self.base_alive, len(self.rows))
 
     def live_delta(self) -> Ints:
-        """Numbers, within the delta, of its rows that are published and alive."""
-        return np.flatnonzero(flags(self.delta_alive, len(self.vectors_MD)))
+        """Numbers, within the delta, of its published live rows."""
+        return live_rows(self.delta_alive, len(self.vectors_MD))
 
     def entries(self, delta_rows: Ints) -> Entries:
         """These rows of the delta, numbered within it."""
@@ -148,17 +148,14 @@ class State:
         )
 
     def ids(self, rows_NK: Ints) -> list[list[str]]:
-        """Some id for a cell without a hit."""
-        if not len(self.vectors_MD):
-            return self.rows.ids.at(rows_NK)
+        """Ids of a matrix of rows; any id for a cell without a hit."""
         first = len(self.rows)
-        in_delta_NK = rows_NK >= first
-        if not in_delta_NK.any():
+        if not len(self.vectors_MD) or not (in_delta_NK := rows_NK >= first).any():
             return self.rows.ids.at(rows_NK)
-        known = self.rows.ids.at(np.where(in_delta_NK, -1, rows_NK))
+        ids_NK = self.rows.ids.at(np.where(in_delta_NK, -1, rows_NK))
         for query, place in np.argwhere(in_delta_NK).tolist():
-            known[query][place] = self.delta.ids[rows_NK[query, place] - first]
-        return known
+            ids_NK[query][place] = self.delta.ids[rows_NK[query, place] - first]
+        return ids_NK
 
     def newer_than(self, other: Self) -> Ints:
         """Live rows whose id the other state does not hold, or only in an older version."""
@@ -167,44 +164,44 @@ class State:
         if not len(others_M):
             return rows_M
         places_M = np.searchsorted(others_M, hashes_M).clip(max=len(others_M) - 1)
-        held = (others_M[places_M] == hashes_M) & (others_versions_M[places_M] >= versions_M)
-        newer_M: Ints = rows_M[~held]
+        is_known_M = (others_M[places_M] == hashes_M) & (others_versions_M[places_M] >= versions_M)
+        newer_M: Ints = rows_M[~is_known_M]
         return newer_M
 
     def search(self, queries_ND: Floats, k: int, category: int = 0, exclude_author: int = 0) -> list[Hits]:
         """The k best rows of base and delta together, for each query. Codes as in `indexer.types.Query`."""
-        choice = self._choice(category, exclude_author)
-        hits = self.base.search(queries_ND, k, choice) if choice.size else _nothing(len(queries_ND))
+        selection = self._selection(category, exclude_author)
+        ranked = self.base.search(queries_ND, k, selection) if selection.size else _no_rows(len(queries_ND))
         if len(self.vectors_MD):
-            hits = self._with_delta(hits, queries_ND, k, self._delta_choice(category, exclude_author))
-        scores_NK, rows_NK = hits
-        return [_answer(*found) for found in zip(self.ids(rows_NK), scores_NK.tolist(), strict=True)]
+            ranked = self._with_delta(ranked, queries_ND, k, self._selected_delta(category, exclude_author))
+        scores_NK, rows_NK = ranked
+        return [_hits(*row) for row in zip(self.ids(rows_NK), scores_NK.tolist(), strict=True)]
 
     def _live(self) -> tuple[Codes, Ints, Ints]:
-        """Hash of the id, version and number of every live row, by rising hash."""
+        """Hash of the id, version and number of every live row, by ascending hash."""
         alive_M = flags(self.base_alive, len(self.rows))[self.rows.order]
         in_base, in_delta = self.rows.order[alive_M].astype(np.int64), self.live_delta()
         delta = self.entries(in_delta)
-        hashes_M = np.concatenate([self.rows.hashes[alive_M], hashed(delta.ids)])
+        hashes_M = np.concatenate([self.rows.hashes[alive_M], hashes_of(delta.ids)])
         versions_M = np.concatenate([self.rows.versions[in_base], np.array(delta.versions, dtype=np.int64)])
         rows_M = np.concatenate([in_base, in_delta + len(self.rows)])
         order = np.argsort(hashes_M, kind="stable")
         return hashes_M[order], versions_M[order], rows_M[order]
 
-    def _choice(self, category: int, exclude_author: int) -> Choice:
+    def _selection(self, category: int, exclude_author: int) -> Selection:
         if category:
             rows_M = bitmap.only(self.rows.category.rows(category), self.base_alive)
             if exclude_author:
                 rows_M = np.setdiff1d(rows_M, self.rows.author.rows(exclude_author), assume_unique=True)
-            return Choice(len(rows_M), bitmap.of(rows_M, len(self.rows)), rows_M)
+            return Selection(len(rows_M), bitmap.of(rows_M, len(self.rows)), rows_M)
         live = len(self.rows) - self.base_dead
         if exclude_author:
-            unwanted_M = bitmap.only(self.rows.author.rows(exclude_author), self.base_alive)
-            return Choice(live - len(unwanted_M), bitmap.without(self.base_alive, unwanted_M))
-        return Choice(live, self.base_alive if self.base_dead else None)
+            excluded_M = bitmap.only(self.rows.author.rows(exclude_author), self.base_alive)
+            return Selection(live - len(excluded_M), bitmap.without(self.base_alive, excluded_M))
+        return Selection(live, self.base_alive if self.base_dead else None)
 
-    def _delta_choice(self, category: int, exclude_author: int) -> NDArray[np.bool_] | None:
-        """Which rows of the delta may be found; None for all."""
+    def _selected_delta(self, category: int, exclude_author: int) -> Flags | None:
+        """Flags of the delta's rows that a search may return; None for all."""
         if not (self.delta_dead or category or exclude_author):
             return None
         alive = flags(self.delta_alive, len(self.vectors_MD))
@@ -214,13 +211,13 @@ class State:
             alive = alive & (self.labels_M2[:, 1] != np.uint64(exclude_author))
         return alive
 
-    def _with_delta(self, base: Ranked, queries_ND: Floats, k: int, chosen: NDArray[np.bool_] | None) -> Ranked:
-        """The k best of the base's hits and the delta. Most often nothing in the small delta is among the best."""
+    def _with_delta(self, base: Ranked, queries_ND: Floats, k: int, selected: Flags | None) -> Ranked:
+        """The k best of the base's hits and the delta. Most often no row of the small delta is among them."""
         scores_NM = products(queries_ND, self.vectors_MD)
         worst_N1 = base[0][:, k - 1 : k] if base[0].shape[1] >= k else np.float32(-np.inf)
         better_NM = scores_NM > worst_N1
-        if chosen is not None:
-            better_NM &= chosen
+        if selected is not None:
+            better_NM &= selected
         if not better_NM.any():
             return base
         rows_J = np.flatnonzero(better_NM.any(axis=0))
@@ -229,18 +226,18 @@ class State:
         return best(np.concatenate([base[0], scores_NJ], axis=1), np.concatenate([base[1], places_NJ], axis=1), k)
 
 
-def _answer(ids: list[str], scores: list[float]) -> Hits:
-    """Without the cells that have no hit."""
+def _hits(ids: list[str], scores: list[float]) -> Hits:
+    """Drops the cells without a hit."""
     if scores and scores[-1] == -math.inf:
-        hits = bisect_left(scores, math.inf, key=lambda score: -score)
-        ids, scores = ids[:hits], scores[:hits]
+        end = bisect_left(scores, math.inf, key=lambda score: -score)
+        ids, scores = ids[:end], scores[:end]
     if scores and scores[0] > 1.0:
-        # Float16 and rounding leave the cosine of equal vectors a little above 1.
+        # By rounding to float16, the cosine of equal vectors may be a little above 1.
         scores = [min(score, 1.0) for score in scores]
     return Hits(ids, scores)
 
 
-def _nothing(queries: int) -> Ranked:
+def _no_rows(queries: int) -> Ranked:
     return np.empty((queries, 0), dtype=np.float32), np.empty((queries, 0), dtype=np.int64)
 
 

@@ -1,4 +1,4 @@
-"""The index side's vocabulary: ids, vectors, changes, neighbors. It knows no notes and no text."""
+"""The vocabulary of an index: ids, vectors, changes, queries and hits. It knows no notes and no text."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -8,34 +8,42 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
+
 
 @dataclass(frozen=True, slots=True)
 class Change:
     """One entry of the embeddings stream: upsert when ``vector`` is given, delete when it is None.
 
-    ``cursor`` is the entry's place in the stream; a follower resumes behind the last one it applied.
-    ``version`` orders the changes of one id: only a newer one has an effect. ``category`` and ``author`` are
-    what a search may filter by. ``written_ms`` is when this version of the note was written, by the clock of the
-    stream and only for reports; None where it is not known.
+    ``cursor`` is the entry's place in the stream; a follower resumes after the last one it applied.
+    ``version`` orders the changes of one id: only a newer one has an effect. Searches may filter by ``category``
+    and ``author``. ``written_ms`` is when this version of the note was written, by the clock of the stream and only
+    for reports; None where it is not known.
     """
 
     cursor: str
     id: str
     version: int
     fingerprint: str
-    vector: NDArray[np.float32] | None
+    vector: Floats | None
     category: str | None = None
     author: str | None = None
     written_ms: int | None = None
 
 
+def hash64(text: str) -> int:
+    """The same 64-bit hash in every process and release."""
+    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big")
+
+
 def label(text: str | None) -> int:
     """The 64-bit code by which an index knows a category or an author; 0 for none."""
-    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big") if text else 0
+    return hash64(text) if text else 0
 
 
 class Hits(NamedTuple):
-    """Ids and their cosines, closest first."""
+    """The result of one search: ids and their cosines to the query, closest first."""
 
     ids: list[str]
     scores: list[float]
@@ -44,11 +52,11 @@ class Hits(NamedTuple):
 class Query(NamedTuple):
     """One search of one shard: the k nearest to a unit vector, shape (dim,), without the ids in ``exclude``.
 
-    ``category`` is the code of the only category wanted, ``exclude_author`` that of an author not wanted;
+    ``category`` is the code of the only category to search, ``exclude_author`` that of an author to leave out;
     0 for neither.
     """
 
-    vector: NDArray[np.float32]
+    vector: Floats
     k: int
     exclude: Sequence[str] = ()
     category: int = 0
@@ -56,7 +64,7 @@ class Query(NamedTuple):
 
 
 class Neighbor(NamedTuple):
-    """A search hit: ``score`` is the cosine between the query and the stored vector."""
+    """One of several `Hits`: ``score`` is the cosine between the query and the stored vector."""
 
     id: str
     score: float
@@ -64,15 +72,15 @@ class Neighbor(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class IndexedVector:
-    """What the index holds for an id: the version, and its exact unit vector, shape (dim,)."""
+    """The version of an id that the index holds, and its unit vector, shape (dim,)."""
 
     version: int
-    vector: NDArray[np.float32]
+    vector: Floats
 
 
 @dataclass(frozen=True, slots=True)
 class SearchResult:
-    """The answer to one search over all shards; ``shards_ok < shards_total`` means it is partial."""
+    """The result of one search over all shards; ``shards_ok < shards_total`` means it is partial."""
 
     hits: Hits
     generation: int
@@ -89,8 +97,7 @@ class SearchResult:
 class ShardStatus:
     """One shard's state, for `/status` and metrics.
 
-    ``recall`` is what the last probe measured, None before there was one; ``delta`` counts the rows that are searched
-    one by one.
+    ``recall`` is the last probe's, None before the first; ``delta`` counts the rows that every search scores.
     """
 
     shard: int
@@ -104,19 +111,19 @@ class ShardStatus:
 
 
 @dataclass(frozen=True, slots=True)
-class Lacking:
-    """What one model's index lacks of another's: how many ids, and which, though not all where they are many."""
+class MissingNotes:
+    """Notes of one model's index that another's does not hold: how many, and their ids, not all if there are many."""
 
     count: int
     ids: list[str]
 
 
 class Searcher(Protocol):
-    """What the gateway sees of one model's index. Every call ends within ``timeout_s``; a dead shard is left out."""
+    """One model's index as the gateway sees it. Every call ends within ``timeout_s``; a dead shard is left out."""
 
     async def search(
         self,
-        vector: NDArray[np.float32],
+        vector: Floats,
         k: int,
         exclude: Sequence[str] = (),
         *,
@@ -132,25 +139,25 @@ class Searcher(Protocol):
         ...
 
     async def lookup(self, id: str, *, timeout_s: float) -> IndexedVector | None:  # noqa: A002
-        """What the id's own shard holds. Raises ShardUnavailable when that shard does not answer."""
+        """The vector of an id, from its own shard. Raises ShardUnavailable when that shard does not respond."""
         ...
 
-    async def vectors(self, ids: Sequence[str], *, timeout_s: float) -> dict[str, NDArray[np.float32]]:
-        """The exact unit vectors, shape (dim,), of those ids that the answering shards hold."""
+    async def vectors(self, ids: Sequence[str], *, timeout_s: float) -> dict[str, Floats]:
+        """The unit vectors, shape (dim,), of those ids that the responding shards hold."""
         ...
 
     async def status(self, *, timeout_s: float) -> list[ShardStatus]:
-        """State of the shards that answer, by shard number."""
+        """State of the shards that respond, by shard number."""
         ...
 
 
 class ShardUnavailable(Exception):
-    """A shard did not answer in time, or its connection broke."""
+    """A shard did not respond in time, or its connection broke."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """What an index did with a batch of changes; ``refused`` says why, in one word each."""
+    """How many changes of a batch an index applied or found stale; ``refused`` names each reason in one word."""
 
     applied: int = 0
     stale: int = 0

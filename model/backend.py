@@ -1,4 +1,4 @@
-"""The seam between the service and whatever runs the network."""
+"""The seam between the service and the engine that runs the network."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from model.note import Note
 class Prompt:
     """A note as the network sees it: token ids up to and including ``[EMB]``.
 
-    The note stays beside them for templates that name the task before the note: those need a second prompt.
+    It keeps the note, for the second prompt of templates that name the task before the note.
     """
 
     note: Note
@@ -31,7 +31,7 @@ class Scored:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What one prefill says about one note.
+    """The network's outputs for one note, from one prefill.
 
     ``vector`` is unit norm, float32, shape (dim,). ``hashtags`` stand most likely first and are clean as the
     HTTP contract demands. ``category`` is None only for a model that was trained without categories.
@@ -44,7 +44,7 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Seconds that a `Backend.predict` took: reading the prompts, and writing category and hashtags behind them."""
+    """Seconds of a `Backend.predict`: the prefill of the prompts, and the decoding of category and hashtags."""
 
     prefill_s: float
     decode_s: float
@@ -53,12 +53,12 @@ class Timings:
 class Backend(Protocol):
     """Runs NoteLLM on batches. Synchronous, never touches the network.
 
-    All calls come from one thread, but for `tokenize`, which may run on others beside them. Where memory runs out a
+    All calls come from one thread, but for `tokenize`, which may run on others meanwhile. Where memory runs out a
     call raises MemoryError or torch's OutOfMemoryError, and may be tried again with less.
 
     ``fingerprint`` names weights, tokenizer, template, head and dimension: vectors of two fingerprints never meet.
     ``dtype`` is the precision that it computes in: float32, bfloat16 or float16. ``timings`` are those of the last
-    `read`, of a backend that can tell.
+    `predict`, None before one or where they are not measured.
     """
 
     fingerprint: str
@@ -79,5 +79,5 @@ class Backend(Protocol):
         ...
 
     def write_categories(self, prompts: Sequence[Prompt]) -> list[str]:
-        """What the network writes for the category when nothing holds it to the closed set (section 5.5), in order."""
+        """Freely written categories, which nothing holds to the closed set (section 5.5), in order."""
         ...

@@ -6,10 +6,9 @@ _RECOVERY_PASSES = 64
 
 
 def fits(lengths: Sequence[int], max_tokens: int) -> int:
-    """How many notes, taken from the front, share one padded forward pass.
+    """How many notes, from the front, share one padded forward pass: at least one.
 
-    A padded batch costs ``count * longest`` tokens. At least one note always goes, so a note longer than the budget
-    runs alone instead of blocking the queue for ever.
+    A padded batch costs ``count * longest`` tokens. A note longer than the budget runs alone.
     """
     longest = 0
     for count, length in enumerate(lengths, start=1):
@@ -42,8 +41,8 @@ def together(lengths: Sequence[int], max_tokens: int) -> list[int]:
 class TokenBudget:
     """How many padded tokens may share a forward pass: ``now``, and never more than ``most``.
 
-    Halved when memory runs out; every pass that goes well gives back a part, so that a shortage that is over costs
-    nothing for long, and one that lasts costs a failed pass in a few dozen.
+    Halved when memory runs out; every pass that succeeds gives back a part, so that a short shortage costs little, and
+    a lasting one a failed pass in a few dozen.
     """
 
     def __init__(self, most: int) -> None:
@@ -54,5 +53,5 @@ class TokenBudget:
         self.now = max(1, min(self.now, tokens) // 2)
 
     def recover(self) -> None:
-        """A pass went well."""
+        """A pass succeeded."""
         self.now = min(self.most, self.now + max(1, self.most // _RECOVERY_PASSES))

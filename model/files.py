@@ -1,4 +1,4 @@
-"""Folders that commands write: by one at a time, and each file under its name only when it is on disk."""
+"""Files that appear under their names only when they are on disk, in folders with one writer at a time."""
 
 import fcntl
 import json
@@ -9,12 +9,12 @@ from pathlib import Path
 
 
 class FolderInUse(OSError):
-    """Another process holds the folder; the message is one line that says so and what to do."""
+    """Another process writes in the folder; the message is one line with the remedy."""
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Hold a folder; the kernel lets go when the process ends. Raises FolderInUse while another holds it."""
+def lock_folder(folder: Path) -> Iterator[None]:
+    """Lock a folder until the process ends at the latest. Raises FolderInUse while another process has the lock."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         try:
@@ -26,15 +26,15 @@ def alone(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def settle(beside: Path, path: Path) -> None:
-    """Give a file its name when it is on disk, and be sure of the name too."""
-    sync(beside)
-    beside.replace(path)
+def publish(staged: Path, path: Path) -> None:
+    """Rename a file when its content is on disk; the new name is on disk, too, at the return."""
+    sync(staged)
+    staged.replace(path)
     sync(path.parent)
 
 
 def sync(path: Path) -> None:
-    """A file, or the names in a folder, are on disk."""
+    """Wait until a file, or the names in a folder, are on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -48,8 +48,8 @@ def write_json(path: Path, value: object) -> None:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file beside its place, then rename it there."""
+    """Write a file under another name, then rename it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.part")
-    beside.write_bytes(content)
-    settle(beside, path)
+    staged = path.with_name(f".{path.name}.part")
+    staged.write_bytes(content)
+    publish(staged, path)

@@ -1,4 +1,4 @@
-"""The note: the one type that everyone in `model` imports, and that imports nothing of ours."""
+"""The note: the one type that every module of `model` imports."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""What a command shows of work that takes long."""
+"""Progress bars of commands."""
 
 from typing import Any
 

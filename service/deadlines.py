@@ -1,4 +1,4 @@
-"""Deadlines: a request has so many seconds, and hands each of its steps a part of what is left."""
+"""Deadlines: each step of a request gets a share of the time that is left, so that a slow one leaves some."""
 
 import asyncio
 from typing import Any
@@ -7,18 +7,18 @@ from service.errors import Unavailable
 
 
 class Deadline:
-    """Hands out time: each step gets a part of what is left, so that a slow one leaves some for the next."""
+    """The time at which a request must be answered."""
 
     def __init__(self, seconds: float) -> None:
         self._end = asyncio.get_running_loop().time() + seconds
 
     def share_s(self, part: float = 0.5) -> float:
-        """That part of what is left, at least a millisecond."""
+        """A step's share of the time that is left, at least a millisecond."""
         return max(0.001, (self._end - asyncio.get_running_loop().time()) * part)
 
 
-class within:  # noqa: N801 - it reads as the statement that it makes: async with within(2.0, late=...)
-    """Raises ``late`` when the body takes longer; a class because a generator would cost half of a fast read."""
+class within:  # noqa: N801 - read as a statement: async with within(2.0, late=...)
+    """Raises ``late`` when the block takes longer. A class: a generator would double the cost of a fast request."""
 
     def __init__(self, seconds: float, late: type[Unavailable]) -> None:
         self._seconds = seconds

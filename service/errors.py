@@ -1,4 +1,4 @@
-"""What a client can be told, as exceptions; `service.api.app` is the only place that turns them into HTTP.
+"""The errors that a client can meet, as exceptions; only `service.api.app` turns them into HTTP.
 
 ::
 
@@ -137,7 +137,7 @@ class StillRunning(NoteLLMError):
 
 
 class Unavailable(NoteLLMError):
-    """A part that the request needs does not answer; the same request may succeed later."""
+    """A part of the service does not answer; the same request may succeed later."""
 
     status, code, retry_after_s = 503, "unavailable", 1
 

@@ -1,7 +1,7 @@
-"""Keys: who may do what. A file holds their hashes, and `Keyring` is that file as a gateway sees it.
+"""API keys with their scopes. A file holds their hashes; a `Keyring` follows the file for a gateway.
 
-A key is 256 random bits, so one SHA-256 without salt is enough: nobody can try them all. The file may be
-changed by hand or by `notellm keys`; a gateway follows it::
+A key is 256 random bits, so one SHA-256 without salt is enough: nobody can try them all. The file is changed by hand
+or by `notellm keys`::
 
     {"keys": [{"id": "5f0c2a9e", "name": "ingest", "scopes": ["read", "write"],
                "sha256": "<64 hexadecimal digits>", "created_at": "2026-01-31T12:00:00Z"}]}
@@ -29,12 +29,12 @@ log = logging.getLogger(__name__)
 
 Scope = Literal["read", "write", "tags", "admin"]
 
-PREFIX = "notellm_"  # so that scanners for leaked secrets, and people, know what they have found
+PREFIX = "notellm_"  # so that scanners for leaked secrets, and people, recognize a key
 _NAME = re.compile(r"^[^\x00-\x1f\x7f]{0,64}$")
 
 
 class KeysError(SetupError):
-    """A keys file that cannot be used; the message is one line that says what to do, without what it holds."""
+    """A keys file that cannot be used; the message is one line with a remedy, and quotes nothing of the file."""
 
 
 class Key(BaseModel, frozen=True, extra="forbid", strict=True):
@@ -76,13 +76,13 @@ class Keyring:
         self._use(keys)
 
     def find(self, secret: bytes) -> Key | None:
-        """The key whose secret this is; None when no live key has it."""
+        """The live key with this secret, if there is one."""
         return self._by_hash.get(hashlib.sha256(secret).digest())
 
     def refresh(self) -> None:
-        """Read the file again if it changed. One that is broken or gone changes nothing but log and metric.
+        """Load the file again if it changed. When it is broken or gone, the keys stay; log and metric show it.
 
-        A file without keys is not broken: all were revoked, and nobody is let in.
+        A file without keys is not broken: all were revoked, and nobody gets in.
         """
         signature = _signature(self._path)
         if signature == self._seen:
@@ -116,7 +116,7 @@ def load_keys(path: Path) -> tuple[Key, ...]:
 
 
 def create_key(path: Path, scopes: Sequence[Scope], name: str = "") -> tuple[Key, str]:
-    """Add a key to the file, made if need be; the key and its secret, which is nowhere else from then on.
+    """Add a key to the file, made if need be; returns the key and its secret, which is stored nowhere.
 
     Raises KeysError when the file is broken or cannot be written, ValueError for a name that does not fit a line.
     """
@@ -130,14 +130,14 @@ def create_key(path: Path, scopes: Sequence[Scope], name: str = "") -> tuple[Key
         sha256=hashlib.sha256(secret.encode()).hexdigest(),
         created_at=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
     )
-    with _alone(path):
+    with _locked(path):
         _write(path, (*(load_keys(path) if path.exists() else ()), key))
     return key, secret
 
 
 def revoke_key(path: Path, key_id: str) -> Key:
-    """Take a key out of the file. Raises KeysError when there is none of this id."""
-    with _alone(path):
+    """Remove a key from the file. Raises KeysError when there is none of this id."""
+    with _locked(path):
         keys = {key.id: key for key in load_keys(path)}
         if key_id not in keys:
             raise KeysError(f"{path} holds no key of this id; `notellm keys list` shows them")
@@ -147,8 +147,8 @@ def revoke_key(path: Path, key_id: str) -> Key:
 
 
 @contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """No other `notellm keys` changes this folder meanwhile, so that none of two keys is lost."""
+def _locked(path: Path) -> Iterator[None]:
+    """No other `notellm keys` changes a file of this folder during the block, so that no key is lost."""
     try:
         folder = os.open(path.absolute().parent, os.O_RDONLY)
     except OSError as error:
@@ -161,7 +161,7 @@ def _alone(path: Path) -> Iterator[None]:
 
 
 def _write(path: Path, keys: tuple[Key, ...]) -> None:
-    """All or nothing, whoever reads meanwhile; for the owner's eyes."""
+    """Replace the file in one step; only its owner can read it."""
     folder = path.absolute().parent
     try:
         handle, temporary = tempfile.mkstemp(dir=folder, prefix=".keys-")  # mkstemp's files are 0600
@@ -179,16 +179,16 @@ def _write(path: Path, keys: tuple[Key, ...]) -> None:
 
 
 def _signature(path: Path) -> tuple[int, ...] | None:
-    """What differs when a file was changed, replaced, or became readable; None when there is none."""
+    """Differs when a file was changed, replaced, or became readable; None when there is none."""
     try:
-        found = path.stat()
+        stat = path.stat()
     except OSError:
         return None
-    return (found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_size)
+    return (stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size)
 
 
 def _first_rule(error: ValidationError) -> str:
-    """Place and rule, without what the file holds: it may be a key that was taken for a hash."""
+    """Place and rule, without the value: it may be a key in the place of its hash."""
     [first, *_] = error.errors(include_url=False, include_input=False)
     place, rule = first["loc"], first["msg"]
     if first["type"] == "extra_forbidden":

@@ -5,8 +5,8 @@
     {"time": "2026-01-31T12:00:00.123Z", "level": "info", "logger": "service.worker.worker",
      "event": "batch_embedded", "notes": 12}
 
-What is logged while a request is answered carries its ``request_id``. The text of a note must never be a field. An
-exception's message may hold some, so only its type and the places in the code that it passed are written.
+Lines of a request carry its ``request_id``. No field may hold text of a note. An exception's message may quote some, so
+only its type and its places in the code are written.
 """
 
 import json
@@ -23,15 +23,15 @@ import orjson
 _OWN_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 _FRAMES = 5
 
-# Of the request that is being answered; empty besides.
+# Of the request that this task answers; empty outside of one.
 REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
 
 
 class JsonFormatter(logging.Formatter):
-    """Formats a record as one line of JSON; never raises on what a field holds."""
+    """Formats a record as one line of JSON; never raises, whatever a field holds."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The record's event and fields, and the outline of its exception if it carries one."""
+        """The record's event and fields, with the outline of its exception."""
         line: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")[:-6] + "Z",
             "level": record.levelname.lower(),
@@ -55,8 +55,8 @@ def outline(error: BaseException) -> dict[str, Any]:
 
 
 def configure(level: str) -> None:
-    """Send every log record from ``level`` up to stderr as JSON. Replaces what was configured before."""
-    # What no line shows need not be found out for each of them (as the logging HOWTO has it, under Optimization).
+    """Send every log record from ``level`` up to stderr as JSON. Replaces earlier handlers."""
+    # Spare each record the fields that no line shows (see Optimization in the logging HOWTO).
     logging._srcfile = None
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     handler = logging.StreamHandler(sys.stderr)

@@ -1,13 +1,12 @@
 """Every metric of every process. A metric is an API: a change of name or label stands in the changelog.
 
 Labels are bounded: ``route`` is the template of a route and never a path, ``shard`` a number, ``fingerprint`` that of
-a registered model, the others one of the values that stand beside them. Durations are in seconds. Where several
-gateways share a port, their counters and histograms are summed, and a gauge says how those that live are joined.
+a registered model, the others one of the values in their comments. Durations are in seconds.
 """
 
 from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics
 
-disable_created_metrics()  # type: ignore[no-untyped-call]  # one more series for each, and nobody asks for it
+disable_created_metrics()  # type: ignore[no-untyped-call]  # one more series for each counter, of no use
 
 _FAST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0)
 _TOKENS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
@@ -15,21 +14,16 @@ _SLOW = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 
 BUILD_INFO = Gauge(
     "notellm_build_info",
-    "Always 1; the labels say what runs here. The fingerprint is that of the checkpoint, empty where there is none.",
+    "Always 1; the labels name the process. The fingerprint is that of the checkpoint, empty where there is none.",
     ["process", "version", "fingerprint"],
-    multiprocess_mode="livemax",
 )
 ACTIVE_MODEL = Gauge(
-    "notellm_active_model",
-    "1 for the model that a gateway asks, 0 for those before.",
-    ["fingerprint"],
-    multiprocess_mode="livemostrecent",
+    "notellm_active_model", "1 for the model that a gateway asks, 0 for those before.", ["fingerprint"]
 )
 SHARD_UP = Gauge(
     "notellm_shard_up",
     "1 while a gateway reaches the shard and it holds an index of the active model, else 0.",
     ["shard"],
-    multiprocess_mode="livemin",
 )
 
 HTTP_REQUESTS = Counter("notellm_http_requests_total", "Requests answered.", ["route", "method", "status"])
@@ -48,15 +42,9 @@ HTTP_IN_FLIGHT = Gauge(
     "notellm_http_in_flight",
     "Requests under way.",
     ["kind"],  # related | reads | writes | bulk | tags | public
-    multiprocess_mode="livesum",
 )
-HTTP_CONNECTIONS = Gauge("notellm_http_connections", "Connections of clients.", multiprocess_mode="livesum")
-HTTP_DROPPED = Counter(
-    "notellm_http_connections_dropped_total",
-    "Connections closed for what the client did or did not do.",
-    ["reason"],  # slow | silent | crowded | unread | endless
-)
-KEYS = Gauge("notellm_keys", "Live keys; 0 also when the service asks for none.", multiprocess_mode="livemostrecent")
+HTTP_CONNECTIONS = Gauge("notellm_http_connections", "Connections of clients.")
+KEYS = Gauge("notellm_keys", "Live keys; 0 also when the service asks for none.")
 KEYS_RELOADS = Counter(
     "notellm_keys_reloads_total",
     "How often a changed keys file was read.",
@@ -71,7 +59,7 @@ TAGS_SUGGESTED = Counter(
 NOTES_ACCEPTED = Counter("notellm_notes_accepted_total", "Notes written, including those that changed nothing.")
 EVENTS = Counter(
     "notellm_events_total",
-    "What readers did with notes, as it was delivered.",
+    "Events of readers, by delivery.",
     ["outcome"],  # accepted | duplicate
 )
 CARDS = Counter(
@@ -86,7 +74,7 @@ FRESHNESS_SECONDS = Histogram(
 )
 
 NOTES_EMBEDDED = Counter("notellm_notes_embedded_total", "Notes embedded and published.")
-NOTES_FAILED = Counter("notellm_notes_failed_total", "Notes given up and sent to the dead-letter stream.")
+NOTES_FAILED = Counter("notellm_notes_failed_total", "Notes sent to the dead-letter stream.")
 EMBED_STAGE_SECONDS = Histogram(
     "notellm_embed_stage_duration_seconds",
     "Time one batch spends in each stage of embedding; in the queue, the time of its oldest note.",
@@ -104,7 +92,7 @@ EMBED_TOKENS = Counter(
 EMBED_CACHE_HITS = Counter(
     "notellm_embed_cache_hits_total",
     "Notes published without a forward pass, because the model had read the same text before.",
-    ["cache"],  # stored: the note's own last reading | recent: another note's, or that of a text that came back
+    ["cache"],  # stored: the note's own last prediction | recent: one of the same text in another note or version
 )
 EMBED_OUT_OF_MEMORY = Counter(
     "notellm_embed_out_of_memory_total", "Forward passes that ran out of memory and were halved."
@@ -115,11 +103,7 @@ CATEGORIES_SAMPLED = Counter(
 CATEGORIES_ILLEGAL = Counter(
     "notellm_categories_illegal_total", "Of those sampled, categories outside the closed set: Ill. of section 5.5."
 )
-GPU_MEMORY_BYTES = Gauge(
-    "notellm_gpu_memory_bytes",
-    "GPU memory that the worker's process holds; 0 without a GPU.",
-    multiprocess_mode="livemax",
-)
+GPU_MEMORY_BYTES = Gauge("notellm_gpu_memory_bytes", "GPU memory that the worker's process holds; 0 without a GPU.")
 
 INDEX_NOTES = Gauge("notellm_index_notes", "Notes that a shard can find.", ["shard", "fingerprint"])
 INDEX_GENERATION = Gauge("notellm_index_generation", "How often a shard's base was rebuilt.", ["shard", "fingerprint"])

@@ -24,16 +24,16 @@ from pydantic import (
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 MINI = Path(__file__).parent.parent / "model" / "mini"
-# What commands read themselves, and no process.
+# Settings of commands, and of no process.
 _OF_COMMANDS = {"NOTELLM_DATA_DIR", "NOTELLM_KEY"}
 
 
 class SetupError(Exception):
-    """Something that the operator has to put right; the message is one line that says what."""
+    """A mistake in the set-up; the message is one line that tells the operator what to mend."""
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches what listens there."""
+    """Whether only this machine reaches a listener at this address."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -45,15 +45,6 @@ class HttpSettings(BaseModel, frozen=True, extra="forbid"):
 
     host: str = Field(default="127.0.0.1", description="Address of the public API.")
     port: NonNegativeInt = Field(default=8000, description="Port of the public API; 0 takes a free one.")
-    workers: PositiveInt = Field(
-        default=1,
-        description="Gateway processes that share the port and one operations listener; each has permits, buckets "
-        "and a memory of notes of its own.",
-    )
-    shares_port: bool = Field(
-        default=False,
-        description="1 lets other gateways of this machine listen on the same port; connections are dealt out.",
-    )
     related_s: PositiveFloat = Field(default=1.0, description="Deadline of GET related.")
     write_s: PositiveFloat = Field(default=2.0, description="Deadline of a write, without the caller's wait.")
     tags_s: PositiveFloat = Field(default=15.0, description="Deadline of POST /notes/tags.")
@@ -63,7 +54,7 @@ class HttpSettings(BaseModel, frozen=True, extra="forbid"):
         "`notellm evaluate` fits it.",
     )
     cached_notes: PositiveInt = Field(
-        default=100_000, description="Notes whose title, labels and vector a gateway remembers; about 2 kB each."
+        default=100_000, description="Notes whose title, labels and vector a gateway caches; about 2 kB each."
     )
     max_body_bytes: PositiveInt = Field(default=512 * 1024, description="Largest body of one note or draft.")
     max_bulk_bytes: PositiveInt = Field(default=32 * 1024 * 1024, description="Largest body of a bulk write.")
@@ -76,11 +67,11 @@ class HttpSettings(BaseModel, frozen=True, extra="forbid"):
 
 
 class LimitSettings(BaseModel, frozen=True, extra="forbid"):
-    """What one gateway process takes on at the same time, from whom, and how long it waits for it."""
+    """How much one gateway process admits at the same time and from one key, and how long it waits for a request."""
 
     related: PositiveInt = Field(default=96, description="GET related under way at most; more are refused with 503.")
     reads: PositiveInt = Field(default=96, description="Other reads under way at most.")
-    writes: PositiveInt = Field(default=128, description="Writes of one note under way at most, with those that wait.")
+    writes: PositiveInt = Field(default=128, description="Writes of one note under way at most, waiting ones too.")
     bulk: PositiveInt = Field(default=4, description="Bulk writes under way at most.")
     tags: PositiveInt = Field(default=96, description="POST /notes/tags under way at most.")
     public: PositiveInt = Field(
@@ -93,17 +84,13 @@ class LimitSettings(BaseModel, frozen=True, extra="forbid"):
         default=0, description="Requests a second of one key in the long run; above, it gets 429. 0 sets no bound."
     )
     burst: PositiveInt = Field(default=100, description="Requests of a key that may come at once in spite of its rate.")
-    connections: PositiveInt = Field(
-        default=2048, description="Connections at most; for one more, the one that is silent the longest is closed."
-    )
     head_bytes: PositiveInt = Field(default=64 * 1024, description="Largest request line with headers.")
-    head_s: PositiveFloat = Field(default=9.0, description="Time for a request line with headers to come.")
     body_s: PositiveFloat = Field(default=9.0, description="Time for a body to come; later, it is refused with 408.")
     body_bytes_per_s: PositiveInt = Field(
         default=1024, description="What a body must bring a second after its first two, or it is refused with 408."
     )
     bodies_bytes: PositiveInt = Field(default=256 * 1024 * 1024, description="Bodies held in memory, all together.")
-    idle_s: PositiveFloat = Field(default=75, description="Time that a connection is kept between two requests.")
+    idle_s: PositiveInt = Field(default=75, description="Time that a connection is kept between two requests.")
     drain_s: NonNegativeFloat = Field(
         default=0, description="Time between /readyz turning 503 on SIGTERM and the end of listening."
     )
@@ -132,7 +119,7 @@ class WorkerSettings(BaseModel, frozen=True, extra="forbid"):
     hashtags: PositiveInt = Field(default=5, le=10, description="Hashtags suggested for a stored note.")
     cached_readings: NonNegativeInt = Field(
         default=4096,
-        description="Readings that a worker remembers, so that the same text in another note costs nothing.",
+        description="Predictions that a worker caches, so that the same text in another note costs nothing.",
     )
     free_category_share: float = Field(
         default=0.01, ge=0, le=1, description="Share of stored notes whose category is also written freely, for Ill."
@@ -197,7 +184,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="before")
     @classmethod
-    def _read_redis_url(cls, values: dict[str, Any]) -> dict[str, Any]:
+    def _load_redis_url(cls, values: dict[str, Any]) -> dict[str, Any]:
         path = values.get("redis_url_file")
         if not path:
             return values
@@ -209,7 +196,7 @@ class Settings(BaseSettings):
             raise ValueError(f"NOTELLM_REDIS_URL_FILE={path} cannot be read: {error}") from None
 
     @model_validator(mode="after")
-    def _refuse_what_would_be_ignored(self) -> Self:
+    def _refuse_unknown_names(self) -> Self:
         known = set(environment_names())
         for name in os.environ:
             if name.startswith("NOTELLM_") and name not in known | _OF_COMMANDS:
@@ -217,7 +204,7 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
-    def _refuse_to_answer_anybody(self) -> Self:
+    def _refuse_open_listener(self) -> Self:
         if not (self.keys_file or self.http.allow_open or is_loopback(self.http.host)):
             raise ValueError(
                 f"NOTELLM_HTTP__HOST={self.http.host} would let anybody read and write, for there are no keys; "
@@ -241,7 +228,7 @@ def environment_names() -> dict[str, Any]:
 
 
 def describe(settings: Settings) -> Iterator[str]:
-    """Two lines a setting: name and value, then what it is for and its default. Secrets are masked."""
+    """Two lines a setting: name and value, then its description and default. Secrets are masked."""
     for name, field in environment_names().items():
         value: Any = settings
         for part in name.removeprefix("NOTELLM_").lower().split("__"):

@@ -1,12 +1,12 @@
-"""Traces by OpenTelemetry: one request through gateway, Redis, worker and shards. Off unless somebody wants them.
+"""Traces by OpenTelemetry: one request through gateway, Redis, worker and shards. Off by default.
 
-They are set up by OpenTelemetry's own variables, in each process:
+OpenTelemetry's own variables set them up, in each process:
 
     OTEL_EXPORTER_OTLP_ENDPOINT=http://collector:4318    turns them on; OTLP over HTTP
     OTEL_TRACES_SAMPLER=parentbased_traceidratio OTEL_TRACES_SAMPLER_ARG=0.01    of every hundred requests one
 
-and need the extra ``traces``. Without the first, nothing of OpenTelemetry is imported, and no request passes through
-anything of this module. A span holds templates of routes, statuses, counts and the request's id, and no text.
+and need the extra ``traces``. Without the first, nothing of OpenTelemetry is imported and requests do not pass through
+this module. A span holds the route's template, the status and the request's id, and no text of a note.
 
 A frame to a shard may carry searches of several requests; it belongs to the trace of the first.
 """
@@ -30,7 +30,7 @@ _tracer: Any = None
 
 
 def configure(process: str) -> None:
-    """Record what this process does from now on, if the environment names a collector.
+    """Record traces of this process, if the environment names a collector.
 
     Raises:
         SetupError: if it does and the extra ``traces`` is not installed.
@@ -52,7 +52,7 @@ def configure(process: str) -> None:
     )
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     _tracer = provider.get_tracer("notellm", version)
-    trace.around = _serving
+    trace.around = _span
 
 
 def around(app: "ASGIApp") -> "ASGIApp":
@@ -80,7 +80,7 @@ class Traced:
             await send(message)
 
         parent = next((value.decode("latin-1") for name, value in scope["headers"] if name == _PARENT), None)
-        with _span("request", parent, "SERVER") as span:
+        with _span("request", parent) as span:
             try:
                 await self._app(scope, receive, watch)
             finally:
@@ -89,7 +89,7 @@ class Traced:
 
 @contextmanager
 def following(name: str, parents: Iterable[str | None]) -> Iterator[None]:
-    """A span in each of these traces: of work that was done for all of them at once."""
+    """A span in each of these traces, for work that is done for all of them at once."""
     if _tracer is None:
         yield
         return
@@ -100,14 +100,8 @@ def following(name: str, parents: Iterable[str | None]) -> Iterator[None]:
 
 
 @contextmanager
-def _serving(method: str, parent: str) -> Iterator[None]:
-    with _span(method, parent, "SERVER"):
-        yield
-
-
-@contextmanager
-def _span(name: str, parent: str | None, kind: str) -> Iterator[Any]:
-    """A span that is current meanwhile: what is called or queued inside of it carries its traceparent on."""
+def _span(name: str, parent: str | None, kind: str = "SERVER") -> Iterator[Any]:
+    """A span that is current during the block: calls and jobs made inside carry its traceparent."""
     from opentelemetry.trace import SpanKind, use_span
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 

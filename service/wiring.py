@@ -25,7 +25,8 @@ from service.background import SIGNALS, every, on_event, stop_event, task
 from service.errors import StoreUnavailable
 from service.processes.health import binding, operations
 from service.settings import HttpSettings, OpsSettings, Settings, SetupError
-from service.store.connection import open_redis, redis_errors, redis_state, redis_url
+from service.store.connection import open_redis, redis_errors, redis_url
+from service.store.info import redis_info
 from service.store.notes import RedisStore
 
 if TYPE_CHECKING:
@@ -71,11 +72,6 @@ def run_gateway(settings: Settings) -> None:
     """A gateway: HTTP in front, Redis, shards and workers behind; in several processes, if so set."""
     import uvloop
 
-    if settings.http.workers > 1:
-        from service.processes.gateways import run_gateways
-
-        run_gateways(settings)
-        return
     traces.configure("gateway")
     # With Python's 700, what a few requests hold counts as growth, and every two seconds the collector walks over all
     # notes that are remembered: 0.2 s in which nobody is answered. With more than these, or with Python's ten young
@@ -112,7 +108,7 @@ async def _gateway(settings: Settings) -> None:
     from service.recommend.recommender import Recommender
     from service.recommend.workers import WorkerPool
     from service.server.admission import Admission
-    from service.server.server import BACKLOG, GatewayServer, allow_connections, doors
+    from service.server.server import BACKLOG, GatewayServer, allow_connections
     from service.store.events import RedisEvents
     from service.store.idempotency import RedisAnswers
     from service.store.registry import Registry
@@ -128,7 +124,7 @@ async def _gateway(settings: Settings) -> None:
     missing = Readiness("redis", "the index", "a worker")
     searcher = ShardedSearcher(settings.index.addresses, manifest.fingerprint)
     workers = WorkerPool(settings.worker.addresses, manifest.fingerprint)
-    allow_connections(settings.limits.connections)
+    allow_connections()
     listener = _listener(settings.http, BACKLOG)
     with _operations(settings.ops, missing, "gateway", manifest.fingerprint):
         async with _redis(settings, timeout_s=settings.http.write_s) as redis:
@@ -144,8 +140,8 @@ async def _gateway(settings: Settings) -> None:
             active = ActiveModel(Registry(redis).active, manifest.fingerprint, recommender)
             await active.follow()
             app = create_app(active, RedisAnswers(redis), settings, keys)
-            gate = Admission(settings.limits, keys, app.routes)
-            server = GatewayServer(traces.around(app), gate, on_leave=missing.leave)
+            admission = Admission(traces.around(app), settings.limits, keys, app.routes)
+            server = GatewayServer(admission, on_leave=missing.leave)
             # uvicorn raises the signal that stopped it again, which would end us before we have cleaned up.
             for number in SIGNALS:
                 signal.signal(number, lambda *_: None)
@@ -158,9 +154,9 @@ async def _gateway(settings: Settings) -> None:
                 every(_FOLLOW_EVERY_S, active.follow),
                 every(_PROBE_EVERY_S, probe),
                 every(_KEYS_EVERY_S, _follow(keys)),
-                every(_REPORT_EVERY_S, gate.report),
+                every(_REPORT_EVERY_S, admission.report),
             ):
-                await server.serve(sockets=doors(listener))
+                await server.serve(sockets=[listener])
             await searcher.close()
             await workers.close()
 
@@ -299,7 +295,7 @@ async def _indexer(settings: Settings) -> None:
         )
         async with _redis(settings) as redis:
             registry = Registry(redis)
-            watch = StoreWatch(partial(redis_state, redis), registry, RedisStore(redis, settings.max_queue))
+            watch = StoreWatch(partial(redis_info, redis), registry, RedisStore(redis, settings.max_queue))
 
             async def adjust() -> None:
                 with contextlib.suppress(StoreUnavailable):
@@ -372,7 +368,7 @@ async def _redis(settings: Settings, *, timeout_s: float = 5.0) -> "AsyncIterato
 def _listener(http: HttpSettings, backlog: int) -> socket.socket:
     with binding(http.host, http.port, "NOTELLM_HTTP__PORT"):
         family = socket.AF_INET6 if ":" in http.host else socket.AF_INET
-        return socket.create_server((http.host, http.port), family=family, backlog=backlog, reuse_port=http.shares_port)
+        return socket.create_server((http.host, http.port), family=family, backlog=backlog)
 
 
 @contextmanager

@@ -1,10 +1,12 @@
-"""Packed bits, least significant first, as FAISS selectors read them: bit ``row`` is 1 while it is alive."""
+"""Packed bits, least significant first, as FAISS selectors read them: bit ``row`` is 1 while the row is alive."""
 
 import numpy as np
 from numpy.typing import NDArray
 
+from indexer.types import Ints
+
 Bits = NDArray[np.uint8]
-Places = NDArray[np.int64]
+Flags = NDArray[np.bool_]
 
 
 def all_alive(rows: int) -> Bits:
@@ -12,20 +14,20 @@ def all_alive(rows: int) -> Bits:
     return np.full((rows + 7) // 8, 0xFF, dtype=np.uint8)
 
 
-def without(bits: Bits, rows: Places) -> Bits:
+def without(bits: Bits, rows: Ints) -> Bits:
     """A copy in which these rows are dead; the original stays as its readers saw it."""
     copy = bits.copy()
     np.bitwise_and.at(copy, rows >> 3, ~_masks(rows))
     return copy
 
 
-def only(rows: Places, bits: Bits) -> Places:
-    """Those of these rows that are alive, in their order."""
-    alive: Places = rows[(bits[rows >> 3] & _masks(rows)) != 0]
+def only(rows: Ints, bits: Bits) -> Ints:
+    """The rows that are alive, in their order."""
+    alive: Ints = rows[(bits[rows >> 3] & _masks(rows)) != 0]
     return alive
 
 
-def of(rows: Places, total: int) -> Bits:
+def of(rows: Ints, total: int) -> Bits:
     """At least ``total`` bits, of which only these rows are 1."""
     bits = np.zeros((total + 7) // 8, dtype=np.uint8)
     np.bitwise_or.at(bits, rows >> 3, _masks(rows))
@@ -37,16 +39,21 @@ def is_alive(bits: Bits, row: int) -> bool:
     return bool(bits[row >> 3] >> (row & 7) & 1)
 
 
-def flags(bits: Bits, rows: int) -> NDArray[np.bool_]:
+def flags(bits: Bits, rows: int) -> Flags:
     """The first ``rows`` bits as booleans, shape (rows,)."""
     return np.unpackbits(bits, count=rows, bitorder="little").view(np.bool_)
 
 
-def packed(alive: NDArray[np.bool_]) -> Bits:
+def packed(alive: Flags) -> Bits:
     """Inverse of `flags`."""
     return np.packbits(alive, bitorder="little")
 
 
-def _masks(rows: Places) -> Bits:
+def live_rows(bits: Bits | None, rows: int) -> Ints:
+    """Numbers of the rows whose bit is 1, ascending; without bits, of all."""
+    return np.arange(rows) if bits is None else np.flatnonzero(flags(bits, rows))
+
+
+def _masks(rows: Ints) -> Bits:
     masks: Bits = np.left_shift(1, rows & 7).astype(np.uint8)
     return masks

@@ -1,7 +1,7 @@
-"""Ids of rows, packed so that a search reads one place of memory for each and nothing else.
+"""Ids of rows, packed so that a search reads one place of memory for each.
 
-Cells of one width hold them as UTF-8; NumPy takes a hundred of them in a few microseconds. The few that fit no cell
-are in a dict: longer ones, and what NumPy would not give back as it was, the empty id and ids that end in NUL.
+Cells of one width hold them as UTF-8; NumPy takes a hundred of them in a few microseconds. A dict holds the few others:
+longer ids, and the ids that NumPy would change, which are empty or end in NUL.
 """
 
 from collections.abc import Sequence
@@ -11,9 +11,11 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-# What one in the dict takes.
+from indexer.types import Ints
+
+# Memory of one id in the dict.
 OTHER_BYTES = 200
-# So many of them and the cells are too narrow.
+# With a larger share of ids in the dict, the cells are too narrow.
 MOST_OTHERS = 1 / 8
 
 
@@ -44,25 +46,25 @@ class Ids:
         cell: bytes = self.cells[row]
         return cell.decode() if cell else self.others[row]
 
-    def at(self, rows_NK: NDArray[np.int64]) -> list[list[str]]:
-        """Ids of a matrix of rows; for row -1 some text."""
+    def at(self, rows_NK: Ints) -> list[list[str]]:
+        """Ids of a matrix of rows; any text for row -1."""
         if not len(self):
             return [[""] * rows_NK.shape[1] for _ in rows_NK]
-        found = [list(map(bytes.decode, cells_K)) for cells_K in self.cells.take(rows_NK).tolist()]
+        ids_NK = [list(map(bytes.decode, cells_K)) for cells_K in self.cells.take(rows_NK).tolist()]
         if self.others:
-            for ids_K, rows_K in zip(found, rows_NK.tolist(), strict=True):
+            for ids_K, rows_K in zip(ids_NK, rows_NK.tolist(), strict=True):
                 if "" in ids_K:
                     ids_K[:] = [id_ or self.others.get(row, "") for id_, row in zip(ids_K, rows_K, strict=True)]
-        return found
+        return ids_NK
 
-    def taken(self, rows: NDArray[np.int64]) -> Self:
-        """Of these rows alone, in this order."""
+    def taken(self, rows: Ints) -> Self:
+        """The ids of these rows alone, in this order."""
         cells = self.cells.take(rows) if len(rows) else self.cells[:0]
         empty = np.flatnonzero(cells == b"") if self.others else ()
         return type(self)(cells, {int(row): self.others[int(rows[row])] for row in empty})
 
     def extended(self, ids: Sequence[str]) -> Self:
-        """With more rows behind these."""
+        """A copy with more ids after these."""
         more = self._packed(ids, self.cells.itemsize)
         others = self.others | {len(self) + row: id_ for row, id_ in more.others.items()}
         if len(others) > MOST_OTHERS * (len(self) + len(ids)):

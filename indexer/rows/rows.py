@@ -1,12 +1,11 @@
-"""What is known of rows besides their vectors: id, version and labels.
+"""Rows of an index without their vectors: id, version and labels.
 
-`Entries` are a few rows as they come; `Rows` are those of a base, in arrays: with ten bytes an id, a million rows
+`Entries` are a few rows in lists; `Rows` are those of a base, in arrays: with ten bytes an id, a million rows
 take 38 bytes each, where a list of strings and a dict from id to row would take more than 200.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 from typing import Self
 
 import numpy as np
@@ -14,8 +13,8 @@ from numpy.typing import NDArray
 
 from indexer.low_priority import run_low_priority
 from indexer.rows.id_cells import Ids
+from indexer.types import Floats, Ints, hash64
 
-Ints = NDArray[np.int64]
 Codes = NDArray[np.uint64]
 Short = NDArray[np.uint32]
 
@@ -24,11 +23,11 @@ SORTED_AT_ONCE = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Entries:
-    """Rows one by one. ``labels_M2`` holds the codes of category and author, see `indexer.types.label`."""
+    """Rows in lists. ``labels_M2`` holds the codes of category and author, see `indexer.types.label`."""
 
     ids: list[str]
     versions: list[int]
-    vectors_MD: NDArray[np.float32]
+    vectors_MD: Floats
     labels_M2: Codes
 
     def __len__(self) -> int:
@@ -46,7 +45,7 @@ class Labels:
     @classmethod
     def of(cls, codes_M: Codes) -> Self:
         """From the code of each row."""
-        order = sorting(codes_M)
+        order = sorted_rows(codes_M)
         sorted_M = codes_M[order]
         is_first_M = np.ones(len(sorted_M), dtype=np.bool_)
         is_first_M[1:] = sorted_M[1:] != sorted_M[:-1]
@@ -71,7 +70,7 @@ class Labels:
 class Rows:
     """Immutable. ``order`` sorts the rows by the hash of their id, ``hashes`` are sorted.
 
-    An id may have several rows, of which the last is its newest: a base keeps dead rows until it is built anew.
+    An id may have several rows, of which the last is its newest: a base keeps dead rows until it is trained again.
     """
 
     ids: Ids
@@ -83,30 +82,24 @@ class Rows:
 
     @classmethod
     def of(cls, entries: Entries) -> Self:
-        """From rows one by one, in their order."""
+        """From rows in lists, in their order."""
         versions = np.array(entries.versions, dtype=np.int64)
-        return cls._of(Ids.of(entries.ids), versions, hashed(entries.ids), entries.labels_M2)
+        return cls._of(Ids.of(entries.ids), versions, hashes_of(entries.ids), entries.labels_M2)
 
     @classmethod
     def _of(cls, ids: Ids, versions: Ints, hashes_M: Codes, labels_M2: Codes) -> Self:
-        order = sorting(hashes_M)
-        return cls(
-            ids,
-            versions,
-            hashes_M[order],
-            order,
-            Labels.of(labels_M2[:, 0]),
-            Labels.of(labels_M2[:, 1]),
-        )
+        order = sorted_rows(hashes_M)
+        labels = Labels.of(labels_M2[:, 0]), Labels.of(labels_M2[:, 1])
+        return cls(ids, versions, hashes_M[order], order, *labels)
 
     def __len__(self) -> int:
         return len(self.versions)
 
     def newest(self, id_: str) -> int:
         """The last row of an id, -1 if it has none."""
-        hashed = np.uint64(_hash(id_))
-        place = int(np.searchsorted(self.hashes, hashed, side="right"))
-        while place and self.hashes[place - 1] == hashed:
+        hash_ = np.uint64(hash64(id_))
+        place = int(np.searchsorted(self.hashes, hash_, side="right"))
+        while place and self.hashes[place - 1] == hash_:
             place -= 1
             row = int(self.order[place])
             if self.ids[row] == id_:
@@ -118,11 +111,11 @@ class Rows:
         return self._of(self.ids.taken(rows), self.versions[rows], self._hashes()[rows], self._labels()[rows])
 
     def extended(self, entries: Entries) -> Self:
-        """With more rows behind these."""
+        """A copy with more rows after these."""
         return self._of(
             self.ids.extended(entries.ids),
             np.concatenate([self.versions, np.array(entries.versions, dtype=np.int64)]),
-            np.concatenate([self._hashes(), hashed(entries.ids)]),
+            np.concatenate([self._hashes(), hashes_of(entries.ids)]),
             np.concatenate([self._labels(), entries.labels_M2]),
         )
 
@@ -135,17 +128,13 @@ class Rows:
         return np.stack([self.category.each(), self.author.each()], axis=1)
 
 
-def sorting(codes_M: Codes) -> Short:
+def sorted_rows(codes_M: Codes) -> Short:
     """The rows by rising code, those of one code in order."""
     if len(codes_M) < SORTED_AT_ONCE:
         return np.argsort(codes_M, kind="stable").astype(np.uint32)
     return run_low_priority(np.argsort, codes_M, kind="stable").astype(np.uint32)
 
 
-def hashed(ids: Sequence[str]) -> Codes:
+def hashes_of(ids: Sequence[str]) -> Codes:
     """The 64-bit hash of each id."""
-    return np.array([_hash(id_) for id_ in ids], dtype=np.uint64)
-
-
-def _hash(id_: str) -> int:
-    return int.from_bytes(blake2b(id_.encode(), digest_size=8).digest(), "big")
+    return np.array([hash64(id_) for id_ in ids], dtype=np.uint64)

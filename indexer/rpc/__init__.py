@@ -1,1 +1,1 @@
-"""Calls between our processes: frames, both ends, and which trace a call belongs to."""
+"""Calls between processes: frames, client and server, and the trace that a call belongs to."""

@@ -1,4 +1,4 @@
-"""The end of a call that asks. See `indexer.rpc.frames`."""
+"""The calling side. See `indexer.rpc.frames`."""
 
 import asyncio
 from functools import partial
@@ -9,8 +9,8 @@ from indexer.rpc import trace
 from indexer.rpc.frames import Connection, Malformed, RpcBroken, RpcRefused, RpcTimeout, encode, host_and_port
 
 
-class _Calling(Connection):
-    """The client's end: one future a call."""
+class _Connection(Connection):
+    """The client's side of a connection: one future a call."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -36,18 +36,18 @@ class _Calling(Connection):
     def received(self, message: tuple[int, Any, Any]) -> None:
         call, success, body = message
         if not isinstance(body, dict if success is True else str):
-            raise Malformed("not an answer")
+            raise Malformed("not a response")
         future = self.waiting.get(call)
         if future is None or future.done():
-            return  # its caller gave up
+            return  # the call was cancelled
         if isinstance(body, dict):
             future.set_result(body)
         else:
             future.set_exception(RpcRefused(body))
 
     @property
-    def takes(self) -> bool:
-        """Whether a call can be sent without waiting for the peer to read the ones before."""
+    def writable(self) -> bool:
+        """Whether a call can be sent without waiting for the peer to read the earlier ones."""
         return self._writable.is_set() and not self.closed.is_set()
 
     async def call(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
@@ -61,11 +61,11 @@ class _Calling(Connection):
         frame = encode(call, method, params)
         future = asyncio.get_running_loop().create_future()
         self.waiting[call] = future
-        future.add_done_callback(partial(self._end, call))
+        future.add_done_callback(partial(self._finish, call))
         self.send(frame)
         return future
 
-    def _end(self, call: int, future: asyncio.Future[dict[str, Any]]) -> None:
+    def _finish(self, call: int, future: asyncio.Future[dict[str, Any]]) -> None:
         del self.waiting[call]
         if future.cancelled() and not self.transport.is_closing():
             self.send(encode(call, None, None))
@@ -76,19 +76,19 @@ class RpcClient:
 
     def __init__(self, address: str) -> None:
         self.address = address
-        self._connection: _Calling | None = None
+        self._connection: _Connection | None = None
         self._connecting = asyncio.Lock()
 
     @property
     def pending(self) -> int:
-        """Calls sent and not yet answered."""
+        """Number of calls in flight."""
         return len(self._connection.waiting) if self._connection else 0
 
     async def call(self, method: str, params: dict[str, Any], *, timeout_s: float) -> dict[str, Any]:
-        """The handler's result. ``timeout_s`` covers connecting, too.
+        """The handler's result. ``timeout_s`` includes connecting.
 
         Raises:
-            RpcError: see the module's tree.
+            RpcError: see `indexer.rpc.frames`.
             ValueError: if the call does not fit into a frame.
         """
         try:
@@ -96,18 +96,18 @@ class RpcClient:
                 connection = await self._connected()
                 return await connection.call(method, _traced(params))
         except TimeoutError:
-            raise RpcTimeout(f"no answer from {self.address} within {timeout_s} s") from None
+            raise RpcTimeout(f"no response from {self.address} within {timeout_s} s") from None
         except OSError as error:
             raise RpcBroken(f"cannot connect to {self.address}: {error.strerror or error}") from None
 
     def begin(self, method: str, params: dict[str, Any]) -> asyncio.Future[dict[str, Any]] | None:
         """`call` without a task or a timer: the future ends with a result, RpcRefused or RpcBroken, or never.
 
-        Whoever cancels it gives the call up. None when there is no connection that would take the call at once.
+        Cancelling it cancels the call. None unless a connection can send the call at once.
         Raises ValueError if the call does not fit into a frame.
         """
         connection = self._connection
-        return connection.begin(method, _traced(params)) if connection and connection.takes else None
+        return connection.begin(method, _traced(params)) if connection and connection.writable else None
 
     async def close(self) -> None:
         """Break the connection; calls in flight fail with RpcBroken."""
@@ -115,7 +115,7 @@ class RpcClient:
             self._connection.transport.abort()
             await self._connection.closed.wait()
 
-    async def _connected(self) -> _Calling:
+    async def _connected(self) -> _Connection:
         if self._connection and not self._connection.closed.is_set():
             return self._connection
         async with self._connecting:
@@ -123,13 +123,11 @@ class RpcClient:
                 self._connection = await self._connect()
             return self._connection
 
-    async def _connect(self) -> _Calling:
+    async def _connect(self) -> _Connection:
         loop = asyncio.get_running_loop()
         if "/" in self.address:
-            _, connection = await loop.create_unix_connection(_Calling, self.address)
-        else:
-            _, connection = await loop.create_connection(_Calling, *host_and_port(self.address))
-        return connection
+            return (await loop.create_unix_connection(_Connection, self.address))[1]
+        return (await loop.create_connection(_Connection, *host_and_port(self.address)))[1]
 
 
 def _traced(params: dict[str, Any]) -> dict[str, Any]:

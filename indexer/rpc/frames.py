@@ -1,16 +1,16 @@
 """Calls between our processes: msgpack over TCP or a unix socket, many in flight on one connection.
 
 A frame is a 4-byte big-endian length and that many bytes of msgpack: ``[id, method, params]`` one way,
-``[id, true, result]`` or ``[id, false, reason]`` the other, in any order. ``[id, nil, nil]`` gives a call up, and
-is not answered. A call that belongs to a trace has a ``traceparent`` among its params. An address is ``host:port``, or
-the path of a unix socket (whatever holds a slash). There is no authentication: bind to private networks only.
+``[id, true, result]`` or ``[id, false, reason]`` the other, in any order. ``[id, nil, nil]`` cancels a call, and gets
+no response. A call that belongs to a trace has a ``traceparent`` among its params. An address is ``host:port``, or
+the path of a unix socket (it contains a slash). There is no authentication: bind to private networks only.
 
 ::
 
     RpcError
      ├── RpcBroken     no connection, or it broke: the call may have run or not
-     ├── RpcTimeout    no answer in time
-     └── RpcRefused    the server's answer was an error; str() is its reason
+     ├── RpcTimeout    no response in time
+     └── RpcRefused    the server responded with an error; str() is its reason
 """
 
 import asyncio
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 MAX_FRAME_BYTES = 4 * 1024 * 1024
 MAX_CALLS = 1024
-UNANSWERED_MS = 5000
+UNACKNOWLEDGED_MS = 5000
 
 
 class RpcError(Exception):
@@ -37,11 +37,11 @@ class RpcBroken(RpcError):
 
 
 class RpcTimeout(RpcError):
-    """No answer within the time the caller gave."""
+    """No response within the caller's timeout."""
 
 
 class RpcRefused(RpcError):
-    """The server refused. A handler raises it to choose the reason, which the caller reads with str()."""
+    """The server refused. A handler raises it to choose the reason, which is the caller's str()."""
 
 
 class Malformed(Exception):
@@ -49,7 +49,7 @@ class Malformed(Exception):
 
 
 class Connection(asyncio.Protocol):
-    """Cuts the byte stream into messages; a malformed one ends this connection."""
+    """Splits the byte stream into messages; a malformed one ends this connection."""
 
     def __init__(self) -> None:
         self.transport: asyncio.Transport
@@ -63,7 +63,7 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._buffer += data
         try:
-            while (message := self._cut()) is not None:
+            while (message := self._next_message()) is not None:
                 self.received(message)
         except Malformed as error:
             log.warning("rpc_malformed", extra={"reason": str(error)})
@@ -71,10 +71,11 @@ class Connection(asyncio.Protocol):
             self.transport.abort()
 
     def received(self, message: tuple[int, Any, Any]) -> None:
+        """Handle one message; raises Malformed if the peer must not send it."""
         raise NotImplementedError
 
     def send(self, frame: bytes) -> None:
-        """Write with all else that is sent in this turn of the event loop: a system call costs more than a frame."""
+        """Write it together with all frames of this turn of the event loop: a system call costs more than a frame."""
         if not self._unsent:
             asyncio.get_running_loop().call_soon(self._write)
         self._unsent.append(frame)
@@ -84,7 +85,7 @@ class Connection(asyncio.Protocol):
         if not self.transport.is_closing():
             self.transport.write(b"".join(frames))
 
-    def _cut(self) -> tuple[int, Any, Any] | None:
+    def _next_message(self) -> tuple[int, Any, Any] | None:
         if len(self._buffer) < 4:
             return None
         end = 4 + int.from_bytes(self._buffer[:4], "big")
@@ -98,6 +99,7 @@ class Connection(asyncio.Protocol):
 
 
 def host_and_port(address: str) -> tuple[str, int]:
+    """The parts of ``host:port``. Raises ValueError if it is none."""
     host, colon, port = address.rpartition(":")
     if not colon or not port.isdecimal():
         raise ValueError(f"neither host:port nor the path of a socket: {address!r}")
@@ -109,11 +111,12 @@ def _tune(sock: socket.socket) -> None:
         return
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if sys.platform == "linux":
-        # A peer whose machine is gone would otherwise look connected for many minutes.
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNANSWERED_MS)
+        # A peer whose machine died would otherwise look connected for many minutes.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED_MS)
 
 
 def encode(call: int, second: Any, third: Any) -> bytes:
+    """The frame of a message. Raises ValueError if it is too large."""
     body: bytes = msgpack.packb((call, second, third))
     if len(body) > MAX_FRAME_BYTES:
         raise ValueError(f"a frame of {len(body)} bytes; at most {MAX_FRAME_BYTES} fit")
@@ -121,6 +124,7 @@ def encode(call: int, second: Any, third: Any) -> bytes:
 
 
 def decode(frame: bytes) -> tuple[int, Any, Any]:
+    """The message of a frame without its length. Raises Malformed."""
     try:
         message = msgpack.unpackb(frame, strict_map_key=True)
     except (ValueError, msgpack.UnpackException) as error:

@@ -1,4 +1,4 @@
-"""The end of a call that answers. See `indexer.rpc.frames`."""
+"""The responding side. See `indexer.rpc.frames`."""
 
 import asyncio
 import logging
@@ -15,10 +15,10 @@ log = logging.getLogger(__name__)
 Handler = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
 
 
-class _Serving(Connection):
-    """The server's end: one task a call."""
+class _Connection(Connection):
+    """The server's side of a connection: one task a call."""
 
-    def __init__(self, handlers: Mapping[str, Handler], connections: "set[_Serving]") -> None:
+    def __init__(self, handlers: Mapping[str, Handler], connections: "set[_Connection]") -> None:
         super().__init__()
         self._handlers = handlers
         self._connections = connections
@@ -34,7 +34,7 @@ class _Serving(Connection):
             task.cancel()
 
     def pause_writing(self) -> None:
-        # A peer that reads no answers gets no more calls in.
+        # Backpressure: a peer that reads no responses can send no calls.
         self.transport.pause_reading()
 
     def resume_writing(self) -> None:
@@ -43,7 +43,7 @@ class _Serving(Connection):
     def received(self, message: tuple[int, Any, Any]) -> None:
         call, method, params = message
         if method is None and params is None:
-            self._give_up(call)
+            self._cancel(call)
             return
         if not isinstance(method, str) or not isinstance(params, dict) or call in self._tasks:
             raise Malformed("not a call")
@@ -54,16 +54,16 @@ class _Serving(Connection):
         if len(self._tasks) >= MAX_CALLS:
             self.send(encode(call, False, "busy"))
             return
-        task = asyncio.get_running_loop().create_task(self._answer(call, method, handler, params))
+        task = asyncio.get_running_loop().create_task(self._respond(call, method, handler, params))
         self._tasks[call] = task
         task.add_done_callback(lambda _: self._tasks.pop(call))
 
-    def _give_up(self, call: int) -> None:
-        # It may have been answered while its caller's word was on the way.
+    def _cancel(self, call: int) -> None:
+        # The response and the cancellation may have crossed.
         if task := self._tasks.get(call):
             task.cancel()
 
-    async def _answer(self, call: int, method: str, handler: Handler, params: dict[str, Any]) -> None:
+    async def _respond(self, call: int, method: str, handler: Handler, params: dict[str, Any]) -> None:
         parent = params.pop("traceparent", None)
         try:
             with trace.around(method, parent) if isinstance(parent, str) else nullcontext():
@@ -82,13 +82,13 @@ class _Serving(Connection):
 class RpcServer:
     """A listening server; made by `serve`."""
 
-    def __init__(self, address: str, server: asyncio.Server, connections: set[_Serving]) -> None:
+    def __init__(self, address: str, server: asyncio.Server, connections: set[_Connection]) -> None:
         self.address = address
         self._server = server
         self._connections = connections
 
     async def close(self) -> None:
-        """Stop listening, break every connection, cancel what runs."""
+        """Stop listening, break every connection, cancel running handlers."""
         self._server.close()
         for connection in list(self._connections):
             connection.transport.abort()
@@ -96,21 +96,20 @@ class RpcServer:
 
 
 async def serve(address: str, handlers: Mapping[str, Handler]) -> RpcServer:
-    """Answer calls at an address; port 0 takes a free one, and the server's ``address`` says which.
+    """Listen at an address; port 0 takes a free one, and the server's ``address`` says which.
 
     A handler that raises `RpcRefused` refuses with that reason; any other exception is logged and refused as
-    ``internal``. Handlers are cancelled when their caller's connection ends, or the caller gives the call up: it was
-    cancelled or has waited long enough.
+    ``internal``. A handler is cancelled when its caller disconnects, is cancelled or times out.
 
     Raises:
         OSError: if the address cannot be bound.
         ValueError: if it is not an address.
     """
     loop = asyncio.get_running_loop()
-    connections: set[_Serving] = set()
+    connections: set[_Connection] = set()
 
-    def accept() -> _Serving:
-        return _Serving(handlers, connections)
+    def accept() -> _Connection:
+        return _Connection(handlers, connections)
 
     if "/" in address:
         server = await loop.create_unix_server(accept, address)

@@ -1,10 +1,10 @@
-"""Which trace the work at hand belongs to, and the seam for who records traces. By itself it records none."""
+"""The trace that the current work belongs to, and the seam for a recorder of traces. It records none itself."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
 
-# As W3C's Trace Context writes it. None: nobody asked for a trace.
+# In the format of W3C Trace Context; None without a trace.
 TRACEPARENT: ContextVar[str | None] = ContextVar("traceparent", default=None)
 
 
@@ -12,5 +12,5 @@ def _nothing(_method: str, _parent: str) -> AbstractContextManager[None]:
     return nullcontext()
 
 
-# What surrounds the serving of a call that came with a traceparent: given the method and that. Set once, at start.
+# Surrounds the handler of a call with a traceparent; takes its method and traceparent. Set once, at start.
 around: Callable[[str, str], AbstractContextManager[None]] = _nothing

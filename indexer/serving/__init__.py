@@ -1,1 +1,1 @@
-"""Shards behind sockets: the server of one, and the searcher over all of them."""
+"""Shards over RPC: the server of one, and the searcher over all of them."""

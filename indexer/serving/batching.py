@@ -1,6 +1,6 @@
-"""Searches that arrive while others run wait for them, and then run together: FAISS answers many faster than each.
+"""Searches that arrive while all threads are busy run together afterwards: FAISS is faster with many queries at once.
 
-Nothing is ever held back in the hope of company: as long as a thread is free, a search starts at once.
+No search waits to fill a batch: while a thread is free, it starts at once.
 """
 
 import asyncio
@@ -21,29 +21,29 @@ Waiting = tuple[list[Query], "asyncio.Future[list[Hits]]"]
 class Batcher:
     """Runs checked queries on ``searchers`` threads, each search itself on so many ``threads``. For one event loop."""
 
-    def __init__(self, answer: Callable[[Sequence[Query]], list[Hits]], *, searchers: int, threads: int) -> None:
-        self._answer = answer
+    def __init__(self, search: Callable[[Sequence[Query]], list[Hits]], *, searchers: int, threads: int) -> None:
+        self._search = search
         # OpenMP counts threads per calling thread: setting it once for the process would miss the pool.
         self._pool = ThreadPoolExecutor(searchers, "search", faiss.omp_set_num_threads, (threads,))
         self._free = searchers
         self._waiting: deque[Waiting] = deque()
 
     async def search(self, queries: list[Query]) -> list[Hits]:
-        """The answers to one caller's queries, whoever else's they were searched with."""
+        """The hits of one caller's queries."""
         future: asyncio.Future[list[Hits]] = asyncio.get_running_loop().create_future()
         self._waiting.append((queries, future))
         self._start()
         return await future
 
     def close(self) -> None:
-        """Wait for what runs."""
+        """Wait for the running searches."""
         self._pool.shutdown()
 
     def _start(self) -> None:
         while self._free and (batch := self._next()):
             self._free -= 1
             queries = [query for own, _ in batch for query in own]
-            running = asyncio.get_running_loop().run_in_executor(self._pool, self._answer, queries)
+            running = asyncio.get_running_loop().run_in_executor(self._pool, self._search, queries)
             running.add_done_callback(partial(self._finish, batch))
 
     def _next(self) -> list[Waiting]:
@@ -51,7 +51,7 @@ class Batcher:
         size = 0
         while self._waiting and size < LARGEST_BATCH:
             queries, future = self._waiting.popleft()
-            if not future.done():  # its caller gave up
+            if not future.done():  # the caller was not cancelled
                 batch.append((queries, future))
                 size += len(queries)
         return batch

@@ -1,4 +1,4 @@
-"""The index as the gateway sees it: every shard asked at once, answers merged."""
+"""The index as the gateway sees it: calls all shards at once and merges their hits."""
 
 import asyncio
 import copy
@@ -9,104 +9,103 @@ from operator import neg
 from typing import Any, NamedTuple, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from indexer.rpc.client import RpcClient
 from indexer.rpc.frames import RpcError
 from indexer.shards import replicas, shard_of
-from indexer.types import Hits, IndexedVector, Lacking, SearchResult, ShardStatus, ShardUnavailable, label
+from indexer.types import Floats, Hits, IndexedVector, MissingNotes, SearchResult, ShardStatus, ShardUnavailable, label
 
 log = logging.getLogger(__name__)
 
-# Of the caller's time: the rest is for what came back from the others.
+# A shard's part of the caller's timeout: the rest is for merging the hits of the others.
 SHARD_PART = 0.8
-REST_S = 1.0
-# What one frame carries of searches and of ids, which have at most 128 characters.
+COOLDOWN_S = 1.0
+# So many searches, and ids of up to 128 characters, fit into a frame.
 LARGEST_BATCH = 64
 MOST_IDS = 20_000
 _WIRE = np.dtype("<f4")
 
 
 class Shard:
-    """One shard's replicas, of which any may answer. They take turns; one that failed rests for a second."""
+    """One shard's replicas, of which each can respond. They take turns; a failed one is avoided for a second."""
 
     def __init__(self, addresses: str) -> None:
         self._clients = [RpcClient(address) for address in replicas(addresses)]
-        self._resting_until_s = dict.fromkeys(self._clients, 0.0)
+        self._avoided_until_s = dict.fromkeys(self._clients, 0.0)
 
     async def call(self, method: str, params: dict[str, Any], *, timeout_s: float) -> dict[str, Any]:
-        """The answer of the first that gives one. Each gets its part of the time that is left.
+        """The response of the first replica that gives one. Each gets its share of the remaining time.
 
         Raises:
             RpcError: the last replica's, when all have failed.
         """
-        clock = asyncio.get_running_loop()
-        end_s = clock.time() + timeout_s
-        # Those that rest come last and not never: when all do, one of them may be back.
-        turns = sorted(self._clients, key=lambda client: max(self._resting_until_s[client] - clock.time(), 0))
+        clock = asyncio.get_running_loop().time
+        end_s = clock() + timeout_s
+        # Avoided replicas come last: if all are avoided, one of them may be back.
+        turns = sorted(self._clients, key=lambda client: max(self._avoided_until_s[client] - clock(), 0))
         self._clients.append(self._clients.pop(0))
         for untried, client in zip(range(len(turns), 0, -1), turns, strict=True):
             try:
-                return await client.call(method, params, timeout_s=(end_s - clock.time()) / untried)
+                return await client.call(method, params, timeout_s=(end_s - clock()) / untried)
             except RpcError as error:
-                self._rest(client, type(error).__name__)
+                self._avoid(client, type(error).__name__)
                 if untried == 1:
                     raise
         raise AssertionError("a shard has at least one replica")
 
-    def begin(self, method: str, params: dict[str, Any]) -> "Begun | None":
-        """The same call to the replica whose turn it is, without a task; `end` says what came of it.
+    def begin(self, method: str, params: dict[str, Any]) -> "PendingCall | None":
+        """`call` of the replica whose turn it is, without a task; see `end`.
 
-        None when that one rests, or could not be asked at once.
+        None if that replica is avoided, or cannot be called at once.
         """
         client = self._clients[0]
-        if self._resting_until_s[client] > asyncio.get_running_loop().time():
+        if self._avoided_until_s[client] > asyncio.get_running_loop().time():
             return None
-        answer = client.begin(method, params)
-        if answer is None:
+        response = client.begin(method, params)
+        if response is None:
             return None
         self._clients.append(self._clients.pop(0))
-        return Begun(client, answer)
+        return PendingCall(client, response)
 
-    def end(self, begun: "Begun") -> dict[str, Any] | None:
-        """The answer; None, and a rest for the replica, if it failed or has not answered until now."""
-        answer = begun.answer
-        if not answer.done():
-            answer.cancel()
-            self._rest(begun.client, "RpcTimeout")
+    def end(self, call: "PendingCall") -> dict[str, Any] | None:
+        """The response; None if the replica failed or has not responded by now, and is avoided from now on."""
+        response = call.response
+        if not response.done():
+            response.cancel()
+            self._avoid(call.client, "RpcTimeout")
             return None
-        if error := answer.exception():
-            self._rest(begun.client, type(error).__name__)
+        if error := response.exception():
+            self._avoid(call.client, type(error).__name__)
             return None
-        return answer.result()
+        return response.result()
 
     async def call_each(self, method: str, params: dict[str, Any], *, timeout_s: float) -> list[dict[str, Any]]:
-        """The answers of all replicas that give one."""
+        """The responses of all replicas that give one."""
         calls = [client.call(method, params, timeout_s=timeout_s) for client in self._clients]
-        answers = await asyncio.gather(*calls, return_exceptions=True)
-        return [answer for answer in answers if isinstance(answer, dict)]
+        responses = await asyncio.gather(*calls, return_exceptions=True)
+        return [response for response in responses if isinstance(response, dict)]
 
     async def close(self) -> None:
         """Break the connections."""
         await asyncio.gather(*(client.close() for client in self._clients))
 
-    def _rest(self, client: RpcClient, reason: str) -> None:
-        self._resting_until_s[client] = asyncio.get_running_loop().time() + REST_S
+    def _avoid(self, client: RpcClient, reason: str) -> None:
+        self._avoided_until_s[client] = asyncio.get_running_loop().time() + COOLDOWN_S
         if len(self._clients) > 1:
             log.info("replica_failed", extra={"address": client.address, "reason": reason})
 
 
-class Begun(NamedTuple):
-    """A call on its way, and the replica that it was sent to."""
+class PendingCall(NamedTuple):
+    """A call in flight, and the replica that it was sent to."""
 
     client: RpcClient
-    answer: asyncio.Future[dict[str, Any]]
+    response: asyncio.Future[dict[str, Any]]
 
 
 class ShardedSearcher:
     """`Searcher` over shard servers, given in the order of their numbers; see `indexer.shards.replicas`.
 
-    It asks for the index of one model. Shards that hold none of that model refuse, and count as not answering.
+    It searches the index of one model. Shards without an index of that model refuse, and count as unavailable.
     """
 
     def __init__(self, addresses: Sequence[str], fingerprint: str) -> None:
@@ -118,7 +117,7 @@ class ShardedSearcher:
         self._searching: set[asyncio.Task[None]] = set()
 
     def of(self, fingerprint: str) -> Self:
-        """The same shards over the same connections, asked for another model's index."""
+        """A searcher of another model's index, on the same shards over the same connections."""
         other = copy.copy(self)
         other._fingerprint = fingerprint
         other._waiting = []
@@ -126,7 +125,7 @@ class ShardedSearcher:
 
     async def search(
         self,
-        vector: NDArray[np.float32],
+        vector: Floats,
         k: int,
         exclude: Sequence[str] = (),
         *,
@@ -134,7 +133,7 @@ class ShardedSearcher:
         exclude_author: str | None = None,
         timeout_s: float,
     ) -> SearchResult:
-        """The k nearest over all shards that answer. ``generation`` is the lowest among them.
+        """See `Searcher`. ``generation`` is the lowest of the responding shards.
 
         Searches of the same turn of the event loop travel together.
         """
@@ -144,60 +143,57 @@ class ShardedSearcher:
         if not self._waiting:
             loop.call_soon(self._send_waiting)
         self._waiting.append(search)
-        answers = await search.answers
+        response = await search.response
         return SearchResult(
-            hits=merge(answers.of_shards, k),
-            generation=answers.generation,
-            shards_ok=len(answers.of_shards),
+            hits=merge(response.hits_of_shards, k),
+            generation=response.generation,
+            shards_ok=len(response.hits_of_shards),
             shards_total=len(self._shards),
         )
 
     async def lookup(self, id: str, *, timeout_s: float) -> IndexedVector | None:  # noqa: A002
-        """What the id's own shard holds. Raises ShardUnavailable when that shard does not answer."""
+        """See `Searcher`."""
         shard = shard_of(id, len(self._shards))
-        answer = await self._ask(shard, "lookup", {"id": id, "fingerprint": self._fingerprint}, timeout_s)
-        if answer is None:
-            raise ShardUnavailable(f"shard {shard} does not answer")
-        if not answer:
+        response = await self._call(shard, "lookup", {"id": id, "fingerprint": self._fingerprint}, timeout_s)
+        if response is None:
+            raise ShardUnavailable(f"shard {shard} does not respond")
+        if not response:
             return None
-        return IndexedVector(answer["version"], np.frombuffer(answer["vector"], dtype="<f4"))
+        return IndexedVector(response["version"], np.frombuffer(response["vector"], dtype=_WIRE))
 
-    async def vectors(self, ids: Sequence[str], *, timeout_s: float) -> dict[str, NDArray[np.float32]]:
-        """Each shard is asked for its own ids."""
+    async def vectors(self, ids: Sequence[str], *, timeout_s: float) -> dict[str, Floats]:
+        """See `Searcher`. Each shard gets its own ids."""
         of_shard: dict[int, list[str]] = {}
         for id_ in ids:
             of_shard.setdefault(shard_of(id_, len(self._shards)), []).append(id_)
-        answers = await asyncio.gather(
-            *(
-                self._ask(shard, "vectors", {"ids": own, "fingerprint": self._fingerprint}, timeout_s)
-                for shard, own in of_shard.items()
-            )
+        calls = (
+            self._call(shard, "vectors", {"ids": own, "fingerprint": self._fingerprint}, timeout_s)
+            for shard, own in of_shard.items()
         )
-        return {
-            id_: np.frombuffer(vector, dtype="<f4") for answer in answers if answer for id_, vector in answer.items()
-        }
+        vectors = chain.from_iterable(response.items() for response in await asyncio.gather(*calls) if response)
+        return {id_: np.frombuffer(vector, dtype=_WIRE) for id_, vector in vectors}
 
     async def status(self, *, timeout_s: float) -> list[ShardStatus]:
-        """State of the shards that answer, by shard number."""
-        answers = await self._ask_all("status", {"fingerprint": self._fingerprint}, timeout_s)
-        return [ShardStatus(**answer) for answer in answers]
+        """See `Searcher`."""
+        responses = await self._call_all("status", {"fingerprint": self._fingerprint}, timeout_s)
+        return [ShardStatus(**response) for response in responses]
 
-    async def lacks(self, other: str, *, timeout_s: float) -> Lacking:
-        """What the indexes of another model hold and those of this one do not, or only in an older version.
+    async def missing(self, other: str, *, timeout_s: float) -> MissingNotes:
+        """Notes that another model's indexes hold and this one's do not, or only in an older version.
 
-        Of a shard's replicas, the one that lacks the most is believed. Raises ShardUnavailable when a shard has none
-        that answers for both models.
+        Of a shard's replicas, the one that misses the most counts. Raises ShardUnavailable when a shard has no replica
+        with both models.
         """
         params = {"fingerprint": self._fingerprint, "other": other}
-        calls = (shard.call_each("lacks", params, timeout_s=timeout_s) for shard in self._shards)
+        calls = (shard.call_each("missing", params, timeout_s=timeout_s) for shard in self._shards)
         count, ids = 0, []
-        for number, answers in enumerate(await asyncio.gather(*calls)):
-            if not answers:
-                raise ShardUnavailable(f"shard {number} does not answer for both models")
-            worst = max(answers, key=lambda answer: int(answer["count"]))
+        for number, responses in enumerate(await asyncio.gather(*calls)):
+            if not responses:
+                raise ShardUnavailable(f"shard {number} does not respond for both models")
+            worst = max(responses, key=lambda response: int(response["count"]))
             count += worst["count"]
             ids += worst["ids"]
-        return Lacking(count, ids)
+        return MissingNotes(count, ids)
 
     async def close(self) -> None:
         """Break the connections."""
@@ -205,109 +201,111 @@ class ShardedSearcher:
 
     def _send_waiting(self) -> None:
         waiting, self._waiting = self._waiting, []
-        for searches in _fitting(waiting):
+        for searches in _batches(waiting):
             task = asyncio.get_running_loop().create_task(self._search_all(searches))
             self._searching.add(task)
             task.add_done_callback(self._searching.discard)
 
     async def _search_all(self, searches: "list[_Search]") -> None:
         params = {"queries": [search.query for search in searches], "fingerprint": self._fingerprint}
-        found = await self._ask_all("search", params, min(search.timeout_s for search in searches))
-        generation = min((answer["generation"] for answer in found), default=0)
+        responses = await self._call_all("search", params, min(search.timeout_s for search in searches))
+        generation = min((response["generation"] for response in responses), default=0)
         for place, search in enumerate(searches):
-            if not search.answers.done():  # its caller gave up
-                search.answers.set_result(_Answers([answer["answers"][place] for answer in found], generation))
+            if not search.response.done():  # the caller was not cancelled
+                search.response.set_result(_Response([response["hits"][place] for response in responses], generation))
 
-    async def _ask_all(self, method: str, params: dict[str, Any], timeout_s: float) -> list[dict[str, Any]]:
-        """What the shards answer, those that do.
+    async def _call_all(self, method: str, params: dict[str, Any], timeout_s: float) -> list[dict[str, Any]]:
+        """The responses of all shards that give one.
 
-        One replica of each is asked without a task, for a task costs as much as a search. Only where that one fails,
-        the others get their turns.
+        The first call of each shard needs no task, which would cost as much as a search. If it fails, a task calls the
+        other replicas.
         """
         clock = asyncio.get_running_loop().time
         end_s = clock() + timeout_s
-        begun = [shard.begin(method, params) for shard in self._shards]
-        await _settled([call.answer for call in begun if call], SHARD_PART * timeout_s / self._replicas)
-        answers = [shard.end(call) if call else None for shard, call in zip(self._shards, begun, strict=True)]
-        silent = [number for number, answer in enumerate(answers) if answer is None]
-        if silent:
-            later = (self._ask(number, method, params, end_s - clock()) for number in silent)
-            for number, answer in zip(silent, await asyncio.gather(*later), strict=True):
-                answers[number] = answer
-        for number in range(len(answers)) if self._lost else ():
-            if answers[number] is not None:
-                self._answered(number)
-        return [answer for answer in answers if answer is not None]
+        calls = [shard.begin(method, params) for shard in self._shards]
+        await _wait([call.response for call in calls if call], SHARD_PART * timeout_s / self._replicas)
+        responses = [shard.end(call) if call else None for shard, call in zip(self._shards, calls, strict=True)]
+        failed = [number for number, response in enumerate(responses) if response is None]
+        if failed:
+            retries = (self._call(number, method, params, end_s - clock()) for number in failed)
+            for number, response in zip(failed, await asyncio.gather(*retries), strict=True):
+                responses[number] = response
+        for number in range(len(responses)) if self._lost else ():
+            if responses[number] is not None:
+                self._log_back(number)
+        return [response for response in responses if response is not None]
 
-    async def _ask(self, shard: int, method: str, params: dict[str, Any], timeout_s: float) -> dict[str, Any] | None:
-        """The shard's answer, or None; logged when that changes, not at every call."""
+    async def _call(self, shard: int, method: str, params: dict[str, Any], timeout_s: float) -> dict[str, Any] | None:
+        """The shard's response, or None; logged when that changes, not at every call."""
         lost = self._fingerprint, shard
         try:
-            answer = await self._shards[shard].call(method, params, timeout_s=SHARD_PART * timeout_s)
+            response = await self._shards[shard].call(method, params, timeout_s=SHARD_PART * timeout_s)
         except RpcError as error:
             if lost not in self._lost:
                 self._lost.add(lost)
                 log.warning("shard_lost", extra={"shard": shard, "reason": f"{type(error).__name__}: {error}"})
             return None
-        self._answered(shard)
-        return answer
+        self._log_back(shard)
+        return response
 
-    def _answered(self, shard: int) -> None:
+    def _log_back(self, shard: int) -> None:
         lost = self._fingerprint, shard
         if lost in self._lost:
             self._lost.discard(lost)
             log.info("shard_back", extra={"shard": shard})
 
 
-class _Answers(NamedTuple):
-    """Ids and scores of each shard that answered, and the lowest generation among them."""
+class _Response(NamedTuple):
+    """Ids and scores of each shard that responded, and the lowest generation among them."""
 
-    of_shards: list[tuple[list[str], list[float]]]
+    hits_of_shards: list[tuple[list[str], list[float]]]
     generation: int
 
 
 class _Search(NamedTuple):
-    """A search on its way: the query as it travels, and who waits for the answers."""
+    """A search in flight: the query in its wire format, and the future of its caller."""
 
     query: tuple[bytes, int, list[str], int, int]
     timeout_s: float
-    answers: asyncio.Future[_Answers]
+    response: asyncio.Future[_Response]
 
 
-async def _settled(answers: Sequence[asyncio.Future[Any]], timeout_s: float) -> None:
-    """Wait until all are done, so long at most."""
-    if not answers:
+async def _wait(responses: Sequence[asyncio.Future[Any]], timeout_s: float) -> None:
+    """Wait until all are done or the time is over; cancelled itself, it cancels them."""
+    if not responses:
         return
     try:
-        await asyncio.wait(answers, timeout=timeout_s)
+        await asyncio.wait(responses, timeout=timeout_s)
     except asyncio.CancelledError:
-        for answer in answers:
-            answer.cancel()
+        for response in responses:
+            response.cancel()
         raise
 
 
-def _fitting(searches: Sequence[_Search]) -> Iterator[list[_Search]]:
-    """Searches in groups of which neither the queries nor the answers outgrow a frame."""
-    group: list[_Search] = []
+def _batches(searches: Sequence[_Search]) -> Iterator[list[_Search]]:
+    """Batches of searches of which neither the queries nor the hits outgrow a frame."""
+    batch: list[_Search] = []
     ids = 0
     for search in searches:
         own = search.query[1] + len(search.query[2])
-        if group and (len(group) == LARGEST_BATCH or ids + own > MOST_IDS):
-            yield group
-            group, ids = [], 0
-        group.append(search)
+        if batch and (len(batch) == LARGEST_BATCH or ids + own > MOST_IDS):
+            yield batch
+            batch, ids = [], 0
+        batch.append(search)
         ids += own
-    yield group
+    yield batch
 
 
-def merge(answers: Sequence[tuple[Sequence[str], Sequence[float]]], k: int) -> Hits:
-    """The k best of several answers, each ids and scores, closest first, ties by id.
+def merge(hits_of_shards: Sequence[tuple[Sequence[str], Sequence[float]]], k: int) -> Hits:
+    """The k best hits of several shards, closest first, ties by id.
 
-    An id that two shards answer, as they do while their number changes, is taken once, with its best score.
+    An id that two shards return, as they do while their number changes, is taken once, with its best score.
     """
-    hits = sorted(chain.from_iterable(zip(map(neg, scores_K), ids_K, strict=True) for ids_K, scores_K in answers))
+    ranked = sorted(
+        chain.from_iterable(zip(map(neg, scores_K), ids_K, strict=True) for ids_K, scores_K in hits_of_shards)
+    )
     best: dict[str, float] = {}
-    for negative, id_ in hits:
+    for negative, id_ in ranked:
         best.setdefault(id_, -negative)
         if len(best) == k:
             break

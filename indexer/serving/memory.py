@@ -1,18 +1,25 @@
-"""The index in memory, searched without FAISS; held to the same contract as the real one."""
+"""A `Searcher` in memory, without FAISS and sockets, for tests of its callers."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
+from indexer.serving.client import SHARD_PART, merge
+from indexer.shards import shard_of
+from indexer.types import Floats, IndexedVector, SearchResult, ShardStatus, ShardUnavailable
 
-from indexer.types import Hits, IndexedVector, Neighbor, SearchResult, ShardStatus, ShardUnavailable
+
+class _Row(NamedTuple):
+    indexed: IndexedVector
+    category: str | None
+    author: str | None
 
 
 class MemorySearcher:
-    """`Searcher` over exact products, one dict a shard.
+    """`Searcher` by exact products, over one dict a shard.
 
-    The shards in ``down`` refuse, those in ``silent`` let every caller wait as long as it would.
+    Shards in ``down`` refuse at once. Shards in ``silent`` never respond: a call waits for them as long as
+    `ShardedSearcher` does. ``searches`` counts the searches.
     """
 
     def __init__(self, shards: int = 2, fingerprint: str = "memory") -> None:
@@ -21,12 +28,11 @@ class MemorySearcher:
         self.silent: set[int] = set()
         self.generation = 3
         self.searches = 0
-        self._shards: list[dict[str, IndexedVector]] = [{} for _ in range(shards)]
-        self._labels: dict[str, tuple[str | None, str | None]] = {}
+        self._shards: list[dict[str, _Row]] = [{} for _ in range(shards)]
 
     async def search(
         self,
-        vector: NDArray[np.float32],
+        vector: Floats,
         k: int,
         exclude: Sequence[str] = (),
         *,
@@ -36,60 +42,56 @@ class MemorySearcher:
     ) -> SearchResult:
         """See `Searcher`."""
         self.searches += 1
-        up = await self._up(timeout_s)
-        scored = [
-            Neighbor(note_id, float(vector @ held.vector))
-            for shard in up.values()
-            for note_id, held in shard.items()
-            if note_id not in exclude
-            and category in (None, self._labels[note_id][0])
-            and (exclude_author is None or exclude_author != self._labels[note_id][1])
-        ]
-        nearest = sorted(scored, key=lambda neighbor: -neighbor.score)[:k]
-        hits = Hits([neighbor.id for neighbor in nearest], [neighbor.score for neighbor in nearest])
-        return SearchResult(hits, self.generation, len(up), len(self._shards))
+        hits_of_shards = []
+        for shard in await self._responding(range(len(self._shards)), timeout_s):
+            scores = {
+                id_: min(float(vector @ row.indexed.vector), 1.0)
+                for id_, row in self._shards[shard].items()
+                if id_ not in exclude
+                and (not category or row.category == category)
+                and (not exclude_author or row.author != exclude_author)
+            }
+            hits_of_shards.append((list(scores), list(scores.values())))
+        return SearchResult(merge(hits_of_shards, k), self.generation, len(hits_of_shards), len(self._shards))
 
     async def lookup(self, id: str, *, timeout_s: float) -> IndexedVector | None:  # noqa: A002
         """See `Searcher`."""
-        if self.shard_of(id) not in await self._up(timeout_s, [self.shard_of(id)]):
-            raise ShardUnavailable("no answer")
-        return self._shards[self.shard_of(id)].get(id)
+        shard = self.shard_of(id)
+        if not await self._responding({shard}, timeout_s):
+            raise ShardUnavailable(f"shard {shard} does not respond")
+        row = self._shards[shard].get(id)
+        return row.indexed if row else None
 
-    async def vectors(self, ids: Sequence[str], *, timeout_s: float) -> dict[str, NDArray[np.float32]]:
+    async def vectors(self, ids: Sequence[str], *, timeout_s: float) -> dict[str, Floats]:
         """See `Searcher`."""
-        up = await self._up(timeout_s)
-        return {id_: shard[id_].vector for shard in up.values() for id_ in ids if id_ in shard}
+        rows: dict[str, _Row] = {}
+        for shard in await self._responding(set(map(self.shard_of, ids)), timeout_s):
+            rows |= self._shards[shard]
+        return {id_: rows[id_].indexed.vector for id_ in ids if id_ in rows}
 
     async def status(self, *, timeout_s: float) -> list[ShardStatus]:
         """See `Searcher`."""
         return [
-            ShardStatus(number, len(shard), self.generation, "flat", self.fingerprint, "0-1", 1.0, 0)
-            for number, shard in (await self._up(timeout_s)).items()
+            ShardStatus(shard, len(self._shards[shard]), self.generation, "flat", self.fingerprint, "0-1", 1.0, 0)
+            for shard in await self._responding(range(len(self._shards)), timeout_s)
         ]
 
-    def shard_of(self, note_id: str) -> int:
-        """The shard that holds the id."""
-        return sum(note_id.encode()) % len(self._shards)
+    def shard_of(self, id_: str) -> int:
+        """The shard of an id."""
+        return shard_of(id_, len(self._shards))
 
-    def hold(
-        self,
-        note_id: str,
-        version: int,
-        vector: NDArray[np.float32],
-        category: str | None = None,
-        author: str | None = None,
+    def put(
+        self, id_: str, version: int, vector: Floats, category: str | None = None, author: str | None = None
     ) -> None:
-        """What following the stream does to the index."""
-        self._labels[note_id] = (category, author)
-        self._shards[self.shard_of(note_id)][note_id] = IndexedVector(version, vector)
+        """Index a vector, as a shard does with an upsert."""
+        self._shards[self.shard_of(id_)][id_] = _Row(IndexedVector(version, vector), category, author)
 
-    def forget(self, note_id: str) -> None:
-        """What a delete on the stream does to the index."""
-        self._shards[self.shard_of(note_id)].pop(note_id, None)
+    def remove(self, id_: str) -> None:
+        """Remove an id, as a shard does with a delete."""
+        self._shards[self.shard_of(id_)].pop(id_, None)
 
-    async def _up(self, timeout_s: float, asked: Sequence[int] | None = None) -> dict[int, dict[str, IndexedVector]]:
-        """The shards that answer, by number, of those that are asked; a silent one costs all of the time."""
-        numbers = range(len(self._shards)) if asked is None else asked
-        if self.silent.intersection(numbers):
-            await asyncio.sleep(timeout_s)
-        return {number: self._shards[number] for number in numbers if number not in self.down | self.silent}
+    async def _responding(self, shards: Collection[int], timeout_s: float) -> list[int]:
+        """The shards that respond, of these."""
+        if self.silent.intersection(shards):
+            await asyncio.sleep(SHARD_PART * timeout_s)
+        return [shard for shard in shards if shard not in self.down | self.silent]

@@ -1,1 +1,1 @@
-"""Notes, clicks and pairs: files in and out, published data sets, samples."""
+"""Notes, events and pairs: files, related pairs (eq. 1), published data sets, samples."""

@@ -1,4 +1,4 @@
-"""Related pairs from behaviour (section 4.1, eq. 1), and the one split of notes that goes with them."""
+"""Related pairs by co-occurrence in a click log (section 4.1, eq. 1), and the split by note."""
 
 import tempfile
 from collections.abc import Iterable, Sequence, Set
@@ -21,10 +21,10 @@ from model.note import Note
 UPPER = 30.0
 LOWER = 0.01
 TOP = 10
-# The share of notes that no training pair may touch, and what the split is drawn with.
+# Of the split: the share of notes in no training pair, and the seed.
 HOLDOUT = 0.3
 SEED = 0
-# A user with N clicks adds 1/N to N^2 pairs: above this next to nothing, at the price of the whole join.
+# A user with N clicks adds 1/N to N^2 pairs: above this next to nothing, at most of the cost of the join.
 MAX_CLICKS = 1000
 
 _MEMORY = "1GB"
@@ -61,8 +61,7 @@ SELECT count(*) FROM (
 def split_notes(ids: Iterable[str], holdout: float = HOLDOUT, seed: int = SEED) -> frozenset[str]:
     """The held-out ids. Each is drawn by its own hash: new notes never move old ones across the split.
 
-    Training takes the pairs with both ends outside, evaluation those with both ends inside; the rest is
-    unused.
+    Training takes the pairs with both ends outside, evaluation the pairs with both ends inside; the rest is unused.
 
     Raises:
         ValueError: if ``holdout`` is not within 0..1.
@@ -136,12 +135,12 @@ def related_pairs(
         "candidates": pa.table({"note": pa.array(candidates, pa.int32())}),
     }
     bounds = {"upper": upper, "lower": lower, "top": top, "ordered": ordered, "max_clicks": max_clicks}
-    found, skipped = _query(tables, bounds)
+    pairs, skipped = _query(tables, bounds)
     return Pairs(
-        tuple(ids[row] for row in found["note"].to_pylist()),
-        tuple(ids[row] for row in found["related"].to_pylist()),
-        found["score"].to_numpy(),
-        found["users"].to_numpy(),
+        tuple(ids[row] for row in pairs["note"].to_pylist()),
+        tuple(ids[row] for row in pairs["related"].to_pylist()),
+        pairs["score"].to_numpy(),
+        pairs["users"].to_numpy(),
         skipped,
     )
 
@@ -160,9 +159,9 @@ def _query(tables: dict[str, pa.Table], bounds: dict[str, float | int | bool]) -
         connection.execute("SET temp_directory = ?", [str(Path(folder) / "spill")])
         for name, table in tables.items():
             connection.from_arrow(table).create(name)  # of a scan of Arrow itself DuckDB reports no progress
-        found = _watched(connection, _RELATED_PAIRS, bounds)
+        pairs = _watched(connection, _RELATED_PAIRS, bounds)
         [(skipped,)] = connection.execute(_SKIPPED_USERS, {"max_clicks": bounds["max_clicks"]}).fetchall()
-    return found, skipped
+    return pairs, skipped
 
 
 def _watched(connection: duckdb.DuckDBPyConnection, query: str, bounds: dict[str, float | int | bool]) -> pa.Table:

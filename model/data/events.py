@@ -29,7 +29,7 @@ from model.data.rows import (
 )
 
 EVENT_COLUMNS = ("user_id", "note_id", "event", "ts")
-# Whoever likes or saves a note has opened it: those count as clicks (eq. 1). Every event counts as a view.
+# A like or a save implies that the note was opened, so both count as clicks (eq. 1). Every event counts as a view.
 CLICKS = {"view": False, "click": True, "like": True, "save": True}
 
 
@@ -75,7 +75,7 @@ def load_events(path: Path) -> EventTable:
 
 
 def _days(path: Path) -> list[Path]:
-    """The files of a folder by day, which this is or holds as ``events``, oldest first; none where there is none."""
+    """The files of the folder by day, ``path`` itself or its ``events``, oldest first; none without such a folder."""
     folder = path / "events" if (path / "events").is_dir() else path
     found = sorted(folder.glob("dt=*/[!._]*.parquet"))
     if folder != path and not found:
@@ -131,7 +131,7 @@ def _parquet_columns(
     path: Path, user_codes: dict[str, int], note_codes: dict[str, int]
 ) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int64], NDArray[np.bool_], int]:
     """A file's users, notes, times and clicks, shape (E,) each, and its untimed events; new ids get the next codes."""
-    # Read as dictionaries, so that each id is held once and not once an event.
+    # Loaded as dictionaries, so that each id is in memory once and not once an event.
     names = ["user_id", "note_id", "event"]
     with open_parquet(path, read_dictionary=names) as file:
         present = present_columns(path, file.schema_arrow.names, EVENT_COLUMNS, names)
@@ -175,7 +175,7 @@ def _coded(path: Path, table: pa.Table, name: str) -> tuple[NDArray[np.int32], t
 
 
 def _times(path: Path, table: pa.Table) -> tuple[NDArray[np.int64], int]:
-    """The ``ts`` column with 0 for null and NaN, shape (E,), and how many there were of those."""
+    """The ``ts`` column with 0 for null and NaN, shape (E,), and how many of these there were."""
     if "ts" not in table.column_names or pa.types.is_null(table.schema.field("ts").type):
         return np.zeros(len(table), dtype=np.int64), len(table)
     column = table.column("ts")

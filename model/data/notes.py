@@ -27,7 +27,7 @@ def notes_file(path: Path) -> Path:
 
 
 def stream_notes(file: Path) -> Iterator[Note]:
-    """The notes of a file, in order, without holding more of them than their ids; errors are those of `load_notes`."""
+    """The notes of a file, in order, with their ids alone in memory. Raises DataError as `load_notes` does."""
     ids: set[str] = set()
     for where, row in load_rows(file, NOTE_COLUMNS, required=("note_id",)):
         note = _note(row, where)
@@ -40,7 +40,7 @@ def stream_notes(file: Path) -> Iterator[Note]:
 
 
 def is_blank(note: Note) -> bool:
-    """True for a note without text and hashtags: no ranker can tell it from another."""
+    """True for a note without text and hashtags: no ranker can tell two of them apart."""
     return not (note.title.strip() or note.content.strip() or any(tag.strip() for tag in note.hashtags))
 
 

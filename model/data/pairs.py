@@ -16,9 +16,9 @@ PAIR_COLUMNS = ("note_id", "related_id", "score", "users")
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """P related pairs, by note and then best first; ``users`` counts those who stand behind each, shape (P,).
+    """P related pairs, by note and then best first; ``users``: how many users have each in their clicks, shape (P,).
 
-    ``skipped_users`` clicked too many notes to be counted; it is not stored in the file.
+    ``skipped_users`` clicked too many notes to be counted; their number is not in the file.
     """
 
     note_ids: tuple[str, ...]
@@ -35,7 +35,7 @@ class Pairs:
         return list(zip(self.note_ids, self.related_ids, strict=True))
 
     def supported_by(self, min_users: int) -> "Pairs":
-        """The pairs that at least ``min_users`` users stand behind, in order."""
+        """The pairs of at least ``min_users`` users, in order."""
         kept = np.flatnonzero(self.users >= min_users)
         return Pairs(
             tuple(self.note_ids[row] for row in kept),

@@ -1,7 +1,7 @@
-"""Rows of data files: Parquet or JSON lines in, one row after the other, and their fields by type.
+"""Rows of data files, Parquet or JSON lines, one after the other, and their fields by type.
 
 A row is named in errors as a person would look it up: the 1-based line of a ``.jsonl`` file, the 0-based row
-of a ``.parquet`` file. Columns that nobody asks for are ignored; null and NaN mean "not given".
+of a ``.parquet`` file. Unknown columns are ignored; null and NaN mean "not given".
 """
 
 import math
@@ -45,7 +45,7 @@ def data_file(path: Path, stem: str) -> Path:
 
 
 def load_rows(path: Path, columns: Sequence[str], required: Sequence[str]) -> Iterator[Row]:
-    """Every row as (place, fields); a file is read piece by piece. Raises DataError."""
+    """Every row as (place, fields), loaded batch by batch. Raises DataError."""
     if path.suffix == ".parquet":
         yield from _parquet_rows(path, columns, required)
     else:
@@ -54,7 +54,7 @@ def load_rows(path: Path, columns: Sequence[str], required: Sequence[str]) -> It
 
 def jsonl_rows(path: Path, required: Sequence[str]) -> Iterator[Row]:
     """Every line that is not blank as (place, fields)."""
-    with path.open("rb") as lines, bar(f"read {path.name}", path.stat().st_size, "B") as progress:
+    with path.open("rb") as lines, bar(f"load {path.name}", path.stat().st_size, "B") as progress:
         for number, line in enumerate(lines, start=1):
             progress.update(len(line))
             if not line.strip():
@@ -68,7 +68,7 @@ def jsonl_rows(path: Path, required: Sequence[str]) -> Iterator[Row]:
 
 
 def _parquet_rows(path: Path, columns: Sequence[str], required: Sequence[str]) -> Iterator[Row]:
-    with open_parquet(path) as file, bar(f"read {path.name}", file.metadata.num_rows, "rows") as progress:
+    with open_parquet(path) as file, bar(f"load {path.name}", file.metadata.num_rows, "rows") as progress:
         present = present_columns(path, file.schema_arrow.names, columns, required)
         start = 0
         for batch in file.iter_batches(_ROWS_PER_BATCH, columns=present):
@@ -91,7 +91,7 @@ def json_object(line: bytes, where: str) -> dict[str, Any]:
 
 @contextmanager
 def open_parquet(path: Path, **options: Any) -> Iterator[pq.ParquetFile]:
-    """The open file; what Arrow finds wrong with it becomes a DataError."""
+    """The open file; errors of Arrow become a DataError."""
     try:
         with pq.ParquetFile(path, **options) as file:
             yield file
@@ -100,12 +100,12 @@ def open_parquet(path: Path, **options: Any) -> Iterator[pq.ParquetFile]:
         raise DataError(f"{path.name} cannot be read as Parquet: {reason}") from error
 
 
-def present_columns(path: Path, found: Sequence[str], wanted: Sequence[str], required: Iterable[str]) -> list[str]:
-    """The wanted columns that there are, in the order wanted. Raises DataError when a required one is not there."""
+def present_columns(path: Path, found: Sequence[str], columns: Sequence[str], required: Iterable[str]) -> list[str]:
+    """The names of ``columns`` that are in the file, in order. Raises DataError when a required one is missing."""
     for name in required:
         if name not in found:
             raise DataError(f"{path.name}: no column {name}; it holds {listed(found)}")
-    return [name for name in wanted if name in found]
+    return [name for name in columns if name in found]
 
 
 def given(row: Mapping[str, Any], name: str) -> Any:
@@ -152,7 +152,7 @@ def number(row: Mapping[str, Any], name: str, where: str) -> float:
 
 
 def whole(row: Mapping[str, Any], name: str, where: str) -> int | None:
-    """A whole number; one that is stored as a float, as NaN in a column makes them, will do. Raises DataError."""
+    """A whole number, or one stored as a float, as in columns with NaN. Raises DataError."""
     value = given(row, name)
     if isinstance(value, float) and value.is_integer():
         value = int(value)
@@ -172,7 +172,7 @@ def count(row: Mapping[str, Any], name: str, where: str) -> int:
 
 
 def _kind(value: object) -> str:
-    """What JSON calls a value of this type."""
+    """The name of a value's type in JSON."""
     match value:
         case None:
             return "null"

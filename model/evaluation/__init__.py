@@ -1,1 +1,1 @@
-"""How good a model is: retrieval, hashtags, categories, calibration, and what it is compared with."""
+"""Metrics of a model: retrieval, hashtags, categories, calibration; and its opponents."""

@@ -29,10 +29,9 @@ class Ranker(Protocol):
 
 
 class Popularity:
-    """By the number of users who clicked a note, among those who never met the target.
+    """By the number of users who clicked a note, among users who never met the target.
 
-    Related pairs are made of the clicks of users who met the target: counting those would be scoring the
-    truth by itself. What is left is what the log knew about popularity without them.
+    Related pairs are made of the clicks of users who met the target: counting those would score the truth by itself.
     """
 
     name = "popularity"
@@ -51,7 +50,7 @@ class Popularity:
 
 
 class SameCategory:
-    """Notes of the target's category first, by popularity within and behind; else by popularity alone."""
+    """Notes of the target's category first, then all others, each by popularity."""
 
     name = "same category, by popularity"
 
@@ -86,34 +85,26 @@ class TfIdf:
 
 
 class BM25:
-    """Okapi BM25 of the target's words in each note (Robertson and Zaragoza, 2009).
+    """BM25 of the target's `words` in each note, in the variant of Lucene, with k1 = 1.2 and b = 0.75.
 
     The sum over the target's words, each as often as it stands there, of
-    ``log(1 + (N - n + 0.5) / (n + 0.5)) * f * (k1 + 1) / (f + k1 * (1 - b + b * length / mean length))``: the word
-    stands in n notes, and f times in the note scored. Lengths are in `words`.
+    ``log(1 + (N - n + 0.5) / (n + 0.5)) * f / (f + k1 * (1 - b + b * length / mean length))``: the word stands in n
+    notes, and f times in the note scored.
     """
 
     name = "BM25"
 
-    def __init__(self, pool: Sequence[Note], k1: float = 1.2, b: float = 0.75) -> None:
-        from scipy.sparse import csr_matrix
-        from sklearn.feature_extraction.text import CountVectorizer
+    def __init__(self, pool: Sequence[Note]) -> None:
+        import bm25s
 
-        vectorizer = CountVectorizer(tokenizer=words, token_pattern=None, lowercase=False, dtype=np.float32)
-        self._count_NV: Any = vectorizer.fit_transform([text_of(note) for note in pool])
-        length_N = np.asarray(self._count_NV.sum(axis=1)).reshape(-1)
-        notes_V = np.bincount(self._count_NV.indices, minlength=self._count_NV.shape[1])
-        rarity_V = np.log(1 + (len(pool) - notes_V + 0.5) / (notes_V + 0.5))
-        norm_N = k1 * (1 - b + b * length_N / length_N.mean())
-        found = self._count_NV.tocoo()
-        weight = rarity_V[found.col] * found.data * (k1 + 1) / (found.data + norm_N[found.row])
-        shape = self._count_NV.shape
-        self._weight_VN: Any = csr_matrix((weight.astype(np.float32), (found.row, found.col)), shape=shape).T.tocsr()
+        self._words = [words(text_of(note)) for note in pool]
+        self._index = bm25s.BM25(k1=1.2, b=0.75, method="lucene")
+        self._index.index(self._words, show_progress=False)
 
     def scores(self, targets: Sequence[int]) -> NDArray[np.float32]:
         """BM25, shape (len(targets), N)."""
-        score_TN: NDArray[np.float32] = (self._count_NV[list(targets)] @ self._weight_VN).toarray()
-        return score_TN
+        queries = [self._index.get_tokens_ids(self._words[target]) for target in targets]
+        return np.stack([self._index.get_scores_from_ids(query) for query in queries])
 
 
 class Embeddings:
@@ -143,9 +134,9 @@ class Embeddings:
 
 
 def minilm_vectors(notes: Sequence[Note]) -> NDArray[np.float32]:
-    """Unit vectors of all-MiniLM-L6-v2 as it comes, shape (len(notes), 384): what is known without any behaviour.
+    """Unit vectors of all-MiniLM-L6-v2 as it comes, shape (len(notes), 384): a ranking without any behavior.
 
-    It reads more of a note than one that was trained here: the first 126 tokens of all its text. Raises
+    They are of the first 126 tokens of a note's whole text, more than a network trained here is shown. Raises
     ModuleNotFoundError if its package is not installed.
     """
     from model.inference.sentence_encoder import SentenceEncoder
@@ -164,7 +155,7 @@ def tfidf_vectorizer() -> Any:
 
 
 def text_of(note: Note) -> str:
-    """Title, content and hashtags in one text: what every baseline reads."""
+    """Title, content and hashtags in one text, for every baseline."""
     return " ".join(part for part in (note.title, note.content, *note.hashtags) if part)
 
 

@@ -1,9 +1,9 @@
 """Popularity debias: ``score = cosine - debias * b * log(1 + exposure)``, with ``debias`` in 0..1 chosen by the reader.
 
 b is fitted so that at ``debias`` = 1 the lists no longer favor popular notes: the mean of log(1 + exposure) over all
-lists of related notes is the pool's. Taking the slope of the cosines on log(1 + exposure) for b would be simpler, and
-miss that: over all pairs of notes the slope is that of pairs no list shows, and among the nearest it is flattened,
-because a note is there only by being near.
+lists of related notes is the pool's. The slope of the cosines on log(1 + exposure) would be simpler, and wrong: over
+all pairs of notes it is that of pairs no list shows, and among the nearest it is flattened, because a note is there
+only by being near.
 
 Shapes: N notes in the pool, T targets, D embedding size.
 """
@@ -18,7 +18,7 @@ from model.data.cooccurrence import split_notes
 from model.data.pairs import Pairs
 from model.evaluation.baselines import Embeddings, Ranker
 from model.evaluation.metrics import Interval
-from model.evaluation.retrieval import KS, RankerRow, evaluate_rankers, lead_at
+from model.evaluation.retrieval import KS, RankerRow, evaluate_rankers, exposure_of, lead_at
 from model.evaluation.tables import markdown, percent, percent_interval
 from model.note import Note
 
@@ -34,7 +34,7 @@ _HALVINGS = 30
 
 @dataclass(frozen=True, slots=True)
 class DebiasRow:
-    """A ranker at one ``debias``. ``lost`` maps k to what it costs of Recall@k, paired; negative is a gain."""
+    """A ranker at one ``debias``. ``lost`` maps k to the loss of Recall@k, paired; negative is a gain."""
 
     debias: float
     ranker: RankerRow
@@ -121,7 +121,7 @@ def evaluate_debias(
     ks: Sequence[int] = KS,
 ) -> list[DebiasRow]:
     """The ranker at every ``debias`` of ``steps``; ``weight`` is b. Raises ValueError as `evaluate_rankers` does."""
-    exposure_N = np.array([note.exposure for note in pool])
+    exposure_N = exposure_of(pool)
     [plain] = evaluate_rankers([ranker], pool, gold, ks)
     rows = []
     for debias in steps:
@@ -131,7 +131,7 @@ def evaluate_debias(
 
 
 def format_debias(rows: Sequence[DebiasRow]) -> str:
-    """Recall by exposure of the truth, recall overall and what of it is lost, in percent, as a Markdown table."""
+    """Recall by exposure of the truth, recall overall and its loss, in percent, as a Markdown table."""
     first = rows[0].ranker
     columns = [(bucket, k) for bucket, recall in first.buckets.items() for k in recall]
     overall = [title for k in first.recall for title in (f"R@{k} (95% interval)", f"lost at R@{k} (95% interval)")]
@@ -139,6 +139,6 @@ def format_debias(rows: Sequence[DebiasRow]) -> str:
     body = []
     for row in rows:
         buckets = [percent(row.ranker.buckets[bucket][k]) for bucket, k in columns]
-        recall = [percent_interval(found[k]) for k in first.recall for found in (row.ranker.recall, row.lost)]
+        recall = [percent_interval(figures[k]) for k in first.recall for figures in (row.ranker.recall, row.lost)]
         body.append([f"{row.debias:g}", *buckets, *recall])
     return markdown(header, body)

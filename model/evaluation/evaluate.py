@@ -1,13 +1,8 @@
-"""The evaluation of section 5 on a folder's held-out notes: related notes, categories, hashtags, popularity debias.
+"""The evaluation of section 5 on a folder's held-out notes: related notes, categories, hashtags, popularity debias."""
 
-This module puts the parts together; what others need of the parts can be had from here.
-"""
-
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-
-import numpy as np
 
 from model.data.cooccurrence import HOLDOUT, SEED, related_pairs, split_notes
 from model.data.events import EventTable, load_events
@@ -15,105 +10,22 @@ from model.data.notes import is_blank, load_notes
 from model.data.pairs import Pairs
 from model.data.rows import DataError
 from model.evaluation.baselines import BM25, MINILM, Embeddings, Popularity, Ranker, SameCategory, TfIdf, minilm_vectors
-from model.evaluation.debias import (
-    DEPTH,
-    STEPS,
-    Debiased,
-    DebiasRow,
-    evaluate_debias,
-    fit_popularity_weight,
-    format_debias,
-    validation_notes,
-)
-from model.evaluation.hashtags import (
-    HASHTAGS,
-    WITH_NEIGHBORS,
-    CategoryRow,
-    HashtagLead,
-    HashtagReport,
-    HashtagRow,
-    Predict,
-    Write,
-    compare_hashtags,
-    evaluate_categories,
-    evaluate_hashtags,
-    evaluate_tags,
-    format_categories,
-    format_hashtags,
-    sample_notes,
-)
-from model.evaluation.report import (
-    ALL_PAIRS,
-    MIN_USERS,
-    DebiasReport,
-    GoldResult,
-    Report,
-    format_report,
-    supported_pairs,
-)
+from model.evaluation.debias import DEPTH, STEPS, evaluate_debias, fit_popularity_weight, validation_notes
+from model.evaluation.hashtags import CategoryRow, Predict, Write, evaluate_categories, evaluate_tags, sample_notes
+from model.evaluation.report import ALL_PAIRS, MIN_USERS, DebiasReport, GoldResult, Report, supported_pairs
 from model.evaluation.retrieval import (
     KS,
     NOTELLM,
     Embed,
-    Lead,
     RankerRow,
     evaluate_rankers,
-    exposure_buckets,
-    format_buckets,
-    format_leads,
-    format_table,
+    exposure_of,
     leads,
     ranker_rows,
-    truth_ranks,
 )
 from model.network.minilm import has_minilm
 from model.note import Note
 from model.text.suggestions import Scores
-
-__all__ = [
-    "ALL_PAIRS",
-    "HASHTAGS",
-    "KS",
-    "MIN_USERS",
-    "NOTELLM",
-    "WITH_NEIGHBORS",
-    "CategoryRow",
-    "DebiasReport",
-    "DebiasRow",
-    "Debiased",
-    "Embed",
-    "GoldResult",
-    "HashtagLead",
-    "HashtagReport",
-    "HashtagRow",
-    "Lead",
-    "Predict",
-    "RankerRow",
-    "Report",
-    "Write",
-    "compare_hashtags",
-    "evaluate",
-    "evaluate_categories",
-    "evaluate_debias",
-    "evaluate_hashtags",
-    "evaluate_rankers",
-    "evaluate_tags",
-    "exposure_buckets",
-    "fit_popularity_weight",
-    "format_buckets",
-    "format_categories",
-    "format_debias",
-    "format_hashtags",
-    "format_leads",
-    "format_report",
-    "format_table",
-    "leads",
-    "ranker_rows",
-    "sample_notes",
-    "supported_pairs",
-    "truth_ranks",
-    "validation_notes",
-]  # fmt: skip
 
 
 def evaluate(
@@ -122,7 +34,6 @@ def evaluate(
     predict: Predict | None = None,
     write: Write | None = None,
     *,
-    embeddings: Mapping[str, Embed] | None = None,
     categories: Sequence[str] | None = None,
     holdout: float = HOLDOUT,
     seed: int = SEED,
@@ -131,23 +42,21 @@ def evaluate(
     limit: int | None = None,
     scores: Scores | None = None,
 ) -> Report:
-    """Compare popularity, words, MiniLM (if installed), other models and NoteLLM (if given) on held-out notes.
+    """Compare popularity, words, MiniLM (if installed) and NoteLLM (if given) on held-out notes.
 
-    Pairs are ordered where every event has a time, else unordered. Held-out notes without text and hashtags
-    are left out of pool and pairs.
+    Pairs are ordered where every event has a time. Pool and pairs are without blank notes.
 
     Args:
         data: folder with notes and events, see `load_notes` and `load_events`.
-        embed: NoteLLM's embeddings of notes. It also embeds training notes, for the debias and for hashtags.
-        predict: NoteLLM's predictions of notes; it is shown neither the category nor the hashtags that it is asked for.
-        write: NoteLLM's unconstrained categories, for which ``read`` must be given too.
-        embeddings: further models by name, on the same pool.
-        categories: the closed set for Ill.; by default every category of the notes asked about.
-        holdout, seed: as when the training pairs were made, or NoteLLM is tested on what it was trained on.
+        embed: NoteLLM's embeddings, of training notes too, for the debias and for hashtags.
+        predict: NoteLLM's predictions of notes, whose category or hashtags it does not see.
+        write: NoteLLM's unconstrained categories; needs ``predict``.
+        categories: the closed set for Ill.; by default every category of the predicted notes.
+        holdout, seed: as when the training pairs were made, or NoteLLM is tested on its training notes.
         min_users: users behind the pairs of the first set of gold pairs; the second is all pairs.
         ks: the k of Recall@k.
-        limit: notes to read at most for categories, and for hashtags; see `sample_notes`.
-        scores: what NoteLLM's hashtags merged with the neighbors' are ordered by.
+        limit: notes to predict at most for categories, and for hashtags; see `sample_notes`.
+        scores: order NoteLLM's hashtags merged with the neighbors'.
 
     Raises:
         DataError: if a file is not what it should be, or leaves no gold pair.
@@ -162,8 +71,9 @@ def evaluate(
             f"{data}: no pair of the {len(pool)} held-out notes has {min_users} users behind it; "
             "more events, a larger holdout or fewer users a pair are needed"
         )
-    models = {**(embeddings or {}), **({NOTELLM: embed} if embed is not None else {})}
-    rankers = [*_baselines(pool, events), *(Embeddings(name, model(pool)) for name, model in models.items())]
+    rankers = _baselines(pool, events)
+    if embed is not None:
+        rankers.append(Embeddings(NOTELLM, embed(pool)))
     training = [note for note in notes if note.id not in held_out and not is_blank(note)]
     return Report(
         pool=len(pool),
@@ -202,12 +112,11 @@ def _by_gold(rows: list[RankerRow], pool: Sequence[Note], gold: Pairs, min_users
     kept = gold.users >= min_users
     if not kept.all():
         supported = gold.supported_by(min_users)
-        ks = list(rows[0].recall)
-        few = ranker_rows({row.name: row.ranks[kept] for row in rows}, pool, supported, ks)
+        few = ranker_rows({row.name: row.ranks[kept] for row in rows}, pool, supported, list(rows[0].recall))
         sets = {supported_pairs(min_users): (supported, few), **sets}
     return [
-        GoldResult(name, len(pairs), len(set(pairs.note_ids)), found, leads(found, pairs))
-        for name, (pairs, found) in sets.items()
+        GoldResult(name, len(pairs), len(set(pairs.note_ids)), rankers, leads(rankers, pairs))
+        for name, (pairs, rankers) in sets.items()
     ]
 
 
@@ -236,7 +145,7 @@ def _debias(
     ks: Sequence[int],
 ) -> DebiasReport | None:
     """None where exposure says nothing, or too few notes are left to fit on."""
-    exposure = np.array([note.exposure for note in validation])
+    exposure = exposure_of(validation)
     if len(validation) < 2 * DEPTH or exposure.min() == exposure.max():
         return None
     weight = fit_popularity_weight(embed(validation), exposure)

@@ -1,6 +1,6 @@
-"""Hashtags without generating: the opponents of NoteLLM's hashtags, and the neighbors that add to them.
+"""Hashtags without generation: the opponents of NoteLLM's hashtags, and the neighbors that add to them.
 
-Shapes: Q notes asked about, N training notes, D embedding size.
+Shapes: Q query notes, N training notes, D embedding size.
 """
 
 from collections import Counter
@@ -18,7 +18,7 @@ from model.text.suggestions import VOTERS, TaggedNeighbors
 NEIGHBORS = 10
 _SCORES_PER_BLOCK = 2**24  # 64 MiB of float32
 
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 
 
 class TagBaseline(Protocol):
@@ -74,7 +74,7 @@ class NeighborTags:
 def nearest_notes(
     query_QD: NDArray[np.float32], training_ND: NDArray[np.float32], carried: Sequence[Sequence[str]]
 ) -> list[TaggedNeighbors]:
-    """The `VOTERS` training notes nearest to each query by the cosine of unit vectors, as the service finds them.
+    """The `VOTERS` training notes nearest to each query by the cosine of unit vectors, as the service searches.
 
     ``carried`` are the training notes' hashtags as they were written.
     """
@@ -88,10 +88,10 @@ def nearest_notes(
 def neighbor_votes(
     cosine_QN: NDArray[np.float32], carried: Sequence[Sequence[str]], neighbors: int = NEIGHBORS
 ) -> list[dict[str, float]]:
-    """How strongly the nearest training notes speak for the hashtags they carry, in 0..1, closest note first.
+    """The votes of the nearest training notes for the hashtags they carry, in 0..1, closest note first.
 
-    A hashtag's vote is the sum of the positive cosines of those of the ``neighbors`` nearest that carry it, over
-    ``neighbors``: a lone distant neighbor says little. A hashtag without a positive vote is left out.
+    A hashtag's vote is the sum of the positive cosines of its carriers among the ``neighbors`` nearest, over
+    ``neighbors``: a lone distant neighbor counts little. A hashtag without a positive vote is left out.
     """
     voted = []
     for cosine_N in cosine_QN:
@@ -110,11 +110,11 @@ def _nearest(cosine_N: NDArray[np.float32], carried: Sequence[Sequence[str]], co
     return [(float(cosine_N[row]), carried[row]) for row in sorted(nearest, key=lambda row: (-cosine_N[row], row))]
 
 
-def _in_blocks(work: Callable[[slice], list[Found]], num_queries: int, num_notes: int) -> list[Found]:
-    """``work`` on as many queries at once as keep their cosines to all notes small."""
+def _in_blocks(work: Callable[[slice], list[Result]], num_queries: int, num_notes: int) -> list[Result]:
+    """``work`` on blocks of queries, whose cosines to all notes fit the limit."""
     step = max(1, _SCORES_PER_BLOCK // num_notes)
     blocks = [slice(start, start + step) for start in range(0, num_queries, step)]
-    return [found for rows in blocks for found in work(rows)]
+    return [result for rows in blocks for result in work(rows)]
 
 
 def _draft_text(note: Note) -> str:

@@ -1,6 +1,6 @@
-"""How well a model names categories and hashtags, and how much better than without one (section 5.5).
+"""How well a model predicts categories and hashtags, and how much better than opponents without one (section 5.5).
 
-Q held-out notes are asked about; what a note is asked for is never shown.
+Shapes: Q held-out notes are predicted; the answer is never in their prompts.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -35,20 +35,20 @@ from model.text.suggestions import Scores, Uncalibrated, candidates, usual_spell
 
 HASHTAGS = 5
 WITH_NEIGHBORS = "NoteLLM + neighbors"
-LEAD_METRICS = ("ROUGE1", f"F1@{HASHTAGS}")
+LEAD_METRICS = {"ROUGE1": "rouge1", f"F1@{HASHTAGS}": "f1"}
 
 Predict = Callable[[Sequence[Note]], Sequence[Prediction]]
-"""A model's readings of notes, in order, with five hashtags each if it finds them."""
+"""A model's predictions of notes, in order, with up to five hashtags each."""
 Write = Callable[[Sequence[Note]], Sequence[str]]
-"""What a model writes for the category of notes, in order, when nothing holds it to the closed set."""
+"""The categories that a model writes freely for notes, in order: nothing holds it to the closed set."""
 
 
 @dataclass(frozen=True, slots=True)
 class CategoryRow:
-    """How generated categories did on ``notes`` notes that have one; shares in 0..1.
+    """Figures of generated categories of ``notes`` notes that have one; shares in 0..1.
 
-    ``accuracy`` and ``illegal``: held to the closed set. The ``unconstrained`` ones: written freely, as in the
-    paper; None where that was not asked for.
+    ``accuracy`` and ``illegal``: held to the closed set. ``unconstrained``: written freely, as in the paper; None where
+    none were.
     """
 
     notes: int
@@ -60,7 +60,7 @@ class CategoryRow:
 
 @dataclass(frozen=True, slots=True)
 class HashtagRow:
-    """How suggested hashtags did on ``notes`` notes that have some; shares in 0..1, F1 at five.
+    """Figures of suggested hashtags for ``notes`` notes that have some; shares in 0..1, F1 at five.
 
     ``bleu4_public_code`` is no BLEU: see `model.evaluation.metrics.bleu4_public_code`.
     """
@@ -87,7 +87,7 @@ class HashtagLead:
 
 @dataclass(frozen=True, slots=True)
 class HashtagReport:
-    """NoteLLM's hashtags beside those of its opponents, for the same notes."""
+    """NoteLLM's hashtags and its opponents', for the same notes."""
 
     rows: list[HashtagRow]
     leads: list[HashtagLead]
@@ -113,15 +113,49 @@ def evaluate_categories(
     )
 
 
-def evaluate_hashtags(
-    predicted: Sequence[Sequence[str]], truth: Sequence[Sequence[str]], name: str = NOTELLM
-) -> HashtagRow:
+def judge_categories(
+    predicted: Sequence[str | None], truth: Sequence[str], categories: Sequence[str]
+) -> dict[str, NDArray[np.float64]]:
+    """``accuracy`` and ``illegal`` of each category, each of shape (Q,); ``categories`` is the closed set."""
+    right = [accuracy([name], [true]) for name, true in zip(predicted, truth, strict=True)]
+    return {
+        "accuracy": np.array(right),
+        "illegal": np.array([illegal_share([name], categories) for name in predicted]),
+    }
+
+
+class JudgedHashtags:
     """Overlap of suggested hashtags with the true ones, both cleaned as the service cleans them.
 
-    BLEU and ROUGE read as many suggested hashtags as the note has, which is the number j that the paper's
-    prompt asks for; F1 reads five. Raises ValueError without any.
+    BLEU and ROUGE count as many suggested hashtags as the note has, which is the number j in the paper's prompt; F1
+    counts five. ``of_each`` has the figures of each note by name, each of shape (Q,). Raises ValueError without any.
     """
-    return _Judged(name, predicted, truth).row()
+
+    def __init__(self, name: str, predicted: Sequence[Sequence[str]], truth: Sequence[Sequence[str]]) -> None:
+        suggested = [clean_tags(list(tags)) for tags in predicted]
+        true = [clean_tags(list(tags)) for tags in truth]
+        self.name = name
+        self._texts = [topics_text(tags[: len(own)]) for tags, own in zip(suggested, true, strict=True)]
+        self._true_texts = [topics_text(tags) for tags in true]
+        rouge = rouge_of_each(self._texts, self._true_texts)
+        self.of_each = {"rouge1": rouge["rouge1"], "rouge2": rouge["rouge2"], "rouge_l": rouge["rougeL"]}
+        self.of_each["f1"] = f1_of_each(suggested, true, HASHTAGS)
+
+    def at_once(self) -> dict[str, float]:
+        """The figures of all texts at once, by name."""
+        texts = (self._texts, self._true_texts)
+        return {"bleu4": bleu4(*texts), "bleu4_public_code": bleu4_public_code(*texts)}
+
+    def row(self) -> HashtagRow:
+        """The means over the notes."""
+        means = {name: float(values.mean()) for name, values in self.of_each.items()}
+        return HashtagRow(self.name, len(self._texts), **self.at_once(), **means)
+
+    def lead(self, other: "JudgedHashtags", metric: str) -> HashtagLead:
+        """How far it is ahead of the other in one of `LEAD_METRICS`."""
+        figure = LEAD_METRICS[metric]
+        lead = paired_bootstrap(self.of_each[figure], other.of_each[figure])
+        return HashtagLead(self.name, other.name, metric, lead)
 
 
 def evaluate_tags(
@@ -134,30 +168,30 @@ def evaluate_tags(
     limit: int | None = None,
     scores: Scores | None = None,
 ) -> HashtagReport | None:
-    """Compare generated hashtags with those that need no model, on the same held-out notes; needs no events.
+    """Compare generated hashtags with opponents that need no model, on the same held-out notes; needs no events.
 
     The opponents are fitted on the notes that are not held out: hashtags of TF-IDF neighbors, and the most frequent
     ones. With ``embed``, NoteLLM's hashtags are also merged with those of its own nearest training notes, as the
     service does.
 
     Args:
-        data: notes, or the file or folder to read them from.
+        data: notes, or the file or folder to load them from.
         predict: sees title and content alone.
-        embed: sees the training notes whole; as long as the predictions' vectors.
+        embed: sees the training notes whole; its vectors have the size of the predictions'.
         holdout, seed: as when the model was trained.
-        limit: notes to ask about at most, see `sample_notes`.
-        scores: what the merged hashtags are ordered by, as the checkpoint's calibration has it.
+        limit: notes to predict at most, see `sample_notes`.
+        scores: order the merged hashtags, as the checkpoint's calibration does.
 
     Returns:
         None if no held-out note has both hashtags and text. Without hashtags on the training notes NoteLLM stands
         alone.
 
     Raises:
-        DataError: if the notes cannot be read.
+        DataError: if the notes cannot be loaded.
     """
     notes = load_notes(data) if isinstance(data, Path) else data
     held_out = split_notes((note.id for note in notes), holdout, seed)
-    tagged = [note for note in notes if clean_tags(list(note.hashtags)) and (note.title + note.content).strip()]
+    tagged = [note for note in notes if has_hashtags(note)]
     asked = sample_notes([note for note in tagged if note.id in held_out], limit)
     training = [note for note in tagged if note.id not in held_out]
     if not asked:
@@ -178,17 +212,17 @@ def compare_hashtags(
     truth: Sequence[Sequence[str]],
 ) -> HashtagReport:
     """A row for each list of suggestions by name, and the lead of each of ours over each of theirs."""
-    first = [_Judged(name, predicted, truth) for name, predicted in ours.items()]
-    second = [_Judged(name, predicted, truth) for name, predicted in theirs.items()]
+    first = [JudgedHashtags(name, predicted, truth) for name, predicted in ours.items()]
+    second = [JudgedHashtags(name, predicted, truth) for name, predicted in theirs.items()]
     return HashtagReport(
         [judged.row() for judged in [*first, *second]],
-        [
-            HashtagLead(one.name, other.name, metric, paired_bootstrap(one.by_note[metric], other.by_note[metric]))
-            for one in first
-            for other in second
-            for metric in LEAD_METRICS
-        ],
+        [one.lead(other, metric) for one in first for other in second for metric in LEAD_METRICS],
     )
+
+
+def has_hashtags(note: Note) -> bool:
+    """Whether it has hashtags to predict, and text to predict them from."""
+    return bool(clean_tags(list(note.hashtags)) and (note.title + note.content).strip())
 
 
 def sample_notes(notes: Sequence[Note], limit: int | None) -> list[Note]:
@@ -223,39 +257,10 @@ def format_hashtags(report: HashtagReport) -> str:
     return "\n\n".join(tables)
 
 
-class _Judged:
-    """One list of suggestions, scored note by note; ``by_note`` are the `LEAD_METRICS`, each of shape (Q,)."""
-
-    def __init__(self, name: str, predicted: Sequence[Sequence[str]], truth: Sequence[Sequence[str]]) -> None:
-        said = [clean_tags(list(tags)) for tags in predicted]
-        true = [clean_tags(list(tags)) for tags in truth]
-        self.name = name
-        self._said_texts = [topics_text(tags[: len(wanted)]) for tags, wanted in zip(said, true, strict=True)]
-        self._true_texts = [topics_text(tags) for tags in true]
-        self._rouge = rouge_of_each(self._said_texts, self._true_texts)
-        self._f1_Q = f1_of_each(said, true, HASHTAGS)
-        self.by_note: dict[str, NDArray[np.float64]] = dict(
-            zip(LEAD_METRICS, (self._rouge["rouge1"], self._f1_Q), strict=True)
-        )
-
-    def row(self) -> HashtagRow:
-        """The means over the notes."""
-        return HashtagRow(
-            name=self.name,
-            notes=len(self._true_texts),
-            bleu4=bleu4(self._said_texts, self._true_texts),
-            bleu4_public_code=bleu4_public_code(self._said_texts, self._true_texts),
-            rouge1=float(self._rouge["rouge1"].mean()),
-            rouge2=float(self._rouge["rouge2"].mean()),
-            rouge_l=float(self._rouge["rougeL"].mean()),
-            f1=float(self._f1_Q.mean()),
-        )
-
-
 def _with_neighbors(
     predictions: Sequence[Prediction], training: Sequence[Note], emb_ND: NDArray[np.float32], scores: Scores
 ) -> list[list[str]]:
-    """What the service would suggest of each reading if the training notes were its community."""
+    """The service's suggestions for each prediction if the training notes were its community."""
     unit_QD = np.stack([prediction.vector for prediction in predictions])
     carried = [note.hashtags for note in training]
     usual = usual_spellings(carried)
@@ -263,7 +268,7 @@ def _with_neighbors(
     for prediction, near in zip(
         predictions, nearest_notes(unit_QD, Embeddings(NOTELLM, emb_ND).unit_ND, carried), strict=True
     ):
-        found = candidates([(tag.name, tag.score) for tag in prediction.hashtags], near)
-        found.sort(key=lambda candidate: -scores.suggestion(candidate))
-        suggested.append([usual.get(candidate.key, candidate.tag) for candidate in found])
+        merged = candidates([(tag.name, tag.score) for tag in prediction.hashtags], near)
+        merged.sort(key=lambda candidate: -scores.suggestion(candidate))
+        suggested.append([usual.get(candidate.key, candidate.tag) for candidate in merged])
     return suggested

@@ -1,4 +1,4 @@
-"""Figures of merit (section 5), all as shares in 0..1.
+"""Metrics (section 5), all as shares in 0..1.
 
 Every one raises ValueError when there is nothing to score, and when prediction and truth differ in number.
 """
@@ -18,8 +18,8 @@ _CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
 _WORD = re.compile(rf"[{_CJK}]|[^\W_{_CJK}]+")
 _WORD_OR_MARK = re.compile(rf"{_WORD.pattern}|\S")
 
-Said = TypeVar("Said")
-Wanted = TypeVar("Wanted")
+Predicted = TypeVar("Predicted")
+True_ = TypeVar("True_")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,14 +69,14 @@ def recall_at(ranks: Sequence[int] | NDArray[np.int64], ks: Sequence[int]) -> di
 def accuracy(predicted: Sequence[str | None], truth: Sequence[str]) -> float:
     """Share of categories that are right, but for case and outer white space; None is always wrong."""
     _refuse_none(truth)
-    return float(np.mean([_folded(said) == _folded(true) for said, true in zip(predicted, truth, strict=True)]))
+    return float(np.mean([_folded(name) == _folded(true) for name, true in zip(predicted, truth, strict=True)]))
 
 
 def illegal_share(predicted: Sequence[str | None], categories: Collection[str]) -> float:
     """Ill.: share of categories outside the closed set, but for case and white space; None is outside."""
     _refuse_none(predicted)
     legal = {_folded(name) for name in categories}
-    return float(np.mean([_folded(said) not in legal for said in predicted]))
+    return float(np.mean([_folded(name) not in legal for name in predicted]))
 
 
 def bleu4(predicted: Sequence[str], truth: Sequence[str]) -> float:
@@ -89,31 +89,26 @@ def bleu4(predicted: Sequence[str], truth: Sequence[str]) -> float:
 
     _refuse_none(truth)
     scorer = BLEU(tokenize="none", effective_order=True, force=True)
-    pairs = [(" ".join(words(said)), " ".join(words(true))) for said, true in zip(predicted, truth, strict=True)]
-    result = scorer.corpus_score([said for said, _ in pairs], [[true for _, true in pairs]])
+    pairs = [(" ".join(words(text)), " ".join(words(true))) for text, true in zip(predicted, truth, strict=True)]
+    result = scorer.corpus_score([text for text, _ in pairs], [[true for _, true in pairs]])
     return min(1.0, float(result.score) / 100)
 
 
 def bleu4_public_code(predicted: Sequence[str], truth: Sequence[str]) -> float:
-    """What the authors' code calls BLEU-4 (github.com/zcfinal/NoteLLM, eval_generation.py). It is not BLEU.
+    """The authors' code calls it BLEU-4 (github.com/zcfinal/NoteLLM, eval_generation.py). It is not BLEU.
 
-    There nltk's sentence_bleu gets the true words where it wants references, so each word is a reference of single
-    letters. Next to no four words in a row are found in those, and what is left is the smoothing: 0.1 over the number
-    of four words in a row that were predicted, or 0 where no predicted word is a letter or mark of the truth. A perfect
-    prediction of three hashtags scores 0.05. Texts whose truth is blank are left out, as there.
+    There nltk's sentence_bleu gets the true words for references, so each word is a reference of single letters. They
+    hold next to no four predicted words in a row, so the smoothing decides: 0.1 over the number of four words in a row
+    that were predicted, or 0 where no predicted word is a letter or mark of the truth. A perfect prediction of three
+    hashtags scores 0.05. Texts whose truth is blank are left out, as there.
 
-    The code cuts Chinese into words with jieba, of which this package has nothing: here a CJK character is a word,
-    which lets more texts score above 0.
+    The authors' code cuts Chinese into words with jieba; here a CJK character is a word, which lets more texts score
+    above 0.
     """
-    pairs = [(_WORD_OR_MARK.findall(said), _WORD_OR_MARK.findall(true)) for said, true in _zipped(predicted, truth)]
-    scores = [_letters_bleu4(said, true) for said, true in pairs if true]
+    pairs = [(_WORD_OR_MARK.findall(text), _WORD_OR_MARK.findall(true)) for text, true in _zipped(predicted, truth)]
+    scores = [_letters_bleu4(text, true) for text, true in pairs if true]
     _refuse_none(scores)
     return float(np.mean(scores))
-
-
-def rouge(predicted: Sequence[str], truth: Sequence[str]) -> dict[str, float]:
-    """Mean over the texts of `rouge_of_each`."""
-    return {kind: float(np.mean(scores)) for kind, scores in rouge_of_each(predicted, truth).items()}
 
 
 def rouge_of_each(predicted: Sequence[str], truth: Sequence[str]) -> dict[str, NDArray[np.float64]]:
@@ -122,13 +117,8 @@ def rouge_of_each(predicted: Sequence[str], truth: Sequence[str]) -> dict[str, N
 
     kinds = ("rouge1", "rouge2", "rougeL")
     scorer = RougeScorer(kinds, tokenizer=_Words())
-    scores = [scorer.score(true, said) for said, true in _zipped(predicted, truth)]
+    scores = [scorer.score(true, text) for text, true in _zipped(predicted, truth)]
     return {kind: np.array([score[kind].fmeasure for score in scores]) for kind in kinds}
-
-
-def f1_at(predicted: Sequence[Sequence[str]], truth: Sequence[Collection[str]], k: int) -> float:
-    """Mean over the notes of `f1_of_each`."""
-    return float(np.mean(f1_of_each(predicted, truth, k)))
 
 
 def f1_of_each(predicted: Sequence[Sequence[str]], truth: Sequence[Collection[str]], k: int) -> NDArray[np.float64]:
@@ -137,18 +127,16 @@ def f1_of_each(predicted: Sequence[Sequence[str]], truth: Sequence[Collection[st
     Hashtags match as a whole or not at all. A note scores 0 when none matches, so also when it has no true
     hashtags.
     """
-    return np.array([_f1(said, true, k) for said, true in _zipped(predicted, truth)])
+    return np.array([_f1(hashtags, true, k) for hashtags, true in _zipped(predicted, truth)])
 
 
 def bootstrap(
     values: NDArray[np.float64],
     groups: NDArray[np.int64] | None = None,
     *,
-    samples: int = 1000,
-    level: float = 0.95,
     seed: int = 0,
 ) -> Interval:
-    """Mean of values, shape (P,), with a percentile bootstrap interval.
+    """Mean of values, shape (P,), with the 95% interval of a percentile bootstrap of 1,000 samples.
 
     Whole groups are drawn: the related notes of one target are not independent of each other.
 
@@ -160,76 +148,67 @@ def bootstrap(
     codes = np.arange(len(values)) if groups is None else np.unique(groups, return_inverse=True)[1]
     sums, counts = np.bincount(codes, weights=values), np.bincount(codes)
     rng = np.random.default_rng(seed)
-    means = np.empty(samples)
-    for sample in range(samples):
+    means = np.empty(1000)
+    for sample in range(len(means)):
         drawn = rng.integers(len(sums), size=len(sums))
         means[sample] = sums[drawn].sum() / counts[drawn].sum()
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(means, [0.025, 0.975])
     return Interval(float(np.mean(values)), float(low), float(high))
 
 
 def paired_bootstrap(
-    first: NDArray[np.float64],
-    second: NDArray[np.float64],
-    groups: NDArray[np.int64] | None = None,
-    *,
-    samples: int = 1000,
-    level: float = 0.95,
-    seed: int = 0,
+    first: NDArray[np.float64], second: NDArray[np.float64], groups: NDArray[np.int64] | None = None
 ) -> Interval:
     """How much higher ``first`` is than ``second`` on the same pairs; see `bootstrap`."""
-    return bootstrap(first - second, groups, samples=samples, level=level, seed=seed)
+    return bootstrap(first - second, groups)
 
 
-def reliability(score_C: NDArray[np.float64], right_C: NDArray[np.bool_], bins: int = 10) -> list[Bin]:
-    """Scores in 0..1 in bins of equal width beside how often they were right, lowest first; empty bins are left out."""
+def reliability(score_C: NDArray[np.float64], right_C: NDArray[np.bool_]) -> list[Bin]:
+    """Scores in 0..1 in ten bins of equal width, and how often they were right, lowest first, without empty bins."""
     _refuse_none(score_C)
-    place_C = np.minimum((score_C * bins).astype(int), bins - 1)
+    bin_C = np.minimum((score_C * 10).astype(int), 9)
     return [
-        Bin(float(score_C[held_C].mean()), float(right_C[held_C].mean()), int(held_C.sum()))
-        for held_C in (place_C == place for place in range(bins))
-        if held_C.any()
+        Bin(float(score_C[inside_C].mean()), float(right_C[inside_C].mean()), int(inside_C.sum()))
+        for inside_C in (bin_C == number for number in range(10))
+        if inside_C.any()
     ]
 
 
-def calibration_error(score_C: NDArray[np.float64], right_C: NDArray[np.bool_], bins: int = 10) -> float:
+def calibration_error(score_C: NDArray[np.float64], right_C: NDArray[np.bool_]) -> float:
     """ECE: how far the mean score of a bin is from the share that was right, over the bins of `reliability`."""
-    found = reliability(score_C, right_C, bins)
-    return sum(abs(one.score - one.right) * one.count for one in found) / len(score_C)
+    return sum(abs(one.score - one.right) * one.count for one in reliability(score_C, right_C)) / len(score_C)
 
 
-def chance_calibration_error(
-    score_C: NDArray[np.float64], bins: int = 10, *, samples: int = 200, seed: int = 0
-) -> float:
+def chance_calibration_error(score_C: NDArray[np.float64]) -> float:
     """The `calibration_error` that scores like these would show if every one of them were exact: it is never 0.
 
-    The mean over draws in which each is right with the probability that it says.
+    The mean over 200 draws in which each is right with the probability that it states.
     """
-    rng = np.random.default_rng(seed)
-    draws = (rng.random(len(score_C)) < score_C for _ in range(samples))
-    return float(np.mean([calibration_error(score_C, right_C, bins) for right_C in draws]))
+    rng = np.random.default_rng(0)
+    draws = (rng.random(len(score_C)) < score_C for _ in range(200))
+    return float(np.mean([calibration_error(score_C, right_C) for right_C in draws]))
 
 
 class _Words:
-    """`words` as rouge_score wants it."""
+    """`words` with the interface of rouge_score's tokenizers."""
 
     def tokenize(self, text: str) -> list[str]:
         return words(text)
 
 
-def _letters_bleu4(said: Sequence[str], true: Sequence[str]) -> float:
-    """nltk's BLEU of order 4 with its smoothing method 1, for references that are words, read letter by letter."""
-    if not set(said) & set("".join(true)):
+def _letters_bleu4(predicted: Sequence[str], true: Sequence[str]) -> float:
+    """nltk's BLEU of order 4 with its smoothing method 1, for references that are the letters of single words."""
+    if not set(predicted) & set("".join(true)):
         return 0.0
-    grams = Counter(zip(*(said[start:] for start in range(4)), strict=False))
+    grams = Counter(zip(*(predicted[start:] for start in range(4)), strict=False))
     spelled = [Counter(zip(*(word[start:] for start in range(4)), strict=False)) for word in true]
     matched = sum(min(count, max(word[gram] for word in spelled)) for gram, count in grams.items())
     precision = (matched or 0.1) / max(1, grams.total())
-    closest = min((len(word) for word in true), key=lambda length: (abs(length - len(said)), length))
-    return precision * min(1.0, math.exp(1 - closest / len(said)))
+    closest = min((len(word) for word in true), key=lambda length: (abs(length - len(predicted)), length))
+    return precision * min(1.0, math.exp(1 - closest / len(predicted)))
 
 
-def _zipped(predicted: Sequence[Said], truth: Sequence[Wanted]) -> list[tuple[Said, Wanted]]:
+def _zipped(predicted: Sequence[Predicted], truth: Sequence[True_]) -> list[tuple[Predicted, True_]]:
     _refuse_none(truth)
     return list(zip(predicted, truth, strict=True))
 
@@ -244,6 +223,6 @@ def _folded(name: str | None) -> str | None:
 
 
 def _f1(predicted: Sequence[str], truth: Collection[str], k: int) -> float:
-    said = set(list(dict.fromkeys(map(_folded, predicted)))[:k])
+    first = set(list(dict.fromkeys(map(_folded, predicted)))[:k])
     true = set(map(_folded, truth))
-    return 2 * len(said & true) / max(1, len(said) + len(true))
+    return 2 * len(first & true) / max(1, len(first) + len(true))

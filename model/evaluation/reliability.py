@@ -1,7 +1,7 @@
 """Calibration: fitted on held-out notes, and measured on notes that its maps have not seen.
 
 A suggestion is right when the note's author gave it that hashtag. Shapes: C suggestions of all notes together, F
-features, N notes that are not held out, Q notes asked about, D embedding size.
+features, N notes that are not held out, Q query notes, D embedding size.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from model.data.notes import is_blank
 from model.evaluation.hashtag_baselines import nearest_notes
 from model.evaluation.hashtags import HASHTAGS, Predict, sample_notes
 from model.evaluation.metrics import Bin, calibration_error, chance_calibration_error, reliability
-from model.evaluation.reliability_plot import draw_reliability
+from model.evaluation.plots import draw_reliability
 from model.evaluation.retrieval import Embed
 from model.evaluation.tables import markdown, percent
 from model.files import write_bytes
@@ -34,10 +34,10 @@ PARTS = 5
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What was suggested for held-out notes, and whether it was right.
+    """Suggestions for held-out notes, and whether they were right.
 
-    ``note_C`` says which note each candidate is for. ``category_Q`` are probabilities of the category that the model
-    named, for the notes that have one, and ``named_Q`` whether it was theirs; both empty where no note has one.
+    ``note_C`` is the note of each candidate. ``category_Q`` are probabilities of the predicted categories, of the notes
+    that have one, and ``named_Q`` whether they were right; both empty where no note has one.
     """
 
     candidates: list[Candidate]
@@ -59,10 +59,10 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """Scores of one kind beside what was right: ``before`` are the model's own, ``after`` the calibrated ones.
+    """Reliability of scores of one kind: ``before`` are the model's own, ``after`` the calibrated ones.
 
-    ``error`` is `calibration_error`, ``chance`` what exact scores would show. Of hashtags these are the five that a
-    note is shown; ``first`` is the share of notes whose first hashtag is right, before and after.
+    ``error`` is `calibration_error`, ``chance`` that of exact scores. Hashtags are the five that a note is shown;
+    ``first`` is the share of notes whose first hashtag is right, before and after.
     """
 
     name: str
@@ -83,15 +83,15 @@ def gather(
     seed: int = SEED,
     limit: int | None = None,
 ) -> Evidence:
-    """Ask the model about held-out notes as if they were drafts in a community of the others.
+    """Predict held-out notes as if they were drafts in a community of the others.
 
     Args:
         predict: sees title and content alone. embed: sees the notes that are not held out whole.
         holdout, seed: as when the model was trained.
-        limit: notes to ask about at most, see `sample_notes`.
+        limit: notes to predict at most, see `sample_notes`.
 
     Raises:
-        ValueError: if there are fewer than `LEAST_NOTES` notes to ask about, or none that are not held out.
+        ValueError: if there are fewer than `LEAST_NOTES` notes to predict, or none that are not held out.
     """
     held_out = split_notes((note.id for note in notes), holdout, seed)
     community = [note for note in notes if note.id not in held_out and not is_blank(note)]
@@ -110,30 +110,30 @@ def gather(
     near = nearest_notes(
         np.stack([prediction.vector for prediction in predictions]), unit_ND, [n.hashtags for n in community]
     )
-    found: list[Candidate] = []
+    suggestions: list[Candidate] = []
     rows: list[tuple[int, bool]] = []
     named: list[tuple[float, bool]] = []
     for row, (note, prediction, neighbors) in enumerate(zip(asked, predictions, near, strict=True)):
         truth = set(map(fold, note.hashtags))
         suggested = candidates([(tag.name, tag.score) for tag in prediction.hashtags], neighbors)
-        found += suggested
+        suggestions += suggested
         rows += [(row, candidate.key in truth) for candidate in suggested]
         if note.category and prediction.category:
             named.append((prediction.category.score, prediction.category.name == note.category))
     note_C, right_C = np.array(rows, dtype=np.int64).reshape(-1, 2).T
     category_Q, named_Q = np.array(named, dtype=np.float64).reshape(-1, 2).T
-    return Evidence(found, note_C, right_C.astype(bool), category_Q, named_Q.astype(bool))
+    return Evidence(suggestions, note_C, right_C.astype(bool), category_Q, named_Q.astype(bool))
 
 
 def fit(evidence: Evidence) -> Calibration:
-    """The maps that make the evidence likeliest; those that it says nothing about are flat."""
+    """The maps that make the evidence likeliest; a map without evidence is flat."""
     generated_C = np.array([candidate.probability is not None for candidate in evidence.candidates], dtype=bool)
-    said = [candidate.probability for candidate in evidence.candidates if candidate.probability is not None]
+    probabilities = [candidate.probability for candidate in evidence.candidates if candidate.probability is not None]
     by_category = None
     if len(evidence.category_Q) >= LEAST_NOTES:
         by_category = fit_logit(evidence.category_Q.tolist(), evidence.named_Q)
     suggestions = fit_suggestions(evidence.candidates, evidence.right_C)
-    return Calibration(suggestions, fit_logit(said, evidence.right_C[generated_C]), by_category, {})
+    return Calibration(suggestions, fit_logit(probabilities, evidence.right_C[generated_C]), by_category, {})
 
 
 def fit_suggestions(suggested: Sequence[Candidate], right_C: NDArray[np.bool_]) -> SuggestionMap:
@@ -151,10 +151,10 @@ def fit_logit(probabilities: Sequence[float], right_C: NDArray[np.bool_]) -> Log
 
 
 def measure(evidence: Evidence, seed: int = 0) -> list[Panel]:
-    """How reliable scores are before and after, on notes that the maps were not fitted on.
+    """How reliable scores are before and after, by cross-fitting: on notes that the maps were not fitted on.
 
-    The notes are dealt into `PARTS` parts, and each is scored by maps that were fitted on the others. The saved maps
-    are fitted on all of them, which is nearly the same.
+    The notes are dealt into `PARTS` parts, and each part is scored by maps that were fitted on the others. The saved
+    maps are fitted on all parts, which is nearly the same.
     """
     part_C = _dealt(int(evidence.note_C.max()) + 1, seed)[evidence.note_C]
     part_Q = _dealt(len(evidence.category_Q), seed)
@@ -214,7 +214,7 @@ def calibrate(
 
 
 def format_calibration(checkpoint: Path, manifest: Manifest) -> str:
-    """One line for other reports: how far scores are off, and where to read more; empty without a calibration."""
+    """One line for other reports: the calibration error, and a link to the report; empty without a calibration."""
     if manifest.calibration is None:
         return ""
     about = manifest.calibration["measured"]
@@ -230,7 +230,7 @@ def format_calibration(checkpoint: Path, manifest: Manifest) -> str:
 
 
 def format_reliability(manifest: Manifest, panels: Sequence[Panel]) -> str:
-    """The report as Markdown, beside the plot."""
+    """The report as Markdown; the plot is in the same folder."""
     about: Any = (manifest.calibration or {})["measured"]
     parts = [
         "# Reliability",
@@ -259,11 +259,11 @@ def format_reliability(manifest: Manifest, panels: Sequence[Panel]) -> str:
 
 
 def _features(candidate: Candidate) -> tuple[float, float, float, float]:
-    """Whether the model wrote it, the logit of its probability, and the votes without it and beside it."""
-    said = strength(candidate.vote)
+    """Whether the model wrote it, the logit of its probability, and the votes without the model and with it."""
+    vote = strength(candidate.vote)
     if candidate.probability is None:
-        return 0.0, 0.0, said, 0.0
-    return 1.0, logit(candidate.probability), 0.0, said
+        return 0.0, 0.0, vote, 0.0
+    return 1.0, logit(candidate.probability), 0.0, vote
 
 
 def _logistic(
@@ -271,7 +271,7 @@ def _logistic(
 ) -> tuple[float, list[float]]:
     """Bias and weights of a logistic regression; a weight of ``rising`` features that would be negative is 0.
 
-    Where none or all are right there is nothing to tell apart: the map is flat, next to 0 or 1.
+    Where none or all are right the map is flat, next to 0 or 1.
     """
     from sklearn.linear_model import LogisticRegression
 
@@ -308,7 +308,7 @@ def _shown(score_C: NDArray[np.float64], note_C: NDArray[np.int64]) -> tuple[lis
 
 
 Judged = tuple[NDArray[np.float64], NDArray[np.bool_]]
-"""Scores, and which of them are of something right."""
+"""Scores, and which of them were right."""
 
 
 def _panel(name: str, before: Judged, after: Judged) -> Panel:

@@ -1,4 +1,4 @@
-"""What an evaluation found, and how it reads as Markdown."""
+"""The report of an evaluation, and its Markdown."""
 
 from dataclasses import dataclass
 
@@ -35,10 +35,10 @@ class DebiasReport:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What an evaluation found, and on what.
+    """The results of an evaluation, and its data.
 
     ``pool``: held-out notes with any text or hashtags; ``blank``: held-out notes without, left out;
-    ``skipped_users``: those with too many clicks. ``gold``: the sets of gold pairs, the one to believe first.
+    ``skipped_users``: users with too many clicks. ``gold``: the sets of gold pairs, the one to believe first.
     """
 
     pool: int
@@ -54,7 +54,7 @@ class Report:
 
 
 def supported_pairs(min_users: int) -> str:
-    """What the gold pairs are called that at least so many users stand behind."""
+    """The name of the gold pairs of at least so many users."""
     return f"pairs of {min_users} users or more"
 
 

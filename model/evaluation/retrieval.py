@@ -1,4 +1,4 @@
-"""How well rankers find related notes: one pool, one set of gold pairs, the same question for all (section 5.2).
+"""How well rankers find related notes: one pool and one set of gold pairs for all (section 5.2).
 
 Shapes: N notes in the pool, P gold pairs, T distinct targets.
 """
@@ -36,7 +36,7 @@ Embed = Callable[[Sequence[Note]], NDArray[np.float32]]
 
 @dataclass(frozen=True, slots=True)
 class RankerRow:
-    """How one ranker did. ``recall`` maps k to Recall@k with its 95% interval.
+    """The figures of one ranker. ``recall`` maps k to Recall@k with its 95% interval.
 
     ``buckets``: Recall@k by exposure of the truth, see `exposure_buckets`.
     ``ranks``: 0-based rank of each gold pair's truth, int64, shape (P,).
@@ -69,7 +69,7 @@ def evaluate_rankers(
     names = [ranker.name for ranker in rankers]
     if twice := {name for name in names if names.count(name) > 1}:
         raise ValueError(f"two rankers are called {min(twice)!r}")
-    targets, truths = _places(pool, gold)
+    targets, truths = places_of(pool, gold)
     ranks = {ranker.name: truth_ranks(ranker, targets, truths, len(pool)) for ranker in rankers}
     return ranker_rows(ranks, pool, gold, ks)
 
@@ -78,8 +78,8 @@ def ranker_rows(
     ranks: Mapping[str, NDArray[np.int64]], pool: Sequence[Note], gold: Pairs, ks: Sequence[int] = KS
 ) -> list[RankerRow]:
     """A row for each ranker's ranks of the gold pairs' truths, shape (P,); a bucket without any truth is left out."""
-    targets, truths = _places(pool, gold)
-    by_note = exposure_buckets(np.array([note.exposure for note in pool]))
+    targets, truths = places_of(pool, gold)
+    by_note = exposure_buckets(exposure_of(pool))
     buckets = {name: inside[truths] for name, inside in by_note.items() if inside[truths].any()}
     return [
         RankerRow(
@@ -107,9 +107,9 @@ def truth_ranks(
 
     Args:
         targets, truths: places in the pool, int64, shape (P,).
-        block_bytes: a block of pairs takes 9 bytes a pair and note (a single pair whatever it takes): by default
-            29 pairs at a time for a million notes. Beside it `Embeddings` holds its N x D float32 in memory, and once
-            more on the GPU; another ranker holds whatever its ``scores`` needs for as many targets.
+        block_bytes: a block of pairs takes 9 bytes a pair and note, and holds at least one pair: by default
+            29 pairs at a time for a million notes. `Embeddings` also holds its N x D float32 in memory, and once more
+            on the GPU; another ranker holds what its ``scores`` needs for as many targets.
 
     Raises:
         ValueError: if a score is not finite: a comparison with NaN would put the truth first.
@@ -150,6 +150,26 @@ def leads(rows: Sequence[RankerRow], gold: Pairs) -> list[Lead]:
     return [Lead(row.name, k, lead_at(ours, row, gold, k)) for row in rows if row is not ours for k in row.recall]
 
 
+def exposure_of(notes: Sequence[Note]) -> NDArray[np.int64]:
+    """How often each note was shown, shape (N,)."""
+    return np.array([note.exposure for note in notes], dtype=np.int64)
+
+
+def places_of(pool: Sequence[Note], gold: Pairs) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Places in the pool of the pairs' targets and of their truths, each of shape (P,).
+
+    Raises:
+        ValueError: if a note of a pair is not in the pool.
+    """
+    place = {note.id: row for row, note in enumerate(pool)}
+    missing = {name for pair in gold.ends() for name in pair if name not in place}
+    if missing:
+        raise ValueError(f"{len(missing)} notes of the gold pairs are not in the pool, {min(missing)!r} for one")
+    targets = np.array([place[name] for name in gold.note_ids], dtype=np.int64)
+    truths = np.array([place[name] for name in gold.related_ids], dtype=np.int64)
+    return targets, truths
+
+
 def lead_at(first: RankerRow, second: RankerRow, gold: Pairs, k: int) -> Interval:
     """How far the first is ahead of the second at Recall@k, by a paired bootstrap over the targets."""
     targets = np.unique(np.array(gold.note_ids), return_inverse=True)[1]
@@ -169,25 +189,14 @@ def format_buckets(rows: Sequence[RankerRow]) -> str:
     return markdown(header, [[row.name, *(percent(row.buckets[bucket][k]) for bucket, k in columns)] for row in rows])
 
 
-def format_leads(found: Sequence[Lead]) -> str:
+def format_leads(leads: Sequence[Lead]) -> str:
     """NoteLLM's leads in points with their 95% intervals, as a Markdown table."""
-    body = [[lead.over, f"R@{lead.k}", percent_interval(lead.lead)] for lead in found]
+    body = [[lead.over, f"R@{lead.k}", percent_interval(lead.lead)] for lead in leads]
     return markdown([f"{NOTELLM} ahead of", "at", "points (95% interval)"], body)
 
 
-def _places(pool: Sequence[Note], gold: Pairs) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Places in the pool of the pairs' notes and of their related notes, each of shape (P,)."""
-    place = {note.id: row for row, note in enumerate(pool)}
-    missing = {name for pair in gold.ends() for name in pair if name not in place}
-    if missing:
-        raise ValueError(f"{len(missing)} notes of the gold pairs are not in the pool, {min(missing)!r} for one")
-    targets = np.array([place[name] for name in gold.note_ids], dtype=np.int64)
-    truths = np.array([place[name] for name in gold.related_ids], dtype=np.int64)
-    return targets, truths
-
-
 def _scorer(ranker: Ranker, device: "torch.device") -> "Callable[[NDArray[np.int64]], torch.Tensor]":
-    """What scores the pool for places of targets, on the device: (T,) -> (T, N)."""
+    """Scores of the pool for places of targets, on the device: (T,) -> (T, N)."""
     import torch
 
     if isinstance(ranker, Embeddings):

@@ -10,6 +10,7 @@ from tqdm import tqdm
 from model.batching import batches
 from model.network.base_models import open_base
 from model.network.checkpoint import special_ids
+from model.network.chunk import Chunk
 from model.network.notellm import NoteLLM, add_embedding_token
 from model.note import Note
 from model.recipes import Recipe
@@ -20,7 +21,7 @@ _BATCH_TOKENS = 8192
 
 @torch.inference_mode()
 def last_token(recipe: Recipe, notes: Sequence[Note]) -> NDArray[np.float32]:
-    """The state that a trained model's head would read, of the recipe's base model as it comes; shape (N, H).
+    """The state before [EMB] of the recipe's base model as it comes; shape (N, H).
 
     With the template ``bare`` that is LLaMA zero-shot, with ``eol`` PromptEOL zero-shot.
     """
@@ -35,10 +36,7 @@ def last_token(recipe: Recipe, notes: Sequence[Note]) -> NDArray[np.float32]:
     states_NH = np.zeros((len(notes), base.backbone.config.hidden_size), dtype=np.float32)
     with tqdm(total=len(notes), desc=f"embed {recipe.template}", unit="note", delay=1, disable=None) as progress:
         for positions in batches([len(ids) for ids in prompts], _BATCH_TOKENS):
-            rows = [prompts[position] for position in positions]
-            length = max(map(len, rows))
-            hidden_NLH = network.hidden(torch.tensor([[*ids, *[special.pad] * (length - len(ids))] for ids in rows]))
-            last_N = torch.tensor([len(ids) - 2 for ids in rows])
-            states_NH[positions] = hidden_NLH[torch.arange(len(rows)), last_N].float().numpy()
-            progress.update(len(rows))
+            chunk = Chunk.of_prompts([prompts[position] for position in positions], special.pad)
+            states_NH[positions] = network.states(chunk).float().numpy()
+            progress.update(len(positions))
     return states_NH

@@ -1,4 +1,4 @@
-"""The text that an exported NoteLLM model reads for a note.
+"""The text of a note for an exported NoteLLM model.
 
 This file is copied into every export and imports nothing of NoteLLM's; it needs the package `tokenizers` alone::
 
@@ -31,7 +31,7 @@ class NoteText:
         self._tokenizer.no_padding()
 
     def __call__(self, title: str = "", content: str = "", hashtags: Sequence[str] = ()) -> str:
-        """What to give to ``encode``. Never raises on any text; the hashtags are those already known, if any."""
+        """The text for ``encode``. Never raises on any text; the hashtags are the known ones, if any."""
         fields = {"title": self._cut(title, "title_tokens")}
         if self._form["topics_tokens"]:
             fields["topic"] = self._cut(", ".join(hashtags), "topics_tokens")

@@ -3,7 +3,7 @@
 A note's embedding is the projected state of the token before [EMB] (section 4.3), so [EMB] is left out, and the last
 token of the sequence is that token. The tokenizer does the rest of the prompt: a template of its own puts the ids of
 instruction and tail around the text, encoded apart from it as in training, and cuts long texts between the two.
-What remains to be done outside is in `note_text`, which is copied into the folder.
+The rest is in `note_text`, which is copied into the folder.
 """
 
 import json
@@ -32,7 +32,7 @@ _EXAMPLE = Note("", "Night train to Lisbon", "Bring socks and a good book.", ("t
 
 
 def write_sentence_transformers(checkpoint: Path, out: Path) -> Manifest:
-    """Write the folder that ``SentenceTransformer(out)`` opens; ``modules.json`` comes last, when all else is there.
+    """Write the folder that ``SentenceTransformer(out)`` opens; ``modules.json`` comes last.
 
     Raises:
         CheckpointError: if the checkpoint cannot be used or exported, or ``out`` is a checkpoint itself.
@@ -58,7 +58,7 @@ def write_sentence_transformers(checkpoint: Path, out: Path) -> Manifest:
 
 
 def _refuse_encoders(checkpoint: Path) -> None:
-    """BERT and its kin: whether a tool heeds ``is_decoder``, and where it counts positions from, differs by tool."""
+    """Refuse BERT as a decoder: tools differ in whether they heed ``is_decoder``, and in their first position."""
     config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
     if config.get("is_decoder"):
         raise CheckpointError(
@@ -68,7 +68,7 @@ def _refuse_encoders(checkpoint: Path) -> None:
 
 
 def _write_head(out: Path, network: NoteLLM) -> None:
-    """The modules behind the transformer; the projection in float32."""
+    """The modules after the transformer; the projection in float32."""
     hidden = network.head.in_features
     for name in (_POOLING, _DENSE, _NORMALIZE):
         (out / name).mkdir(exist_ok=True)
@@ -104,7 +104,7 @@ def _write_note_text(out: Path, builder: PromptBuilder) -> None:
 
 
 def _write_tokenizer(out: Path, builder: PromptBuilder, tokenizer: Tokenizer, max_tokens: int | None) -> None:
-    """The tokenizer with the prompt around every text. It reads special tokens in a text as the text they are."""
+    """The tokenizer with the prompt around every text. Special tokens spelled out in a text are plain text to it."""
     special, template = builder.special, builder.template
     head = [*([] if special.bos is None else [special.bos]), *_piece(builder, template.instruction["category"])]
     tail = [*_piece(builder, template.tail), *([special.eos] if template.ends_note else [])]
@@ -145,8 +145,8 @@ def _compare(out: Path, builder: PromptBuilder) -> None:
     ]
     text = NoteText(out)
     texts = [text(note.title, note.content, note.hashtags) for note in notes]
-    read = AutoTokenizer.from_pretrained(out)(texts)["input_ids"]
-    if [[*ids, builder.special.emb] for ids in read] != builder.prompts(notes):
+    reopened = AutoTokenizer.from_pretrained(out)(texts)["input_ids"]
+    if [[*ids, builder.special.emb] for ids in reopened] != builder.prompts(notes):
         raise CheckpointError("this checkpoint cannot be exported: transformers opens its tokenizer as another one")
 
 

@@ -1,1 +1,1 @@
-"""A checkpoint at work: backends, bulk embedding, canaries and golden answers, calibrated scores."""
+"""Backends that run a checkpoint, bulk embedding, canaries and golden answers, calibrated scores."""

@@ -3,13 +3,12 @@
 ::
 
     vectors/
-      _manifest.json        what the parts are made of: model, input, notes a part
+      _manifest.json        model, input, and notes a part
       part-00000.parquet    note_id and vector of the first notes, in the input's order
       part-00001.parquet    ...
 
-A part appears under its name when all of it is on disk, so whatever ends a run, the next one finishes the rest and
-does nothing twice. Names that begin with a dot or an underscore are skipped by readers of Parquet folders.
-Memory holds one part, and all ids.
+A part appears under its name when all of it is on disk, so the run after a crash does only the missing parts. Readers
+of Parquet folders skip names that begin with a dot or an underscore. Memory holds one part, and all ids.
 """
 
 import dataclasses
@@ -28,7 +27,7 @@ from tqdm import tqdm
 
 from model.backend import Backend
 from model.data.notes import notes_file, stream_notes
-from model.files import alone, settle
+from model.files import lock_folder, publish, write_json
 from model.inference.many import embed_part
 from model.note import Note
 
@@ -37,12 +36,12 @@ NOTES_PER_PART = 10_000
 
 
 class BulkError(ValueError):
-    """A folder of vectors cannot be continued; the message says why and what to do, in one line."""
+    """A folder of vectors cannot be continued; the message is one line with the reason and the remedy."""
 
 
 @dataclass(frozen=True, slots=True)
 class BulkLoad:
-    """What a folder of vectors is made of, and how far it is. ``sha256`` is that of the input file."""
+    """A load into a folder of vectors, and its progress. ``sha256`` is that of the input file."""
 
     source: Path
     out: Path
@@ -57,11 +56,11 @@ class BulkLoad:
         return -(-self.notes // self.notes_per_part)
 
     def path(self, part: int) -> Path:
-        """Where a part is when it is finished."""
+        """The path of a finished part."""
         return self.out / f"part-{part:05}.parquet"
 
     def finished(self) -> set[int]:
-        """The parts that need not be done again."""
+        """The parts on disk."""
         return {part for part in range(self.parts) if self.path(part).exists()}
 
     def size(self, part: int) -> int:
@@ -72,7 +71,7 @@ class BulkLoad:
 def begin(source: Path, out: Path, fingerprint: str, notes_per_part: int = NOTES_PER_PART) -> BulkLoad:
     """Open the load of a file of notes, or of a folder with one, into ``out``; a load begun there is continued.
 
-    A new input is read once from end to end, so that a mistake in its last line shows before hours of work.
+    A new input is checked to its last line first, before hours of work.
 
     Raises:
         DataError: if the file cannot be read as notes, or an id stands in it twice.
@@ -97,28 +96,28 @@ def begin(source: Path, out: Path, fingerprint: str, notes_per_part: int = NOTES
 
 
 def embed_missing(load: BulkLoad, backend: Backend) -> None:
-    """Embed the parts that are not finished, in order; every note of them, and no other.
+    """Embed the parts that are not finished, in order.
 
     Raises:
         FolderInUse: if another process is at work on the same folder.
     """
     assert backend.fingerprint == load.fingerprint
-    with alone(load.out):
+    with lock_folder(load.out):
         finished = load.finished()
         done = sum(map(load.size, finished))
         notes = stream_notes(load.source)
         with tqdm(total=load.notes, initial=done, desc="embed", unit="note") as progress:
             for part in range(load.parts):
-                found = list(islice(notes, load.notes_per_part))
+                own = list(islice(notes, load.notes_per_part))
                 if part not in finished:
-                    _write_part(load, part, found, embed_part(backend, found, progress))
+                    _write_part(load, part, own, embed_part(backend, own, progress))
 
 
 def _write_part(load: BulkLoad, part: int, notes: Sequence[Note], vectors_ND: NDArray[np.float32]) -> None:
     path = load.path(part)
-    beside = path.with_name(f".{path.name}")
-    _write_vectors(beside, [note.id for note in notes], vectors_ND, load.fingerprint)
-    settle(beside, path)
+    staged = path.with_name(f".{path.name}")
+    _write_vectors(staged, [note.id for note in notes], vectors_ND, load.fingerprint)
+    publish(staged, path)
 
 
 def _write_vectors(path: Path, ids: Sequence[str], vectors_ND: NDArray[np.float32], fingerprint: str) -> None:
@@ -129,10 +128,9 @@ def _write_vectors(path: Path, ids: Sequence[str], vectors_ND: NDArray[np.float3
 
 
 def _begun(source: Path, out: Path) -> BulkLoad | None:
-    """The load that the folder's manifest tells of; None for a new folder."""
+    """The load of the folder's manifest; None for a new folder."""
     try:
-        held = json.loads((out / MANIFEST).read_bytes())
-        return BulkLoad(source, out, **held)
+        return BulkLoad(source, out, **json.loads((out / MANIFEST).read_bytes()))
     except FileNotFoundError:
         if any(out.glob("part-*.parquet")):
             raise _other(out, f"parts without {MANIFEST}") from None
@@ -143,12 +141,10 @@ def _begun(source: Path, out: Path) -> BulkLoad | None:
 
 def _write_manifest(load: BulkLoad) -> None:
     load.out.mkdir(parents=True, exist_ok=True)
-    held = dataclasses.asdict(load)
-    del held["source"], held["out"]  # both may be moved between runs
-    beside = load.out / f".{MANIFEST}"
-    beside.write_text(json.dumps(held, indent=2) + "\n", encoding="utf-8")
-    settle(beside, load.out / MANIFEST)
+    fields = dataclasses.asdict(load)
+    del fields["source"], fields["out"]  # both may be moved between runs
+    write_json(load.out / MANIFEST, fields)
 
 
-def _other(out: Path, held: str) -> BulkError:
-    return BulkError(f"{out} holds {held}: choose another --out, or remove {out} to begin anew")
+def _other(out: Path, content: str) -> BulkError:
+    return BulkError(f"{out} holds {content}: choose another --out, or remove {out} to begin anew")

@@ -1,8 +1,7 @@
-"""Scores that mean what they say: of the suggestions with a score of 0.8, four in five are right.
+"""Calibrated scores: of the suggestions with a score of 0.8, four in five are right.
 
-The maps from what model and neighbors say to such a score. `model.evaluation.reliability` fits them on held-out notes,
-the checkpoint's manifest keeps them, and the gateway applies them; it has neither torch nor scikit-learn, and needs
-none.
+Maps turn the model's probability and the neighbors' vote into such a score. `model.evaluation.reliability` fits them on
+held-out notes, the checkpoint's manifest keeps them, and the gateway, without torch and scikit-learn, applies them.
 """
 
 import dataclasses
@@ -15,7 +14,7 @@ from model.network.checkpoint import CheckpointError, Manifest
 from model.text.suggestions import CLOSER, VOTERS, Candidate, Scores, Uncalibrated
 
 _LEAST = 1e-4
-# What the votes are that the maps were fitted to: others would make every score wrong, and nothing would tell.
+# The votes that the maps were fitted to: others would make every score wrong, without an error.
 _VOTES = [VOTERS, CLOSER]
 
 
@@ -35,9 +34,9 @@ class LogitMap:
 class SuggestionMap:
     """A logistic map of the model's probability p and the neighbors' vote v, with s(v) = log(1 + VOTERS * v).
 
-    ``sigmoid(bias + vote * s(v))`` of what the neighbors alone suggest, and
-    ``sigmoid(bias + generated + slope * logit(p) + vote_beside * s(v))`` of what the model wrote: a vote counts less
-    beside it, for both have read the same words. Rises with p and v where no slope is negative.
+    ``sigmoid(bias + vote * s(v))`` for a hashtag of the neighbors alone, and
+    ``sigmoid(bias + generated + slope * logit(p) + vote_beside * s(v))`` for one that the model wrote: there a vote
+    counts less, because both come from the same words. Rises with p and v where no slope is negative.
     """
 
     bias: float
@@ -50,8 +49,8 @@ class SuggestionMap:
         """The score for the model's probability, None if it did not write the hashtag, and the vote."""
         if probability is None:
             return sigmoid(self.bias + self.vote * strength(vote))
-        said = self.generated + self.slope * logit(probability)
-        return sigmoid(self.bias + said + self.vote_beside * strength(vote))
+        own = self.generated + self.slope * logit(probability)
+        return sigmoid(self.bias + own + self.vote_beside * strength(vote))
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +86,7 @@ class Calibration:
         """From the manifest. Raises CheckpointError when it is not readable, or was made for other votes."""
         try:
             votes, category = written["votes"], written["by_category"]
-            found = cls(
+            calibration = cls(
                 SuggestionMap(**_numbers(written["suggestions"])),
                 LogitMap(**_numbers(written["by_model"])),
                 None if category is None else LogitMap(**_numbers(category)),
@@ -97,23 +96,23 @@ class Calibration:
             raise CheckpointError(f"the calibration is not readable ({error}); `notellm calibrate` makes it") from None
         if votes != _VOTES:
             raise CheckpointError("the calibration was made for other votes; `notellm calibrate` makes a new one")
-        return found
+        return calibration
 
 
 def scores_of(manifest: Manifest) -> Scores:
-    """What the checkpoint's probabilities are turned into. Raises CheckpointError as `Calibration.decode` does."""
+    """The checkpoint's calibration, if it has one. Raises CheckpointError as `Calibration.decode` does."""
     return Uncalibrated() if manifest.calibration is None else Calibration.decode(manifest.calibration)
 
 
 def strength(vote: float) -> float:
-    """How much a vote says, 0 for none: the logarithm of how many equal neighbors it is like, and one."""
+    """``log(1 + VOTERS * vote)``: the logarithm of the number of equal neighbors, plus one."""
     return math.log1p(VOTERS * vote)
 
 
 def logit(probability: float) -> float:
-    """``log(p / (1 - p))`` of a probability held within 0.0001 and 0.9999."""
-    held = min(max(probability, _LEAST), 1.0 - _LEAST)
-    return math.log(held / (1.0 - held))
+    """``log(p / (1 - p))`` of a probability clipped to 0.0001..0.9999."""
+    clipped = min(max(probability, _LEAST), 1.0 - _LEAST)
+    return math.log(clipped / (1.0 - clipped))
 
 
 def sigmoid(value: float) -> float:

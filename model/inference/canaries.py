@@ -1,6 +1,6 @@
-"""Notes whose answers are known: every worker reads them before it is ready (`model.inference.golden`).
+"""The canaries: notes that every worker predicts before it is ready (`model.inference.golden`).
 
-Plain ones of many lengths and languages, and those on which backends part ways first: no title, no text, a text that is
+Plain notes of many lengths and languages, and notes on which backends differ first: no title, no text, a text that is
 cut, marks of other scripts, markup of the prompt itself, special tokens spelled out.
 """
 

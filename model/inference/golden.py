@@ -1,7 +1,7 @@
-"""Golden answers: what a checkpoint said of the canary notes when it was saved.
+"""Golden answers: a checkpoint's predictions of the canary notes when it was saved.
 
-Every worker reads the canaries before it is ready. One whose vectors differ, through another precision, another kernel,
-another version of a library, would put notes where no search finds them, and nothing else would tell.
+Every worker predicts the canaries before it is ready. Vectors that differ, through another precision, another kernel or
+another version of a library, would put notes where no search finds them, and nothing else would detect it.
 """
 
 import base64
@@ -24,7 +24,7 @@ LEAST_TAGS_ALIKE = 0.8
 
 
 class GoldenError(CheckpointError):
-    """A backend does not say what the checkpoint's golden answers say; the message tells by how much."""
+    """A backend does not give the checkpoint's golden answers; the message states the difference."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Golden:
 
     @classmethod
     def of(cls, predictions: Sequence[Prediction]) -> Self:
-        """The answers in these readings."""
+        """The answers in these predictions."""
         return cls(
             np.stack([prediction.vector for prediction in predictions]),
             tuple(prediction.category.name if prediction.category else None for prediction in predictions),
@@ -66,12 +66,12 @@ def record(folder: Path) -> Manifest:
 
 
 def answers(backend: Backend) -> list[Prediction]:
-    """What a backend says of the canaries."""
+    """A backend's predictions of the canaries."""
     return backend.predict(backend.tokenize(CANARIES), HASHTAGS)
 
 
 def check(backend: Backend, manifest: Manifest) -> None:
-    """Let a backend read the canaries, which warms it up, too.
+    """Let a backend predict the canaries, which warms it up, too.
 
     Raises:
         GoldenError: if a vector or a nearest neighbor differs by more than the backend's precision explains, or more
@@ -81,9 +81,9 @@ def check(backend: Backend, manifest: Manifest) -> None:
     if manifest.golden is None:
         raise CheckpointError(f"checkpoint {manifest.fingerprint} has no golden answers; `notellm golden` adds them")
     expected = Golden.decode(manifest.golden, manifest.dim)
-    found = Golden.of(answers(backend))
+    actual = Golden.of(answers(backend))
     least = LEAST_COSINE[backend.dtype]
-    cosines_N = (found.vectors_ND * expected.vectors_ND).sum(axis=1)
+    cosines_N = (actual.vectors_ND * expected.vectors_ND).sum(axis=1)
     worst = int(cosines_N.argmin())
     # Written so that NaN fails.
     if not cosines_N[worst] >= least:
@@ -91,15 +91,15 @@ def check(backend: Backend, manifest: Manifest) -> None:
             f"the vector of {CANARIES[worst].id} is not the checkpoint's: cosine {cosines_N[worst]:.4f}, "
             f"{least} is the least in {backend.dtype}"
         )
-    strayed = _strayed(found.vectors_ND, expected.vectors_ND, 2 * (1 - least))
+    strayed = _strayed(actual.vectors_ND, expected.vectors_ND, 2 * (1 - least))
     if strayed:
         names = ", ".join(CANARIES[row].id for row in strayed)
         raise GoldenError(f"the nearest neighbors of {names} are not the checkpoint's")
-    _check_tags(found, expected)
+    _check_tags(actual, expected)
 
 
 def _strayed(found_ND: NDArray[np.float32], expected_ND: NDArray[np.float32], tie: float) -> list[int]:
-    """Rows whose nearest other row is another one now, and was not within ``tie`` of the nearest."""
+    """Rows whose nearest other row has changed to one that was not within ``tie`` of the nearest."""
     expected_NN, found_NN = expected_ND @ expected_ND.T, found_ND @ found_ND.T
     np.fill_diagonal(expected_NN, -np.inf)
     np.fill_diagonal(found_NN, -np.inf)
@@ -109,11 +109,11 @@ def _strayed(found_ND: NDArray[np.float32], expected_ND: NDArray[np.float32], ti
     return strayed
 
 
-def _check_tags(found: Golden, expected: Golden) -> None:
-    categories = np.mean([one == other for one, other in zip(found.categories, expected.categories, strict=True)])
+def _check_tags(actual: Golden, expected: Golden) -> None:
+    categories = np.mean([one == other for one, other in zip(actual.categories, expected.categories, strict=True)])
     if categories < LEAST_TAGS_ALIKE:
         raise GoldenError(f"only {categories:.0%} of the canaries' categories are the checkpoint's")
-    hashtags = np.mean([_overlap(*pair) for pair in zip(found.hashtags, expected.hashtags, strict=True)])
+    hashtags = np.mean([_overlap(*pair) for pair in zip(actual.hashtags, expected.hashtags, strict=True)])
     if hashtags < LEAST_TAGS_ALIKE:
         raise GoldenError(f"only {hashtags:.0%} of the canaries' hashtags are the checkpoint's")
 

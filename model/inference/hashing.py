@@ -1,4 +1,4 @@
-"""A `Backend` without a network: vectors come from a hash of the text. For tests of what stands around a model."""
+"""A `Backend` without a network: vectors come from a hash of the text. For tests of the service around a model."""
 
 import hashlib
 import threading
@@ -11,7 +11,7 @@ from model.backend import Prediction, Prompt, Scored
 from model.note import Note
 
 DIM = 16
-BAD = "\x07"  # a note with this in its title cannot be read
+BAD = "\x07"  # a note with this in its title cannot be predicted
 
 
 def text_vector(text: str) -> NDArray[np.float32]:
@@ -53,13 +53,13 @@ class HashingBackend:
         self.batches.append(titles)
         if any(BAD in title for title in titles):
             raise RuntimeError(f"cannot read {BAD!r}")
-        return [self._reading(title, max_hashtags) for title in titles]
+        return [self._prediction(title, max_hashtags) for title in titles]
 
     def write_categories(self, prompts: Sequence[Prompt]) -> list[str]:
         """See `Backend`."""
         return ["Travel" if len(prompt.note.title) % 2 else "Travels" for prompt in prompts]
 
-    def _reading(self, title: str, max_hashtags: int) -> Prediction:
+    def _prediction(self, title: str, max_hashtags: int) -> Prediction:
         words = title.split()[:max_hashtags]
         tags = tuple(Scored(word, 0.9 / place) for place, word in enumerate(words, start=1))
         return Prediction(text_vector(self.fingerprint + title), tags, Scored("Travel", 0.8))

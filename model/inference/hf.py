@@ -30,7 +30,7 @@ Written = list[tuple[list[int], list[float]]]  # for each prompt: tokens, and th
 
 
 class HfBackend:
-    """`Backend` on transformers. Deterministic: greedy decoding, and a note reads the same alone and in a batch."""
+    """`Backend` on transformers. Deterministic: greedy decoding, and the same prediction alone and in a batch."""
 
     def __init__(self, network: NoteLLM, builder: PromptBuilder, categories: tuple[str, ...], fingerprint: str) -> None:
         self.fingerprint = fingerprint
@@ -81,21 +81,21 @@ class HfBackend:
         hashtags = [tags.parse(*written) for written in self._write(prefix_of_topics, "topics", tags, max_hashtags)]
         self.timings = Timings(prefilled - started, time.perf_counter() - prefilled)
         return [
-            Prediction(vector, tuple(found), category)
-            for vector, found, category in zip(vectors_ND, hashtags, categories, strict=True)
+            Prediction(vector, tuple(tags), category)
+            for vector, tags, category in zip(vectors_ND, hashtags, categories, strict=True)
         ]
 
     @torch.inference_mode()
     def write_categories(self, prompts: Sequence[Prompt]) -> list[str]:
-        """What the network writes for the category when nothing holds it to the closed set (section 5.5), in order.
+        """Freely written categories, which nothing holds to the closed set (section 5.5), in order.
 
-        Greedy, up to the end token or a length that no name reaches; batched inside. Only evaluations ask for this.
+        Greedy, up to the end token or a length that no name reaches; batched inside. For evaluations.
         """
         written = [""] * len(prompts)
         for positions in batches([len(prompt.token_ids) for prompt in prompts], EMBED_BATCH_TOKENS):
             prefix = self._prefill([prompts[position].token_ids for position in positions])
-            for position, found in zip(positions, self._write(prefix, "category", self._grammars.free), strict=True):
-                written[position] = self._grammars.free.parse(*found)
+            for position, output in zip(positions, self._write(prefix, "category", self._grammars.free), strict=True):
+                written[position] = self._grammars.free.parse(*output)
         return written
 
     def _prefill(self, prompts: Sequence[Sequence[int]], cached: bool = True) -> "_Prefix":
@@ -104,8 +104,7 @@ class HfBackend:
         ids_NL = torch.tensor([[pad] * (length - len(ids)) + list(ids) for ids in prompts], device=self._device)
         mask_NL = torch.tensor([[0] * (length - len(ids)) + [1] * len(ids) for ids in prompts], device=self._device)
         # Column -1 is [EMB]: the state before it is the note's (section 4.3).
-        found = ids_NL[:, -1] == self.builder.special.emb
-        if not bool(found.all()):
+        if not bool((ids_NL[:, -1] == self.builder.special.emb).all()):
             raise ValueError("a prompt does not end in [EMB]")
         cache = DynamicCache(config=self._network.backbone.config) if cached else None
         output = self._network.backbone.base_model(
@@ -119,7 +118,7 @@ class HfBackend:
         return _Prefix(vectors_ND, mask_NL, cache)
 
     def _write(self, prefix: "_Prefix", task: Task, grammar: Grammar, count: int = 1, *, last: bool = True) -> Written:
-        """Greedy decoding of one task behind every prompt of a prefix; behind the ``last`` one its cache is spent."""
+        """Greedy decoding of one task after every prompt of a prefix; the ``last`` task may shrink its cache."""
         outputs: Written = [([], []) for _ in range(len(prefix.mask_NL))]
         if not grammar.goes_on([]):
             return outputs
@@ -133,7 +132,7 @@ class HfBackend:
                 break
             next_N = torch.tensor([outputs[row][0][-1] for row in rows], device=self._device)
             if last:
-                # Finished prompts leave the batch: most of the work is behind the first few hashtags.
+                # Finished prompts leave the batch: most of the work comes after the first few hashtags.
                 rows = [row for row, goes in zip(rows, going, strict=True) if goes]
                 keep_N = torch.tensor(going, device=self._device)
                 logits_NV = decoder.feed(next_N[keep_N][:, None], keep_N=keep_N)
@@ -143,7 +142,7 @@ class HfBackend:
 
     @staticmethod
     def _extend(outputs: Written, grammar: Grammar, logits_NV: Tensor) -> None:
-        """The likeliest next token for every output that goes on."""
+        """Append the likeliest next token to every output that goes on."""
         open_N = [row for row, (tokens, _) in enumerate(outputs) if grammar.goes_on(tokens)]
         best = grammar.log_probabilities(logits_NV[open_N], [outputs[row][0] for row in open_N]).max(dim=-1)
         for row, token, score in zip(open_N, best.indices.tolist(), best.values.tolist(), strict=True):
@@ -165,24 +164,24 @@ class _Prefix:
 
 
 class _Decoder:
-    """Appends tokens to a prefix. The prefix's cache is cropped back first, so tasks can follow each other."""
+    """Appends tokens to a prefix. The prefix's cache is cropped back first, for one task after another."""
 
     def __init__(self, network: NoteLLM, prefix: _Prefix) -> None:
         assert prefix.cache is not None
         self._network = network
         self._cache = prefix.cache
         self._mask_NL = prefix.mask_NL
-        behind = self._cache.get_seq_length() - prefix.mask_NL.shape[1]
-        if behind:
-            self._cache.crop(-behind)
+        appended = self._cache.get_seq_length() - prefix.mask_NL.shape[1]
+        if appended:
+            self._cache.crop(-appended)
 
     def feed_all(self, tokens: Sequence[int]) -> Tensor:
-        """Append the same tokens to every prompt; logits behind the last one, shape (N, V)."""
+        """Append the same tokens to every prompt; logits after the last one, shape (N, V)."""
         ids_NT = torch.tensor([list(tokens)], device=self._mask_NL.device).expand(len(self._mask_NL), -1)
         return self.feed(ids_NT)
 
     def feed(self, ids_NT: Tensor, keep_N: Tensor | None = None) -> Tensor:
-        """Append T tokens to each prompt, of those in ``keep_N`` only; logits behind the last, shape (N, V)."""
+        """Append T tokens to each prompt, or to those of ``keep_N`` alone; logits after the last, shape (N, V)."""
         if keep_N is not None and not bool(keep_N.all()):
             self._cache.batch_select_indices(keep_N.nonzero()[:, 0])
             self._mask_NL = self._mask_NL[keep_N]

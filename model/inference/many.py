@@ -1,4 +1,4 @@
-"""A backend over many notes at once: batches by token budget, a progress bar, answers in the caller's order."""
+"""A backend on many notes at once: batches by token budget, a progress bar, results in the caller's order."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -22,7 +22,7 @@ def embed_all(backend: Backend, notes: Sequence[Note]) -> NDArray[np.float32]:
 
 
 def embed_part(backend: Backend, notes: Sequence[Note], progress: Any) -> NDArray[np.float32]:
-    """The same for some of the notes that a progress bar is for."""
+    """The same for some of the notes of a progress bar."""
     prompts = backend.tokenize(notes)
     vectors_ND = np.zeros((len(notes), backend.dim), dtype=np.float32)
     for positions in batches([len(prompt.token_ids) for prompt in prompts], MAX_BATCH_TOKENS):
@@ -32,12 +32,12 @@ def embed_part(backend: Backend, notes: Sequence[Note], progress: Any) -> NDArra
 
 
 def predict_all(backend: Backend, notes: Sequence[Note]) -> list[Prediction]:
-    """Readings of any number of notes, with five hashtags at most, in order."""
+    """Predictions of any number of notes, with five hashtags at most, in order."""
     prompts = backend.tokenize(notes)
     predictions: dict[int, Prediction] = {}
-    with tqdm(total=len(notes), desc="read", unit="note", delay=1) as progress:
+    with tqdm(total=len(notes), desc="predict", unit="note", delay=1) as progress:
         for positions in batches([len(prompt.token_ids) for prompt in prompts], MAX_BATCH_TOKENS):
-            found = backend.predict([prompts[position] for position in positions], HASHTAGS)
-            predictions.update(zip(positions, found, strict=True))
+            batch = backend.predict([prompts[position] for position in positions], HASHTAGS)
+            predictions.update(zip(positions, batch, strict=True))
             progress.update(len(positions))
     return [predictions[position] for position in range(len(notes))]

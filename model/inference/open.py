@@ -1,4 +1,4 @@
-"""What runs the network, behind one small interface."""
+"""Opens a checkpoint with the backend that runs it."""
 
 from dataclasses import dataclass
 from pathlib import Path

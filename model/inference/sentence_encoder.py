@@ -1,4 +1,4 @@
-"""Embeddings by a SentenceBERT: as it comes, or trained here. Shapes: N notes, C of a chunk, L tokens, H values."""
+"""Embeddings by a SentenceBERT: as it comes, or trained here. Shapes: N notes, H values."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,8 +18,7 @@ from model.network.sentence_bert import SentenceBert, encoder_builder, open_enco
 from model.note import Note
 from model.text.prompt import PromptBuilder
 
-# As NoteLLM reads them (section 5.1.2).
-TITLE_TOKENS, CONTENT_TOKENS = 20, 80
+TITLE_TOKENS, CONTENT_TOKENS = 20, 80  # as NoteLLM's (section 5.1.2)
 _BATCH_TOKENS = 8192
 
 
@@ -34,7 +33,7 @@ class SentenceEncoder:
     def open(cls, folder: Path, title_tokens: int = TITLE_TOKENS, content_tokens: int = CONTENT_TOKENS) -> Self:
         """Open a folder with an encoder and its tokenizer, in the layout of transformers. OSError if there is none.
 
-        One that was trained here cuts texts as it did in training, whatever is asked for.
+        An encoder that was trained here cuts texts as in training, without regard to the limits.
         """
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         special = special_ids(tokenizer)
@@ -51,14 +50,7 @@ class SentenceEncoder:
         vectors_NH = np.zeros((len(notes), self._network.dim), dtype=np.float32)
         with tqdm(total=len(notes), desc="embed", unit="note", delay=1, disable=None) as progress:
             for positions in batches([len(ids) for ids in prompts], _BATCH_TOKENS):
-                chunk = self._chunk([prompts[position] for position in positions])
+                chunk = Chunk.of_prompts([prompts[position] for position in positions], self._builder.special.pad)
                 vectors_NH[positions] = F.normalize(self._network([chunk])[0], dim=-1).numpy()
                 progress.update(len(positions))
         return vectors_NH
-
-    def _chunk(self, prompts: Sequence[Sequence[int]]) -> Chunk:
-        length = max(map(len, prompts))
-        ids_CL = torch.tensor([[*ids, *[self._builder.special.pad] * (length - len(ids))] for ids in prompts])
-        none = torch.zeros(0, dtype=torch.long)
-        before_emb_C = torch.tensor([len(ids) - 2 for ids in prompts])
-        return Chunk(tuple(range(len(prompts))), ids_CL, before_emb_C, none, none)

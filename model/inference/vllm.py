@@ -25,7 +25,7 @@ from model.text.prompt import Task
 os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
 # The second model runner, which GPUs take by default, has another interface for logits processors.
 os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")
-# GiB. On a CPU vLLM would take nine tenths of the machine's memory for its cache, and other processes run beside it.
+# GiB. On a CPU vLLM would take nine tenths of the machine's memory for its cache, without regard to other processes.
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
@@ -36,7 +36,7 @@ from vllm.distributed import cleanup_dist_env_and_memory
 from model.inference.vllm_grammar import COUNT, GRAMMAR, GrammarProcessor
 
 Request = tuple[list[int], SamplingParams]
-# A block of the prefix cache is found again only if it is full: small blocks, little that is computed twice.
+# A block of the prefix cache is reused only if it is full: with small blocks little is computed twice.
 BLOCK_TOKENS = 32
 
 
@@ -114,7 +114,7 @@ class VllmBackend:
         ]
 
     def write_categories(self, prompts: Sequence[Prompt]) -> list[str]:
-        """What the network writes for the category when nothing holds it to the closed set, in order."""
+        """Freely written categories, which nothing holds to the closed set, in order."""
         free = self._grammars.free
         return [free.parse(*written) for written in self._written(self._category_requests(prompts, "free", free))]
 
@@ -157,6 +157,6 @@ class VllmBackend:
         return answers
 
     def _logits(self, answer: RequestOutput) -> list[float]:
-        found = answer.outputs[0].logprobs
-        by_token = dict(zip(found.token_ids, found.logprobs, strict=True))
+        logprobs = answer.outputs[0].logprobs
+        by_token = dict(zip(logprobs.token_ids, logprobs.logprobs, strict=True))
         return [by_token[token] for token in self._reserved]

@@ -1,8 +1,8 @@
 """The serving checkpoint: a checkpoint as vLLM runs it, with the projection in the output matrix.
 
-vLLM can generate or embed, not both with one copy of the weights. But it returns the logits of any tokens that it is
-asked for, so the projection's D rows are appended to the output matrix, as tokens that no text has: behind the token
-before [EMB] their logits are the note's embedding (section 4.3), but for the bias. The architecture stays a stock one.
+vLLM can generate or embed, not both with one copy of the weights. But it returns the logits of any given tokens, so the
+projection's D rows are appended to the output matrix, as tokens that no text has: at the token before [EMB] their
+logits are the note's embedding (section 4.3), but for the bias. The architecture stays a stock one.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ _ARCHITECTURES = {"llama", "mistral", "opt", "qwen2", "qwen3"}
 class ServingCheckpoint:
     """A folder that was written by `write_serving`.
 
-    ``first``: id of the first of the D reserved tokens. ``bias``: what is added to their logits.
+    ``first``: id of the first of the D reserved tokens. ``bias``: added to their logits.
     """
 
     folder: Path
@@ -39,7 +39,7 @@ class ServingCheckpoint:
 
 
 def write_serving(checkpoint: Path, out: Path) -> ServingCheckpoint:
-    """Write the serving checkpoint of a checkpoint; what is complete and of the same model already is left alone.
+    """Write the serving checkpoint of a checkpoint, unless a complete one of the same model is there.
 
     Raises:
         CheckpointError: if the checkpoint cannot be used, or its architecture is not one of those tried with vLLM.
@@ -90,7 +90,7 @@ def _is_complete(folder: Path, fingerprint: str) -> bool:
 
 
 def _append_projection(backbone: PreTrainedModel, projection_DH: Tensor) -> int:
-    """Reserved tokens behind the vocabulary: zero in the input matrix, the projection in the output matrix, untied."""
+    """Reserved tokens after the vocabulary: zero in the input matrix, the projection in the output matrix, untied."""
     inputs, outputs = backbone.get_input_embeddings(), backbone.get_output_embeddings()
     if outputs.bias is not None:
         raise CheckpointError("vLLM cannot serve this network: its output layer has a bias")

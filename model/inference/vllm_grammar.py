@@ -31,7 +31,7 @@ class _Output:
 class GrammarProcessor(LogitsProcessor):
     """Turns logits into log-probabilities among the allowed tokens, in the rows of requests that name a grammar.
 
-    The other rows keep their logits: those are asked for the embedding. Reserved tokens are never allowed.
+    The other rows keep their logits, for the embedding. Reserved tokens are never allowed.
     """
 
     def __init__(self, vllm_config: "VllmConfig", device: torch.device, is_pin_memory: bool) -> None:  # noqa: ARG002
@@ -41,7 +41,7 @@ class GrammarProcessor(LogitsProcessor):
         self._outputs: dict[int, _Output] = {}
 
     def is_argmax_invariant(self) -> bool:
-        """No: it decides what is written."""
+        """No: it changes the likeliest token."""
         return False
 
     def update_state(self, batch_update: BatchUpdate | None) -> None:
@@ -75,6 +75,6 @@ class GrammarProcessor(LogitsProcessor):
         # vLLM asks for one token more than a complete output has: the end token stops it.
         allowed_NV[:, grammar.end] = 0.0
         if going:
-            found = grammar.log_probabilities(logits_NV[going], [written[row] for row in going])
-            allowed_NV[going, : found.shape[1]] = found
+            scores = grammar.log_probabilities(logits_NV[going], [written[row] for row in going])
+            allowed_NV[going, : scores.shape[1]] = scores
         return allowed_NV

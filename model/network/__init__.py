@@ -1,1 +1,1 @@
-"""The network and its parts: NoteLLM, losses, base models, adapters, SentenceBERT, checkpoints."""
+"""NoteLLM, its losses, base models, adapters, SentenceBERT, checkpoints."""

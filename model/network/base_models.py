@@ -1,10 +1,9 @@
-"""Base models: where a recipe's ``base_model`` comes from. The tokenizers know no [EMB] yet."""
+"""Base models by the name in a recipe. Their tokenizers do not have [EMB] yet."""
 
 import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer
@@ -15,9 +14,13 @@ from model.network.minilm import minilm_folder
 from model.network.notellm import open_backbone, quiet_transformers
 from model.note import Note
 
+# Of minilm-mini: its weights in fp16 stay below 25 MB.
+_MINI_LAYERS = 5
+_MINI_PIECES = 8000
+
 
 class BaseModelError(ValueError):
-    """A base model cannot be opened; the message says what to install or which path to give."""
+    """A base model cannot be opened; the message names it and the reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,15 +35,13 @@ class BaseModel:
 
 
 def open_base(name: str, notes: Sequence[Note], dtype: str = "float32") -> BaseModel:
-    """Open ``minilm``, make ``minilm-mini`` (its vocabulary is chosen by the notes), or open a name or path.
+    """Open ``minilm``, make ``minilm-mini`` (with the pieces that the notes use most), or open a name or path.
 
     Raises:
         BaseModelError: if it cannot be opened.
     """
-    if name == "minilm":
-        return _minilm(dtype)
-    if name == "minilm-mini":
-        return _minilm_mini(notes, dtype)
+    if name in ("minilm", "minilm-mini"):
+        return _minilm(None if name == "minilm" else notes, dtype)
     try:
         backbone = open_backbone(name, dtype)
         tokenizer = AutoTokenizer.from_pretrained(name)
@@ -56,44 +57,29 @@ def open_base(name: str, notes: Sequence[Note], dtype: str = "float32") -> BaseM
     )
 
 
-def _minilm(dtype: str) -> BaseModel:
+def _minilm(notes: Sequence[Note] | None, dtype: str) -> BaseModel:
+    """MiniLM as a decoder: whole, or with its first layers and the pieces that the notes use."""
     folder = minilm_folder()
-    backbone = as_decoder(_encoder(folder))
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    return BaseModel(backbone.to(getattr(torch, dtype)), tokenizer, "[CLS]", "[SEP]", "[PAD]")
-
-
-# Sized so that the weights in fp16 stay below 25 MB.
-_MINI_LAYERS = 5
-_MINI_PIECES = 8000
-
-
-def _minilm_mini(notes: Sequence[Note], dtype: str) -> BaseModel:
-    folder = minilm_folder()
-    full = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    tokenizer, kept = _smaller_vocabulary(full, notes)
-    backbone = as_decoder(_encoder(folder), kept, _MINI_LAYERS)
-    return BaseModel(backbone.to(getattr(torch, dtype)), tokenizer, "[CLS]", "[SEP]", "[PAD]")
-
-
-def _encoder(folder: Path) -> PreTrainedModel:
+    tokenizer, kept, layers = Tokenizer.from_file(str(folder / "tokenizer.json")), None, None
+    if notes is not None:
+        (tokenizer, kept), layers = _smaller_vocabulary(tokenizer, notes), _MINI_LAYERS
     with quiet_transformers():
         encoder = AutoModel.from_pretrained(folder, dtype=torch.float32)
-    assert isinstance(encoder, PreTrainedModel)
-    return encoder
+    decoder = as_decoder(encoder, kept, layers)
+    return BaseModel(decoder.to(getattr(torch, dtype)), tokenizer, "[CLS]", "[SEP]", "[PAD]")
 
 
 def _smaller_vocabulary(full: Tokenizer, notes: Sequence[Note]) -> tuple[Tokenizer, list[int]]:
     """A WordPiece tokenizer with the pieces that the notes use most, and the old id of each piece.
 
-    What the network must be able to write (hashtags, categories) and spell (every ASCII character) is always in.
+    The pieces of hashtags and categories, and every ASCII character, are always among them.
     """
     full.no_truncation()
     full.no_padding()
-    read = [f"{note.title} {note.content}" for note in notes]
-    written = [f"{note.category}, {', '.join(note.hashtags)}" for note in notes]
-    count = Counter(token for encoding in full.encode_batch(read) for token in encoding.ids)
-    needed: set[int | None] = {token for encoding in full.encode_batch(written) for token in encoding.ids}
+    texts = [f"{note.title} {note.content}" for note in notes]
+    outputs = [f"{note.category}, {', '.join(note.hashtags)}" for note in notes]
+    count = Counter(token for encoding in full.encode_batch(texts) for token in encoding.ids)
+    needed: set[int | None] = {token for encoding in full.encode_batch(outputs) for token in encoding.ids}
     pieces = [(piece, token) for piece, token in full.get_vocab().items() if not piece.startswith("[unused")]
     needed |= {token for piece, token in pieces if piece.isascii() and len(piece.removeprefix("##")) == 1}
     needed |= {full.token_to_id(piece) for piece in ("[PAD]", "[UNK]", "[CLS]", "[SEP]")}

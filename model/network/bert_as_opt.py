@@ -13,9 +13,9 @@ def as_decoder(
 ) -> OPTForCausalLM:
     """A BERT encoder's weights in the shape of OPT, optionally with fewer tokens and only the first layers.
 
-    OPT with layer norms behind each block computes what a BERT layer computes, but causally, and every engine that
-    generates text knows it, which holds for no BERT. OPT has no layer norm on its input: it is folded into the token
-    rows (each normalised at the mean position) and the position rows (scaled by the mean deviation).
+    A layer of OPT with its layer norms after each block is a BERT layer, but causal, and engines that generate text
+    support OPT and no BERT. OPT has no layer norm on its input: it is folded into the token rows (each normalized at
+    the mean position) and the position rows (scaled by the mean deviation).
     """
     config = encoder.config
     kept = range(config.vocab_size) if kept is None else kept
@@ -36,7 +36,7 @@ def as_decoder(
     )
     opt = decoder.model.decoder
     with torch.no_grad():
-        tokens, positions = _normalised_embeddings(encoder.embeddings)
+        tokens, positions = _normalized_embeddings(encoder.embeddings)
         opt.embed_tokens.weight.copy_(tokens[list(kept)])
         # OPT's table of positions begins two rows in.
         opt.embed_positions.weight[2:].copy_(positions)
@@ -60,8 +60,8 @@ def as_decoder(
 def _average(attention: Any) -> None:
     """Make an attention layer add the mean of all states so far, times three, until training finds better.
 
-    A sentence encoder's meaning is the mean of its states (MiniLM is pooled so), but here one token's state has to
-    hold it, and without this that state told notes apart hardly better than chance. Figures in model/README.md.
+    A sentence encoder's embedding is the mean of its states, but here one token's state has to hold it, and without
+    this layer that state ranks notes hardly better than chance. Figures in model/README.md.
     """
     for projection in (attention.q_proj, attention.k_proj, attention.v_proj, attention.out_proj):
         projection.bias.zero_()
@@ -70,12 +70,12 @@ def _average(attention: Any) -> None:
     torch.nn.init.eye_(attention.out_proj.weight).mul_(3.0)
 
 
-def _normalised_embeddings(embeddings: Any) -> tuple[Tensor, Tensor]:
+def _normalized_embeddings(embeddings: Any) -> tuple[Tensor, Tensor]:
     """Token rows (V, H) and position rows (P, H) whose sum is close to BERT's layer norm of its embeddings."""
     words, positions = embeddings.word_embeddings.weight, embeddings.position_embeddings.weight
     norm = embeddings.LayerNorm
-    centre = positions.mean(dim=0)
-    typed = words + centre + embeddings.token_type_embeddings.weight[0]
+    center = positions.mean(dim=0)
+    typed = words + center + embeddings.token_type_embeddings.weight[0]
     deviation = typed.std(dim=1, correction=0).mean()
-    offsets = positions - centre
+    offsets = positions - center
     return norm(typed), norm.weight * (offsets - offsets.mean(dim=1, keepdim=True)) / deviation

@@ -9,7 +9,7 @@
     head.safetensors       the projection and tau
     tokenizer.json ...     the tokenizer, with [EMB]
 
-Reading the manifest needs no torch, so that the gateway can name the model it answers for.
+The manifest loads without torch, for the gateway.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 FORMAT = 1
 MANIFEST = "notellm.json"
 HEAD = "head.safetensors"
+# Fields of earlier recipes, with the value that left them unused.
+_DROPPED: dict[str, Any] = {"matryoshka": [], "hard_negatives": 0, "cached_negatives": 0}
 
 
 class CheckpointError(ValueError):
@@ -41,7 +43,7 @@ class CheckpointError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What ``notellm.json`` says.
+    """The content of ``notellm.json``.
 
     ``fingerprint`` is 16 hex digits of a SHA-256 over weights, tokenizer, configuration, template, categories and
     dimension: two checkpoints with the same fingerprint give the same vectors and tags. ``trained_on`` is free-form:
@@ -61,7 +63,7 @@ class Manifest:
 
 
 def load_manifest(folder: Path) -> Manifest:
-    """The manifest of a checkpoint. Raises CheckpointError when it is not there or not readable."""
+    """The manifest of a checkpoint. Raises CheckpointError when it is missing or not valid."""
     path = folder / MANIFEST
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
@@ -76,15 +78,20 @@ def load_manifest(folder: Path) -> Manifest:
             fingerprint=raw["fingerprint"],
             dim=raw["dim"],
             categories=tuple(raw["categories"]),
-            recipe=Recipe(**raw["recipe"]),
+            recipe=_recipe(raw["recipe"]),
             special=SpecialIds(**raw["special"]),
             files=raw["files"],
             trained_on=raw["trained_on"],
             golden=raw.get("golden"),
             calibration=raw.get("calibration"),
         )
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path} is incomplete: {error}") from None
+
+
+def _recipe(raw: dict[str, Any]) -> Recipe:
+    """The recipe of a manifest, without dropped fields that were unused."""
+    return Recipe(**{name: value for name, value in raw.items() if _DROPPED.get(name, ...) != value})
 
 
 def prompt_builder(folder: Path, manifest: Manifest) -> PromptBuilder:
@@ -92,7 +99,9 @@ def prompt_builder(folder: Path, manifest: Manifest) -> PromptBuilder:
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    return _builder(tokenizer, manifest.special, manifest.recipe)
+    recipe = manifest.recipe
+    template = TEMPLATES[recipe.template]
+    return PromptBuilder(tokenizer, manifest.special, template, recipe.title_tokens, recipe.content_tokens)
 
 
 def save(
@@ -153,7 +162,7 @@ def load(folder: Path, dtype: str = "float32") -> tuple[NoteLLM, PromptBuilder, 
     """Open a checkpoint for inference.
 
     Raises:
-        CheckpointError: if a file is missing or differs from the manifest. A head that is not there is never made up.
+        CheckpointError: if a file is missing, the head among them, or differs from the manifest.
     """
     from safetensors.torch import load_file
 
@@ -191,10 +200,6 @@ def special_ids(tokenizer: Tokenizer, bos: str | None, eos: str, pad: str | None
     return SpecialIds(start, end, emb, end if padding is None else padding)
 
 
-def _builder(tokenizer: Tokenizer, special: SpecialIds, recipe: Recipe) -> PromptBuilder:
-    return PromptBuilder(tokenizer, special, TEMPLATES[recipe.template], recipe.title_tokens, recipe.content_tokens)
-
-
 def save_head(folder: Path, network: NoteLLM) -> None:
     """Write the projection and tau, float32."""
     from safetensors.torch import save_file
@@ -207,12 +212,12 @@ def load_head(folder: Path, network: NoteLLM) -> None:
     """Start the projection from a folder's, which may have more dimensions: the first ones are taken."""
     from safetensors.torch import load_file
 
-    held = load_file(folder / HEAD)
-    network.head.load_state_dict({name: held[name][: network.dim] for name in ("weight", "bias")})
+    head = load_file(folder / HEAD)
+    network.head.load_state_dict({name: head[name][: network.dim] for name in ("weight", "bias")})
 
 
 def save_tokenizer(folder: Path, tokenizer: Tokenizer, special: SpecialIds) -> None:
-    """Write a tokenizer as transformers reads it."""
+    """Write a tokenizer in the layout of transformers."""
     from transformers import PreTrainedTokenizerFast
 
     def token(token_id: int | None) -> str | None:

@@ -1,4 +1,4 @@
-"""LoRA: low-rank updates beside frozen weights, by peft, folded into the weights before a checkpoint is saved."""
+"""LoRA by peft: low-rank updates of frozen weights, folded into them before a checkpoint is saved."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ def add_adapters(backbone: nn.Module, rank: int) -> None:
 
 
 def fold_adapters(backbone: nn.Module) -> None:
-    """Add every adapter to its weight and take it away; a backbone without any stays as it is."""
+    """Fold every adapter into its weight; a backbone without any stays as it is."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     for name, module in list(backbone.named_modules()):

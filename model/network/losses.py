@@ -1,7 +1,6 @@
 """The losses of section 4. Shapes: N = 2B notes of a batch, D = embedding size, T = output tokens, V = vocabulary."""
 
 import math
-from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -10,13 +9,7 @@ from torch import Tensor
 MAX_LOG_SCALE = math.log(100.0)
 
 
-def contrastive_loss(
-    emb_ND: Tensor,
-    log_scale: Tensor,
-    related_NN: Tensor | None = None,
-    others_MD: Tensor | None = None,
-    related_NM: Tensor | None = None,
-) -> Tensor:
+def contrastive_loss(emb_ND: Tensor, log_scale: Tensor, related_NN: Tensor | None = None) -> Tensor:
     """In-batch contrastive loss over related pairs, eq. (2).
 
     Rows ``2i`` and ``2i + 1`` are a co-occurring pair (eq. 1); every other row is a negative. The similarity is
@@ -27,8 +20,6 @@ def contrastive_loss(
         emb_ND: note embeddings, any float dtype, not necessarily unit norm.
         log_scale: scalar ``tau``, in nats; values above ln 100 count as ln 100.
         related_NN: True where two rows must not be each other's negative (the same note twice, or a known pair).
-        others_MD: further negatives, of notes outside the batch's pairs.
-        related_NM: True where one of them must not be a row's negative.
 
     Returns:
         Mean loss over the N rows, scalar float32, in nats.
@@ -45,19 +36,8 @@ def contrastive_loss(
     if related_NN is not None:
         ignored_NN = ignored_NN | related_NN
         ignored_NN[torch.arange(num_notes, device=emb_ND.device), partner_N] = False
-    cosine_NX = unit_ND @ unit_ND.T
-    ignored_NX = ignored_NN
-    if others_MD is not None and len(others_MD):
-        cosine_NX = torch.cat([cosine_NX, unit_ND @ F.normalize(others_MD.float(), dim=-1).T], dim=1)
-        related_NM = ignored_NN.new_zeros(num_notes, len(others_MD)) if related_NM is None else related_NM
-        ignored_NX = torch.cat([ignored_NN, related_NM], dim=1)
-    logits_NX = cosine_NX * log_scale.clamp(max=MAX_LOG_SCALE).exp()
-    return F.cross_entropy(logits_NX.masked_fill(ignored_NX, float("-inf")), partner_N)
-
-
-def matryoshka_loss(emb_ND: Tensor, sizes: Sequence[int], loss_of: Callable[[Tensor], Tensor]) -> Tensor:
-    """Mean of a loss over the whole embeddings and over their first ``sizes`` components (arXiv 2205.13147)."""
-    return torch.stack([loss_of(emb_ND), *(loss_of(emb_ND[:, :size]) for size in sizes)]).mean()
+    logits_NN = unit_ND @ unit_ND.T * log_scale.clamp(max=MAX_LOG_SCALE).exp()
+    return F.cross_entropy(logits_NN.masked_fill(ignored_NN, float("-inf")), partner_N)
 
 
 def teacher_loss(emb_ND: Tensor, teacher_ND: Tensor) -> Tensor:

@@ -42,7 +42,7 @@ class NoteLLM(nn.Module):
 
     def _chunk(self, chunk: Chunk) -> tuple[Tensor, Tensor]:
         hidden_CLH = self.hidden(chunk.ids_CL)
-        emb_CD = self.embedding(hidden_CLH[torch.arange(len(chunk.rows)), chunk.before_emb_C])
+        emb_CD = self.embedding(_before_emb(hidden_CLH, chunk))
         if not len(chunk.target_T):
             # Every weight takes part in every chunk: ranks that exchange gradients wait for all of them.
             return emb_CD, self.logits(hidden_CLH[:1, 0]).sum() * 0.0
@@ -57,8 +57,12 @@ class NoteLLM(nn.Module):
         states: Tensor = self.backbone.base_model(input_ids=ids_NL, use_cache=False).last_hidden_state
         return states
 
+    def states(self, chunk: Chunk) -> Tensor:
+        """States of the tokens before [EMB], shape (C, H)."""
+        return _before_emb(self.hidden(chunk.ids_CL), chunk)
+
     def embedding(self, hidden_NH: Tensor) -> Tensor:
-        """Project the state of the token before [EMB]; float32, shape (N, D), not normalised."""
+        """Project the state of the token before [EMB]; float32, shape (N, D), not normalized."""
         projected: Tensor = self.head(hidden_NH.to(self.head.weight.dtype)).float()
         return projected
 
@@ -66,6 +70,10 @@ class NoteLLM(nn.Module):
         """Vocabulary logits of chosen states, shape (T, V): the output matrix runs on no other token."""
         logits: Tensor = output_layer(self.backbone)(hidden_TH)
         return logits
+
+
+def _before_emb(hidden_CLH: Tensor, chunk: Chunk) -> Tensor:
+    return hidden_CLH[torch.arange(len(chunk.rows)), chunk.before_emb_C]
 
 
 def output_layer(backbone: PreTrainedModel) -> nn.Module:
@@ -84,7 +92,7 @@ def open_backbone(path: str | Path, dtype: str = "float32") -> PreTrainedModel:
     """
     config = AutoConfig.from_pretrained(path)
     if config.model_type in _OTHER_ENCODERS:
-        # Their positions start elsewhere, and their output layers hide a transform: nothing here was tried with them.
+        # Untested: their positions start elsewhere, and their output layers hide a transform.
         raise ValueError(f"{path} is a {config.model_type}; of the encoders only BERT can run as a causal decoder")
     if config.model_type == "bert":
         config.is_decoder = True
@@ -115,7 +123,7 @@ def add_embedding_token(backbone: PreTrainedModel, vocabulary: int) -> None:
 
 @contextlib.contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Silence transformers' own bars, and its long report that a base encoder has no output layer yet."""
+    """Silence transformers' bars, and its long report that a base encoder has no output layer yet."""
     level = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()

@@ -39,7 +39,7 @@ class SentenceBert(nn.Module):
         return emb_ND, emb_ND.new_zeros(())
 
     def _chunk(self, chunk: Chunk) -> Tensor:
-        # [EMB] stands behind the text for the network's sake; an encoder has no such token.
+        # [EMB] ends the prompt of NoteLLM; an encoder has no such token.
         ids_CL = chunk.ids_CL[:, :-1].clone()
         length_C = chunk.before_emb_C + 1
         mask_CL = torch.arange(ids_CL.shape[1], device=ids_CL.device)[None] < length_C[:, None]
@@ -50,7 +50,7 @@ class SentenceBert(nn.Module):
 
 
 def open_encoder(folder: Path) -> PreTrainedModel:
-    """A bidirectional encoder without dropout: runs are short, and chunks may run twice and must agree."""
+    """A bidirectional encoder without dropout: chunks that are recomputed must agree."""
     with quiet_transformers():
         encoder: Any = AutoModel.from_pretrained(
             folder,

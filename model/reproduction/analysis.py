@@ -1,13 +1,13 @@
-"""What a reproduction found, from saved results alone: a row for each method of each table, with intervals.
+"""The figures of a report: a row for each method of each table, with intervals.
 
-Neither data nor models are needed. Ranks and answers hold every figure, and the intervals are drawn from them anew.
-Figures are shares in 0..1. Shapes: S seeds, P gold pairs, A asked notes.
+They come from saved ranks and answers, and the intervals are bootstrapped from those anew: neither data nor models are
+needed. Figures are shares in 0..1. Shapes: S seeds, P gold pairs, A notes with answers.
 """
 
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,10 @@ from tqdm import tqdm
 from model.evaluation.metrics import Figure, bootstrap
 from model.evaluation.report import ALL_PAIRS, MIN_USERS, supported_pairs
 from model.evaluation.retrieval import KS
-from model.reproduction.results import ANSWERS, PLAN, RANKS, load_result
+from model.reproduction.results import ANSWERS, PLAN, RANKS, load_arrays, load_result
 
 SUPPORTED = supported_pairs(MIN_USERS)
-# Columns of generation: name of the figure, and how the tables call it.
+# Columns of generation: name of the figure, and its heading.
 FIGURES = {
     "accuracy": "Acc.",
     "illegal": "Ill.",
@@ -34,10 +34,11 @@ FIGURES = {
     "rouge_l": "ROUGEL",
     "f1": "F1@5",
 }
-# What the plots draw between the k of the tables.
+# The plots draw these between the k of the tables.
 CURVE = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 
 Values = NDArray[np.float64]
+Masks = Mapping[str, NDArray[np.bool_]]
 Recall = Mapping[int, Figure]
 
 
@@ -77,32 +78,29 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class _Gold:
-    """The gold pairs: place of the target, number of users, and bucket of the truth, each of shape (P,)."""
+    """The gold pairs: places of their targets, shape (P,), and which pairs are in each set and bucket, (P,) each.
+
+    The first set is the one to believe; buckets are of it alone. Neither holds an empty one.
+    """
 
     targets: NDArray[np.int64]
-    users: NDArray[np.int64]
-    buckets: dict[str, NDArray[np.bool_]]
-
-    def sets(self) -> dict[str, NDArray[np.bool_]]:
-        """The sets of pairs, the one to believe first; a set that would be empty is left out."""
-        sets = {SUPPORTED: self.users >= MIN_USERS, ALL_PAIRS: np.ones(len(self.users), dtype=np.bool_)}
-        return {name: inside for name, inside in sets.items() if inside.any()}
+    sets: Masks
+    buckets: Masks
 
 
 @dataclass(frozen=True, slots=True)
 class _Measured:
-    """What the finished runs of a row found: ranks, shape (S, P), answers by figure, each (S, A), and figures of all
-    texts at once by name, each (S,)."""
+    """What the finished runs of a row measured: ranks, shape (S, P), answers by figure, each (S, A), and figures of
+    all texts at once by name, each (S,)."""
 
     ranks: NDArray[np.int64]
     answers: Mapping[str, Values]
     at_once: Mapping[str, Values]
-    debias_weights: Sequence[float | None]
+    debias_weights: Sequence[float]
 
     def hits(self, k: int) -> Values:
         """Which truths are among the first k, shape (S, P)."""
-        found_SP: NDArray[np.bool_] = self.ranks < k
-        return found_SP.astype(np.float64)
+        return np.asarray(self.ranks < k, dtype=np.float64)
 
 
 def build_report(out: Path, ks: Sequence[int] = KS) -> Report:
@@ -110,70 +108,60 @@ def build_report(out: Path, ks: Sequence[int] = KS) -> Report:
     if not (out / PLAN).is_file():
         raise ValueError(f"{out}: no {PLAN} there; run `notellm reproduce --data DIR --out {out}` first")
     plan = json.loads((out / PLAN).read_text(encoding="utf-8"))
-    gold, tag_notes = _read_gold(out / plan["gold"]), plan["statement"]["tag_notes"]
-    measure = _Figures(gold, tuple(k for k in ks if k < plan["statement"]["pool"]) or tuple(ks[:1]))
-    ours = _measured(out, plan["ours"], "ranks", tag_notes)
+    statement, gold, ours = plan["statement"], _load_gold(out / plan["gold"]), ("ranks", *plan["ours"])
+    ks = tuple(k for k in ks if k < statement["pool"]) or tuple(ks[:1])
+
+    @cache
+    def measured(ranks: str, *runs: str) -> _Measured | None:
+        return _load_measured(out, ranks, runs, statement["tag_notes"])
+
+    @cache  # rows that share their runs share the work
+    def figures(*key: str) -> Mapping[str, Any] | None:
+        row = measured(*key)
+        return None if row is None else _figures(gold, ks, row, None if key == ours else measured(*ours))
+
     rows, missing = [], []
     for row in tqdm(plan["rows"], desc="report", unit="row", delay=1, disable=None):
-        found = _measured(out, row["runs"], row["ranks"], tag_notes)
-        done = 0 if found is None else len(found.ranks)
+        fields = figures(row["ranks"], *row["runs"])
+        done = 0 if fields is None else fields["seeds"]
         if done < len(row["runs"]):
             missing.append(f"Table {row['table']}, {row['label']}: {done} of {len(row['runs'])} runs done")
-        if found is not None:
-            is_ours = (row["runs"], row["ranks"]) == (plan["ours"], "ranks")
-            rows.append(measure.row(row, found, None if is_ours else ours))
+        if fields is not None:
+            rows.append(Row(row["table"], row["label"], row["value"], **fields))
     if not rows:
         raise ValueError(f"{out}: no run is done yet; run `notellm reproduce --data DIR --out {out}` again")
-    sets = gold.sets()
     sizes = {
         name: {"pairs": int(inside.sum()), "targets": len(np.unique(gold.targets[inside]))}
-        for name, inside in sets.items()
+        for name, inside in gold.sets.items()
     }
-    weights = [] if ours is None else [weight for weight in ours.debias_weights if weight is not None]
-    return Report(plan["statement"], next(iter(sets)), sizes, measure.ks, weights, rows, missing)
+    our_runs = measured(*ours)
+    weights = our_runs.debias_weights if our_runs else []
+    return Report(statement, next(iter(gold.sets)), sizes, ks, weights, rows, missing)
 
 
-class _Figures:
-    """Makes the figures of a row. Rows that share their runs share the work."""
+def _figures(gold: _Gold, ks: Sequence[int], row: _Measured, ours: _Measured | None) -> Mapping[str, Any]:
+    """The fields of a `Row`, with its distance to ``ours`` if that is another method's and done."""
+    believed = next(iter(gold.sets.values()))
+    curve = sorted({k for k in CURVE if k < ks[-1]} | set(ks))
 
-    def __init__(self, gold: _Gold, ks: tuple[int, ...]) -> None:
-        self.ks = ks
-        self._gold = gold
-        self._sets = gold.sets()
-        self._believed = next(iter(self._sets.values()))
-        self._known: dict[str, Any] = {}
+    def recall(inside: NDArray[np.bool_], ks: Sequence[int], hits: Callable[[int], Values] = row.hits) -> Recall:
+        return {k: _figure(hits(k)[:, inside], gold.targets[inside]) for k in ks}
 
-    def row(self, planned: Mapping[str, Any], found: _Measured, ours: _Measured | None) -> Row:
-        """The row, with its distance to ``ours`` if that is another method's and done."""
-        key = "+".join([planned["ranks"], *planned["runs"]])
-        if key not in self._known:
-            self._known[key] = self._measure(found, ours)
-        return Row(planned["table"], planned["label"], planned["value"], len(found.ranks), **self._known[key])
+    def ahead(k: int) -> Values:
+        """By how much we hit more, pair by pair, each side a mean over its seeds, shape (1, P)."""
+        assert ours is not None
+        ahead_P: Values = ours.hits(k).mean(axis=0) - row.hits(k).mean(axis=0)
+        return ahead_P[None]
 
-    def _measure(self, found: _Measured, ours: _Measured | None) -> dict[str, Any]:
-        believed = self._believed
-        curve = sorted({k for k in CURVE if k < self.ks[-1]} | set(self.ks))
-        return {
-            "recall": {name: self._recall(found.hits, inside, self.ks) for name, inside in self._sets.items()},
-            "buckets": {
-                name: self._recall(found.hits, believed & inside, self.ks)
-                for name, inside in self._gold.buckets.items()
-                if (believed & inside).any()
-            },
-            "lead": None if ours is None else self._recall(partial(_ahead, ours, found), believed, self.ks),
-            "curve": self._recall(found.hits, believed, curve),
-            "generation": {name: _figure(values) for name, values in found.answers.items()}
-            | {name: Figure(float(values.mean()), spread=_spread(values)) for name, values in found.at_once.items()},
-        }
-
-    def _recall(self, hits: Callable[[int], Values], inside: NDArray[np.bool_], ks: Sequence[int]) -> dict[int, Figure]:
-        return {k: _figure(hits(k)[:, inside], self._gold.targets[inside]) for k in ks}
-
-
-def _ahead(ours: _Measured, other: _Measured, k: int) -> Values:
-    """By how much we hit more, pair by pair, each side a mean over its seeds, shape (1, P)."""
-    ahead_P: Values = ours.hits(k).mean(axis=0) - other.hits(k).mean(axis=0)
-    return ahead_P[None]
+    return {
+        "seeds": len(row.ranks),
+        "recall": {name: recall(inside, ks) for name, inside in gold.sets.items()},
+        "buckets": {name: recall(inside, ks) for name, inside in gold.buckets.items()},
+        "lead": None if ours is None else recall(believed, ks, ahead),
+        "curve": recall(believed, curve),
+        "generation": {name: _figure(values) for name, values in row.answers.items()}
+        | {name: Figure(float(values.mean()), spread=_spread(values)) for name, values in row.at_once.items()},
+    }
 
 
 def _figure(values: Values, groups: NDArray[np.int64] | None = None) -> Figure:
@@ -186,40 +174,36 @@ def _spread(means: Values) -> float | None:
     return float(means.std(ddof=1)) if len(means) > 1 else None
 
 
-def _read_gold(path: Path) -> _Gold:
-    arrays = _arrays(path)
-    targets, users = arrays.pop("targets"), arrays.pop("users")
-    return _Gold(targets, users, arrays)
+def _load_gold(path: Path) -> _Gold:
+    buckets = load_arrays(path)
+    targets, users = buckets.pop("targets"), buckets.pop("users")
+    sets = _not_empty({SUPPORTED: users >= MIN_USERS, ALL_PAIRS: np.ones(len(users), dtype=np.bool_)})
+    believed = next(iter(sets.values()))
+    return _Gold(targets, sets, _not_empty({name: believed & inside for name, inside in buckets.items()}))
 
 
-def _measured(out: Path, runs: Sequence[str], ranks_name: str, tag_notes: int) -> _Measured | None:
-    """What those runs that are done have found, None if none is.
+def _not_empty(masks: Masks) -> Masks:
+    return {name: inside for name, inside in masks.items() if inside.any()}
 
-    ``ranks_name`` is the array of their ranks. Answers to another number of notes than ``tag_notes`` are left out.
+
+def _load_measured(out: Path, ranks: str, runs: Sequence[str], tag_notes: int) -> _Measured | None:
+    """The finished ones of the runs, None if there is none; predictions for another number of notes are left out.
+
+    ``ranks`` is the array of their ranks.
     """
-    results = {out / "runs" / run: load_result(out / "runs" / run) for run in runs}
-    done = {folder: result for folder, result in results.items() if result is not None}
+    folders = {out / "runs" / run: load_result(out / "runs" / run) for run in runs}
+    done = {folder: result for folder, result in folders.items() if result is not None}
     if not done:
         return None
-    said = {
-        folder: result.generation
-        for folder, result in done.items()
-        if result.generation is not None and result.generation["wanted"] == tag_notes
-    }
+    generated = {folder: result.generation for folder, result in done.items() if result.generation is not None}
+    generated = {folder: figures for folder, figures in generated.items() if figures["wanted"] == tag_notes}
     return _Measured(
-        np.stack([_arrays(folder / RANKS)[ranks_name] for folder in done]),
-        _stacked([_arrays(folder / ANSWERS) for folder in said]),
-        _stacked([generation["at_once"] for generation in said.values()]),
-        [result.debias_weight for result in done.values()],
+        np.stack([load_arrays(folder / RANKS)[ranks] for folder in done]),
+        _stacked([load_arrays(folder / ANSWERS) for folder in generated]),
+        _stacked([figures["at_once"] for figures in generated.values()]),
+        [result.debias_weight for result in done.values() if result.debias_weight is not None],
     )
 
 
-def _arrays(path: Path) -> dict[str, NDArray[Any]]:
-    with np.load(path) as saved:
-        return dict(saved)
-
-
 def _stacked(runs: Sequence[Mapping[str, Any]]) -> dict[str, Values]:
-    return {
-        name: np.stack([np.asarray(run[name], dtype=np.float64) for run in runs]) for name in (runs[0] if runs else ())
-    }
+    return {name: np.stack([np.asarray(run[name], np.float64) for run in runs]) for name in (runs[0] if runs else ())}

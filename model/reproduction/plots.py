@@ -1,10 +1,10 @@
-"""Plots of reports as SVG, in percent."""
+"""The plots of a report as SVG, in percent."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from model.evaluation.reliability_plot import COLORS, INK, MARKERS, OURS_COLOR, bars, curve, panels_of, svg
+from model.evaluation.plots import COLORS, INK, MARKERS, OURS_COLOR, bars, draw_curve, panels_of, svg
 from model.reproduction.analysis import FIGURES, Report, Row
 from model.reproduction.grid import OURS
 
@@ -18,31 +18,27 @@ def draw(report: Report) -> dict[str, bytes]:
     }
 
 
-def _recall_plot(report: Report, rows: Sequence[Row]) -> bytes:
-    """Recall@k against k, a line a method, its intervals as bars."""
-    with panels_of(1, 9.5, 5.5) as (figure, [axes]):
+def _draw_recall(report: Report, rows: Sequence[Row]) -> bytes:
+    """Recall@k against k, a line a method."""
+    with panels_of(1, 9.5, 5.5) as (canvas, [axes]):
         for place, row in enumerate(rows):
-            curve(axes, list(row.curve), list(row.curve.values()), _style(row, place))
+            draw_curve(axes, list(row.curve), list(row.curve.values()), _style(row, place))
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter("{x:,.0f}")
         axes.set(xlabel="k (notes, log scale)", ylabel="Recall@k (%)", title=f"Recall@k, {report.gold}")
-        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, labelcolor=INK)
-        return svg(figure)
+        _legend_right(axes)
+        return svg(canvas)
 
 
-def _exposure_plot(report: Report, rows: Sequence[Row]) -> bytes:
+def _draw_exposure(report: Report, rows: Sequence[Row]) -> bytes:
     """Recall by exposure of the truth, a group of bars a bucket."""
-    k = _middle(report.ks)
-    buckets = list(rows[0].buckets)
-    width = 0.8 / len(rows)
-    with panels_of(1, 9.5, 4.5) as (figure, [axes]):
+    k, buckets, width = _middle(report.ks), list(rows[0].buckets), 0.8 / len(rows)
+    with panels_of(1, 9.5, 4.5) as (canvas, [axes]):
         for place, row in enumerate(rows):
-            figures = [row.buckets[name][k] for name in buckets]
-            heights = [100 * one.mean for one in figures]
-            style = _style(row, place)
+            figures, style = [row.buckets[name][k] for name in buckets], _style(row, place)
             axes.bar(
                 [group + (place - (len(rows) - 1) / 2) * width for group in range(len(buckets))],
-                heights,
+                [100 * one.mean for one in figures],
                 0.9 * width,
                 yerr=bars(figures),
                 ecolor=INK,
@@ -52,41 +48,38 @@ def _exposure_plot(report: Report, rows: Sequence[Row]) -> bytes:
             )
         axes.set_xticks(range(len(buckets)), buckets)
         axes.set(xlabel="exposure of the related note", ylabel=f"Recall@{k} (%)", title=f"Recall@{k} by exposure")
-        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, labelcolor=INK)
-        return svg(figure)
+        _legend_right(axes)
+        return svg(canvas)
 
 
-def _sweep_plot(report: Report, rows: Sequence[Row], what: str) -> bytes:
-    """Recall (left) and generation (right) against the value that a sweep varies, evenly spaced."""
-    swept = [row for row in rows if row.value is not None]
-    places, k = list(range(len(swept))), _middle(report.ks)
-    with panels_of(2, 10.5, 4.2) as (figure, [left, right]):
+def _draw_sweep(report: Report, rows: Sequence[Row], swept: str) -> bytes:
+    """Recall (left) and generation (right) against the swept value, evenly spaced."""
+    rows, k = [row for row in rows if row.value is not None], _middle(report.ks)
+    places = list(range(len(rows)))
+    with panels_of(2, 10.5, 4.2) as (canvas, [left, right]):
         style = {"color": OURS_COLOR, "marker": "o", "label": f"Recall@{k}"}
-        curve(left, places, [row.recall[report.gold][k] for row in swept], style)
+        draw_curve(left, places, [row.recall[report.gold][k] for row in rows], style)
         left.set(ylabel=f"Recall@{k} (%)", title=f"Recall@{k}, {report.gold}")
         for place, name in enumerate(("accuracy", "unconstrained_illegal", "rouge1", "f1")):
-            if all(name in row.generation for row in swept):
+            if all(name in row.generation for row in rows):
                 style = {"color": COLORS[place], "marker": MARKERS[place], "label": FIGURES[name]}
-                curve(right, places, [row.generation[name] for row in swept], style)
+                draw_curve(right, places, [row.generation[name] for row in rows], style)
         right.set(ylabel="share of notes, overlap (%)", title="Categories and hashtags")
         if right.lines:
             right.legend(frameon=False, labelcolor=INK)
         for axes in (left, right):
-            axes.set_xticks(places, [row.label.partition("= ")[2] for row in swept])
-            axes.set_xlabel(what)
-        return svg(figure)
+            axes.set_xticks(places, [row.label.partition("= ")[2] for row in rows])
+            axes.set_xlabel(swept)
+        return svg(canvas)
 
 
-# By file: the table that it belongs to, what it shows, and what draws it.
+_R, _ALPHA = "r (share of a batch that writes hashtags)", "α (weight of the generation loss)"
+# By file: its table, its description, and the function that draws it.
 PLOTS: dict[str, tuple[int, str, Callable[[Report, Sequence[Row]], bytes]]] = {
-    "recall.svg": (2, "Recall against k", _recall_plot),
-    "exposure.svg": (3, "Recall by exposure", _exposure_plot),
-    "shares.svg": (
-        5,
-        "Recall and generation by r",
-        partial(_sweep_plot, what="r (share of a batch that writes hashtags)"),
-    ),
-    "alphas.svg": (6, "Recall and generation by α", partial(_sweep_plot, what="α (weight of the generation loss)")),
+    "recall.svg": (2, "Recall against k", _draw_recall),
+    "exposure.svg": (3, "Recall by exposure", _draw_exposure),
+    "shares.svg": (5, "Recall and generation by r", partial(_draw_sweep, swept=_R)),
+    "alphas.svg": (6, "Recall and generation by α", partial(_draw_sweep, swept=_ALPHA)),
 }
 
 
@@ -95,6 +88,10 @@ def _style(row: Row, place: int) -> dict[str, Any]:
         return {"color": OURS_COLOR, "label": row.label, "marker": "o", "linewidth": 2.6, "zorder": 3}
     color, marker = COLORS[place % len(COLORS)], MARKERS[1 + place % (len(MARKERS) - 1)]
     return {"color": color, "label": row.label, "marker": marker, "linewidth": 1.2, "alpha": 0.9}
+
+
+def _legend_right(axes: Any) -> None:
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, labelcolor=INK)
 
 
 def _middle(ks: Sequence[int]) -> int:

@@ -27,10 +27,10 @@ TITLES = {
 
 
 def write_report(out: Path, ks: Sequence[int] = KS) -> Report:
-    """Build the report of what is done in ``out`` and write report.md, report.json and the plots there.
+    """Build the report of the finished runs in ``out`` and write report.md, report.json and the plots there.
 
     Raises:
-        ValueError: if there is no plan in ``out``, or nothing of it is done.
+        ValueError: if there is no plan in ``out``, or no run of it is done.
     """
     report = build_report(out, ks)
     plots = draw(report)
@@ -44,7 +44,7 @@ def write_report(out: Path, ks: Sequence[int] = KS) -> Report:
 
 
 def format_report(report: Report, plots: Sequence[str] = (), calibrated: Sequence[str] = ()) -> str:
-    """The report as Markdown; ``plots`` and ``calibrated``, of runs whose scores are, are paths from beside it."""
+    """The report as Markdown; ``plots``, and ``calibrated`` (the reports of calibrated runs), are relative paths."""
     parts = ["# Reproduction", _statement(report)]
     for table in sorted({row.table for row in report.rows}):
         rows = [row for row in report.rows if row.table == table]
@@ -58,12 +58,21 @@ def format_report(report: Report, plots: Sequence[str] = (), calibrated: Sequenc
 
 
 def _tables(report: Report, table: int, rows: Sequence[Row]) -> Iterator[str]:
+    def recalls(column: str, rows: Sequence[Row], recalls: Sequence[Recall]) -> str:
+        body = [[row.label, *map(_cell, recall.values())] for row, recall in zip(rows, recalls, strict=True)]
+        return markdown([column, *(f"R@{k}" for k in report.ks)], body)
+
     if table == 3:
-        yield from _bucket_tables(report, rows)
-    # Table 2 alone shows every set of gold pairs; what changes from one to the other there does so everywhere.
+        yield from _debias(report)
+        if not rows[0].buckets:
+            yield "Every note has the same exposure here, so there are no buckets."
+        for name in rows[0].buckets:
+            yield f"Recall@k in percent, {report.gold} whose truth has {name}:"
+            yield recalls("method", rows, [row.buckets[name] for row in rows])
+    # Table 2 alone shows every set of gold pairs; a difference between them there holds for all tables.
     for name in report.sets if table == 2 else [report.gold]:
         yield f"Recall@k in percent, {name}:"
-        yield markdown(["method", *(f"R@{k}" for k in report.ks)], [_line(row, row.recall[name]) for row in rows])
+        yield recalls("method", rows, [row.recall[name] for row in rows])
     if table in GENERATING and any(row.generation for row in rows):
         names = [name for name in FIGURES if any(name in row.generation for row in rows)]
         yield (
@@ -72,28 +81,19 @@ def _tables(report: Report, table: int, rows: Sequence[Row]) -> Iterator[str]:
         )
         body = [[row.label, *(_cell(row.generation.get(name)) for name in names)] for row in rows if row.generation]
         yield markdown(["method", *(FIGURES[name] for name in names)], body)
-    behind = [row for row in rows if row.lead is not None]
-    if behind:
+    led = [row for row in rows if row.lead is not None]
+    if led:
         yield f"{OURS}'s lead over each in points, paired, {report.gold}:"
-        yield markdown(["over", *(f"R@{k}" for k in report.ks)], [_line(row, row.lead or {}) for row in behind])
+        yield recalls("over", led, [row.lead or {} for row in led])
 
 
-def _bucket_tables(report: Report, rows: Sequence[Row]) -> Iterator[str]:
+def _debias(report: Report) -> Iterator[str]:
     if report.debias_weights:
         weights = ", ".join(f"{weight:.4f}" for weight in report.debias_weights)
         yield (
             "Debias d: score = cosine - d * b * log(1 + exposure); b, fitted on training notes, is "
             f"{weights}{' by seed' if len(report.debias_weights) > 1 else ''}."
         )
-    if not rows[0].buckets:
-        yield "Every note has the same exposure here, so there are no buckets."
-    for name in rows[0].buckets:
-        yield f"Recall@k in percent, {report.gold} whose truth has {name}:"
-        yield markdown(["method", *(f"R@{k}" for k in report.ks)], [_line(row, row.buckets[name]) for row in rows])
-
-
-def _line(row: Row, recall: Recall) -> list[str]:
-    return [row.label, *map(_cell, recall.values())]
 
 
 def _cell(figure: Figure | None) -> str:
@@ -109,22 +109,23 @@ def _cell(figure: Figure | None) -> str:
 
 
 def _statement(report: Report) -> str:
-    """What was measured, on what, and how to read it."""
-    said = report.statement
+    """The measurement in words: data, training, question, and how figures are written."""
+    facts = report.statement
     sets = "; ".join(f"{name}: {size['pairs']:,} of {size['targets']:,} targets" for name, size in report.sets.items())
-    steps = f"{said['steps']:,} steps" if said["steps"] else "one pass over the pairs"
-    seeds = ", ".join(map(str, said["seeds"]))
+    steps = f"{facts['steps']:,} steps" if facts["steps"] else "one pass over the pairs"
+    seeds = ", ".join(map(str, facts["seeds"]))
     lines = [
-        f"Data: {said['data']}, {said['notes']:,} notes and {said['events']:,} events of {said['users']:,} users "
-        f"(digest {said['digest']}). Split by note: {said['holdout']:.0%} held out, split seed {said['split_seed']}.",
-        f"Training: recipe {said['recipe']} on {said['base_model']}, {steps} of {said['pairs_per_batch']} "
-        f"{'ordered' if said['ordered'] else 'unordered'} pairs, drawn from {said['training_pairs']:,} with "
-        f"{said['pairs_min_users']} users or more; seeds {seeds}.",
-        f"Question: each truth's place among the {said['pool']:,} held-out notes. Gold, {sets}.",
+        f"Data: {facts['data']}, {facts['notes']:,} notes and {facts['events']:,} events of {facts['users']:,} users "
+        f"(digest {facts['digest']}). Split by note: {facts['holdout']:.0%} held out, split seed "
+        f"{facts['split_seed']}.",
+        f"Training: recipe {facts['recipe']} on {facts['base_model']}, {steps} of {facts['pairs_per_batch']} "
+        f"{'ordered' if facts['ordered'] else 'unordered'} pairs, drawn from {facts['training_pairs']:,} with "
+        f"{facts['pairs_min_users']} users or more; seeds {seeds}.",
+        f"Question: each truth's place among the {facts['pool']:,} held-out notes. Gold, {sets}.",
         "In brackets: 95% intervals by a bootstrap over targets (over notes for categories and hashtags)."
         + (
             " Behind ±: the standard deviation over seeds; means and intervals are of all seeds."
-            if len(said["seeds"]) > 1
+            if len(facts["seeds"]) > 1
             else ""
         ),
     ]

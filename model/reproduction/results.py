@@ -1,13 +1,13 @@
-"""What is kept of a reproduction, for its report and for the next start.
+"""The saved results of a reproduction, for its report and for the next start.
 
     out/plan.json                         the rows, their runs, and the data in figures
-    out/gold-<key>.npz                    the gold pairs: what every run ranked
-    out/runs/<name>-<key>/result.json     what a run was, and how it generated
+    out/gold-<key>.npz                    the gold pairs, which every run ranks
+    out/runs/<name>-<key>/result.json     the method, and how well it predicts
     out/runs/<name>-<key>/ranks.npz       the rank of every gold pair's truth
-    out/runs/<name>-<key>/answers.npz     how right each category and each note's hashtags were, if it was asked
+    out/runs/<name>-<key>/answers.npz     how right the category and the hashtags of each note are, if it predicts any
     out/runs/<name>-<key>/checkpoint/     may be deleted when the run is finished
 
-Every file is written beside its place and renamed: a kill leaves the old file or the new one.
+Every file replaces the old one as a whole: a kill leaves the old file or the new one.
 """
 
 import io
@@ -28,11 +28,11 @@ PLAN, RESULT, RANKS, ANSWERS = "plan.json", "result.json", "ranks.npz", "answers
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What is saved of a run beside its arrays.
+    """The figures that a run saves next to its arrays.
 
-    ``trained_on``: what training said, None for who needs none. ``debias_weight``: b of `model.evaluation.debias`,
-    where it was fitted. ``generation``: figures over all asked notes, and how many were wanted; None until the run
-    was asked.
+    ``trained_on``: what training reported, None for an untrained method. ``debias_weight``: b of
+    `model.evaluation.debias`, where it was fitted. ``generation``: figures over all predicted notes, and the limit on
+    their number (``wanted``); None before the run predicts.
     """
 
     method: Mapping[str, Any]
@@ -42,12 +42,12 @@ class Result:
 
 
 def ranks_name(debias: float) -> str:
-    """The array of a run's ranks with so much popularity taken out."""
+    """The name of the array of ranks with so much popularity taken out."""
     return f"debias-{debias:g}" if debias else "ranks"
 
 
 def load_result(folder: Path) -> Result | None:
-    """What a run left, None if it did not get so far."""
+    """The result of a run, None before it has ranked."""
     path = folder / RESULT
     return Result(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
 
@@ -57,3 +57,9 @@ def write_arrays(path: Path, **arrays: NDArray[Any]) -> None:
     buffer = io.BytesIO()
     np.savez_compressed(buffer, allow_pickle=False, **arrays)
     write_bytes(path, buffer.getvalue())
+
+
+def load_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """The arrays of an .npz by name."""
+    with np.load(path) as saved:
+        return dict(saved)

@@ -1,1 +1,1 @@
-"""Notes as prompts, hashtags as words: what a model is shown, and what it may write."""
+"""Prompts, hashtags, suggestions, and the grammars of the outputs."""

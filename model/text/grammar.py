@@ -1,4 +1,4 @@
-"""What the network may write: a category of the closed set, and hashtags that cannot run on or hold markup.
+"""The outputs that the network may write: a category of the closed set, and hashtags that are short and hold no markup.
 
 A `Grammar` says which token may come next and when the output is complete; it is the same for every backend. Shapes: N
 outputs being written, V tokens of the tokenizer (a network may have more logits: padding, which is never written).
@@ -18,7 +18,7 @@ from model.text.hashtags import clean_tag, is_mark, is_tag_piece
 from model.text.prompt import PromptBuilder
 
 TOKENS_PER_HASHTAG = 8
-# What is written freely for a category and has not ended by then, or by the length of the longest name, is none.
+# A freely written category is cut here, unless a name of the closed set is longer.
 FREE_TOKENS = 32
 _NEVER = float("-inf")
 
@@ -34,11 +34,11 @@ class Grammar(Protocol):
         ...
 
     def log_probabilities(self, logits_NV: Tensor, written: Sequence[Sequence[int]]) -> Tensor:
-        """Of the next token behind what is ``written`` in each row, among the tokens allowed there; -inf for others."""
+        """Of the next token after the ``written`` ones of each row, among the allowed tokens; -inf for others."""
         ...
 
     def goes_on(self, written: Sequence[int]) -> bool:
-        """Whether there is anything to write behind these tokens."""
+        """Whether there is anything to write after these tokens."""
         ...
 
 
@@ -51,7 +51,7 @@ class TrieNode:
 
 
 class CategoryGrammar:
-    """The closed set as a token trie: its paths are all that may be written, so that Ill. = 0.
+    """The closed set as a token trie: its paths are the only outputs, so that Ill. = 0.
 
     An output is complete as soon as one category is left, whose other tokens then have probability 1.
     """
@@ -102,11 +102,11 @@ class CategoryGrammar:
 
 
 class TagGrammar:
-    """Lists of at most ``count`` hashtags: ``citywalk, coffee`` and nothing that runs on.
+    """Lists of at most ``count`` hashtags: ``citywalk, coffee``.
 
-    A hashtag has 1 to 8 tokens of letters, digits and underscores and never one token twice in a row, which is how
-    small models lose themselves; only the whole list may be empty. A token that begins with a mark, as the vowels of
-    Hindi and Thai are, follows one that ends in a letter or mark.
+    A hashtag has 1 to 8 tokens of letters, digits and underscores and never one token twice in a row, as small models
+    like to write; only the whole list may be empty. A token that begins with a mark, as the vowels of Hindi and Thai
+    are, follows one that ends in a letter or mark.
     """
 
     def __init__(self, builder: PromptBuilder, count: int) -> None:
@@ -127,7 +127,7 @@ class TagGrammar:
         return self._count * (TOKENS_PER_HASHTAG + 1)
 
     def of(self, count: int) -> Self:
-        """The same for another number of hashtags, without looking through the vocabulary again."""
+        """The grammar for another number of hashtags, with the masks of this one."""
         other = copy.copy(self)
         other._count = count
         return other
@@ -158,7 +158,7 @@ class TagGrammar:
     def parse(self, tokens: Sequence[int], log_probabilities: Sequence[float]) -> list[Scored]:
         """The hashtags that were written, most likely first; the score is exp(mean token log-probability).
 
-        The comma and the end token close a hashtag and count towards none; one that is not closed is dropped.
+        The comma and the end token close a hashtag and count toward none; a hashtag that is not closed is dropped.
         """
         best: dict[str, float] = {}
         start = 0
@@ -177,7 +177,7 @@ class TagGrammar:
 
 
 class FreeGrammar:
-    """Any tokens up to the end token: what the network names when nothing holds it to the closed set (section 5.5)."""
+    """Any tokens up to the end token: categories that nothing holds to the closed set (section 5.5)."""
 
     def __init__(self, builder: PromptBuilder, categories: Sequence[str]) -> None:
         self.end = builder.special.eos
@@ -212,7 +212,7 @@ class Grammars:
         self._tags = {1: TagGrammar(builder, 1)}
 
     def tags(self, count: int) -> TagGrammar:
-        """The one for lists of at most ``count`` hashtags."""
+        """The grammar of lists of at most ``count`` hashtags."""
         if count not in self._tags:
             self._tags[count] = self._tags[1].of(count)
         return self._tags[count]

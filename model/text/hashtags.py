@@ -1,4 +1,4 @@
-"""Hashtags as the HTTP contract wants them, whatever text they come from, and when two spellings are one hashtag."""
+"""Hashtags as the HTTP contract has them, from any text, and when two spellings are one hashtag."""
 
 import re
 import unicodedata
@@ -14,7 +14,7 @@ _BETWEEN_CJK = re.compile(rf"(?<=[{_CJK}]) (?=[{_CJK}])")
 _INSIDE_A_WORD = re.compile(r"(?<=[^\W\d_])['\u2019.\u00b7\u30fb](?=[^\W\d_])")
 _DOTTED_I = re.compile("i\u0307+")
 _NOT_BETWEEN_DIGITS = re.compile(r"(?<!\d)_|_(?!\d)")
-# Letters and marks by their category that nobody sees: fillers, joiners, variation selectors.
+# Invisible characters that Unicode counts among letters and marks: fillers, joiners, variation selectors.
 _INVISIBLE = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180d\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
 )
@@ -50,7 +50,7 @@ def clean_tags(texts: list[str]) -> list[str]:
 
 
 def spelling(text: str) -> str | None:
-    """What `clean_tag` gives, with upper and lower case as they were written."""
+    """The hashtag of `clean_tag`, with upper and lower case as they were written."""
     return _checked(_joined(unicodedata.normalize("NFKC", text)))
 
 
@@ -60,7 +60,7 @@ def fold(text: str) -> str:
     Case, width, ``#``, gaps, hyphens and apostrophes do not matter, so ``Street Food``, ``street-food`` and
     ``streetfood`` are one; but ``1-2`` is not ``12``. The s of a simple English plural does not matter either:
     ``streetfoods``, ``cities``, ``beaches``. It stays where that rule is likely to be wrong: in words of three letters
-    (``ios``), behind a digit or another script, behind s, u and i (``glass``, ``bus``, ``tennis``), and in words that
+    (``ios``), after a digit or another script, after s, u and i (``glass``, ``bus``, ``tennis``), and in words that
     end like one of a list (``news``, ``windows``). A plural that is missed is a second suggestion; two words taken for
     one would be a hashtag that nobody is ever given.
 
@@ -74,9 +74,9 @@ def fold(text: str) -> str:
 
 
 def is_tag_piece(text: str) -> bool:
-    """Whether a part of a hashtag may read so: a word, with a space in front if it is none that goes on.
+    """Whether the text of a token may be part of a hashtag: a word, with a space in front unless it continues one.
 
-    A mark in front of a word that goes on belongs to the letter before it.
+    A mark in front of a continuing word belongs to the letter before it.
     """
     word = text.removeprefix(" ")
     return bool(word) and _in_words(f"a{word}" if word == text else word)

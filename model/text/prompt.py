@@ -29,7 +29,7 @@ TOPICS_TOKENS = 40
 Task = Literal["category", "topics"]
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
-# A token covers a handful of characters; text far behind the last token kept need not be encoded at all.
+# A token covers a handful of characters; text far beyond the last token kept need not be encoded at all.
 _CHARS_PER_TOKEN = 32
 
 
@@ -80,8 +80,8 @@ PAPER = Template(
     known_topics={"category": True, "topics": False},
 )
 
-# The task is named behind [EMB]. The hashtags in the JSON are those already known (all, some or none of the note's);
-# the topics task asks for the others, which is what a draft needs.
+# The task is named after [EMB]. The hashtags in the JSON are the known ones (all, some or none of the note's); the
+# topics task asks for the others, as a draft needs.
 SHARED = Template(
     name="shared",
     version=1,
@@ -95,7 +95,7 @@ SHARED = Template(
 
 _ALL_TOPICS: dict[Task, bool] = {"category": True, "topics": True}
 
-# The prompts of the rivals in table 2: PromptEOL asks for one word, RepLLaMA reads the end token behind the bare text.
+# The prompts of the rivals in table 2: PromptEOL asks for one word, RepLLaMA takes the end token of the bare text.
 EOL = Template(
     name="eol",
     version=1,
@@ -144,7 +144,7 @@ class PromptBuilder:
         title_tokens: int,
         content_tokens: int,
     ) -> None:
-        # Imported here, because a process that only reads manifests has no tokenizer.
+        # Imported here, because a process that only loads manifests has no tokenizer.
         from tokenizers import Tokenizer
 
         if tokenizer.token_to_id(EMB) != special.emb:
@@ -197,8 +197,8 @@ class PromptBuilder:
 
     @cached_property
     def token_texts(self) -> list[str]:
-        """What each id adds to a decoded text, by id: the ground for output grammars."""
-        # Decoded behind a fixed neighbor, because a tokenizer may drop the space or mark of a first token.
+        """The text that each id adds to a decoded one, by id, for the output grammars."""
+        # Decoded after a fixed neighbor, because a tokenizer may drop the space or mark of a first token.
         neighbor = self.output("a")[0]
         before = self.decode([neighbor])
         pairs = [[neighbor, token] for token in range(self._tokenizer.get_vocab_size())]
@@ -225,7 +225,7 @@ def plain_text(text: str) -> str:
 
 
 def topics_text(hashtags: Sequence[str]) -> str:
-    """Hashtags as the network reads and writes them: ``citywalk, coffee``."""
+    """Hashtags as prompts and outputs have them: ``citywalk, coffee``."""
     return ", ".join(hashtags)
 
 

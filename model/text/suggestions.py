@@ -1,6 +1,6 @@
-"""Suggested hashtags: what the model wrote and what a note's neighbors carry, in one list.
+"""Suggested hashtags: the model's and those of a note's neighbors, in one list.
 
-The same for serving, judging and calibrating. Needs no torch and no numpy.
+Serving, evaluation and calibration share it. Needs no torch and no numpy.
 """
 
 import math
@@ -21,9 +21,9 @@ TaggedNeighbors = Sequence[tuple[float, Iterable[str]]]
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A hashtag that somebody suggests, in a spelling that the contract allows.
+    """A suggested hashtag, in a spelling that the contract allows.
 
-    ``key`` is what `fold` makes of it. ``probability`` is the model's, in 0..1, or None if the model did not write it;
+    ``key`` is its `fold`. ``probability`` is the model's, in 0..1, or None if the model did not write it;
     ``vote`` is the neighbors', in 0..1, 0 if none of them carries it.
     """
 
@@ -37,15 +37,15 @@ class Scores(Protocol):
     """How likely suggestions are to be right, in 0..1."""
 
     def suggestion(self, candidate: Candidate) -> float:
-        """A hashtag, by what the model and the neighbors say of it."""
+        """A hashtag, by the model's probability and the neighbors' vote."""
         ...
 
     def alone(self, probability: float) -> float:
-        """A hashtag that the model wrote, when nobody knows what the neighbors carry."""
+        """A hashtag that the model wrote, when the neighbors are unknown."""
         ...
 
     def category(self, probability: float) -> float:
-        """The category that the model named."""
+        """The category that the model predicted."""
         ...
 
 
@@ -71,11 +71,11 @@ def candidates(generated: Iterable[tuple[str, float]], neighbors: TaggedNeighbor
     Where the model wrote two spellings of one hashtag, the likelier one counts. A hashtag's vote is the sum of
     `vote_weights` of the neighbors that carry it; none votes twice for the same. Text that is no hashtag is left out.
     """
-    said: dict[str, tuple[float, str]] = {}
+    written: dict[str, tuple[float, str]] = {}
     for text, probability in generated:
         if tag := clean_tag(text):
             key = fold(tag)
-            said[key] = max(said.get(key, (0.0, "")), (min(max(probability, 0.0), 1.0), tag))
+            written[key] = max(written.get(key, (0.0, "")), (min(max(probability, 0.0), 1.0), tag))
     votes: dict[str, float] = {}
     spellings: dict[str, str] = {}
     weights = vote_weights([cosine for cosine, _ in neighbors])
@@ -86,20 +86,20 @@ def candidates(generated: Iterable[tuple[str, float]], neighbors: TaggedNeighbor
     return [
         Candidate(
             key,
-            said[key][1] if key in said else spellings[key],
-            said[key][0] if key in said else None,
+            written[key][1] if key in written else spellings[key],
+            written[key][0] if key in written else None,
             min(votes.get(key, 0.0), 1.0),
         )
-        for key in dict.fromkeys([*said, *votes])
+        for key in dict.fromkeys([*written, *votes])
     ]
 
 
 def vote_weights(cosines: Sequence[float]) -> list[float]:
-    """What the vote of each neighbor weighs, at most 1 together: its cosine times a softmax over the neighbors.
+    """The weight of each neighbor's vote, at most 1 together: its cosine times a softmax over the neighbors.
 
-    The softmax favors the nearest: ``exp(cosine / CLOSER)`` over the sum of all. When fewer than `VOTERS` were found,
-    those that are missing count as near as the farthest and carry nothing: one neighbor alone says little. Who points
-    away weighs nothing.
+    The softmax favors the nearest: ``exp(cosine / CLOSER)`` over the sum of all. Neighbors that are missing from
+    `VOTERS` count as near as the farthest and carry nothing, so one neighbor alone counts little. A negative cosine
+    weighs nothing.
     """
     if not cosines:
         return []
@@ -111,16 +111,16 @@ def vote_weights(cosines: Sequence[float]) -> list[float]:
 
 
 def spelled(hashtags: Iterable[str]) -> dict[str, str]:
-    """The distinct hashtags of a note by their keys, each as it was first written; what is none is left out."""
-    found: dict[str, str] = {}
+    """The distinct hashtags of a note by their keys, each as it was first written; other text is left out."""
+    first: dict[str, str] = {}
     for text in hashtags:
         if tag := spelling(text):
-            found.setdefault(fold(tag), tag)
-    return found
+            first.setdefault(fold(tag), tag)
+    return first
 
 
 def usual_spellings(carried: Iterable[Iterable[str]]) -> dict[str, str]:
-    """By key, how most of the notes that carry a hashtag write it; a tie goes to the last by code points."""
+    """By key, the most frequent spelling of a hashtag among its notes; a tie goes to the last by code points."""
     counts: dict[str, Counter[str]] = {}
     for hashtags in carried:
         for key, tag in spelled(hashtags).items():

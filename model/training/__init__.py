@@ -1,1 +1,1 @@
-"""From pairs to a checkpoint: examples, one step, several processes, the loop, going on after a crash."""
+"""From pairs to a checkpoint: examples, one step, several processes, the loop, resuming after a crash."""

@@ -1,10 +1,9 @@
-"""A causal decoder out of a sentence encoder, from text alone: what a recipe's ``base_model`` can be where there is
-no language model to start from.
+"""A base model without a language model to start from: a causal decoder out of a sentence encoder, from text alone.
 
-An encoder's weights in the shape of a decoder (`model.network.bert_as_opt`) see only what stands to the left and never
-wrote a word. Here the decoder learns to give the encoder's own vector of a note in the state before [EMB], whatever the
-prompt, and to predict the next token. No pair, category or hashtag is used. Shapes: C notes of
-a chunk, L tokens, H hidden.
+An encoder's weights in the shape of a decoder (`model.network.bert_as_opt`) see the tokens to the left alone and never
+predicted one. Here the decoder learns to give the encoder's own vector of a note in the state before [EMB], for every
+prompt, and to predict the next token. No pair, category or hashtag is used. Shapes: C notes of a chunk, L tokens,
+H hidden.
 """
 
 import random
@@ -25,16 +24,16 @@ from model.text.prompt import BARE, EOL, SHARED, PromptBuilder, SpecialIds
 from model.training.distributed import Ranks, spread
 from model.training.examples import Batch, Sampling
 from model.training.head_init import follow_teacher
-from model.training.state import TrainingState
+from model.training.loop import fit
+from model.training.state import RUN, TrainingState, run_identity
 from model.training.step import Losses, Step
 from model.training.teacher import principal_components, teacher_vectors
-from model.training.train import RUN, fit, identity
 
 _PREDICTED = 0.25  # of a note's tokens: logits cost as much as all the layers of a small network
 
 
 class TextSet:
-    """Notes for `model.training.train.fit`: prompts of one template a batch, and some of their tokens to predict."""
+    """Notes for `model.training.loop`: prompts of one template a batch, and some of their tokens to predict."""
 
     def __init__(self, notes: Sequence[Note], tokenizer: Tokenizer, special: SpecialIds, recipe: Recipe) -> None:
         self.notes = list(notes)
@@ -52,58 +51,47 @@ class TextSet:
         """Batches in one pass over the notes."""
         return max(1, len(self.notes) // (2 * pairs_per_batch))
 
-    def batch(self, step: int, draw: Sampling, rank: int = 0, ranks: int = 1) -> Batch:
+    def batch(self, step: int, sampling: Sampling, rank: int = 0, ranks: int = 1) -> Batch:
         """The notes of a step, with the chunks of this rank's share."""
-        size = min(2 * draw.pairs_per_batch, len(self.notes)) // ranks * ranks
+        size = min(2 * sampling.pairs_per_batch, len(self.notes)) // ranks * ranks
         done, place = divmod(step, max(1, len(self.notes) // size))
-        order = random.Random(f"{draw.seed}:pass:{done}").sample(range(len(self.notes)), len(self.notes))
+        order = random.Random(f"{sampling.seed}:pass:{done}").sample(range(len(self.notes)), len(self.notes))
         notes = order[place * size : (place + 1) * size]
         share = size // ranks
         builder = self._builders[step % len(self._builders)]
         rows = range(rank * share, (rank + 1) * share)
         prompts = builder.prompts([self.notes[notes[row]] for row in rows])
         longest_last = sorted(zip(rows, prompts, strict=True), key=lambda pair: len(pair[1]))
-        rng = random.Random(f"{draw.seed}:tokens:{step}:{rank}")
+        rng = random.Random(f"{sampling.seed}:tokens:{step}:{rank}")
         chunks = [
-            self._chunk(longest_last[start : start + draw.chunk_notes], builder.special.pad, rng)
-            for start in range(0, share, draw.chunk_notes)
+            self._chunk(longest_last[start : start + sampling.chunk_notes], builder.special.pad, rng)
+            for start in range(0, share, sampling.chunk_notes)
         ]
-        return Batch(tuple(notes), self.relations(notes, notes), chunks)
-
-    def relations(self, notes: Sequence[int], others: Sequence[int]) -> torch.Tensor:
-        """No note has another to be told from."""
-        return torch.zeros(len(notes), len(others), dtype=torch.bool)
+        return Batch(tuple(notes), torch.zeros(size, size, dtype=torch.bool), chunks)
 
     def prompts(self, notes: Sequence[int]) -> Chunk:
         """Prompts of these notes, in order, with nothing to predict."""
         builder = self._builders[0]
-        rows = list(enumerate(builder.prompts([self.notes[note] for note in notes])))
-        return self._chunk(rows, builder.special.pad, None)
+        return Chunk.of_prompts(builder.prompts([self.notes[note] for note in notes]), builder.special.pad)
 
-    def _chunk(self, rows: Sequence[tuple[int, list[int]]], pad: int, rng: random.Random | None) -> Chunk:
-        length = max(len(ids) for _, ids in rows)
-        ids_CL = torch.tensor([[*ids, *[pad] * (length - len(ids))] for _, ids in rows])
+    def _chunk(self, rows: Sequence[tuple[int, list[int]]], pad: int, rng: random.Random) -> Chunk:
+        chunk = Chunk.of_prompts([ids for _, ids in rows], pad)
         predict = [
-            row * length + position
+            row * chunk.ids_CL.shape[1] + position
             for row, (_, ids) in enumerate(rows)
-            for position in range(len(ids) - 2)  # [EMB] itself is never to be written
-            if rng is not None and rng.random() < _PREDICTED
+            for position in range(len(ids) - 2)  # [EMB] itself is no target
+            if rng.random() < _PREDICTED
         ]
         predict_T = torch.tensor(predict, dtype=torch.long)
-        return Chunk(
-            tuple(row for row, _ in rows),
-            ids_CL,
-            torch.tensor([len(ids) - 2 for _, ids in rows]),
-            predict_T,
-            ids_CL.flatten()[predict_T + 1],
-        )
+        target_T = chunk.ids_CL.flatten()[predict_T + 1]
+        return replace(chunk, rows=tuple(row for row, _ in rows), predict_T=predict_T, target_T=target_T)
 
 
 def adapt(recipe: Recipe, notes: Sequence[Note], out: Path, teacher: str = "minilm") -> list[Losses]:
     """Train the recipe's base model on notes' text and write a folder that serves as a ``base_model``.
 
-    Its head gives the teacher's principal components, strongest first: the first D are where training starts from.
-    Goes on from its last saved state when it was killed; see `train` for what it raises.
+    Its head gives the teacher's principal components, strongest first: training starts from the first D. Resumes a
+    killed run from its last saved state. Raises as `train` does.
     """
     recipe = replace(recipe, contrastive=False, teacher=teacher)
     with Ranks.join() as ranks:
@@ -116,9 +104,9 @@ def adapt(recipe: Recipe, notes: Sequence[Note], out: Path, teacher: str = "mini
         vectors_NH = teacher_vectors(teacher, notes, recipe)
         teacher_ND = torch.from_numpy(principal_components(vectors_NH, network.dim))
         follow_teacher(network, texts, teacher_ND)
-        step = Step(spread(network, ranks, "ddp"), texts, recipe, ranks, teacher_ND)
-        state = TrainingState(out / RUN, identity(recipe, notes, ()), ranks)
-        history = fit(network, step, state, out / RUN)
+        step = Step(spread(network, ranks, "ddp"), recipe, ranks, teacher_ND)
+        state = TrainingState(out / RUN, run_identity(recipe, notes, ()), ranks)
+        history = fit(network, texts, step, state)
         if ranks.first:
             with quiet_transformers():
                 base.backbone.save_pretrained(out)

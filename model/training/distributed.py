@@ -19,8 +19,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 Strategy = Literal["ddp", "fsdp"]
 
-# Groups that were left, kept until the process ends. The destructor of a gloo group joins its threads without
-# releasing the GIL, and one that is still letting go of its last collective waits for the GIL: a deadlock.
+# Former groups, kept until the process ends. The destructor of a gloo group joins its threads without releasing the
+# GIL, and a thread that is still finishing its last collective waits for the GIL: a deadlock.
 _left: list[Any] = []
 
 
@@ -35,7 +35,7 @@ class Ranks:
     @classmethod
     @contextlib.contextmanager
     def join(cls) -> Iterator[Self]:
-        """Meet the other processes that torchrun started, if it did; part at the end."""
+        """Join the process group of torchrun, if there is one; leave it at the end."""
         world = int(os.environ.get("WORLD_SIZE", "1"))
         cuda = torch.cuda.is_available()
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if cuda else torch.device("cpu")
@@ -53,7 +53,7 @@ class Ranks:
 
     @property
     def first(self) -> bool:
-        """The one that writes files and shows progress."""
+        """Whether this rank writes files and shows progress."""
         return self.rank == 0
 
     def gather(self, rows_ND: Tensor) -> Tensor:
@@ -72,16 +72,16 @@ class Ranks:
         return total
 
     def wait(self) -> None:
-        """Until every rank has come here."""
+        """Wait for every rank."""
         if self.world > 1:
             dist.barrier()
 
 
 def spread(network: nn.Module, ranks: Ranks, strategy: Strategy) -> Any:
-    """The network as the ranks run it together; gradients are then means over the ranks.
+    """The network wrapped for the ranks; gradients are then means over the ranks.
 
     Args:
-        network: its ``backbone`` holds the layers, its ``log_scale`` has the same gradient everywhere.
+        network: its ``backbone`` holds the layers, its ``log_scale`` has the same gradient on every rank.
     """
     network.to(ranks.device)
     if ranks.world == 1:
@@ -99,7 +99,7 @@ def spread(network: nn.Module, ranks: Ranks, strategy: Strategy) -> Any:
 
 @contextlib.contextmanager
 def synchronized(network: Any, last: bool) -> Iterator[None]:
-    """Exchange gradients only behind the last backward pass of a step."""
+    """Exchange gradients only after the last backward pass of a step."""
     if isinstance(network, DistributedDataParallel) and not last:
         with network.no_sync():
             yield
@@ -110,28 +110,28 @@ def synchronized(network: Any, last: bool) -> Iterator[None]:
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """A tensor in full, wherever its shares are. Every rank must ask."""
+    """A tensor in full, from the shares of all ranks. Every rank must call it."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def shared_like(full: Tensor, like: Tensor) -> Tensor:
-    """A full tensor, spread as another one is."""
+    """A full tensor, sharded as another one is."""
     if isinstance(like, DTensor):
         return distribute_tensor(full.to(like.device), like.device_mesh, like.placements)
     return full.to(like.device)
 
 
 def gather_weights(network: nn.Module) -> None:
-    """Put every weight back in full on this rank, so that it can be changed and saved like any other.
+    """Put every weight back in full on this rank, so that it can be changed and saved like a plain one.
 
-    Every rank must call it; the network cannot train any more after it.
+    Every rank must call it; the network cannot train afterwards.
     """
     for module in network.modules():
         for name, weight in list(module.named_parameters(recurse=False)):
             if isinstance(weight, DTensor):
                 setattr(module, name, nn.Parameter(whole(weight.detach()).cpu(), weight.requires_grad))
         if isinstance(module, FSDPModule):
-            # FSDP2 puts a class of its own in front of the module's, which refuses weights that are whole.
+            # FSDP2 puts a class of its own in front of the module's, which refuses whole weights.
             module.__class__ = type(module).__mro__[2]
 
 
@@ -146,7 +146,7 @@ def clip(parameters: Iterator[nn.Parameter], max_norm: float) -> float:
 
 
 def _layers(network: nn.Module) -> list[nn.Module]:
-    """The backbone's repeated blocks, whatever its architecture calls them."""
+    """The backbone's repeated blocks, in any architecture."""
     assert isinstance(network.backbone, nn.Module)
     lists: list[nn.ModuleList] = [module for module in network.backbone.modules() if isinstance(module, nn.ModuleList)]
     return list(max(lists, key=len)) if lists else []  # type: ignore[arg-type]

@@ -1,10 +1,10 @@
 """Training examples: related pairs drawn into batches of prompts and outputs.
 
-Shapes: N = 2B notes of a batch's pairs, M hard negatives behind them, C notes of a chunk, L tokens, T output tokens.
+Shapes: N = 2B notes of a batch's pairs, C notes of a chunk, L tokens, T output tokens.
 """
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Protocol
@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from model.network.chunk import Chunk
+from model.network.chunk import Chunk, pad_right
 from model.note import Note
 from model.text.hashtags import clean_tags
 from model.text.prompt import PromptBuilder, Task, topics_text
@@ -33,9 +33,9 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """The notes of a whole batch, N of pairs and M behind them, and the chunks of one rank's share of its rows.
+    """The notes of a whole batch, and the chunks of one rank's share of its rows.
 
-    ``related`` is True where two rows must not be each other's negative, bool, shape (N, N + M).
+    ``related`` is True where two rows must not be each other's negative, bool, shape (N, N).
     """
 
     notes: tuple[int, ...]
@@ -50,7 +50,7 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """What batches are drawn with: B, r of eq. (3) or None to generate nothing, notes a chunk, and the seed."""
+    """How batches are drawn: B, r of eq. (3) or None to generate nothing, notes a chunk, and the seed."""
 
     pairs_per_batch: int
     hashtag_share: float | None
@@ -59,23 +59,19 @@ class Sampling:
 
 
 class Examples(Protocol):
-    """What a training run draws from. Every batch is a function of its number and the `Sampling` alone."""
+    """The examples of a training run. Every batch is a function of its number and the `Sampling` alone."""
 
     @property
     def pairs(self) -> list[tuple[int, int]]:
-        """What a pass goes through once, as places among the notes."""
+        """Places among the notes; a pass goes through the pairs once."""
         ...
 
     def batches_per_pass(self, pairs_per_batch: int) -> int:
-        """Batches in one pass; what is left of a pass is not used."""
+        """Batches in one pass; the rest of a pass is not used."""
         ...
 
-    def batch(self, step: int, draw: Sampling, rank: int = 0, ranks: int = 1) -> Batch:
+    def batch(self, step: int, sampling: Sampling, rank: int = 0, ranks: int = 1) -> Batch:
         """The batch of a step, with the chunks of this rank's share."""
-        ...
-
-    def relations(self, notes: Sequence[int], others: Sequence[int]) -> Tensor:
-        """Where a note and another must not be each other's negative, bool, shape (len(notes), len(others))."""
         ...
 
     def prompts(self, notes: Sequence[int]) -> Chunk:
@@ -87,22 +83,13 @@ class TrainingSet:
     """Notes and their related pairs (eq. 1).
 
     Every batch is a function of the seed and its number alone, and every note's draws of its place in it: a run that
-    resumes, or that is spread over ranks, sees what one uninterrupted process would.
-
-    Args:
-        hard_negatives: for a note's index, indices of notes to set against it, best first.
+    resumes, or that is spread over ranks, has the batches of one uninterrupted process.
 
     Raises:
-        ValueError: if a pair names a note that is not there, or there are fewer than two pairs.
+        ValueError: if a pair names an unknown note, or there are fewer than two pairs.
     """
 
-    def __init__(
-        self,
-        notes: Sequence[Note],
-        pairs: Sequence[tuple[str, str]],
-        builder: PromptBuilder,
-        hard_negatives: Mapping[int, Sequence[int]] | None = None,
-    ) -> None:
+    def __init__(self, notes: Sequence[Note], pairs: Sequence[tuple[str, str]], builder: PromptBuilder) -> None:
         position = {note.id: index for index, note in enumerate(notes)}
         missing = sorted({name for pair in pairs for name in pair if name not in position})
         if missing:
@@ -111,11 +98,10 @@ class TrainingSet:
             raise ValueError(f"need at least two pairs to train on; got {len(pairs)}")
         self.notes = list(notes)
         self._pairs = [(position[a], position[b]) for a, b in pairs]
-        self.related: dict[int, set[int]] = {}
+        self._related: dict[int, set[int]] = {}
         for a, b in self._pairs:
-            self.related.setdefault(a, set()).add(b)
-            self.related.setdefault(b, set()).add(a)
-        self._hard_negatives = hard_negatives or {}
+            self._related.setdefault(a, {a}).add(b)
+            self._related.setdefault(b, {b}).add(a)
         self._builder = builder
         self._tags = [clean_tags(list(note.hashtags)) for note in notes]
         self._order = lru_cache(maxsize=2)(self._shuffled)
@@ -126,37 +112,30 @@ class TrainingSet:
         return self._pairs
 
     def batches_per_pass(self, pairs_per_batch: int) -> int:
-        """Batches in one pass over the pairs; what is left of a pass is not used."""
+        """Batches in one pass over the pairs; the rest of a pass is not used."""
         return max(1, len(self.pairs) // pairs_per_batch)
 
-    def batch(self, step: int, draw: Sampling, rank: int = 0, ranks: int = 1) -> Batch:
+    def batch(self, step: int, sampling: Sampling, rank: int = 0, ranks: int = 1) -> Batch:
         """The batch of a step, with the chunks of this rank's share; the pairs are shuffled anew in every pass.
 
         Raises:
             ValueError: if the pairs of a batch cannot be shared out evenly.
         """
-        pairs_per_batch = min(draw.pairs_per_batch, len(self.pairs))
+        pairs_per_batch = min(sampling.pairs_per_batch, len(self.pairs))
         if pairs_per_batch % ranks:
             raise ValueError(f"a batch of {pairs_per_batch} pairs cannot be shared evenly by {ranks} processes")
         done, place = divmod(step, self.batches_per_pass(pairs_per_batch))
-        order = self._order(draw.seed, done)[place * pairs_per_batch : (place + 1) * pairs_per_batch]
-        paired = [note for pair in order for note in self.pairs[pair]]
-        hard = [note for pair in order for note in self._hard_negatives.get(self.pairs[pair][0], ())]
-        # Every rank has as many rows as any other, so that they exchange tensors of one shape.
-        notes = (*paired, *hard[: len(hard) // ranks * ranks])
+        order = self._order(sampling.seed, done)[place * pairs_per_batch : (place + 1) * pairs_per_batch]
+        notes = tuple(note for pair in order for note in self.pairs[pair])
         share = len(notes) // ranks
-        own = range(rank * share, (rank + 1) * share)
-        examples = self._examples(notes, len(paired), own, step, draw)
+        examples = self._examples(notes, range(rank * share, (rank + 1) * share), step, sampling)
         examples.sort(key=lambda example: len(example.token_ids))
         chunks = [
-            self._chunk(examples[start : start + draw.chunk_notes])
-            for start in range(0, len(examples), draw.chunk_notes)
+            self._chunk(examples[start : start + sampling.chunk_notes])
+            for start in range(0, len(examples), sampling.chunk_notes)
         ]
-        return Batch(notes, self.relations(notes[: len(paired)], notes), chunks)
-
-    def relations(self, notes: Sequence[int], others: Sequence[int]) -> Tensor:
-        """Where a note and another are the same or a known pair, bool, shape (len(notes), len(others))."""
-        return torch.tensor([[a == b or b in self.related.get(a, ()) for b in others] for a in notes])
+        related = torch.tensor([[other in self._related[note] for other in notes] for note in notes])
+        return Batch(notes, related, chunks)
 
     def prompts(self, notes: Sequence[int]) -> Chunk:
         """Prompts alone, in order, without any output."""
@@ -166,23 +145,22 @@ class TrainingSet:
     def _shuffled(self, seed: int, done: int) -> list[int]:
         return random.Random(f"{seed}:pass:{done}").sample(range(len(self.pairs)), len(self.pairs))
 
-    def _examples(
-        self, notes: Sequence[int], num_paired: int, own: Sequence[int], step: int, draw: Sampling
-    ) -> list[Example]:
+    def _examples(self, notes: Sequence[int], rows: Sequence[int], step: int, sampling: Sampling) -> list[Example]:
         tasks: list[Task | None] = [None] * len(notes)
-        if draw.hashtag_share is not None:
-            rng = random.Random(f"{draw.seed}:tasks:{step}")
-            topics = set(rng.sample(range(num_paired), round(draw.hashtag_share * num_paired)))
-            tasks[:num_paired] = [self._task(note, row in topics) for row, note in enumerate(notes[:num_paired])]
+        if sampling.hashtag_share is not None:
+            rng = random.Random(f"{sampling.seed}:tasks:{step}")
+            topics = set(rng.sample(range(len(notes)), round(sampling.hashtag_share * len(notes))))
+            tasks = [self._task(note, row in topics) for row, note in enumerate(notes)]
         return [
-            self._example(row, notes[row], tasks[row], random.Random(f"{draw.seed}:note:{step}:{row}")) for row in own
+            self._example(row, notes[row], tasks[row], random.Random(f"{sampling.seed}:note:{step}:{row}"))
+            for row in rows
         ]
 
     def _task(self, note: int, topics: bool) -> Task | None:
-        """Hashtags for those that were drawn for them and have some, else the category of those that have one.
+        """Hashtags for a note that was drawn for them and has some, else its category if it has one.
 
-        A note without a category is not asked for hashtags instead: its own would be hidden from every prompt, and the
-        embedding would never learn what they say.
+        A note without a category does not get the hashtags task instead: its hashtags would be hidden from every
+        prompt, and the embedding would never learn from them.
         """
         if topics and self._tags[note]:
             return "topics"
@@ -191,34 +169,32 @@ class TrainingSet:
     def _example(self, row: int, index: int, task: Task | None, rng: random.Random) -> Example:
         note, tags = self.notes[index], self._tags[index]
         if task == "topics":
-            # j is drawn anew each time the note is (section 4.2), and so is which hashtags stand for the note.
+            # j and the choice of j hashtags are drawn anew in each batch (section 4.2).
             j = rng.randint(1, len(tags))
-            wanted = set(rng.sample(range(len(tags)), j))
-            output = topics_text([tag for position, tag in enumerate(tags) if position in wanted])
-            shown = [tag for position, tag in enumerate(tags) if position not in wanted]
+            drawn = set(rng.sample(range(len(tags)), j))
+            output = topics_text([tag for position, tag in enumerate(tags) if position in drawn])
+            shown = [tag for position, tag in enumerate(tags) if position not in drawn]
         else:
             j, shown, output = 0, tags, note.category or ""
         if rng.random() < _HIDE_TOPICS:
             shown = []
         [prompt] = self._builder.prompts([replace(note, hashtags=tuple(shown))], task or "category", j)
         guided = [*prompt, *(self._builder.guidance(task, j) if task else [])]
-        written = self._builder.output(output) if task else []
-        return Example(row, (*guided, *written), len(prompt) - 1, len(guided))
+        output_ids = self._builder.output(output) if task else []
+        return Example(row, (*guided, *output_ids), len(prompt) - 1, len(guided))
 
     def _chunk(self, examples: Sequence[Example]) -> Chunk:
-        length = max(len(example.token_ids) for example in examples)
-        pad = self._builder.special.pad
-        rows = [[*example.token_ids, *[pad] * (length - len(example.token_ids))] for example in examples]
+        ids_CL = pad_right([example.token_ids for example in examples], self._builder.special.pad)
         # The state at one position predicts the token at the next.
         predict = [
-            row * length + position - 1
+            row * ids_CL.shape[1] + position - 1
             for row, example in enumerate(examples)
             for position in range(example.output_start, len(example.token_ids))
         ]
         target = [token for example in examples for token in example.token_ids[example.output_start :]]
         return Chunk(
             tuple(example.row for example in examples),
-            torch.tensor(rows),
+            ids_CL,
             torch.tensor([example.emb_position - 1 for example in examples]),
             torch.tensor(predict, dtype=torch.long),
             torch.tensor(target, dtype=torch.long),

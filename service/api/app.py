@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from importlib.metadata import version
 
 from fastapi import FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware.gzip import GZipMiddleware
@@ -18,11 +17,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service import metrics
 from service.api import audit, pages
 from service.api.auth import declare_public, policy_of
-from service.api.bodies import explain
 from service.api.openapi import Api
 from service.api.responses import error_body
 from service.api.routes import router
-from service.errors import BadRequest, Internal, Malformed, NoRoute, NoteLLMError, WrongMethod
+from service.errors import Internal, Malformed, NoRoute, NoteLLMError, WrongMethod
 from service.keys import Keyring
 from service.logs import REQUEST_ID, outline
 from service.recommend.recommender import Recommender
@@ -40,9 +38,9 @@ _CODES = {kind.status: kind.code for kind in (Malformed, NoRoute, WrongMethod)}
 def create_app(
     recommender: Callable[[], Recommender], answers: Answers, settings: Settings, keys: Keyring | None = None
 ) -> FastAPI:
-    """The public API; with keys, for those who have one. ``answers`` are those to writes that may be sent again.
+    """The public API, for callers with a key if there are ``keys``. ``answers`` are those of idempotent writes.
 
-    Every request asks once for its recommender: the one of the model that is active then.
+    Every request calls ``recommender`` once: its answer is that of one model, the active one.
     """
     app = api()
     app.state.recommender = recommender
@@ -50,7 +48,6 @@ def create_app(
     app.state.http = settings.http
     app.state.keys = keys
     app.add_exception_handler(NoteLLMError, _answer_our_error)
-    app.add_exception_handler(RequestValidationError, _answer_invalid)
     app.add_exception_handler(HTTPException, _answer_http_error)
     app.add_middleware(GZipMiddleware, minimum_size=_GZIP_FROM_BYTES, compresslevel=_GZIP_LEVEL)
     app.add_middleware(Observer)
@@ -62,24 +59,23 @@ def create_app(
 
 
 def api() -> Api:
-    """The routes over nothing: what there is to describe."""
+    """The routes without a service behind them, as the OpenAPI document needs them."""
     app = Api(
         title="NoteLLM",
         version=version("notellm"),
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        generate_unique_id_function=lambda route: route.name,
     )
-    app.include_router(router)
-    app.include_router(pages.router)
+    # As they are, and not by `include_router`, which makes each of them anew and, since 0.137, out of our sight.
+    app.router.routes += [*router.routes, *pages.router.routes]
     return app
 
 
 class Observer:
-    """Around everything: gives each request its id, counts and logs it, turns what escaped into a 500.
+    """The outermost middleware: gives each request its id, counts and logs it, answers an unexpected error with 500.
 
-    An exception must not travel further: the server would log its message, which may hold the text of a note.
+    The exception must not reach the server, which would log its message, and that may hold the text of a note.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -91,12 +87,12 @@ class Observer:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = _request_id(Headers(scope=scope).get("x-request-id", ""))
+        request_id = request_id_of(scope)
         state = scope.setdefault("state", {})
         state["request_id"] = request_id
         REQUEST_ID.set(request_id)  # a request has a task, and so a context, of its own
         is_head = scope["method"] == "HEAD"
-        if is_head:  # whatever can be got has a head
+        if is_head:  # every GET route answers HEAD
             scope = {**scope, "method": "GET"}
         status = 0
 
@@ -141,7 +137,9 @@ def _observe(scope: Scope, status: int, seconds: float, request_id: str) -> None
     audit.record(scope, method, route, status)
 
 
-def _request_id(given: str) -> str:
+def request_id_of(scope: Scope) -> str:
+    """The caller's id of a request, if it is one, else a new one."""
+    given = Headers(scope=scope).get("x-request-id", "")
     return given if _REQUEST_ID.fullmatch(given) else f"{random.getrandbits(64):016x}"
 
 
@@ -149,12 +147,6 @@ async def _answer_our_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, NoteLLMError)
     retry = {} if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)}
     return _error(request.state.request_id, error.status, error.code, str(error), {**error.headers, **retry})
-
-
-async def _answer_invalid(request: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)
-    message = explain(error.errors())
-    return _error(request.state.request_id, BadRequest.status, BadRequest.code, message)
 
 
 async def _answer_http_error(request: Request, error: Exception) -> Response:
@@ -166,8 +158,8 @@ async def _answer_http_error(request: Request, error: Exception) -> Response:
 
 def _allowed(request: Request) -> str:
     """The methods of all routes at this path; the router itself names those of the first alone."""
-    here = (route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE)
-    methods = {method for route in here for method in getattr(route, "methods", None) or ()}
+    matching = (route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE)
+    methods = {method for route in matching for method in getattr(route, "methods", None) or ()}
     return ", ".join(sorted(methods | ({"HEAD"} if "GET" in methods else set())))
 
 

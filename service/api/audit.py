@@ -1,15 +1,14 @@
-"""The audit log: who wrote what, and who was refused. JSON lines of the logger `notellm.audit`.
+"""The audit log: who wrote which notes, and who was refused. JSON lines of the logger `notellm.audit`.
 
 ::
 
     {"time": "...", "level": "info", "logger": "notellm.audit", "event": "write", "request_id": "...",
      "key": "5f0c2a9e", "method": "PUT", "route": "/notes/{note_id}", "status": 202, "notes": ["n1"]}
 
-``write``: a request to a route with the scope ``write``, whatever became of it; ``notes`` are the ids that it
-named, and status 0 means that the caller was gone before there was an answer. ``refusal``: any other request that
-was answered 401, 403, 408, 413 or 429. ``refusals``: what was refused with 429 or 503 before it was looked at, one
-line a second for each key and route, with their ``count``. Ids of keys, never keys; ids of notes, never text of
-theirs.
+``write``: a request to a route with the scope ``write``, answered or refused; ``notes`` are the ids that it named, and
+status 0 means that the caller disconnected before the answer. ``refusal``: any other request that was answered 401,
+403, 408, 413 or 429. ``refusals``: requests that admission refused with 429 or 503, one line a second for each key and
+route, with their ``count``. A line holds ids of keys and notes, never a key or the text of a note.
 """
 
 import logging
@@ -26,14 +25,14 @@ from service.keys import Key
 from service.logs import JsonFormatter
 
 log = logging.getLogger("notellm.audit")
-log.setLevel(logging.INFO)  # whatever level the other loggers have
+log.setLevel(logging.INFO)  # independent of the other loggers
 
 _REFUSALS = frozenset({401, 403, 408, 413, 429})
 _ID = re.compile(ID_PATTERN)
 
 
 class Refusal(NamedTuple):
-    """Why whose request of which route was refused before it was looked at."""
+    """A request that admission refused: its route, its key's id, and the error."""
 
     method: str
     route: str
@@ -43,10 +42,7 @@ class Refusal(NamedTuple):
 
 
 def configure(file: Path | None) -> None:
-    """Write to the file from now on, which may be moved away meanwhile; without one, where the other logs go.
-
-    Raises OSError when the file cannot be opened.
-    """
+    """Write to this file, which may be rotated; without one, to the other logs. Raises OSError if it does not open."""
     if file is None:
         return
     handler = WatchedFileHandler(file, encoding="utf-8")
@@ -55,13 +51,13 @@ def configure(file: Path | None) -> None:
     log.propagate = False
 
 
-def concerns(request: Request, note_ids: Sequence[str]) -> None:
-    """Say which notes a request names in its body; those in its path are known."""
+def name_notes(request: Request, note_ids: Sequence[str]) -> None:
+    """Add the notes that a request names in its body to its line; the one in its path is known."""
     request.state.note_ids = note_ids
 
 
 def record(scope: Mapping[str, Any], method: str, route: str, status: int) -> None:
-    """Leave a line, if the request is one that leaves lines. ``route`` is a template, ``method`` a known one."""
+    """Write a request's line, if it is a write or a refusal. ``route`` is a template, ``method`` a known one."""
     policy = getattr(scope.get("route"), "policy", None)
     is_write = policy is not None and policy.scope == "write"
     if not is_write and status not in _REFUSALS:
@@ -81,12 +77,12 @@ def record(scope: Mapping[str, Any], method: str, route: str, status: int) -> No
 
 
 def record_refusals(refusal: Refusal, count: int) -> None:
-    """Leave one line for so many refusals of one kind."""
+    """Write one line for ``count`` equal refusals."""
     log.info("refusals", extra=refusal._asdict() | {"count": count})
 
 
 def _note_ids(scope: Mapping[str, Any]) -> Sequence[str]:
     named: Sequence[str] = scope["state"].get("note_ids", ())
     in_path = scope.get("path_params", {}).get("note_id", "")
-    # What is no id may be anything, such as text.
+    # A path that holds no valid id may hold text.
     return [in_path, *named] if _ID.fullmatch(in_path) else named

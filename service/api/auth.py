@@ -1,22 +1,24 @@
-"""Authorisation: which key a request carries, and what each route asks for.
-
-A route declares its policy where it is declared, and cannot be made without one::
+"""Authorization: the key that a request carries, and the policy of each route, which no route can be made without::
 
     router = APIRouter(route_class=GuardedRoute)
 
     @router.get("/notes/{note_id}", dependencies=[needs("read")])
 
-What is asked for belongs to the route that matched, never to a path.
+A policy belongs to the route that matched, never to a path.
 """
 
-from collections.abc import MutableMapping, Sequence
-from typing import Any, Literal, get_args
+from collections.abc import Callable, MutableMapping
+from typing import Any, Literal, get_args, get_type_hints
 
 from fastapi import Request, params
+from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
+from pydantic import TypeAdapter, ValidationError
 from starlette.routing import BaseRoute
+from starlette.types import Receive, Send
 
-from service.errors import Forbidden, Unauthorized
+from service.api.validation import explain
+from service.errors import BadRequest, Forbidden, Unauthorized
 from service.keys import Key, Keyring, Scope
 
 Kind = Literal["related", "reads", "writes", "bulk", "tags", "public"]
@@ -27,7 +29,7 @@ _BEARER = b"bearer "
 
 
 class Public:
-    """The policy of what anybody may see."""
+    """The policy of a route that is open to everybody."""
 
     scope: Scope | None = None
     kind: Kind = "public"
@@ -37,9 +39,9 @@ class Public:
 
 
 class Guard(HTTPBearer):
-    """The policy of a route that asks for a key with one scope; everybody is let in while there are no keys.
+    """The policy of a route that needs a key with one scope; everybody is let in while there is no keys file.
 
-    ``kind`` says which of the permits of `service.server.admission` the route's requests take.
+    ``kind`` is the kind of permit that the route's requests take in `service.server.admission`.
     """
 
     def __init__(self, scope: Scope, kind: Kind) -> None:
@@ -68,19 +70,50 @@ public = params.Depends(Public())
 
 
 def needs(scope: Scope, kind: Kind | None = None) -> params.Security:
-    """The dependency of a route that asks for a key with this scope; its permits are those of the scope, or named."""
+    """The policy of a route that needs a key with this scope; ``kind`` follows from the scope unless it is given."""
     return params.Security(Guard(scope, kind or _KINDS[scope]), scopes=[scope])
 
 
+class GuardedRoute(APIRoute):
+    """A route that cannot be made without a policy, enforces it first, and says so in the OpenAPI document.
+
+    FastAPI matches and describes it. Its endpoint takes the request and the parameters of its path, and is called with
+    them here: resolving them as dependencies would take longer than all other work of a fast read.
+    """
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        super().__init__(path, endpoint, **options)
+        match [each.dependency for each in self.dependencies]:
+            case [Public() | Guard() as policy]:
+                self.policy: Policy = policy
+            case _:
+                raise TypeError(f"{path} needs one dependency, its policy: dependencies=[needs(...)] or [public]")
+        hints = get_type_hints(endpoint, include_extras=True)
+        self._parameters = {name: TypeAdapter[Any](hints[name]) for name in self.param_convertors}
+        self.openapi_extra = {**(self.openapi_extra or {}), **({"x-scope": policy.scope} if policy.scope else {})}
+        self.app = self._run
+
+    async def _run(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        request = Request(scope, receive, send)
+        await self.policy(request)
+        parameters = {name: self._parameter(name, text) for name, text in scope["path_params"].items()}
+        response = await self.endpoint(request=request, **parameters)
+        await response(scope, receive, send)
+
+    def _parameter(self, name: str, text: object) -> Any:
+        try:
+            return self._parameters[name].validate_python(text)
+        except ValidationError as error:
+            raise BadRequest(explain(error, "path", name)) from None
+
+
 def policy_of(route: BaseRoute) -> Policy | None:
-    """What a route declares; None when it declares nothing."""
-    declared = [each.dependency for each in getattr(route, "dependencies", ())]
-    declared.append(getattr(route, "policy", None))
-    return next((policy for policy in declared if isinstance(policy, Public | Guard)), None)
+    """A route's policy; None when it has none."""
+    return getattr(route, "policy", None)
 
 
 def declare_public(route: BaseRoute) -> None:
-    """For a route that is not FastAPI's, and takes no dependencies."""
+    """For a route of Starlette, which takes no dependencies."""
     route.policy = public.dependency  # type: ignore[attr-defined]
 
 
@@ -88,16 +121,14 @@ def caller(scope: MutableMapping[str, Any], keyring: Keyring) -> Key | None:
     """The key of a request; None without one, with one that is not live, and with several. Looked up once."""
     state = scope.setdefault("state", {})
     if "key" not in state:
-        given = [value for name, value in scope["headers"] if name == b"authorization"]
-        state["key"] = key_of(given, keyring)
+        state["key"] = _key([value for name, value in scope["headers"] if name == b"authorization"], keyring)
     key: Key | None = state["key"]
     return key
 
 
-def key_of(given: Sequence[bytes], keyring: Keyring) -> Key | None:
-    """The key that a request's Authorization headers name: one header, one live key, else None."""
-    if len(given) != 1 or given[0][: len(_BEARER)].lower() != _BEARER:
+def _key(authorization: list[bytes], keyring: Keyring) -> Key | None:
+    if len(authorization) != 1 or authorization[0][: len(_BEARER)].lower() != _BEARER:
         return None
-    secret = given[0][len(_BEARER) :].strip(b" ")
-    # Bytes all the way: a header need not be text, and a hash is as good a comparison as any.
+    secret = authorization[0][len(_BEARER) :].strip(b" ")
+    # Never decoded: a header need not be text. The keyring compares hashes.
     return keyring.find(secret) if len(secret) <= _MAX_SECRET_BYTES else None

@@ -1,27 +1,22 @@
-"""Bodies, from their raw bytes: strict, unknown fields refused, no NaN, no lone surrogates, no NUL.
-
-An error names our field and the rule it broke, and never holds what the caller sent.
-"""
+"""Bodies, parsed from their raw bytes: strict, unknown fields refused, no NaN, no lone surrogates, no NUL."""
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
 
-from model.note import Note
+from service.api.records import event_record, note_record
+from service.api.validation import explain
 from service.contract.events import EventIn, EventsIn
-from service.contract.notes import MAX_BULK, BulkNoteIn, NoteIn
-from service.contract.tags import DraftIn
+from service.contract.notes import MAX_BULK, BulkNoteIn
 from service.errors import BadRequest
 from service.store.records import Event, StoredNote
 
-_EXPLAINED, _LISTED = 3, 100
-# What one element of a bulk array may take; the first is tried first because nearly every note fits.
+_MOST_ERRORS = 100
+# The longest element of a bulk array. The first length is tried first because nearly every note fits.
 _ELEMENT_CHARS = (2**14, 2**19)
 
 _NDJSON = {"application/x-ndjson", "application/ndjson"}
@@ -45,31 +40,31 @@ def parse(model: type[Model], body: bytes | str) -> Model:
     try:
         return model.model_validate_json(body)
     except ValidationError as error:
-        raise BadRequest(_refusal(error)) from None
+        raise BadRequest(_explain(error)) from None
 
 
 def parse_events(body: bytes) -> tuple[list[Event], list[Rejected]]:
-    """The events of a body, and the elements that are none. Raises BadRequest when the whole is no delivery."""
+    """The events of a body, and its rejected elements. Raises BadRequest when there is no list of events."""
     events: list[Event] = []
     rejected: list[Rejected] = []
     for position, element in enumerate(parse(EventsIn, body).events):
         try:
-            events.append(_event(EventIn.model_validate(element)))
+            events.append(event_record(EventIn.model_validate(element)))
         except ValidationError as error:
-            rejected.append(Rejected(position, BadRequest.code, _refusal(error)))
+            rejected.append(Rejected(position, BadRequest.code, _explain(error)))
     return events, rejected
 
 
-def parse_bulk(body: bytes, kind: str = "") -> tuple[list[StoredNote], list[Rejected]]:
-    """The notes of a JSON array or of NDJSON (blank lines do not count), and the elements that are none.
+def parse_bulk(body: bytes, media_type: str = "") -> tuple[list[StoredNote], list[Rejected]]:
+    """The notes of a JSON array or of NDJSON (blank lines do not count), and the rejected elements.
 
-    What is not said to be NDJSON by its media type, ``kind``, is taken for what it begins like.
+    Unless its media type is that of NDJSON, the body's first character decides between the two.
 
     Raises BadRequest when the body is neither, or has more than 1,000 elements.
     """
     records: list[StoredNote] = []
     rejected: list[Rejected] = []
-    is_lines = kind.partition(";")[0].strip().lower() in _NDJSON
+    is_lines = media_type.partition(";")[0].strip().lower() in _NDJSON
     for position, element in enumerate(_lines(body) if is_lines else _elements(body)):
         if position == MAX_BULK:
             raise BadRequest(f"a bulk holds at most {MAX_BULK} notes")
@@ -82,39 +77,9 @@ def parse_bulk(body: bytes, kind: str = "") -> tuple[list[StoredNote], list[Reje
     return records, rejected
 
 
-def note_record(note: NoteIn, note_id: str) -> StoredNote:
-    """A note under its id, for the store, which gives it its version."""
-    stored = Note(note_id, note.title, note.content, tuple(note.hashtags), note.category, note.exposure)
-    return StoredNote(stored, version=0, author=note.author, created_at=note.created_at)
-
-
-def draft_note(draft: DraftIn) -> Note:
-    """A draft as the model reads it; it has no id."""
-    return Note("", draft.title, draft.content, tuple(draft.hashtags))
-
-
-def _event(event: EventIn) -> Event:
-    ts = event.ts if isinstance(event.ts, float | int) else datetime.fromisoformat(event.ts.upper()).timestamp()
-    return Event(event.event_id, event.user_id, event.note_id, event.type, ts, event.source_note_id)
-
-
-def _refusal(error: ValidationError) -> str:
+def _explain(error: ValidationError) -> str:
     # pydantic lists all or none, and tens of thousands of unknown fields take it longer than the request has.
-    if error.error_count() > _LISTED:
-        return "too many errors to list"
-    return explain(error.errors(include_url=False, include_input=False))
-
-
-def explain(errors: Sequence[ErrorDetails | dict[str, Any]]) -> str:
-    """The first errors in words: place and rule. An unknown field's name is input, so it is left out."""
-    return "; ".join(dict.fromkeys(map(_explain_one, errors[:_EXPLAINED])))
-
-
-def _explain_one(error: ErrorDetails | dict[str, Any]) -> str:
-    place, rule = error["loc"], error["msg"].removeprefix("Value error, ")
-    if error["type"] == "extra_forbidden":
-        place, rule = place[:-1], "unknown field"
-    return f"{'.'.join(map(str, place))}: {rule}" if place else rule
+    return "too many errors to list" if error.error_count() > _MOST_ERRORS else explain(error)
 
 
 def _elements(body: bytes) -> Iterator[bytes | str]:
@@ -132,7 +97,7 @@ def _lines(body: bytes) -> Iterator[bytes]:
 
 
 def _array_elements(body: bytes) -> Iterator[str]:
-    """The source text of each element: a value that JSON allows and we do not sinks only its own note."""
+    """The source text of each element, so that a value that only JSON allows rejects no other note."""
     try:
         text = body.decode()
     except UnicodeDecodeError:

@@ -1,8 +1,8 @@
-"""Conditional requests (RFC 9110, section 13): entity tags of notes, and what a caller expects of one.
+"""Entity tags and conditional requests (RFC 9110, section 13).
 
-A note's tag is ``"<version>-<digest of the answer>"``: a reader's copy is out of date as soon as anything in the answer
-changes, suggestions included. A writer names the version alone, ``"3"`` or the whole tag: what the model has said of a
-note meanwhile is no reason to refuse an edit.
+A note's tag is ``"<version>-<digest of the answer>"``: a copy is out of date as soon as anything in the answer changes,
+suggestions included. A write names the version alone, as ``"3"`` or by the whole tag: a new suggestion is no reason to
+refuse an edit.
 """
 
 import hashlib
@@ -22,15 +22,15 @@ def note_tag(version: int, body: bytes) -> str:
     return f'"{version}-{hashlib.blake2b(body, digest_size=8).hexdigest()}"'
 
 
-def written_tag(version: int) -> str:
-    """The entity tag that an acknowledged write gives: enough for the next ``If-Match``."""
+def write_tag(version: int) -> str:
+    """The entity tag of an acknowledged write: enough for the next ``If-Match``."""
     return f'"{version}"'
 
 
-def expected(headers: Headers) -> Expected:
-    """What ``If-Match`` and ``If-None-Match`` of a write ask for. A tag that is none of ours matches no version.
+def expected_version(headers: Headers) -> Expected:
+    """The version that ``If-Match`` and ``If-None-Match`` of a write require. A foreign tag matches no version.
 
-    Raises BadRequest for what a note cannot be asked.
+    Raises BadRequest for a condition that is not supported.
     """
     match, none_match = headers.get("if-match"), headers.get("if-none-match")
     if match is not None and none_match is not None:
@@ -50,6 +50,6 @@ def expected(headers: Headers) -> Expected:
 
 
 def is_fresh(headers: Headers, tag: str) -> bool:
-    """Whether ``If-None-Match`` of a read says that the caller has this answer already."""
-    given = headers.get("if-none-match", "")
-    return given.strip() == "*" or tag in {one.strip().removeprefix("W/") for one in given.split(",")}
+    """Whether ``If-None-Match`` of a read names this answer, so that the caller's copy is fresh."""
+    tags = headers.get("if-none-match", "")
+    return tags.strip() == "*" or tag in {one.strip().removeprefix("W/") for one in tags.split(",")}

@@ -1,7 +1,6 @@
-"""What OpenAPI says of the routes: parameters, bodies, answers, errors, and the document as a whole.
+"""The OpenAPI document: the parameters, bodies, answers and errors of routes, and the parts that all routes share.
 
-Nothing here runs for a request. A route says what is its own; what all routes share is said here, once. `make openapi`
-writes the document to ``docs/openapi.json``.
+Nothing here runs for a request. `make openapi` writes the document to ``docs/openapi.json``.
 """
 
 import json
@@ -40,7 +39,7 @@ from service.errors import (
 
 Json = dict[str, Any]
 
-# What any route may answer, whatever it does.
+# Errors of every route.
 EVERYWHERE: tuple[type[NoteLLMError], ...] = (
     Malformed,
     Unauthorized,
@@ -51,8 +50,7 @@ EVERYWHERE: tuple[type[NoteLLMError], ...] = (
     Internal,
     Overloaded,
 )
-# An id with a slash in it is another path.
-WITH_ID: tuple[type[NoteLLMError], ...] = (NoRoute, WrongMethod)
+WITH_ID: tuple[type[NoteLLMError], ...] = (NoRoute, WrongMethod)  # an id with a slash in it is another path
 WITH_BODY: tuple[type[NoteLLMError], ...] = (TimedOut, TooLarge)
 WITH_KEY: tuple[type[NoteLLMError], ...] = (KeyReused, StillRunning)  # an idempotency key
 
@@ -87,8 +85,8 @@ _HEADERS = {
     "ETag": ("The version of the note, for `If-Match` and `If-None-Match`.", '^"[0-9]+(-[0-9a-f]{16})?"$'),
     "Idempotency-Replayed": ("`true` when this answer was given to the same key before.", "^true$"),
 }
-_ALWAYS = {_REQUEST_ID, "Retry-After", "ETag"}  # where they are named at all
-_ASKED: dict[str, tuple[str, Json]] = {
+_ALWAYS = {_REQUEST_ID, "Retry-After", "ETag"}  # in every answer that declares them
+_REQUEST_HEADERS: dict[str, tuple[str, Json]] = {
     "If-Match": (
         'Only if the note is at this version: `"3"`, or the `ETag` of a read; `*` for any that exists.',
         {"type": "string", "pattern": '^(\\*|"[0-9]{1,15}(-[0-9a-f]{16})?")$'},
@@ -102,7 +100,7 @@ _ASKED: dict[str, tuple[str, Json]] = {
         {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[ -~]+$"},
     ),
 }
-_FRESH = (
+_IF_NONE_MATCH = (
     "The `ETag` of an earlier answer, or several with commas between: 304 when nothing has changed.",
     {"type": "string"},
 )
@@ -125,25 +123,26 @@ def text(api: FastAPI) -> str:
 
 
 def errors(*own: type[NoteLLMError]) -> dict[int | str, Json]:
-    """The ``responses`` of a route that raises these, beside what every route may raise: all codes of each status."""
+    """The ``responses`` of a route that raises its own errors and those of every route: all codes of each status."""
     kinds = sorted({*EVERYWHERE, *own}, key=lambda kind: (kind.status, kind.code))
-    return {status: _refusal(list(same)) for status, same in groupby(kinds, key=lambda kind: kind.status)}
+    return {status: _error_response(list(same)) for status, same in groupby(kinds, key=lambda kind: kind.status)}
 
 
 def answer(description: str, *examples: str, headers: tuple[str, ...] = ()) -> Json:
-    """One of the ``responses`` of a route: what it means, its headers, and examples, by their names in `EXAMPLES`."""
+    """One of the ``responses`` of a route, with the names of its headers and of its examples in `EXAMPLES`."""
     content = {"content": {_JSON: {"examples": _named(examples)}}} if examples else {}
     return {"description": description, "headers": _header_refs(_REQUEST_ID, *headers)} | content
 
 
 def takes(query: type[Parameters] = NoParameters, *headers: str) -> Json:
-    """The parameters of a route beside those in its path; ``headers`` are those of a write."""
-    return {"parameters": [*parameters(query), *(_header_parameter(name, *_ASKED[name]) for name in headers)]}
+    """The query parameters of a route, and the headers of a write."""
+    fields = (_header_parameter(name, *_REQUEST_HEADERS[name]) for name in headers)
+    return {"parameters": [*parameters(query), *fields]}
 
 
 def takes_etag() -> Json:
     """The parameters of a read that answers 304."""
-    return {"parameters": [_header_parameter("If-None-Match", *_FRESH)]}
+    return {"parameters": [_header_parameter("If-None-Match", *_IF_NONE_MATCH)]}
 
 
 def body(model: type[BaseModel], *examples: str) -> Json:
@@ -154,10 +153,7 @@ def body(model: type[BaseModel], *examples: str) -> Json:
 
 
 def bulk_body() -> Json:
-    """The body of a bulk write in both its forms.
-
-    Elements of any kind are taken: what is no note stands in the answer and sinks nothing else.
-    """
+    """The body of a bulk write in both its forms. An element that is no note is rejected alone."""
     element = {"anyOf": [_ref(BulkNoteIn), {"description": "Anything else stands in `rejected`."}]}
     array = {"type": "array", "maxItems": MAX_BULK, "items": element}
     lines = {"type": "string", "description": "One note a line; each is what an element of the array is."}
@@ -169,28 +165,29 @@ def bulk_body() -> Json:
 
 
 def links(*operations: str) -> Json:
-    """Links from an answer that names a note to what can be done with it."""
-    same = {"note_id": "$response.body#/note_id"}
-    return {"links": {name: {"operationId": name, "parameters": same} for name in operations}}
+    """Links from an answer that names a note to operations on it."""
+    note = {"note_id": "$response.body#/note_id"}
+    return {"links": {name: {"operationId": name, "parameters": note} for name in operations}}
 
 
-def _refusal(kinds: list[type[NoteLLMError]]) -> Json:
-    retried = ["Retry-After"] if all(kind.retry_after_s for kind in kinds) else []
-    shown = {kind.code: {"summary": _says(kind), "value": _error(kind)} for kind in kinds}
+def _error_response(kinds: list[type[NoteLLMError]]) -> Json:
+    retry_after = ["Retry-After"] if all(kind.retry_after_s for kind in kinds) else []
     return {
         "model": ErrorOut,
-        "description": " ".join(f"`{kind.code}`: {_says(kind)}" for kind in kinds),
-        "headers": _header_refs(_REQUEST_ID, *retried),
-        "content": {_JSON: {"examples": shown}},
+        "description": " ".join(f"`{kind.code}`: {_meaning(kind)}" for kind in kinds),
+        "headers": _header_refs(_REQUEST_ID, *retry_after),
+        "content": {_JSON: {"examples": {kind.code: _error_example(kind) for kind in kinds}}},
     }
 
 
-def _says(kind: type[NoteLLMError]) -> str:
+def _error_example(kind: type[NoteLLMError]) -> Json:
+    meaning = _meaning(kind)
+    error = {"code": kind.code, "message": meaning, "request_id": "9c1f60ab7e52d384"}
+    return {"summary": meaning, "value": {"error": error}}
+
+
+def _meaning(kind: type[NoteLLMError]) -> str:
     return (getdoc(kind) or "").partition("\n")[0]
-
-
-def _error(kind: type[NoteLLMError]) -> Json:
-    return {"error": {"code": kind.code, "message": _says(kind), "request_id": "9c1f60ab7e52d384"}}
 
 
 def _header_refs(*names: str) -> Json:
@@ -202,7 +199,7 @@ def _header_parameter(name: str, description: str, schema: Json) -> Json:
 
 
 def _named(examples: Iterable[str]) -> Json:
-    """Places for examples. FastAPI drops every null of what it is given, so their values come later."""
+    """Examples without their values, which are added later: FastAPI would drop the nulls in them."""
     return {name: {} for name in examples}
 
 
@@ -211,19 +208,18 @@ def _ref(model: type[BaseModel]) -> Json:
 
 
 def _completed(document: Json) -> Json:
-    """The document as FastAPI makes it, with what is said here: about the whole, and what bodies are."""
+    """FastAPI's document, with the description, the bodies, the headers and the examples."""
     document["info"] |= {"description": DESCRIPTION, "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"}}
-    document["tags"] = [{"name": name, "description": said} for name, said in TAGS.items()]
+    document["tags"] = [{"name": name, "description": text} for name, text in TAGS.items()]
     components = document["components"]
     bodies = models_json_schema([(model, "validation") for model in _BODIES], ref_template=_SCHEMA)[1]["$defs"]
     components["schemas"] |= bodies
     components["headers"] = {
-        name: {"description": said, "required": name in _ALWAYS, "schema": {"type": "string", "pattern": pattern}}
-        for name, (said, pattern) in _HEADERS.items()
+        name: {"description": text, "required": name in _ALWAYS, "schema": {"type": "string", "pattern": pattern}}
+        for name, (text, pattern) in _HEADERS.items()
     }
     for operation in _operations(document):
-        said = operation["description"]
-        operation["summary"] = said.partition("\n")[0].rstrip(".")
+        operation["summary"] = operation["description"].partition("\n")[0].rstrip(".")
         for media in _media(operation):
             for name, example in media["examples"].items():
                 if not example:

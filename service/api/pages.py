@@ -1,7 +1,7 @@
 """The pages for people: the console at `/` and the API's description at `/docs`.
 
-Static files, read once, that ask nothing of other hosts. They are safe to show to anybody: what they display
-comes from the API, which asks for a key itself.
+Static files, loaded once, that request nothing from other hosts. They are public: all data comes from the API, which
+needs a key itself.
 """
 
 import gzip
@@ -12,8 +12,8 @@ from importlib.resources import files
 
 from fastapi import APIRouter, Request, Response
 
-from service.api.auth import public
-from service.api.guarded_route import GuardedRoute
+from service.api.auth import GuardedRoute, public
+from service.api.etags import is_fresh
 
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; "
@@ -31,7 +31,7 @@ _KINDS = {
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Where a file of a package is served, and what a browser may do with it."""
+    """A file of a package, the path it is served at, and its Content-Security-Policy."""
 
     path: str
     package: str
@@ -54,13 +54,13 @@ PAGES = (
 def _answer(page: Page) -> Callable[[Request], Awaitable[Response]]:
     body = files(page.package).joinpath(page.file).read_bytes()
     plain = _Form(body, _headers(page, body))
-    # Once, here: Swagger UI is 1.7 MB, and anybody may ask for it.
+    # Packed once: Swagger UI is 1.7 MB, and anybody may request it.
     packed = _Form(gzip.compress(body, compresslevel=6, mtime=0), _headers(page, body, "gzip"))
 
     async def answer(request: Request) -> Response:
-        # As the middleware sees it, which would otherwise pack what is plain here.
+        # The same test as that of the gzip middleware, which would otherwise pack the plain form.
         form = packed if "gzip" in request.headers.get("accept-encoding", "") else plain
-        if _is_held(request.headers.get("if-none-match", ""), form.headers["ETag"]):
+        if is_fresh(request.headers, form.headers["ETag"]):
             return Response(status_code=304, headers=form.headers)
         return Response(form.body, headers=form.headers)
 
@@ -69,7 +69,7 @@ def _answer(page: Page) -> Callable[[Request], Awaitable[Response]]:
 
 @dataclass(frozen=True, slots=True)
 class _Form:
-    """A page as it is sent. Plain and packed are two things to a cache, so each has its ETag."""
+    """A page as it is sent, plain or packed. A cache tells the two apart by their ETags."""
 
     body: bytes
     headers: Mapping[str, str]
@@ -86,12 +86,6 @@ def _headers(page: Page, body: bytes, encoding: str = "") -> dict[str, str]:
         "X-Content-Type-Options": "nosniff",
         **({"Content-Encoding": encoding} if encoding else {}),
     }
-
-
-def _is_held(if_none_match: str, etag: str) -> bool:
-    """Whether the client's copy, named in its If-None-Match, is this one (RFC 9110, 13.1.2)."""
-    held = {tag.strip().removeprefix("W/") for tag in if_none_match.split(",")}
-    return bool(held & {etag, "*"})
 
 
 router = APIRouter(include_in_schema=False, route_class=GuardedRoute, dependencies=[public])

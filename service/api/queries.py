@@ -1,4 +1,7 @@
-"""The query parameters of the contract: what each route takes, parsed once for each distinct query string."""
+"""The query parameters of each route, parsed once for each distinct query string.
+
+A new parameter of `GET /notes/{id}/related` is a field of `RelatedParameters` and of its `RelatedQuery`.
+"""
 
 import re
 from functools import lru_cache
@@ -7,7 +10,7 @@ from urllib.parse import parse_qsl
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
 
-from service.api.bodies import explain
+from service.api.validation import explain
 from service.contract.fields import Label, NoteId
 from service.errors import BadRequest
 from service.recommend.related import RelatedQuery
@@ -42,7 +45,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Parameters(BaseModel):
-    """A route's query parameters; one that it does not know is refused."""
+    """A route's query parameters; unknown ones are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -69,8 +72,8 @@ class RelatedParameters(Parameters):
     debias: Share = Field(default=0.0, description="How much of a popularity prior is taken off the scores.")
     explain: Flag = Field(default=False, description="1 says what each score is made of.")
 
-    def wanted(self) -> RelatedQuery:
-        """The same, as the recommender takes it."""
+    def query(self) -> RelatedQuery:
+        """The recommender's part of the parameters."""
         return RelatedQuery(
             self.k,
             tuple(dict.fromkeys(self.category)),
@@ -95,7 +98,7 @@ Q = TypeVar("Q", bound=Parameters)
 def parse_query(model: type[Q], query_string: bytes) -> Q:
     """The query string as ``model``. Raises BadRequest.
 
-    A parameter that takes one value and comes twice is refused: which one was meant is anybody's guess.
+    A parameter that takes one value and comes twice is refused as ambiguous.
     """
     return cast(Q, _parsed(model, query_string))
 
@@ -113,7 +116,7 @@ def _parsed(model: type[Parameters], query_string: bytes) -> Parameters:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise BadRequest(explain(error.errors(include_url=False, include_input=False))) from None
+        raise BadRequest(explain(error)) from None
 
 
 def parameters(model: type[Parameters]) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""The bodies of answers, as the contract shapes them. Scores are rounded here, and nowhere before."""
+"""The bodies of answers, in the shapes of the contract. Scores are rounded only here."""
 
 from collections.abc import Iterable, Sequence
 from itertools import repeat
@@ -12,7 +12,7 @@ from service.recommend.related import RelatedNote, RelatedNotes
 from service.recommend.rerank import in_common
 
 _DIGITS = 6
-_END = b"}"  # of an item
+_END = b"}"  # of a related note
 _MAX_MESSAGE = 300  # characters; JSON needs at most 6 bytes for one, and an error is at most 2 KiB
 
 
@@ -21,78 +21,76 @@ def error_body(code: str, message: str, request_id: str) -> bytes:
     return orjson.dumps({"error": {"code": code, "message": message[:_MAX_MESSAGE], "request_id": request_id}})
 
 
-def _items_out(items: Sequence[RelatedNote], ends: Iterable[bytes]) -> list[bytes]:
-    """Items as JSON, each with its end. A note's part is written once; JSON leaves the characters of ids alone."""
-    scores = orjson.dumps([round(item.score, _DIGITS) for item in items])[1:-1].split(b",")
+def _notes_out(notes: Sequence[RelatedNote], ends: Iterable[bytes]) -> list[bytes]:
+    """Related notes as JSON, each with its end. A summary is rendered once; ids need no escapes in JSON."""
+    scores = orjson.dumps([round(note.score, _DIGITS) for note in notes])[1:-1].split(b",")
     starts = (
-        (item.card.rendered or _rendered(item.card))
-        if item.card
-        else b'{"note_id":"%b","score":' % item.note_id.encode()
-        for item in items
+        (note.summary.rendered or _rendered(note.summary))
+        if note.summary
+        else b'{"note_id":"%b","score":' % note.note_id.encode()
+        for note in notes
     )
     return [start + score + end for start, score, end in zip(starts, scores, ends, strict=False)]
 
 
 def _rendered(summary: NoteSummary) -> bytes:
-    """A note as an item of an answer, up to the value of its score; kept with the summary."""
-    shown = {
+    """A related note up to the value of its score; cached in the summary."""
+    fields = {
         "note_id": summary.note_id,
         "title": summary.title,
         "category": summary.category,
         "hashtags": summary.hashtags,
     }
-    summary.rendered = orjson.dumps(shown)[:-1] + b',"score":'
+    summary.rendered = orjson.dumps(fields)[:-1] + b',"score":'
     return summary.rendered
 
 
-def _explanation(item: RelatedNote, related: RelatedNotes) -> bytes:
-    shared = in_common(related.card.hashtags, item.card.hashtags) if related.card and item.card else []
+def _explanation(note: RelatedNote, origin: NoteSummary | None) -> bytes:
     terms = {
-        "cosine": round(item.cosine, _DIGITS),
-        "popularity": round(item.popularity, _DIGITS),
-        "hashtags_in_common": shared,
+        "cosine": round(note.cosine, _DIGITS),
+        "popularity": round(note.popularity, _DIGITS),
+        "hashtags_in_common": in_common(origin.hashtags, note.summary.hashtags) if origin and note.summary else [],
     }
     return b',"explain":%b}' % orjson.dumps(terms)
 
 
 def related_out(related: RelatedNotes, fingerprint: str, *, explain: bool) -> bytes:
-    """Of `GET /notes/{id}/related`, as JSON: the cards of its items were written before."""
-    ends = (_explanation(item, related) for item in related.items) if explain else repeat(_END)
-    items = _items_out(related.items, ends)
-    about = {
+    """Of `GET /notes/{id}/related`, as JSON."""
+    ends = (_explanation(note, related.summary) for note in related.notes) if explain else repeat(_END)
+    out = {
         "note_id": related.note_id,
-        "items": orjson.Fragment(b"[%b]" % b",".join(items)),
+        "items": orjson.Fragment(b"[%b]" % b",".join(_notes_out(related.notes, ends))),
         "model": fingerprint,
         "generation": related.generation,
         "degraded": related.degraded,
         "shards": {"ok": related.shards_ok, "total": related.shards_total},
     }
-    return orjson.dumps(about)
+    return orjson.dumps(out)
 
 
 def _category_out(category: tuple[str, float] | None) -> dict[str, Any] | None:
     return category and {"name": category[0], "score": round(category[1], _DIGITS)}
 
 
-def tags_out(tagged: TagSuggestions, fingerprint: str, *, with_related: bool) -> dict[str, Any]:
+def tags_out(suggestions: TagSuggestions, fingerprint: str, *, with_related: bool) -> dict[str, Any]:
     """Of `POST /notes/tags`."""
     out: dict[str, Any] = {
         "hashtags": [
-            {"tag": tag.tag, "score": round(tag.score, _DIGITS), "source": tag.source} for tag in tagged.hashtags
+            {"tag": tag.tag, "score": round(tag.score, _DIGITS), "source": tag.source} for tag in suggestions.hashtags
         ],
-        "category": _category_out(tagged.category),
+        "category": _category_out(suggestions.category),
         "model": fingerprint,
     }
     if with_related:
-        out["related"] = [orjson.Fragment(item) for item in _items_out(tagged.related, repeat(_END))]
+        out["related"] = [orjson.Fragment(note) for note in _notes_out(suggestions.related, repeat(_END))]
     return out
 
 
-def note_out(described: NoteDetails) -> dict[str, Any]:
+def note_out(details: NoteDetails) -> dict[str, Any]:
     """Of `GET /notes/{id}`."""
-    record, suggestion = described.record, described.suggestion
+    record, suggestion = details.record, details.suggestion
     note = record.note
-    read = suggestion if suggestion and not suggestion.failure else None
+    predicted = suggestion if suggestion and not suggestion.failure else None
     return {
         "note_id": note.id,
         "title": note.title,
@@ -103,10 +101,11 @@ def note_out(described: NoteDetails) -> dict[str, Any]:
         "exposure": note.exposure,
         "created_at": record.created_at,
         "version": record.version,
-        "status": described.status,
-        "reason": suggestion.failure if suggestion and described.status == "failed" else None,
-        "suggested_hashtags": read and [{"tag": tag, "score": round(score, _DIGITS)} for tag, score in read.hashtags],
-        "suggested_category": read and _category_out(read.category),
+        "status": details.status,
+        "reason": suggestion.failure if suggestion and details.status == "failed" else None,
+        "suggested_hashtags": predicted
+        and [{"tag": tag, "score": round(score, _DIGITS)} for tag, score in predicted.hashtags],
+        "suggested_category": predicted and _category_out(predicted.category),
     }
 
 

@@ -1,4 +1,4 @@
-"""The routes of the contract. A route translates between HTTP and the recommender; it decides nothing."""
+"""The routes of the contract. A route only translates between HTTP and the recommender."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -10,11 +10,11 @@ from fastapi import APIRouter, Path, Request, Response
 from starlette.requests import ClientDisconnect
 
 from service.api import audit, openapi
-from service.api.auth import needs
-from service.api.bodies import draft_note, note_record, parse, parse_bulk, parse_events
-from service.api.etags import expected, is_fresh, note_tag, written_tag
-from service.api.guarded_route import GuardedRoute
+from service.api.auth import GuardedRoute, needs
+from service.api.bodies import parse, parse_bulk, parse_events
+from service.api.etags import expected_version, is_fresh, note_tag, write_tag
 from service.api.queries import NoParameters, Parameters, PutParameters, RelatedParameters, parse_query
+from service.api.records import draft_note, note_record
 from service.api.responses import note_out, related_out, status_out, tags_out
 from service.contract.events import EventsIn, EventsOut
 from service.contract.fields import ID_PATTERN
@@ -42,18 +42,13 @@ from service.store.interfaces import Answer, Answers
 _JSON = "application/json"
 _MAX_KEY_CHARS = 255
 
-Q = TypeVar("Q", bound=Parameters)
+P = TypeVar("P", bound=Parameters)
 Id = Annotated[str, Path(pattern=ID_PATTERN, description="1 to 128 of A-Z a-z 0-9 . _ ~ : -")]
-
-
-def _query(request: Request, model: type[Q]) -> Q:
-    return parse_query(model, request.scope["query_string"])
-
 
 _REPLAYED = "Idempotency-Replayed"
 _NEXT = openapi.links("get_note", "related_notes", "delete_note")
 
-router = APIRouter(route_class=GuardedRoute)
+router = APIRouter(route_class=GuardedRoute, generate_unique_id_function=lambda route: route.name)
 
 
 @router.get(
@@ -73,10 +68,10 @@ async def related_notes(note_id: Id, request: Request) -> Response:
     Never the note itself, a deleted note, or one twice. While a shard is down the others answer; while the store is
     down there are ids and scores alone. Either way `degraded` is true.
     """
-    query = _query(request, RelatedParameters)
+    parameters = _parameters(request, RelatedParameters)
     recommender = _recommender(request)
-    related = await recommender.related(note_id, query.wanted())
-    return Response(related_out(related, recommender.fingerprint, explain=query.explain), media_type=_JSON)
+    related = await recommender.related(note_id, parameters.query())
+    return Response(related_out(related, recommender.fingerprint, explain=parameters.explain), media_type=_JSON)
 
 
 @router.post(
@@ -95,13 +90,13 @@ async def suggest_tags(request: Request) -> Response:
 
     The category is one of the model's closed set. Hashtags come most likely first.
     """
-    _query(request, NoParameters)
+    _parameters(request, NoParameters)
     recommender = _recommender(request)
     draft = parse(DraftIn, await _read(request, _http(request).max_body_bytes))
-    tagged = await recommender.tags(
+    suggestions = await recommender.tags(
         draft_note(draft), max_hashtags=draft.max_hashtags, vocabulary=draft.vocabulary, related=draft.related
     )
-    return _json(tags_out(tagged, recommender.fingerprint, with_related=draft.related > 0))
+    return _json(tags_out(suggestions, recommender.fingerprint, with_related=draft.related > 0))
 
 
 @router.put(
@@ -126,15 +121,15 @@ async def put_note(note_id: Id, request: Request) -> Response:
 
     200 once it is searchable, 202 before. The same body again changes nothing and keeps the version.
     """
-    wait_s = _query(request, PutParameters).wait
+    wait_s = _parameters(request, PutParameters).wait
     body = await _read(request, _http(request).max_body_bytes)
     record = note_record(parse(NoteIn, body), note_id)
-    version = expected(request.headers)
+    version = expected_version(request.headers)
 
     async def put() -> Answer:
-        written = await _recommender(request).put(record, wait_s, version)
-        status = 200 if written.status == "searchable" else 202
-        return Answer(status, orjson.dumps(asdict(written)), written_tag(written.version))
+        receipt = await _recommender(request).put(record, wait_s, version)
+        status = 200 if receipt.status == "searchable" else 202
+        return Answer(status, orjson.dumps(asdict(receipt)), write_tag(receipt.version))
 
     return await _once(request, body, put)
 
@@ -153,11 +148,11 @@ async def put_note(note_id: Id, request: Request) -> Response:
 )
 async def put_notes(request: Request) -> Response:
     """Store up to 1,000 notes from a JSON array or NDJSON; those that are refused stand in the answer."""
-    _query(request, NoParameters)
+    _parameters(request, NoParameters)
     body = await _read(request, _http(request).max_bulk_bytes)
-    # Megabytes of JSON take long enough to parse to hold up every other request.
+    # Parsing megabytes of JSON takes so long that it would delay every other request.
     records, rejected = await asyncio.to_thread(parse_bulk, body, request.headers.get("content-type", ""))
-    audit.concerns(request, [record.note.id for record in records])
+    audit.name_notes(request, [record.note.id for record in records])
 
     async def put() -> Answer:
         if records:
@@ -181,10 +176,10 @@ async def put_notes(request: Request) -> Response:
 )
 async def get_note(note_id: Id, request: Request) -> Response:
     """The note, its version and status, and what the model suggests for it."""
-    _query(request, NoParameters)
-    described = await _recommender(request).describe(note_id)
-    body = orjson.dumps(note_out(described))
-    tag = note_tag(described.record.version, body)
+    _parameters(request, NoParameters)
+    details = await _recommender(request).details(note_id)
+    body = orjson.dumps(note_out(details))
+    tag = note_tag(details.record.version, body)
     headers = {"ETag": tag, "Cache-Control": "private, no-cache"}
     if is_fresh(request.headers, tag):
         return Response(status_code=304, headers=headers)
@@ -205,8 +200,8 @@ async def get_note(note_id: Id, request: Request) -> Response:
 )
 async def delete_note(note_id: Id, request: Request) -> Response:
     """Delete a note. From the answer on, no related answer contains it."""
-    _query(request, NoParameters)
-    version = expected(request.headers)
+    _parameters(request, NoParameters)
+    version = expected_version(request.headers)
 
     async def delete() -> Answer:
         await _recommender(request).delete(note_id, version)
@@ -229,7 +224,7 @@ async def delete_note(note_id: Id, request: Request) -> Response:
 )
 async def record_events(request: Request) -> Response:
     """Keep what readers did, up to 1,000 events; one that was sent before is counted as a duplicate."""
-    _query(request, NoParameters)
+    _parameters(request, NoParameters)
     body = await _read(request, _http(request).max_events_bytes)
     events, rejected = await asyncio.to_thread(parse_events, body)
 
@@ -253,12 +248,16 @@ async def record_events(request: Request) -> Response:
 )
 async def get_status(request: Request) -> Response:
     """Notes by status, the queue, the index, the model, and how fresh the index is."""
-    _query(request, NoParameters)
+    _parameters(request, NoParameters)
     recommender = _recommender(request)
     return _json(status_out(await recommender.status(), recommender.fingerprint))
 
 
-# Not dependencies of FastAPI: resolving one takes longer than serialising ten notes.
+# Not dependencies of FastAPI: resolving one takes longer than serializing ten notes.
+def _parameters(request: Request, model: type[P]) -> P:
+    return parse_query(model, request.scope["query_string"])
+
+
 def _recommender(request: Request) -> Recommender:
     return cast(Recommender, request.app.state.recommender())
 
@@ -268,14 +267,14 @@ def _http(request: Request) -> HttpSettings:
 
 
 async def _once(request: Request, body: bytes, run: Callable[[], Awaitable[Answer]]) -> Response:
-    """The answer of ``run``, or the one that was given to this idempotency key before."""
+    """The answer of ``run``, or the first one to this idempotency key of this caller."""
     key = request.headers.get("idempotency-key")
     if key is None:
-        answer, again = await run(), False
+        answer, replayed = await run(), False
     else:
         if not (key.isascii() and key.isprintable() and 0 < len(key) <= _MAX_KEY_CHARS):
             raise BadRequest("an idempotency key is 1 to 255 visible ASCII characters")
-        asked = [
+        identity = [
             request.method,
             request.scope["path"],
             request.scope["query_string"],
@@ -285,15 +284,15 @@ async def _once(request: Request, body: bytes, run: Callable[[], Awaitable[Answe
         ]
         caller = cast(Key | None, getattr(request.state, "key", None))
         answers = cast(Answers, request.app.state.answers)
-        answer, again = await answers.once(f"{caller.id if caller else ''} {key}", repr(asked).encode(), run)
-    headers = {"Idempotency-Replayed": "true"} if again else {}
+        answer, replayed = await answers.once(f"{caller.id if caller else ''} {key}", repr(identity).encode(), run)
+    headers = {_REPLAYED: "true"} if replayed else {}
     if answer.etag:
         headers["ETag"] = answer.etag
     return Response(answer.body, answer.status, headers, _JSON if answer.body else None)
 
 
 async def _read(request: Request, max_bytes: int) -> bytes:
-    """The body; refused as soon as it is known to be too large. When it is due is the connection's business."""
+    """The body; refused as soon as it is known to be too large. `service.server.admission` limits the time it takes."""
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and len(declared) < 20 and int(declared) > max_bytes:
         raise TooLarge(f"a body here is at most {max_bytes} bytes")

@@ -1,1 +1,1 @@
-"""What the service holds, brought to safety and back; and events, brought out to learn from."""
+"""Backup and restore of the store, and the export of its events."""

@@ -1,48 +1,47 @@
-"""A backup: what Redis holds and nothing else could make again, as a folder of plain files.
+"""A backup: the keys of Redis that cannot be rebuilt, as a folder of plain files.
 
 ::
 
     backup/
-      manifest.json                    format, when, models, what each file holds
+      manifest.json                    format, time, models, lines of each file
       SHA256SUMS                       of every other file; `sha256sum -c SHA256SUMS` checks it, too
       notes.jsonl.gz                   notes and tombstones, with their versions
-      readings-<model>.jsonl.gz        what a model said of notes, without the vectors
+      readings-<model>.jsonl.gz        a model's predictions, without the vectors
       vectors-<model>.f32              their vectors in the same order, little-endian float32
-      failures-<model>.jsonl.gz        versions of notes that a model's workers gave up, with the reason
+      failures-<model>.jsonl.gz        dead-lettered versions of notes, with the reason
       events.jsonl.gz, dead.jsonl.gz   the two streams, entry by entry
-      model/                           the checkpoint of the active model, if wanted
+      model/                           the checkpoint of the active model, if asked for
 
-Every key of Redis, and what becomes of it:
+Every key of Redis:
 
 ==================================  =======  ==================================================================
 key                                 fate     why
 ==================================  =======  ==================================================================
-``notellm:v1:note:<id>``            kept     notes, tombstones and versions are what a community trusted us with
-``notellm:v1:models``               kept     a model that was never seen would read every note again
-``notellm:v1:active``               kept     the model that answered goes on answering
-``notellm:v1:readings:<model>``     kept     reading again is what costs GPU hours
-``notellm:v1:failed:<model>``       kept     or notes that break workers would be tried anew
-``notellm:v1:dead``                 kept     why they were given up is written nowhere else
+``notellm:v1:note:<id>``            kept     notes, tombstones and versions are the community's data
+``notellm:v1:models``               kept     a model new to the store would predict for every note again
+``notellm:v1:active``               kept     the active model stays the active one
+``notellm:v1:readings:<model>``     kept     predictions cost GPU hours
+``notellm:v1:failed:<model>``       kept     or notes that break workers would be tried again
+``notellm:v1:dead``                 kept     the reasons stand nowhere else
 ``notellm:v1:events``               kept     pairs are made of them
-``notellm:v1:event:<id>``           rebuilt  of the events, for what is left of the time that ids are known
+``notellm:v1:event:<id>``           rebuilt  from the events, each to expire when it would have
 ``notellm:v1:tag:<key>``            rebuilt  counted from the notes
 ``notellm:v1:counts``               rebuilt  counted from the notes
-``notellm:v1:writes``               rebuilt  begun anew, so that every cache forgets what it held
-``notellm:v1:jobs:<model>``         rebuilt  by the model's next worker: a job for each note that it has not read
+``notellm:v1:writes``               rebuilt  a new stream, so that every cache starts empty
+``notellm:v1:jobs:<model>``         rebuilt  by the model's next worker: a job for each note without a prediction
 ``notellm:v1:filled``               dropped  so that this worker queues them
-``notellm:v1:embeddings``           dropped  an index whose cursor has no entry is rebuilt from the readings
-``notellm:v1:cursors``              dropped  of snapshots that do not belong to this history
-``notellm:v1:answer:<digest>``      dropped  one may tell of a write that the backup does not hold; done again, the
-                                             write changes nothing that is not the same
+``notellm:v1:embeddings``           dropped  an index whose cursor has no entry is rebuilt from the predictions
+``notellm:v1:cursors``              dropped  they are of snapshots of another history
+``notellm:v1:answer:<digest>``      dropped  one may acknowledge a write that the backup lacks; repeated, a write
+                                             that it holds changes nothing
 ``notellm:v1:restoring``            dropped  there is no backup of half a store
 ==================================  =======  ==================================================================
 
-A backup is made while the service runs. It promises: each note, with what every model said of it, is as of one
-moment between the beginning and the end; what was acknowledged before the beginning is in it, so that a delete from
-before never comes back; what is written meanwhile may be in it or not. A note may stand in it twice (Redis' SCAN):
-the higher version counts. Memory holds one batch.
+A backup is made while the service runs. Each note, with every model's predictions for it, is as of one moment between
+the beginning and the end. Every write and delete acknowledged before the beginning is in it, later ones may be. A note
+may stand in it twice (Redis' SCAN): the higher version counts. Memory holds one batch.
 
-The folder appears under its name when all of it is on disk. Until then it is ``.<name>.unfinished`` beside it.
+The folder gets its name when all of it is on disk. Until then it is ``.<name>.unfinished``.
 """
 
 import gzip
@@ -57,7 +56,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from model.files import alone, sync
+from model.files import lock_folder, sync
 from model.progress import bar
 from service.backup.files import (
     BATCH,
@@ -71,17 +70,17 @@ from service.backup.files import (
     Line,
     Manifest,
     failures_file,
-    lines_of,
+    line_files,
     note_line,
-    reading_line,
-    readings_file,
+    prediction_line,
+    predictions_file,
     stream_line,
     sums,
     vectors_file,
 )
 from service.errors import StoreUnavailable
 from service.store.connection import redis_errors
-from service.store.records import Failure, StoredNote, StoredPrediction, pack_vector
+from service.store.records import StoredFailure, StoredNote, StoredPrediction, pack_vector
 from service.store.schema import ACTIVE, COUNTS, FAILED, MODELS, NOTE, READINGS, RESTORING
 
 if TYPE_CHECKING:
@@ -91,20 +90,20 @@ _COMPRESSION = 3
 
 
 def back_up(redis: "SyncRedis", folder: Path, checkpoint: Path | None = None) -> Manifest:
-    """Write a backup into a new folder; with ``checkpoint``, its files and that it is the active model's are in it.
+    """Write a backup into a new folder; with ``checkpoint``, the one of the active model, its files are in it.
 
     Raises:
-        BackupError: if the folder is there, the checkpoint is of another model, or the store changed its models or
-            its contents were removed meanwhile.
+        BackupError: if the folder exists, the checkpoint is of another model, or models changed or notes were removed
+            during the backup.
         StoreUnavailable: if Redis stopped answering, or is being restored.
         OSError: if the disk cannot hold it.
     """
     fingerprint = _fingerprint(checkpoint) if checkpoint else None
     with _staged(folder) as staged:
-        with redis_errors():  # one connection: to scan on after a restart of Redis would miss notes
-            one = redis.client()  # type: ignore[no-untyped-call]
-        with one:
-            manifest = _Backup(one, staged).write()
+        with redis_errors():  # one connection: a scan that goes on after a restart of Redis would miss notes
+            connection = redis.client()  # type: ignore[no-untyped-call]
+        with connection:
+            manifest = _Backup(connection, staged).write()
         if checkpoint:
             if fingerprint != manifest.active:
                 raise BackupError(f"{checkpoint} is the model {fingerprint}, and {manifest.active or 'none'} is active")
@@ -116,7 +115,7 @@ def back_up(redis: "SyncRedis", folder: Path, checkpoint: Path | None = None) ->
 
 
 class _Backup:
-    """One run over the store."""
+    """One backup."""
 
     def __init__(self, redis: "SyncRedis", folder: Path) -> None:
         self._redis = redis
@@ -128,12 +127,12 @@ class _Backup:
 
     def write(self) -> Manifest:
         begun_at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        self._models, _, expected = self._moment()
+        self._models, _, expected = self._state()
         for model in self._models:
             if not FINGERPRINT.fullmatch(model):
                 raise BackupError(f"the model {model!r} has a name that no file can have")
         with ExitStack() as stack:
-            for name in lines_of(self._models):
+            for name in line_files(self._models):
                 self._lines[name] = 0
                 self._files[name] = stack.enter_context(gzip.open(self._folder / name, "wb", _COMPRESSION))
             for name in map(vectors_file, self._models):
@@ -141,7 +140,7 @@ class _Backup:
             self._write_notes(expected)
             for name, stream in STREAMS.items():
                 self._write_stream(name, stream)
-        models, active, _ = self._moment()
+        models, active, _ = self._state()
         if models != self._models:
             raise BackupError("a model was registered or retired meanwhile: begin again")
         if self._live + self._deleted + self._malformed < expected:
@@ -150,8 +149,8 @@ class _Backup:
             begun_at, self._models, active, self._live, self._deleted, self._lines, malformed=self._malformed
         )
 
-    def _moment(self) -> tuple[dict[str, int], str | None, int]:
-        """Models, the active one, and how many notes and tombstones there are."""
+    def _state(self) -> tuple[dict[str, int], str | None, int]:
+        """Models, the active one, and the number of notes and tombstones."""
         with redis_errors(), self._redis.pipeline(transaction=True) as pipe:
             pipe.hgetall(MODELS)
             pipe.get(ACTIVE)
@@ -172,18 +171,18 @@ class _Backup:
                     for model in self._models:
                         pipe.hmget(READINGS + model, ids)
                         pipe.hmget(FAILED + model, ids)
-                    notes, *said = pipe.execute()
+                    notes, *of_models = pipe.execute()
                 self._write_records(notes)
-                for model, readings, failures in zip(self._models, said[::2], said[1::2], strict=True):
-                    self._write_said(model, ids, readings, failures)
+                for model, predictions, failures in zip(self._models, of_models[::2], of_models[1::2], strict=True):
+                    self._write_predictions(model, ids, predictions, failures)
                 progress.update(len(keys))
 
     def _keys(self) -> Iterator[list[bytes]]:
         cursor: Any = 0
         while True:
             with redis_errors():
-                found: Any = self._redis.scan(cursor, match=NOTE + "*", count=BATCH)
-            cursor, keys = found
+                page: Any = self._redis.scan(cursor, match=NOTE + "*", count=BATCH)
+            cursor, keys = page
             if keys:
                 yield keys
             if not cursor:
@@ -200,25 +199,23 @@ class _Backup:
             self._deleted += stored.deleted
             self._write(NOTES, note_line(stored))
 
-    def _write_said(
-        self, model: str, ids: Sequence[bytes], readings: Sequence[bytes | None], failures: Sequence[bytes | None]
+    def _write_predictions(
+        self, model: str, ids: Sequence[bytes], predictions: Sequence[bytes | None], failures: Sequence[bytes | None]
     ) -> None:
-        for id_, reading, failure in zip(ids, readings, failures, strict=True):
+        for id_, prediction, failure in zip(ids, predictions, failures, strict=True):
             try:
-                if reading is not None:
-                    self._write_reading(model, id_.decode(), StoredPrediction.decode(reading))
+                if prediction is not None:
+                    self._write_prediction(model, id_.decode(), StoredPrediction.decode(prediction))
                 if failure is not None:
-                    gave_up = Failure.decode(failure)
-                    line = {"id": id_.decode(), "version": gave_up.version, "reason": gave_up.reason}
-                    self._write(failures_file(model), line)
+                    self._write(failures_file(model), {"id": id_.decode()} | asdict(StoredFailure.decode(failure)))
             except ValueError:
                 self._malformed += 1
 
-    def _write_reading(self, model: str, note_id: str, read: StoredPrediction) -> None:
-        if len(read.vector) != self._models[model]:
+    def _write_prediction(self, model: str, note_id: str, predicted: StoredPrediction) -> None:
+        if len(predicted.vector) != self._models[model]:
             raise ValueError(f"a vector of {model} has {self._models[model]} numbers")
-        self._files[vectors_file(model)].write(pack_vector(read.vector))
-        self._write(readings_file(model), reading_line(note_id, read))
+        self._files[vectors_file(model)].write(pack_vector(predicted.vector))
+        self._write(predictions_file(model), prediction_line(note_id, predicted))
 
     def _write_stream(self, name: str, stream: str) -> None:
         after = "-"
@@ -238,13 +235,13 @@ class _Backup:
 
 @contextmanager
 def _staged(folder: Path) -> Iterator[Path]:
-    """A folder to write into, which gets its name at the end of the block."""
+    """A folder that gets its name at the end of the block."""
     if folder.exists():
         raise BackupError(f"{folder} is there already: name a new folder")
     if not folder.parent.is_dir():
         raise BackupError(f"{folder.parent} is no folder: make it first")
     staged = folder.with_name(f".{folder.name}.unfinished")
-    with alone(folder.parent):
+    with lock_folder(folder.parent):
         shutil.rmtree(staged, ignore_errors=True)  # of a run that was killed
         staged.mkdir(mode=0o700)
         try:

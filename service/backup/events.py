@@ -1,4 +1,4 @@
-"""Events as files to learn from: the stream of Redis, in Parquet by the day on which events came (UTC).
+"""The export of events: the stream of Redis as Parquet files, by the day on which events arrived (UTC).
 
 ::
 
@@ -7,10 +7,9 @@
       dt=2026-01-31/part-<entry>.parquet      events up to this entry of the stream
       dt=2026-02-01/...
 
-A part appears under its name when it is on disk, and counts once the cursor has passed it: what a run that was killed
-left beyond the cursor, the next one removes and writes again, so that no event is lost or comes twice. The day is
-that of coming, by the clock of Redis: a day that is over stays as it is, whatever a client says in ``ts``. That is a
-column, in microseconds since 1970.
+A part gets its name when it is on disk, and counts once the cursor has passed it: the next run removes the parts of a
+killed run beyond the cursor and writes them again, so that no event is lost or exported twice. The day is by the clock
+of Redis: a past day never changes, whatever a client says in ``ts``, which is a column, in microseconds since 1970.
 """
 
 import json
@@ -26,10 +25,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from model.files import alone, settle, sync
+from model.files import lock_folder, publish, sync, write_json
 from service.errors import StoreUnavailable
 from service.settings import SetupError
 from service.store.connection import redis_errors
+from service.store.records import parse_entry_id
 from service.store.schema import EVENTS, RESTORING
 
 if TYPE_CHECKING:
@@ -55,33 +55,33 @@ START: Entry = 0, 0
 
 
 class ExportError(SetupError):
-    """A folder of events that cannot be gone on with."""
+    """A folder to which no export can be added."""
 
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """What a run brought: events, and those of them that nobody could read."""
+    """The numbers of exported events, and of malformed ones."""
 
     events: int
     malformed: int
 
 
 def export(redis: "SyncRedis", folder: Path, *, remove: bool = False) -> Exported:
-    """Bring the events that came since the last run into the folder; with ``remove``, out of Redis.
+    """Export the events since the last run into the folder; with ``remove``, delete all exported ones from Redis.
 
     Raises:
-        FolderInUse: if another run is at work on the folder.
+        FolderInUse: if another export writes to the folder.
         ExportError: if it holds something else.
         StoreUnavailable: if Redis stopped answering, or is being restored.
         OSError: if the disk cannot hold them.
     """
     folder.mkdir(parents=True, exist_ok=True)
     events = malformed = 0
-    with alone(folder), tqdm(desc="events", unit="event", delay=1, disable=None) as bar:
+    with lock_folder(folder), tqdm(desc="events", unit="event", delay=1, disable=None) as bar:
         cursor = _cursor(folder)
-        _remove_beyond(folder, cursor)
+        _remove_uncounted(folder, cursor)
         while entries := _entries(redis, cursor):
-            rows = [(_entry(name.decode()), _row(fields)) for name, fields in entries]
+            rows = [(parse_entry_id(name.decode()), _row(fields)) for name, fields in entries]
             cursor = rows[-1][0]
             _write_parts(folder, cursor, rows)
             _write_cursor(folder, cursor)
@@ -98,14 +98,14 @@ def _entries(redis: "SyncRedis", cursor: Entry) -> list[Any]:
     with redis_errors(), redis.pipeline(transaction=True) as pipe:
         pipe.exists(RESTORING)
         pipe.xrange(EVENTS, f"({_name(cursor)}", count=BATCH)
-        restoring, found = pipe.execute()
+        restoring, entries = pipe.execute()
     if restoring:
         raise StoreUnavailable("a restore is not finished")
-    return list(found)
+    return list(entries)
 
 
 def _row(fields: dict[bytes, bytes]) -> Row | None:
-    """An event as a row; None for what is none."""
+    """An event as a row; None for a malformed one."""
     try:
         event = msgpack.unpackb(fields[b"event"])
         return {
@@ -130,12 +130,12 @@ def _write_parts(folder: Path, cursor: Entry, rows: Sequence[tuple[Entry, Row | 
             (folder / day).mkdir()
             sync(folder)
         path = folder / day / f"part-{cursor[0]:015}-{cursor[1]:06}.parquet"
-        beside = path.with_name(f".{path.name}")
-        pq.write_table(pa.Table.from_pylist(of_day, SCHEMA), beside, compression="zstd")
-        settle(beside, path)
+        unfinished = path.with_name(f".{path.name}")
+        pq.write_table(pa.Table.from_pylist(of_day, SCHEMA), unfinished, compression="zstd")
+        publish(unfinished, path)
 
 
-def _remove_beyond(folder: Path, cursor: Entry) -> None:
+def _remove_uncounted(folder: Path, cursor: Entry) -> None:
     for path in folder.glob("dt=*/*.parquet"):
         part = _PART.fullmatch(path.name)
         if path.name.startswith(".part-") or (part and (int(part[1]), int(part[2])) > cursor):
@@ -144,25 +144,18 @@ def _remove_beyond(folder: Path, cursor: Entry) -> None:
 
 def _cursor(folder: Path) -> Entry:
     try:
-        return _entry(json.loads((folder / CURSOR).read_bytes())["entry"])
+        return parse_entry_id(json.loads((folder / CURSOR).read_bytes())["entry"])
     except FileNotFoundError:
-        if any(folder.iterdir()):
+        if any(folder.glob("[!.]*")):  # a run that was killed at its start leaves a hidden file
             raise ExportError(f"{folder} holds other files and no {CURSOR}: name a new folder") from None
-        _write_cursor(folder, START)  # before the first part, so that parts without it are never taken for ours
+        _write_cursor(folder, START)  # before the first part, so that a folder of parts without it is another's
         return START
     except (ValueError, KeyError, TypeError):
         raise ExportError(f"{folder / CURSOR} cannot be read: name a new folder") from None
 
 
 def _write_cursor(folder: Path, cursor: Entry) -> None:
-    beside = folder / f".{CURSOR}"
-    beside.write_text(json.dumps({"entry": _name(cursor)}) + "\n", encoding="utf-8")
-    settle(beside, folder / CURSOR)
-
-
-def _entry(name: str) -> Entry:
-    ms, _, number = name.partition("-")
-    return int(ms), int(number)
+    write_json(folder / CURSOR, {"entry": _name(cursor)})
 
 
 def _name(entry: Entry) -> str:

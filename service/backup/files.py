@@ -1,4 +1,4 @@
-"""What the files of a backup hold, for writing and for reading: each line beside its inverse."""
+"""The files of a backup: their names, and each kind of line with its inverse."""
 
 import importlib.metadata
 import json
@@ -32,7 +32,7 @@ class BackupError(SetupError):
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What a backup holds. ``models`` are fingerprints with the dimension of their vectors; ``lines`` are by file."""
+    """The contents of a backup: fingerprints with the dimension of their vectors, and the number of lines by file."""
 
     begun_at: str
     models: dict[str, int]
@@ -46,42 +46,42 @@ class Manifest:
 
     @classmethod
     def parse(cls, text: bytes) -> Self:
-        """Inverse of what `back_up` writes. Raises BackupError when it is something else, or of a later format."""
+        """The manifest that `back_up` wrote. Raises BackupError when it is malformed, or of a later format."""
         try:
-            held = json.loads(text)
-            if held["format"] > FORMAT:
+            fields = json.loads(text)
+            if fields["format"] > FORMAT:
                 raise BackupError(
-                    f"it was made by notellm {held['notellm']} in format {held['format']}, and this one reads up to "
-                    f"{FORMAT}; install that version"
+                    f"it was made by notellm {fields['notellm']} in format {fields['format']}, and this one reads "
+                    f"up to {FORMAT}; install that version"
                 )
-            found = cls(**held)
-            named = all(FINGERPRINT.fullmatch(model) for model in found.models)
-            whole = found.lines.keys() == {*lines_of(found.models)}
+            manifest = cls(**fields)
+            named = all(FINGERPRINT.fullmatch(model) for model in manifest.models)
+            whole = manifest.lines.keys() == {*line_files(manifest.models)}
         except (ValueError, TypeError, KeyError, AttributeError):
             named = whole = False
         if not (named and whole):
             raise BackupError(f"its {MANIFEST} is none")
-        return found
+        return manifest
 
 
-def readings_file(model: str) -> str:
-    """What a model said."""
+def predictions_file(model: str) -> str:
+    """A model's predictions."""
     return f"readings-{model}.jsonl.gz"
 
 
 def vectors_file(model: str) -> str:
-    """Its vectors."""
+    """The vectors of its predictions."""
     return f"vectors-{model}.f32"
 
 
 def failures_file(model: str) -> str:
-    """What its workers gave up."""
+    """Its failures."""
     return f"failures-{model}.jsonl.gz"
 
 
-def lines_of(models: Mapping[str, int]) -> list[str]:
-    """The files of lines that a backup with these models has."""
-    of_models = [file(model) for model in models for file in (readings_file, failures_file)]
+def line_files(models: Mapping[str, int]) -> list[str]:
+    """The files of lines in a backup with these models."""
+    of_models = [file(model) for model in models for file in (predictions_file, failures_file)]
     return [NOTES, *of_models, *STREAMS]
 
 
@@ -98,7 +98,7 @@ def sums(folder: Path) -> str:
 
 
 def note_line(stored: StoredNote) -> Line:
-    """A note, or a tombstone, as a line."""
+    """The line of a note or tombstone."""
     if stored.deleted:
         return {"note_id": stored.note.id, "version": stored.version, "deleted": True}
     note = {"note_id": stored.note.id, "version": stored.version, **asdict(stored.note)}
@@ -110,30 +110,24 @@ def note_of(line: Line) -> StoredNote:
     """Inverse of `note_line`."""
     if line.get("deleted"):
         return StoredNote(Note(line["note_id"]), line["version"], deleted=True)
-    note = Note(
-        line["note_id"],
-        line["title"],
-        line["content"],
-        tuple(line["hashtags"]),
-        line["category"],
-        line["exposure"],
-    )
+    title, content, hashtags = line["title"], line["content"], tuple(line["hashtags"])
+    note = Note(line["note_id"], title, content, hashtags, line["category"], line["exposure"])
     return StoredNote(note, line["version"], line["author"], line["created_at"])
 
 
-def reading_line(note_id: str, read: StoredPrediction) -> Line:
-    """What a model said of a note, as a line; the vector stands elsewhere."""
+def prediction_line(note_id: str, predicted: StoredPrediction) -> Line:
+    """The line of a prediction, without its vector."""
     return {
         "id": note_id,
-        "version": read.version,
-        "hashtags": read.hashtags,
-        "category": read.category,
-        "source": read.source.hex(),
+        "version": predicted.version,
+        "hashtags": predicted.hashtags,
+        "category": predicted.category,
+        "source": predicted.source.hex(),
     }
 
 
-def reading_of(line: Line, model: str, vector: bytes) -> StoredPrediction:
-    """Inverse of `reading_line`."""
+def prediction_of(line: Line, model: str, vector: bytes) -> StoredPrediction:
+    """Inverse of `prediction_line`."""
     return StoredPrediction(
         line["version"],
         model,
@@ -145,7 +139,7 @@ def reading_of(line: Line, model: str, vector: bytes) -> StoredPrediction:
 
 
 def stream_line(stream: str, fields: Mapping[bytes, bytes]) -> Line:
-    """An entry of `STREAMS`, without its id."""
+    """The line of an entry of `STREAMS`, without its id."""
     if stream == EVENTS:
         return {"event": msgpack.unpackb(fields[b"event"])}
     return {"fields": {name.decode(): value.decode() for name, value in fields.items()}}

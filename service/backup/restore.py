@@ -1,9 +1,9 @@
-"""A backup's way back into an empty Redis.
+"""A restore: puts a backup into an empty Redis.
 
-Every file is checked before the first key is written. While it goes on, a marker in Redis keeps every script of
-the service from writing (`messages.UNLESS_RESTORING`); models, which workers and indexers look for, come in the one
-step that takes the marker away. A restore that was killed is begun again with the same backup and finishes: what is
-there already stays as it is.
+Every file is checked before the first key is written. Until the end, a marker in Redis keeps every script of the
+service from writing (`service.store.schema.UNLESS_RESTORING`); the last step registers the models, which workers and
+indexers look for, and removes the marker. A restore that was killed is repeated with the same backup; records that are
+written already stay.
 """
 
 import gzip
@@ -32,24 +32,24 @@ from service.backup.files import (
     failures_file,
     fields_of,
     note_of,
-    reading_of,
-    readings_file,
+    prediction_of,
+    predictions_file,
     sums,
     vectors_file,
 )
 from service.store.connection import redis_errors
 from service.store.events import REMEMBERED_S
-from service.store.records import Failure, StoredNote
+from service.store.records import StoredFailure, StoredNote, parse_entry_id
 from service.store.schema import (
     ACTIVE,
     COUNTS,
     EVENT,
     EVENTS,
     FAILED,
+    LIBRARY,
     MODELS,
     NOTE,
     READINGS,
-    RECORDS,
     RESTORING,
     WRITES,
 )
@@ -57,12 +57,12 @@ from service.store.schema import (
 if TYPE_CHECKING:
     from redis import Redis as SyncRedis
 
-# ARGV: the backup. Whoever wrote anything left one of these keys. 1: go on; 0: not empty; -1: another restore.
+# ARGV: the backup. Every write of the service leaves one of these keys. 1: go on; 0: not empty; -1: another restore.
 BEGIN = (
-    RECORDS
+    LIBRARY
     + f"""
-local held = redis.call('GET', '{RESTORING}')
-if held then return held == ARGV[1] and 1 or -1 end
+local marker = redis.call('GET', '{RESTORING}')
+if marker then return marker == ARGV[1] and 1 or -1 end
 if redis.call('EXISTS', MODELS, ACTIVE, FILLED, EMBEDDINGS, DEAD, CURSORS, COUNTS, '{EVENTS}', '{WRITES}') > 0 then
   return 0
 end
@@ -71,17 +71,17 @@ return 1
 """
 )
 
-# ARGV: records of notes and tombstones with their versions. What is there in this version or a later one stays.
-PUT_BACK = (
-    RECORDS
+# ARGV: records of notes and tombstones with their versions. A record of the same or a later version stays.
+PUT_NOTES = (
+    LIBRARY
     + """
 for i = 1, #ARGV do
   local id = cmsgpack.unpack(ARGV[i]).id
-  local held = redis.call('GET', NOTE .. id)
-  if not held or version(held) < version(ARGV[i]) then
-    if held then
-      redis.call('HINCRBY', COUNTS, deleted(held) and 'deleted' or 'live', -1)
-      count_tags(held, -1)
+  local old = redis.call('GET', NOTE .. id)
+  if not old or version(old) < version(ARGV[i]) then
+    if old then
+      redis.call('HINCRBY', COUNTS, deleted(old) and 'deleted' or 'live', -1)
+      count_tags(old, -1)
     end
     redis.call('SET', NOTE .. id, ARGV[i])
     redis.call('HINCRBY', COUNTS, deleted(ARGV[i]) and 'deleted' or 'live', 1)
@@ -91,15 +91,15 @@ end
 """
 )
 
-# ARGV: the hash, 'old' if what was said of an earlier version of a live note counts, then ids and records.
-SAY_AGAIN = (
-    RECORDS
+# ARGV: the hash, 'old' if records of an earlier version of a live note count, too, then ids and records.
+PUT_PREDICTIONS = (
+    LIBRARY
     + """
 for i = 3, #ARGV, 2 do
   local note, number = redis.call('GET', NOTE .. ARGV[i]), version(ARGV[i + 1])
-  local said = redis.call('HGET', ARGV[1], ARGV[i])
+  local old = redis.call('HGET', ARGV[1], ARGV[i])
   local counts = note and not deleted(note) and (version(note) == number or ARGV[2] == 'old' and version(note) > number)
-  if counts and not (said and version(said) >= number) then redis.call('HSET', ARGV[1], ARGV[i], ARGV[i + 1]) end
+  if counts and not (old and version(old) >= number) then redis.call('HSET', ARGV[1], ARGV[i], ARGV[i + 1]) end
 end
 """
 )
@@ -110,7 +110,7 @@ _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """What the store holds now; ``deleted_later`` notes were live in the backup and deleted after it."""
+    """The store's counts after a restore; ``deleted_later`` notes were live in the backup and deleted after it."""
 
     live: int
     deleted: int
@@ -118,7 +118,7 @@ class Restored:
 
 
 def restore(redis: "SyncRedis", folder: Path, deletes: Path | None = None) -> Restored:
-    """Put a backup into an empty store; ``deletes`` is an audit log whose later deletes are done again.
+    """Put a backup into an empty store; ``deletes`` is an audit log whose later deletes are repeated.
 
     Raises:
         BackupError: if the backup is damaged, unfinished or of a later format, the log cannot be read, or the store
@@ -133,7 +133,7 @@ def restore(redis: "SyncRedis", folder: Path, deletes: Path | None = None) -> Re
         work.notes()
         count = work.delete(later)
         for model in manifest.models:
-            work.readings(model)
+            work.predictions(model)
             work.failures(model)
         for name, stream in STREAMS.items():
             work.stream(name, stream)
@@ -141,15 +141,15 @@ def restore(redis: "SyncRedis", folder: Path, deletes: Path | None = None) -> Re
 
 
 def open_backup(folder: Path) -> Manifest:
-    """The manifest of a backup of which every byte is as it was written. Raises BackupError."""
+    """The manifest of a backup whose every byte is as it was written. Raises BackupError."""
     try:
         expected = (folder / SUMS).read_bytes()
         text = (folder / MANIFEST).read_bytes()
     except OSError as error:
         raise BackupError(f"{folder} is no finished backup: {error.strerror}: {Path(error.filename).name}") from None
-    found = sums(folder).encode()
-    if found != expected:
-        differing = {*found.splitlines()} ^ {*expected.splitlines()}
+    actual = sums(folder).encode()
+    if actual != expected:
+        differing = {*actual.splitlines()} ^ {*expected.splitlines()}
         names = sorted({line.decode(errors="replace").partition("  ")[2] for line in differing})
         raise BackupError(f"{folder} is damaged, restore another one; not as written: {', '.join(names) or SUMS}")
     try:
@@ -170,62 +170,63 @@ def _begin(redis: "SyncRedis", folder: Path) -> None:
 
 
 class _Restore:
-    """One run; every step may be repeated."""
+    """One restore; every step may be repeated."""
 
     def __init__(self, redis: "SyncRedis", folder: Path, manifest: Manifest) -> None:
         self._redis = redis
         self._folder = folder
         self._manifest = manifest
-        self._put_back = redis.register_script(PUT_BACK)
-        self._say_again = redis.register_script(SAY_AGAIN)
+        self._put_notes = redis.register_script(PUT_NOTES)
+        self._put_predictions = redis.register_script(PUT_PREDICTIONS)
 
     def notes(self) -> None:
         for lines in self._batches(NOTES, "notes"):
-            self._put_back(args=[note_of(line).encode() for line in lines])
+            self._put_notes(args=[note_of(line).encode() for line in lines])
 
     def delete(self, ids: Sequence[str]) -> int:
         count = 0
         for start in range(0, len(ids), BATCH):
-            found: Any = self._redis.mget([NOTE + id_ for id_ in ids[start : start + BATCH]])
-            held = [StoredNote.decode(record) for record in found if record]
-            live = [stored for stored in held if not stored.deleted]
-            gone = [StoredNote(Note(stored.note.id), stored.version + 1, deleted=True) for stored in live]
+            records: Any = self._redis.mget([NOTE + id_ for id_ in ids[start : start + BATCH]])
+            notes = [StoredNote.decode(record) for record in records if record]
+            tombstones = [
+                StoredNote(Note(old.note.id), old.version + 1, deleted=True) for old in notes if not old.deleted
+            ]
             with self._redis.pipeline(transaction=True) as pipe:
-                for stored in gone:
+                for tombstone in tombstones:
                     for model in self._manifest.models:
-                        pipe.hdel(READINGS + model, stored.note.id)
-                        pipe.hdel(FAILED + model, stored.note.id)
-                self._put_back(args=[stored.encode() for stored in gone], client=pipe)
+                        pipe.hdel(READINGS + model, tombstone.note.id)
+                        pipe.hdel(FAILED + model, tombstone.note.id)
+                self._put_notes(args=[tombstone.encode() for tombstone in tombstones], client=pipe)
                 pipe.execute()
-            count += len(gone)
+            count += len(tombstones)
         return count
 
-    def readings(self, model: str) -> None:
+    def predictions(self, model: str) -> None:
         size = 4 * self._manifest.models[model]
         file = self._folder / vectors_file(model)
         with _readable(file), file.open("rb") as vectors:
-            for lines in self._batches(readings_file(model), f"readings of {model}"):
+            for lines in self._batches(predictions_file(model), f"predictions of {model}"):
                 args: list[Any] = [READINGS + model, "old"]
                 for line in lines:
-                    args += [line["id"], reading_of(line, model, vectors.read(size)).encode()]
-                self._say_again(args=args)
+                    args += [line["id"], prediction_of(line, model, vectors.read(size)).encode()]
+                self._put_predictions(args=args)
 
     def failures(self, model: str) -> None:
         for lines in self._batches(failures_file(model), f"failures of {model}"):
             args: list[Any] = [FAILED + model, ""]
             for line in lines:
-                args += [line["id"], Failure(line["version"], line["reason"]).encode()]
-            self._say_again(args=args)
+                args += [line["id"], StoredFailure(line["version"], line["reason"]).encode()]
+            self._put_predictions(args=args)
 
     def stream(self, name: str, stream: str) -> None:
-        """Entries keep their ids, so that whoever read the stream up to one goes on from there."""
+        """Entries keep their ids, so that a reader of the stream goes on at its cursor."""
         newest: Any = self._redis.xrevrange(stream, count=1)
-        last = _entry(newest[0][0].decode()) if newest else (0, 0)
+        last = parse_entry_id(newest[0][0].decode()) if newest else (0, 0)
         now_s = int(self._redis.time()[0])
         for lines in self._batches(name, stream.rpartition(":")[2]):
             with self._redis.pipeline(transaction=True) as pipe:
                 for line in lines:
-                    at = _entry(line["entry"])
+                    at = parse_entry_id(line["entry"])
                     if at > last:
                         pipe.xadd(stream, fields_of(line), id=line["entry"])
                     left_s = at[0] // 1000 + REMEMBERED_S - now_s
@@ -239,7 +240,7 @@ class _Restore:
                 pipe.hset(MODELS, model, str(dim))
             if self._manifest.active:
                 pipe.set(ACTIVE, self._manifest.active)
-            pipe.xadd(WRITES, {"id": ""})  # a log without an entry is one that no cache can follow
+            pipe.xadd(WRITES, {"id": ""})  # no cache can follow a stream without an entry
             pipe.delete(RESTORING)
             pipe.hmget(COUNTS, ["live", "deleted"])
             *_, (live, deleted) = pipe.execute()
@@ -258,16 +259,11 @@ class _Restore:
 
 @contextmanager
 def _readable(file: Path) -> Iterator[None]:
-    """A disk that fails is not taken for a Redis that does."""
+    """A failing disk raises BackupError, and is not taken for a failing Redis."""
     try:
         yield
     except OSError as error:
         raise BackupError(f"{file}: {error.strerror or error}") from error
-
-
-def _entry(name: str) -> tuple[int, int]:
-    ms, _, number = name.partition("-")
-    return int(ms), int(number)
 
 
 def _deleted_later(file: Path, begun_at: str) -> list[str]:

@@ -1,12 +1,10 @@
-"""The commands that bring what the service holds to safety, and back."""
+"""`notellm backup` and `notellm restore`."""
 
 from pathlib import Path
 
 import click
 
-from service.cli.common import store
-
-FOLDER = click.Path(path_type=Path, file_okay=False)
+from service.cli.common import FILE, FOLDER, store
 
 
 @click.command()
@@ -15,10 +13,10 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
 def backup(folder: Path, checkpoint: Path | None) -> None:
     """Write notes, deletes, versions, vectors, suggestions and events into a new folder.
 
-    The service may run meanwhile. Each note is as of one moment of the run, with all that was said of it; what was
-    acknowledged before the run is in it, deletes among them; what comes meanwhile may be. The folder gets its name
-    when all of it is on disk, and holds SHA-256 sums of every file. Indexes are not in it: they are built again.
-    Nor are keys: copy NOTELLM_KEYS_FILE.
+    The service may run during a backup. Each note, with its predictions, is as of one moment of the run. Every write
+    and delete acknowledged before the run is in it, later ones may be. The folder gets its name when all of it is on
+    disk, and holds SHA-256 sums of every file. Indexes are not in it: they are built again. Nor are API keys: copy
+    NOTELLM_KEYS_FILE.
 
     Redis is the one of NOTELLM_REDIS_URL; without it, the one of `notellm serve` in NOTELLM_STATE_DIR, whether it
     runs or not.
@@ -41,8 +39,8 @@ def backup(folder: Path, checkpoint: Path | None) -> None:
 @click.command()
 @click.option("--from", "folder", type=FOLDER, required=True, help="The backup.")
 @click.option(
-    "--deletes", type=click.Path(path_type=Path, dir_okay=False),
-    help="An audit log: deletes in it that came after the backup are done again.",
+    "--deletes", type=FILE,
+    help="An audit log: its deletes after the backup are repeated.",
 )  # fmt: skip
 def restore(folder: Path, deletes: Path | None) -> None:
     """Put a backup into an empty Redis.
@@ -50,10 +48,10 @@ def restore(folder: Path, deletes: Path | None) -> None:
     Stop the service first. Every file is checked before anything is written. A store that holds anything is refused,
     so that no note goes back to an earlier version and no delete is undone. If this ends early, the same command
     finishes it; until then the store takes no writes. After the next start, indexers build their indexes from the
-    vectors, and workers read the notes that were not read yet.
+    vectors, and workers predict for the notes without a prediction.
 
-    Whatever came after the backup is lost, deletes too: name the audit log (NOTELLM_AUDIT_FILE) with --deletes, and
-    those stay deleted.
+    Writes and deletes after the backup are lost: name the audit log (NOTELLM_AUDIT_FILE) with --deletes, and the
+    deleted notes stay deleted.
 
     Redis is the one of NOTELLM_REDIS_URL; without it, that of NOTELLM_STATE_DIR, for `notellm serve`.
 

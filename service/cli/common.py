@@ -1,4 +1,4 @@
-"""What commands share: options, settings and the store, and mistakes that become one line."""
+"""Shared by commands: options, settings, the store, and errors as one line."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,12 +9,9 @@ import click
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
+    from redis import Redis as SyncRedis
 
     from service.settings import Settings
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from redis import Redis as SyncRedis
 
 Command = Callable[..., None]
 FOLDER = click.Path(path_type=Path, file_okay=False)
@@ -27,13 +24,13 @@ def holdout_options(command: Command) -> Command:
     share = click.option(
         "--holdout", default=0.3, show_default=True, help=f"Share of the notes kept for evaluation. {SPLIT}"
     )
-    draw = click.option("--split-seed", default=0, show_default=True, help="Which notes those are.")
-    return share(draw(command))
+    seed = click.option("--split-seed", default=0, show_default=True, help="Which notes those are.")
+    return share(seed(command))
 
 
 @contextmanager
 def mistakes() -> Iterator[None]:
-    """What a person can mend becomes one line: wrong files, a wrong checkpoint, a package that is not installed."""
+    """Errors that a person can mend become one line: wrong files, a wrong checkpoint, a missing package."""
     try:
         yield
     except ModuleNotFoundError as error:
@@ -62,7 +59,7 @@ def load_settings() -> "Settings":
 
 
 def _explain(error: "ValidationError") -> str:
-    """Every problem with the name of its variable, in one line, without the values: one may be a password."""
+    """Every problem with its variable, in one line, without the values: one may be a password."""
     problems = []
     for detail in error.errors(include_url=False, include_input=False):
         place, rule = detail["loc"], detail["msg"].removeprefix("Value error, ")
@@ -86,7 +83,7 @@ def store(*, make: bool = False) -> "Iterator[SyncRedis]":
 
 @contextmanager
 def store_mistakes() -> Iterator[None]:
-    """What a person can mend of settings, disk and Redis becomes one line."""
+    """Errors of settings, disk and Redis become one line."""
     from service.errors import StoreUnavailable
     from service.settings import SetupError
 

@@ -21,7 +21,7 @@ def convert(layout: str, source: Path, out: Path, clicks_only: bool) -> None:
     """Turn a published data set into notes and events that the other commands read.
 
     SOURCE is the folder of the unpacked download; model/data/readers/README.md says where to get each set, under
-    which licence, and which of its fields becomes which of ours. FORMAT is one of:
+    which license, and which of its fields becomes which of ours. FORMAT is one of:
 
     \b
       mind            MIND, news of Microsoft: folders with news.tsv and behaviors.tsv
@@ -90,9 +90,9 @@ def pairs(data: Path, out: Path, unordered: bool, min_users: int, holdout: float
         from model.data.notes import load_notes
         from model.data.pairs import write_pairs
 
-        found = training_pairs(
+        related = training_pairs(
             load_notes(data), load_events(data), holdout=holdout, seed=split_seed, ordered=not unordered
         )
-        found = found.supported_by(min_users)
-        write_pairs(out, found)
-    click.echo(f"{len(found)} pairs of {len(set(found.note_ids))} notes in {out}")
+        related = related.supported_by(min_users)
+        write_pairs(out, related)
+    click.echo(f"{len(related)} pairs of {len(set(related.note_ids))} notes in {out}")

@@ -12,7 +12,7 @@ from service.cli.common import FOLDER, SPLIT, holdout_options, mistakes
 @click.option("--data", type=FOLDER, required=True, help="Folder with the notes that it was trained on, and others.")
 @click.option("--out", type=FOLDER, help="Folder of the report. Default: the checkpoint's.")
 @click.option(
-    "--limit", type=click.IntRange(min=1), default=1000, show_default=True, help="Ask about this many notes at most."
+    "--limit", type=click.IntRange(min=1), default=1000, show_default=True, help="Predict this many notes at most."
 )
 @click.option(
     "--holdout", default=0.3, show_default=True, help=f"Share of the notes that training did not see. {SPLIT}"
@@ -21,10 +21,10 @@ from service.cli.common import FOLDER, SPLIT, holdout_options, mistakes
 def calibrate(checkpoint: Path, data: Path, out: Path | None, limit: int, holdout: float, split_seed: int) -> None:
     """Make the scores of suggestions mean what they say: of those with 0.8, four in five are right.
 
-    Asks the checkpoint about held-out notes of DATA as if they were drafts in a community of the others, fits how
-    likely a hashtag and a category are to be right by what model and neighbors say, and writes that into the
-    checkpoint's manifest. Its fingerprint stays, so no note is read again; restart the gateways. Writes
-    reliability.md and reliability.svg: how scores and truth agree, on notes that were not fitted on.
+    Predicts held-out notes of DATA as if they were drafts in a community of the others, fits how likely a hashtag
+    and a category are to be right, given model and neighbors, and writes that into the checkpoint's manifest. Its
+    fingerprint stays, so no note is embedded again; restart the gateways. Writes reliability.md and
+    reliability.svg: how scores and truth agree, on notes that were not fitted on.
 
     Needs 50 held-out notes with hashtags at least, and embeds all that are not held out.
 
@@ -46,7 +46,7 @@ def calibrate(checkpoint: Path, data: Path, out: Path | None, limit: int, holdou
             checkpoint,
             folder,
             notes,
-            lambda asked: predict_all(backend, asked),
+            lambda drafts: predict_all(backend, drafts),
             lambda community: embed_all(backend, community),
             holdout=holdout,
             seed=split_seed,
@@ -61,7 +61,7 @@ def calibrate(checkpoint: Path, data: Path, out: Path | None, limit: int, holdou
 @click.option("--checkpoint", type=FOLDER, help="A checkpoint; without it the baselines alone are compared.")
 @click.option("--min-users", default=2, show_default=True, help="Users behind a gold pair at least.")
 @click.option("--no-generation", is_flag=True, help="Leave out categories and hashtags, which take longest.")
-@click.option("--limit", type=click.IntRange(min=1), help="Read this many notes at most for categories and hashtags.")
+@click.option("--limit", type=click.IntRange(min=1), help="Notes to predict at most for categories and hashtags.")
 @holdout_options
 def evaluate(
     data: Path,
@@ -110,8 +110,8 @@ def evaluate(
                 limit=limit,
                 scores=scores,
             )
-            found = format_hashtags(tags) if tags else f"{data}: no held-out note has both text and hashtags"
-            click.echo("\n\n".join(filter(None, [found, calibration])))
+            table = format_hashtags(tags) if tags else f"{data}: no held-out note has both text and hashtags"
+            click.echo("\n\n".join(filter(None, [table, calibration])))
             return
         report = run(
             data,

@@ -1,4 +1,4 @@
-"""The commands about events: what readers did."""
+"""The commands about events."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from service.cli.common import FOLDER, mistakes, store
 
 @click.group()
 def events() -> None:
-    """Bring what readers did out of Redis, to learn from it.
+    """Export events, to train on them.
 
     \b
     Example:
@@ -19,13 +19,13 @@ def events() -> None:
 
 @events.command()
 @click.option("--to", "folder", type=FOLDER, required=True, help="The folder; a later run goes on in it.")
-@click.option("--remove", is_flag=True, help="Remove from Redis what is in the files. Then export to one folder only.")
+@click.option("--remove", is_flag=True, help="Remove exported events from Redis. Then export to one folder only.")
 def export(folder: Path, remove: bool) -> None:
-    """Write the events that came since the last run into Parquet files by day, for `notellm pairs`.
+    """Write the events since the last run into Parquet files by day, for `notellm pairs`.
 
     Writes TO/dt=YYYY-MM-DD/part-*.parquet with user_id, note_id, event, ts, source_note_id and event_id; the day is
-    that on which an event came (UTC), ts is in microseconds since 1970. No event comes twice and none is lost,
-    whatever ends a run. The service may run meanwhile.
+    that on which an event arrived (UTC), ts is in microseconds since 1970. No event comes twice and none is lost, even
+    if a run is killed. The service may run during an export.
 
     `notellm pairs`, `evaluate` and `reproduce` take a folder with notes.jsonl or notes.parquet and this one as
     `events`.
@@ -37,9 +37,9 @@ def export(folder: Path, remove: bool) -> None:
       notellm events export --to ./data/events && notellm pairs ./data --out pairs.parquet
     """
     with mistakes(), store() as redis:
-        from service.backup.events import export as bring
+        from service.backup import events
 
-        brought = bring(redis, folder, remove=remove)
-    if brought.malformed:
-        click.echo(f"notellm: {brought.malformed} damaged events were passed over", err=True)
-    click.echo(f"{brought.events} new events in {folder}")
+        exported = events.export(redis, folder, remove=remove)
+    if exported.malformed:
+        click.echo(f"notellm: {exported.malformed} damaged events were passed over", err=True)
+    click.echo(f"{exported.events} new events in {folder}")

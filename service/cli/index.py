@@ -25,7 +25,7 @@ def index() -> None:
     help="Memory of one indexer.",
 )  # fmt: skip
 def plan(notes: int, dim: int, memory_gib: float) -> None:
-    """Say how many shards a community needs, and what each of them takes.
+    """Print how many shards a community needs, and the memory, disk and time of each.
 
     Memory holds codes and ids; the vectors themselves are mapped from disk. Times are for one core, scaled from
     a million vectors of 128 numbers (make bench-index).

@@ -1,4 +1,4 @@
-"""The commands about keys."""
+"""The commands about API keys."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,7 +22,7 @@ _FILE = click.option(
 def keys() -> None:
     """Make, list and revoke the keys of the service.
 
-    A service that is given a keys file asks every caller for a key (Authorization: Bearer ...). The file holds
+    A service with a keys file asks every caller for a key (Authorization: Bearer ...). The file holds
     hashes only; a running service follows its changes within a second. To replace a key, create a second one,
     switch its users over, revoke the first.
 
@@ -54,7 +54,7 @@ def create(scopes: tuple["Scope", ...], name: str, file: Path) -> None:
         key, secret = create_key(file, scopes, name)
     click.echo(secret)
     click.echo(
-        f"\nKey {key.id} ({', '.join(key.scopes)}) is in {file.absolute()}, as a hash: keep what stands above.\n"
+        f"\nKey {key.id} ({', '.join(key.scopes)}) is in {file.absolute()}, as a hash: keep the line above.\n"
         f"  serve with it: NOTELLM_KEYS_FILE={file.absolute()} notellm serve\n"
         "  ask with it:   curl -H 'Authorization: Bearer <the key>' http://127.0.0.1:8000/status\n"
         "  commands take it from NOTELLM_KEY.",
@@ -82,7 +82,7 @@ def list_keys(file: Path) -> None:
 @click.argument("key_id", metavar="ID")
 @_FILE
 def revoke(key_id: str, file: Path) -> None:
-    """Take the key ID out of the file; a running service refuses it within a second.
+    """Remove the key ID from the file; a running service refuses it within a second.
 
     \b
     Example:
@@ -99,7 +99,7 @@ def key_option(command: Callable[..., None]) -> Callable[..., None]:
     """The option of a command that is a client of a running service."""
     return click.option(
         "--key", envvar="NOTELLM_KEY", show_envvar=True, default=None,
-        help="A key of the service, if it asks for one. Everybody on the machine can read what is typed here.",
+        help="A key of the service, if it asks for one. Everybody on the machine can read an option.",
     )(command)  # fmt: skip
 
 

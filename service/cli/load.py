@@ -1,4 +1,4 @@
-"""`notellm load`: sends a file of notes to a running service and waits until they can be found."""
+"""`notellm load`: sends a file of notes to a running service and waits until they are searchable."""
 
 import sys
 import time
@@ -10,7 +10,7 @@ from typing import Any
 from tqdm import tqdm
 
 from model.note import Note
-from service.client import NoAnswer, NoteLLMClient, Refused
+from service.client import ClientError, NoteLLMClient, Refused
 from service.client.calls import BulkNote
 from service.contract.notes import BulkOut
 
@@ -27,7 +27,7 @@ class LoadError(Exception):
 
 @dataclass(slots=True)
 class Loaded:
-    """What became of the notes. ``problems`` holds the first few rejections, each in one line."""
+    """Counts of a load. ``problems`` holds the first few rejections, each in one line."""
 
     accepted: int = 0
     rejected: int = 0
@@ -43,7 +43,7 @@ class Loaded:
         return "\n".join(lines)
 
 
-def load(notes: Sequence[Note], url: str, *, key: str | None = None, wait: bool = True) -> Loaded:
+def send(notes: Sequence[Note], url: str, *, key: str | None = None, wait: bool = True) -> Loaded:
     """Write the notes in bulks of 500; with ``wait``, return when none is pending any more.
 
     The seconds include the wait. Progress goes to stderr, when that is a terminal. ``key`` is one of the service's,
@@ -62,16 +62,16 @@ def load(notes: Sequence[Note], url: str, *, key: str | None = None, wait: bool 
                     bar.update(answer.accepted + len(answer.rejected))
             if wait:
                 _wait(service, loaded.accepted)
-    except NoAnswer as error:
-        raise LoadError(str(error)) from error
     except Refused as error:
         hint = "; give one with --key or NOTELLM_KEY" if error.status in _KEY_REFUSED else ""
         raise LoadError(f"the service refuses: {error.message}{hint}") from error
+    except ClientError as error:
+        raise LoadError(str(error)) from error
     loaded.seconds = time.monotonic() - started
     return loaded
 
 
-def read(source: str) -> list[Note]:
+def load_source(source: str) -> list[Note]:
     """The notes of a file or folder, or of the samples that come with the package. Raises ValueError."""
     if source == "samples":
         from model.data.samples.generate import sample_notes

@@ -75,21 +75,13 @@ def serve(samples: bool, backend: str | None) -> None:
 
 
 @cli.command()
-@click.option(
-    "--workers",
-    type=click.IntRange(min=1),
-    help="Processes that share the port, where cores are free.  [default: 1, or NOTELLM_HTTP__WORKERS]",
-)
-def gateway(workers: int | None) -> None:
+def gateway() -> None:
     """Run a gateway: the HTTP API. Needs Redis, the indexers and a worker; holds no model and no index.
 
     \b
-    Examples:
+    Example:
       NOTELLM_REDIS_URL=redis://10.0.0.5:6379/0 notellm gateway
-      NOTELLM_REDIS_URL=redis://10.0.0.5:6379/0 notellm gateway --workers 4
     """
-    if workers:
-        os.environ["NOTELLM_HTTP__WORKERS"] = str(workers)
     _run("run_gateway")
 
 
@@ -153,11 +145,10 @@ def load(notes: str, url: str, key: str | None, no_wait: bool) -> None:
       notellm load ./notes.jsonl --url http://10.0.0.4:8000
     """
     with mistakes():
-        from service.cli.load import LoadError, read
-        from service.cli.load import load as send
+        from service.cli.load import LoadError, load_source, send
 
         try:
-            click.echo(str(send(read(notes), url, key=key, wait=not no_wait)))
+            click.echo(str(send(load_source(notes), url, key=key, wait=not no_wait)))
         except LoadError as error:
             raise click.ClickException(str(error)) from error
 

@@ -33,7 +33,7 @@ DATA = click.Path(path_type=Path, file_okay=False, exists=True)
 @click.option("--out", type=FOLDER, required=True, help="Folder of the report and of everything it is made from.")
 @click.option(
     "--recipe", type=click.Choice(list(RECIPES)), default="small", show_default=True,
-    help="What NoteLLM is trained by; its rivals and ablations differ from it in one thing each.",
+    help="NoteLLM's recipe; its rivals and ablations differ from it in one thing each.",
 )  # fmt: skip
 @click.option("--base-model", help="Another base model than the recipe's: a name or a folder.")
 @click.option("--steps", type=click.IntRange(min=1), help="Another number of steps than the recipe's.")
@@ -57,10 +57,10 @@ DATA = click.Path(path_type=Path, file_okay=False, exists=True)
 @click.option("--split-seed", default=0, show_default=True, help="Which notes those are.")
 @click.option(
     "--tag-notes", type=click.IntRange(min=1), default=1000, show_default=True,
-    help="Held-out notes that are read for the figures of categories and hashtags; the same for all.",
+    help="Held-out notes to predict for the figures of categories and hashtags; the same for all.",
 )  # fmt: skip
-@click.option("--dry-run", is_flag=True, help="Print the runs and how far each is; train nothing.")
-@click.option("--report-only", is_flag=True, help="Build the report from what is done; needs neither data nor models.")
+@click.option("--dry-run", is_flag=True, help="Print the runs and their progress; train nothing.")
+@click.option("--report-only", is_flag=True, help="Build the report of the finished runs; needs no data and no models.")
 def reproduce(
     data: Path | None,
     out: Path,
@@ -80,11 +80,11 @@ def reproduce(
     """Train and measure everything in the paper's Tables 2 to 6 on the notes and events of a folder.
 
     Splits the notes (held-out ones are in no training pair), finds related pairs on both sides, trains NoteLLM,
-    its rivals and its ablations on the same pairs, lets every one rank the same held-out notes, and writes
-    report.md, report.json and plots to OUT, with 95% intervals, and popularity beside every figure.
+    its rivals and its ablations on the same pairs, ranks the same held-out notes with each, and writes
+    report.md, report.json and plots to OUT, with 95% intervals, and popularity in every table.
 
-    Interrupted, the same command goes on where it was: runs that are done are kept, and the one in training
-    continues from its last saved state. Rows of two tables with the same recipe are trained once. Changed data,
+    Interrupted, the same command resumes: runs that are done are kept, and the one in training continues from its
+    last saved state. Rows of two tables with the same recipe are trained once. Changed data,
     another split or another recipe start runs of their own. Checkpoints below OUT/runs may be deleted.
 
     \b

@@ -1,4 +1,4 @@
-"""The commands that roll another model out: which there are, which answers, and which may go."""
+"""The commands of a rollout: list, activate and retire models."""
 
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
@@ -10,17 +10,17 @@ from service.cli.common import load_settings, store_mistakes
 if TYPE_CHECKING:
     from service.wiring import Rollout
 
-AT_WORK_S = 15.0
+WORKER_RUNS_S = 15.0
 
 
 @click.group()
 def model() -> None:
     """Roll another model out, and go back.
 
-    Start a worker of the new checkpoint beside those of the old one. It registers its model, every note is queued
+    Start a worker of the new checkpoint, and keep those of the old one. It registers its model, every note is queued
     for it, and every indexer builds an index of it, while the old model goes on answering. When `list` says that
     the new one lacks nothing, `activate` lets it answer. As long as workers of the old model run, its index stays
-    up to date, and `activate` goes back to it within a second. `retire` ends that and frees the room.
+    up to date, and `activate` goes back to it within a second. `retire` ends that and frees the memory.
 
     The commands need NOTELLM_REDIS_URL and NOTELLM_INDEX__ADDRESSES; without them they take the service that
     `notellm serve` runs in NOTELLM_STATE_DIR.
@@ -36,7 +36,7 @@ def model() -> None:
 
 @model.command(name="list")
 def list_models() -> None:
-    """Show every model: whether it answers, how far its workers are, and what its index lacks.
+    """Show every model: whether it answers, how far its workers are, and how many notes its index lacks.
 
     \b
     Example:
@@ -64,7 +64,7 @@ def activate(fingerprint: str, force: bool) -> None:
 @model.command()
 @click.argument("fingerprint")
 def retire(fingerprint: str) -> None:
-    """Forget all that the model FINGERPRINT said of notes, and remove its indexes.
+    """Delete the predictions of the model FINGERPRINT, and its indexes.
 
     Refused for the active model, and while one of its workers runs: it would bring the model back.
 
@@ -80,8 +80,8 @@ async def _list(service: "Rollout") -> None:
     from service.store.rollout import gap
 
     active = service.registered.active
-    line = "{:16}  {:6}  {:>10}  {:>10}  {:>10}  {:>10}"
-    click.echo(line.format("fingerprint", "", "read", "given up", "waiting", "lacks"))
+    line = "{:16}  {:6}  {:>10}  {:>13}  {:>10}  {:>10}"
+    click.echo(line.format("fingerprint", "", "predicted", "dead-lettered", "waiting", "lacks"))
     for fingerprint in service.registered.dims:
         progress = await service.registry.progress(fingerprint)
         lacks: object = ""
@@ -91,7 +91,7 @@ async def _list(service: "Rollout") -> None:
             except ShardUnavailable:
                 lacks = "unknown"
         state = "active" if fingerprint == active else ""
-        click.echo(line.format(fingerprint, state, progress.read, progress.failed, progress.waiting, lacks))
+        click.echo(line.format(fingerprint, state, progress.predicted, progress.dead_lettered, progress.waiting, lacks))
 
 
 async def _activate(service: "Rollout", fingerprint: str, *, force: bool) -> None:
@@ -113,23 +113,23 @@ async def _compare(service: "Rollout", fingerprint: str, active: str) -> None:
     from service.store.rollout import gap
 
     try:
-        missing = await gap(service.registry, service.searcher, fingerprint, active)
+        lacking = await gap(service.registry, service.searcher, fingerprint, active)
     except ShardUnavailable as error:
-        raise click.ClickException(f"{error}, so what is missing cannot be told; --force does not ask") from error
-    if missing.notes:
+        raise click.ClickException(f"{error}, so the notes that it lacks are unknown; --force does not ask") from error
+    if lacking.notes:
         raise click.ClickException(
-            f"{fingerprint} lacks {missing.notes} notes that {active} finds, of which its workers gave "
-            f"{missing.given_up} up; wait for the others, or lose them from all answers with --force"
+            f"{fingerprint} lacks {lacking.notes} notes that {active} finds, {lacking.dead_lettered} of them "
+            "dead-lettered; wait for the others, or lose them from all answers with --force"
         )
 
 
 async def _retire(service: "Rollout", fingerprint: str) -> None:
     _known(service, fingerprint)
     idle_s = (await service.registry.progress(fingerprint)).idle_s
-    if fingerprint != service.registered.active and idle_s is not None and idle_s < AT_WORK_S:
+    if fingerprint != service.registered.active and idle_s is not None and idle_s < WORKER_RUNS_S:
         raise click.ClickException(
             f"a worker of {fingerprint} asked for notes {idle_s:.1f} s ago; stop its workers, "
-            f"and repeat this {AT_WORK_S:.0f} s later"
+            f"and repeat this {WORKER_RUNS_S:.0f} s later"
         )
     if not await service.registry.retire(fingerprint):
         raise click.ClickException(f"{fingerprint} is active; `notellm model activate` another one first")
@@ -138,7 +138,9 @@ async def _retire(service: "Rollout", fingerprint: str) -> None:
 
 def _known(service: "Rollout", fingerprint: str) -> None:
     if fingerprint not in service.registered.dims:
-        raise click.ClickException(f"no model {fingerprint} is registered; `notellm model list` shows those that are")
+        raise click.ClickException(
+            f"no model {fingerprint} is registered; `notellm model list` shows the registered ones"
+        )
 
 
 def _run(command: Callable[["Rollout"], Awaitable[None]]) -> None:

@@ -58,9 +58,9 @@ def train(
 
     One network learns to compress a note into one vector (contrastive loss over the pairs, eq. 2) and to
     write its category or its hashtags (eq. 3). A recipe holds every scientific setting and is saved with
-    the checkpoint; the same recipe, data and number of threads give the same losses. A run that was
-    killed goes on where its last saved state was when the same command is given again; OUT/run holds
-    that state and a log for TensorBoard.
+    the checkpoint; the same recipe, data and number of threads give the same losses. Given again after a
+    kill, the same command resumes from the last saved state; OUT/run holds that state and a log for
+    TensorBoard.
 
     \b
     Examples:
@@ -85,13 +85,13 @@ def train(
         chosen = changed(RECIPES[recipe](), [*shorthand, *settings])
         if pairs_file is None and chosen.contrastive:
             raise click.UsageError("--pairs is needed; only a run with --set contrastive=false learns from notes alone")
-        found = load_notes(data)
-        categories = load_categories(categories_file, found) if categories_file else None
-        notes = [note for note in found if not is_blank(note)]
-        if len(notes) < len(found):
-            click.echo(f"{len(found) - len(notes)} notes without text and hashtags are left out", err=True)
+        loaded = load_notes(data)
+        categories = load_categories(categories_file, loaded) if categories_file else None
+        notes = [note for note in loaded if not is_blank(note)]
+        if len(notes) < len(loaded):
+            click.echo(f"{len(loaded) - len(notes)} notes without text and hashtags are left out", err=True)
         if pairs_file is None:
-            # Pairs hold none of the held-out notes; without pairs that has to be seen to here.
+            # Pairs hold none of the held-out notes; without pairs the split is made here.
             kept_out = split_notes((note.id for note in notes), holdout, split_seed)
             notes = [note for note in notes if note.id not in kept_out]
         related = load_pairs(pairs_file).ends() if pairs_file else []
@@ -112,8 +112,8 @@ def train(
 def adapt(data: tuple[Path, ...], out: Path, steps: int, holdout: float, split_seed: int) -> None:
     """Make a causal decoder of MiniLM, from the notes' text alone: a base model for machines without a GPU.
 
-    MiniLM reads a text in both directions and writes nothing. As a decoder it has to learn to say in one
-    state what it said in the mean of all, and to predict the next word. Uses no clicks, hashtags or
+    MiniLM attends in both directions and writes nothing. As a decoder it has to learn to give in one state
+    the vector that it had in the mean of all, and to predict the next word. Uses no clicks, hashtags or
     categories, and no held-out notes. Takes up to an hour on two cores; the more text, the better.
 
     \b
@@ -129,8 +129,8 @@ def adapt(data: tuple[Path, ...], out: Path, steps: int, holdout: float, split_s
 
         notes = []
         for folder in data:
-            found = [note for note in load_notes(folder) if not is_blank(note)]
-            kept_out = split_notes((note.id for note in found), holdout, split_seed)
-            notes += [note for note in found if note.id not in kept_out]
+            loaded = [note for note in load_notes(folder) if not is_blank(note)]
+            kept_out = split_notes((note.id for note in loaded), holdout, split_seed)
+            notes += [note for note in loaded if note.id not in kept_out]
         history = run(adapted(steps), notes, out)
     click.echo(f"base model in {out}: {len(history)} steps, {1 - history[-1].teacher:.2f} cosine to MiniLM's vectors")

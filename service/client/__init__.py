@@ -5,7 +5,8 @@ sources are the package `notellm_client` of a wheel of its own (`deploy/client`)
 """
 
 from .calls import BulkNote, EventFields, Fetched, NoteFields
-from .client import AsyncNoteLLMClient, ClientError, NoAnswer, NoteLLMClient, Refused
+from .client import AsyncNoteLLMClient, NoteLLMClient
+from .errors import ClientError, NoAnswer, Refused, SetupError
 
 __all__ = [
     "AsyncNoteLLMClient",
@@ -17,4 +18,5 @@ __all__ = [
     "NoteFields",
     "NoteLLMClient",
     "Refused",
+    "SetupError",
 ]

@@ -1,4 +1,4 @@
-"""Every route of the contract as a call: what to send, and how to read the answer. See `service.client.client`."""
+"""Every route of the contract as a call: its request, and how its answer is decoded. See `service.client.client`."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,7 +15,7 @@ from ..contract.related import RelatedOut
 from ..contract.status import StatusOut
 from ..contract.tags import TagsOut
 
-# A bulk of `bulks` ends here, too: a thousand of the longest notes are more than the service takes at once.
+# A thousand of the longest notes are more than the service takes at once: `bulks` ends a bulk here, too.
 MAX_BULK_BYTES = 16 * 1024 * 1024
 
 _JSON = {"Content-Type": "application/json"}
@@ -44,7 +44,7 @@ class BulkNote(NoteFields, total=False):
 
 
 class EventFields(TypedDict):
-    """What a reader did with a note; ``ts`` is RFC 3339, or in seconds since 1970."""
+    """A reader saw, clicked, liked or saved a note; ``ts`` is RFC 3339, or in seconds since 1970."""
 
     event_id: str
     user_id: str
@@ -56,7 +56,7 @@ class EventFields(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """A note as it is now, and its entity tag; None when it is as it was under the tag that was given."""
+    """A note and its entity tag; the note is None when its tag is still the given one."""
 
     note: NoteOut | None
     etag: str
@@ -64,11 +64,11 @@ class Fetched:
 
 @dataclass(frozen=True, slots=True)
 class Call(Generic[T]):
-    """One request, and how its answer is read. A ``repeatable`` one does nothing more when it is sent again."""
+    """One request, and how its answer is decoded. Sending a ``repeatable`` request again changes nothing."""
 
     method: str
     path: str
-    read: Callable[[httpx.Response], T]
+    decode: Callable[[httpx.Response], T]
     query: Sequence[tuple[str, str]] = ()
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes | None = None
@@ -113,7 +113,7 @@ class Calls:
         vocabulary: Literal["open", "known"] = "open",
         related: int = 0,
     ) -> Call[TagsOut]:
-        """Hashtags, a category and, if wanted, related notes for a draft; ``hashtags`` are those it has."""
+        """Hashtags, a category and ``related`` related notes for a draft; ``hashtags`` are its own."""
         draft = {
             "title": title,
             "content": content,
@@ -148,7 +148,7 @@ class Calls:
         )
 
     def put_many(self, notes: Iterable[BulkNote], *, idempotency_key: str | None = None) -> Call[BulkOut]:
-        """Store up to 1,000 notes in one request; those that are refused stand in the answer."""
+        """Store up to 1,000 notes in one request; the answer lists the refused notes."""
         return _bulk([_json(note) for note in notes], idempotency_key=idempotency_key)
 
     def get(self, note_id: str) -> Call[NoteOut]:
@@ -156,7 +156,7 @@ class Calls:
         return Call("GET", _note(note_id), _as(NoteOut))
 
     def fetch(self, note_id: str, etag: str = "") -> Call[Fetched]:
-        """A note and its entity tag; only the tag while the note is as it was under the one given."""
+        """A note and its entity tag; only the tag when it is still the given one."""
         return Call("GET", _note(note_id), _fetched, headers={"If-None-Match": etag} if etag else {})
 
     def delete(
@@ -173,7 +173,7 @@ class Calls:
         )
 
     def record(self, events: Iterable[EventFields], *, idempotency_key: str | None = None) -> Call[EventsOut]:
-        """Keep what readers did, up to 1,000 events; one that was sent before counts as a duplicate."""
+        """Store up to 1,000 events of readers; an event that was sent before counts as a duplicate."""
         call = Call("POST", "/events", _as(EventsOut), headers=_idempotency(idempotency_key))
         return _with_body(call, {"events": list(events)})
 
@@ -184,13 +184,13 @@ class Calls:
 
 def bulks(notes: Iterable[BulkNote], size: int) -> Iterator[Call[BulkOut]]:
     """Calls that write any number of notes, at most ``size`` and 16 MiB each; positions count over all notes."""
-    start, lines, held_bytes = 0, list[bytes](), 0
+    start, lines, bulk_bytes = 0, list[bytes](), 0
     for line in map(_json, notes):
-        if lines and (len(lines) == size or held_bytes + len(line) > MAX_BULK_BYTES):
+        if lines and (len(lines) == size or bulk_bytes + len(line) > MAX_BULK_BYTES):
             yield _bulk(lines, start)
-            start, lines, held_bytes = start + len(lines), [], 0
+            start, lines, bulk_bytes = start + len(lines), [], 0
         lines.append(line)
-        held_bytes += len(line) + 1
+        bulk_bytes += len(line) + 1
     if lines:
         yield _bulk(lines, start)
 
@@ -201,7 +201,7 @@ def _json(value: object) -> bytes:
 
 def _note(note_id: str) -> str:
     path = quote(note_id, safe=":")
-    # Dots alone are an id here, and directories to whatever tidies a URL on the way.
+    # An id may be dots alone, which httpx and proxies would resolve as directories.
     return f"/notes/{path if path.strip('.') else path.replace('.', '%2E')}"
 
 
@@ -240,11 +240,11 @@ def _with_body(call: Call[T], body: object) -> Call[T]:
 def _bulk(lines: Sequence[bytes], start: int = 0, idempotency_key: str | None = None) -> Call[BulkOut]:
     """The notes as NDJSON; the first is the one at ``start`` among all of them."""
 
-    def read(response: httpx.Response) -> BulkOut:
+    def decode(response: httpx.Response) -> BulkOut:
         answer = BulkOut.model_validate_json(response.content)
         moved = [one.model_copy(update={"position": start + one.position}) for one in answer.rejected]
         return BulkOut(accepted=answer.accepted, rejected=moved)
 
     headers = _NDJSON | _idempotency(idempotency_key)
-    # No line at all is no NDJSON.
-    return Call("POST", "/notes", read, headers=headers, body=b"\n".join(lines) or b"[]")
+    # An empty body is no NDJSON.
+    return Call("POST", "/notes", decode, headers=headers, body=b"\n".join(lines) or b"[]")

@@ -1,4 +1,4 @@
-"""What readers did."""
+"""Events of readers."""
 
 from typing import Annotated, Any, Literal
 

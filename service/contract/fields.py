@@ -1,4 +1,4 @@
-"""What one field of a body may hold, and what every body with a text is held to."""
+"""The fields of bodies, and the rules for every body with a text."""
 
 import re
 from datetime import datetime
@@ -31,7 +31,7 @@ def _rfc_3339(text: str) -> str:
 
 
 def _described(**schema: JsonValue) -> Any:
-    """What OpenAPI says of a value beside what pydantic knows of it."""
+    """Keywords for the JSON Schema of a value that pydantic cannot know."""
     return Field(json_schema_extra=schema)
 
 

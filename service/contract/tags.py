@@ -1,4 +1,4 @@
-"""Drafts, and what is suggested for them."""
+"""Drafts, and the suggestions for them."""
 
 from typing import Annotated, Literal
 

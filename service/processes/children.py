@@ -1,7 +1,7 @@
 """Child processes: started, watched, started again, and stopped in order.
 
-Children run in sessions of their own, so that ctrl-C reaches their parent alone and the order of stopping is kept;
-should the parent be killed, the kernel ends them.
+Children run in sessions of their own, so that ctrl-C reaches the supervisor alone and the order of stopping is kept. If
+the supervisor is killed, the kernel ends them.
 """
 
 import ctypes
@@ -26,10 +26,7 @@ _HEALTHY_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Role:
-    """What one child runs. Roles with a higher ``rank`` are stopped before those with a lower one.
-
-    What it prints goes to the file ``log``, if there is one.
-    """
+    """The command of one child. Higher ranks are stopped first. Its output goes to the file ``log``, if set."""
 
     name: str
     command: Sequence[str]
@@ -38,38 +35,31 @@ class Role:
     log: Path | None = None
 
     @property
-    def last_words(self) -> str:
-        """The last line of its log: why it could not run as it was set up."""
+    def last_line(self) -> str:
+        """The last line of its log: the reason when it cannot run as it is set up."""
         lines = self.log.read_text(errors="replace").splitlines() if self.log and self.log.exists() else []
         return lines[-1] if lines else f"{self.name} cannot run as it is set up"
 
 
 class Child:
-    """One process and its restarts.
+    """One process and its restarts. It inherits the open file ``keep``, if given."""
 
-    It inherits the open file ``keep``, if given; ``on_end`` is called with the id of each process that ended.
-    """
-
-    def __init__(
-        self, role: Role, keep: IO[str] | None = None, on_end: Callable[[int], object] = lambda _: None
-    ) -> None:
+    def __init__(self, role: Role, keep: IO[str] | None = None) -> None:
         self.role = role
         self._keep = keep
-        self._on_end = on_end
         self._process: subprocess.Popen[bytes] | None = None
         self._started = 0.0
         self._pause_s = _FIRST_PAUSE_S
         self._not_before = 0.0
 
     def tend(self) -> int | None:
-        """Start the process when it is not there and its pause is over; its status when it just ended."""
+        """Start the process if it does not run and its pause is over; its exit status when it just ended."""
         if self._process is None:
             if time.monotonic() >= self._not_before:
                 self._start()
             return None
         status = self._process.poll()
         if status is not None:
-            self._on_end(self._process.pid)
             self._process = None
             if time.monotonic() - self._started > _HEALTHY_S:
                 self._pause_s = _FIRST_PAUSE_S
@@ -77,13 +67,13 @@ class Child:
             self._pause_s = min(2 * self._pause_s, _LAST_PAUSE_S)
         return status
 
-    def ask_to_stop(self) -> None:
+    def terminate(self) -> None:
         """Send SIGTERM, if it runs."""
         if self._process and self._process.poll() is None:
             self._process.terminate()
 
     def wait(self, until: float) -> None:
-        """Wait for the end; past ``until``, on the monotonic clock, kill."""
+        """Wait until it ended; kill it at ``until``, on the monotonic clock."""
         if self._process is None:
             return
         try:
@@ -110,10 +100,7 @@ class Child:
 
 
 class Supervisor:
-    """Keeps children running until a signal comes, then stops them rank by rank.
-
-    A rank that has not ended ``grace_s`` seconds after it was asked to is killed.
-    """
+    """Keeps children running until a signal, then stops them rank by rank; kills a rank after ``grace_s``."""
 
     def __init__(self, children: Sequence[Child], grace_s: float = GRACE_S) -> None:
         self._children = children
@@ -121,21 +108,21 @@ class Supervisor:
         self._stopping = False
 
     def run(self, ready: Callable[[], bool], announce: Callable[[], None]) -> int:
-        """Tend until SIGINT or SIGTERM; ``announce`` once ``ready``. Returns the exit status.
+        """Tend the children until SIGINT, SIGTERM or SIGHUP; ``announce`` once ``ready``. Returns the exit status.
 
-        A child that ends with status 2 before everything was ready cannot run as it was set up: then all
-        stop, with 2. Later it is an accident like any other.
+        A child that ends with status 2 before all were ready cannot run as it is set up: then all stop, with 2. Later
+        it is started again, as after any other status.
         """
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, self._ask_to_stop)
+            signal.signal(number, self._request_stop)
         announced = False
         try:
             while not self._stopping:
                 for child in self._children:
                     status = child.tend()
                     if status == USER_MISTAKE and not announced:
-                        if child.role.log:  # without a log, it has said it where we would
-                            say(child.role.last_words.removeprefix("notellm: "))
+                        if child.role.log:  # without a log, it shares our standard error
+                            say(child.role.last_line.removeprefix("notellm: "))
                         return USER_MISTAKE
                     if status is not None:
                         say(f"{child.role.name} ended ({_cause(status)}); starting it again")
@@ -147,7 +134,7 @@ class Supervisor:
             self._stop_children()
         return 0
 
-    def _ask_to_stop(self, *_: object) -> None:
+    def _request_stop(self, *_: object) -> None:
         self._stopping = True
 
     def _stop_children(self) -> None:
@@ -155,27 +142,27 @@ class Supervisor:
             together = [child for child in self._children if child.role.rank == rank]
             until = time.monotonic() + self._grace_s
             for child in together:
-                child.ask_to_stop()
+                child.terminate()
             for child in together:
                 child.wait(until)
 
 
 def end_with(parent: int) -> Callable[[], None] | None:
-    """What a child runs before its program, so that the kernel sends it SIGTERM when the supervisor dies."""
+    """A hook for a child to call before its program, so that the kernel sends it SIGTERM when ``parent`` dies."""
     if sys.platform != "linux":
         return None
     libc = ctypes.CDLL(None)
 
     def before_exec() -> None:
         libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-        if os.getppid() != parent:  # it died before the line above
+        if os.getppid() != parent:  # it died before prctl
             os._exit(1)
 
     return before_exec
 
 
 def say(message: str) -> None:
-    """A line to the person who started us."""
+    """Print a line on standard error."""
     print(f"notellm: {message}", file=sys.stderr, flush=True)  # noqa: T201
 
 

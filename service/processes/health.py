@@ -22,22 +22,14 @@ _ASK_S = 1.0
 class OpsServer:
     """Serves one process's health and metrics.
 
-    ``missing`` names what the process still lacks before it can do its work; an empty list means ready. It
-    is called in the server's threads on every /readyz, so it must be thread-safe and return at once. ``exposition``
-    is what /metrics answers, in the text format of Prometheus.
+    ``missing`` names the parts that the process still lacks; an empty list means ready. The server's threads call it on
+    every /readyz, so it must be thread-safe and return at once.
     """
 
-    def __init__(
-        self,
-        host: str,
-        port: int,
-        missing: Callable[[], list[str]],
-        exposition: Callable[[], bytes] = generate_latest,
-    ) -> None:
+    def __init__(self, host: str, port: int, missing: Callable[[], list[str]]) -> None:
         """Bind, so that a taken port raises OSError here. Port 0 takes a free one."""
         self._server = _Server((host, port), _Handler)
         self._server.missing = missing
-        self._server.exposition = exposition
         self._thread = threading.Thread(target=self._server.serve_forever, args=(_POLL_S,), name="ops", daemon=True)
 
     @property
@@ -58,12 +50,10 @@ class OpsServer:
 
 
 @contextmanager
-def operations(
-    ops: OpsSettings, missing: Callable[[], list[str]], exposition: Callable[[], bytes] = generate_latest
-) -> Iterator[None]:
-    """The listener as it is set up, while the process runs. Raises SetupError when the port cannot be had."""
+def operations(ops: OpsSettings, missing: Callable[[], list[str]]) -> Iterator[None]:
+    """Serve during the block. Raises SetupError when the port cannot be bound."""
     with binding(ops.host, ops.port, "NOTELLM_OPS__PORT"):
-        server = OpsServer(ops.host, ops.port, missing, exposition)
+        server = OpsServer(ops.host, ops.port, missing)
     server.start()
     if ops.port_file:
         ops.port_file.write_text(str(server.port))
@@ -75,7 +65,7 @@ def operations(
 
 @contextmanager
 def binding(host: str, port: int, variable: str) -> Iterator[None]:
-    """What binds a port inside raises SetupError, naming the variable to change."""
+    """An OSError of the block, which binds a port, becomes a SetupError that names the variable to change."""
     try:
         yield
     except OSError as error:
@@ -85,7 +75,7 @@ def binding(host: str, port: int, variable: str) -> Iterator[None]:
 
 
 def missing_at(host: str, port: int, name: str) -> list[str]:
-    """What the process behind an operations listener lacks; ``name`` when it does not answer."""
+    """The missing parts that /readyz of a process names; ``name`` when it does not answer."""
     with closing(http.client.HTTPConnection(host, port, timeout=_ASK_S)) as connection:
         try:
             connection.request("GET", "/readyz")
@@ -99,7 +89,6 @@ class _Server(ThreadingHTTPServer):
     block_on_close = False
     request_queue_size = 128
     missing: Callable[[], list[str]]
-    exposition: Callable[[], bytes]
 
     def server_bind(self) -> None:
         # A gateway that is started again must not wait until the system forgets its old connections.
@@ -124,7 +113,7 @@ class _Handler(BaseHTTPRequestHandler):
             case "/readyz":
                 self._answer_ready(self.server.missing())
             case "/metrics":
-                self._answer(HTTPStatus.OK, CONTENT_TYPE_LATEST, self.server.exposition())
+                self._answer(HTTPStatus.OK, CONTENT_TYPE_LATEST, generate_latest())
             case _:
                 self._answer(HTTPStatus.NOT_FOUND, JSON, b'{"paths":["/livez","/readyz","/metrics"]}')
 

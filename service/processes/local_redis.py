@@ -1,7 +1,7 @@
-"""The Redis that a command works on: the one that is set, that of a running `notellm serve`, or that of its folder.
+"""The private Redis of a state folder, and the Redis that a command connects to.
 
-A service that does not run has its notes on disk, where only a Redis can read them; one is then started for as long
-as the command takes. It holds the lock of the state folder, so that no service starts beside it.
+That is the one of the settings, else the one of a running `notellm serve`, else one that is started on the state folder
+for the time of the command. It holds the folder's lock, so that no service starts meanwhile.
 """
 
 import importlib.util
@@ -23,11 +23,7 @@ _GRACE_S = 60.0
 
 @contextmanager
 def reached(settings: Settings, *, make: bool = False) -> Iterator[str]:
-    """URL of the Redis, which answers. With ``make`` the state folder may be new.
-
-    Raises:
-        SetupError: if there is none, or it cannot be started.
-    """
+    """URL of the Redis. With ``make`` the state folder may be new. Raises SetupError when it cannot be started."""
     if settings.redis_url is not None:
         yield redis_url(settings)
         return
@@ -51,7 +47,7 @@ def reached(settings: Settings, *, make: bool = False) -> Iterator[str]:
 
 
 def _start(child: Child, url: str) -> None:
-    """Return when it has read its files and answers."""
+    """Return when it has loaded its files and answers."""
     redis = open_sync_redis(url)
     while child.tend() is None:
         try:
@@ -66,7 +62,7 @@ def _start(child: Child, url: str) -> None:
 
 
 def _stop(child: Child) -> None:
-    child.ask_to_stop()
+    child.terminate()
     child.wait(time.monotonic() + _GRACE_S)
 
 

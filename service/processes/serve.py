@@ -2,10 +2,10 @@
 
 ::
 
-    state_dir/lock      held by the supervisor and by all its children: one service a folder
+    state_dir/lock      locked by the supervisor and by all its children: one service a folder
     state_dir/redis/    append-only file and log of the private Redis
     state_dir/index/    snapshots, one folder a shard and in it one a model
-    state_dir/logs/     what each process logs, one JSON object a line, since this start
+    state_dir/logs/     the log of each process since this start, one JSON object a line
     state_dir/run  ->   a short private folder with the sockets, and <role>.ops with each operations port
 """
 
@@ -50,32 +50,32 @@ KEYS = '{file}  (add -H "Authorization: Bearer $NOTELLM_KEY" to what follows)'
 
 
 class GatewayReadiness:
-    """Asks the gateway whether everything is there, and says once what is still missing."""
+    """Polls /readyz of the gateway, and prints the missing parts once."""
 
     def __init__(self, host: str, port: int) -> None:
         self._host = host
         self._port = port
-        self._said = ""
+        self._printed = ""
 
     def __call__(self) -> bool:
-        """True when /readyz misses nothing."""
+        """True when the gateway is ready."""
         missing = missing_at(self._host, self._port, "the gateway")
         waiting = ", ".join(missing)
-        if waiting and waiting != self._said:
-            self._said = waiting
+        if waiting and waiting != self._printed:
+            self._printed = waiting
             say(f"waiting for: {waiting}")
         return not missing
 
 
 class SampleLoad:
-    """`notellm load samples` as an errand: started when first asked for, then asked whether it is over."""
+    """A process of `notellm load samples`: started by the first call."""
 
     def __init__(self, url: str) -> None:
         self._command = [sys.executable, "-P", "-m", "service.cli.main", "load", "samples", "--url", url]
         self._process: subprocess.Popen[bytes] | None = None
 
     def __call__(self) -> bool:
-        """True when the errand is over, well or not: it says itself what went wrong."""
+        """True when the process ended, with success or not: it prints its own errors."""
         if self._process is None:
             self._process = subprocess.Popen(  # noqa: S603
                 self._command, stdin=subprocess.DEVNULL, preexec_fn=end_with(os.getpid())
@@ -93,7 +93,7 @@ def serve(settings: Settings, *, samples: bool = False) -> int:
     """Run everything until a signal comes, with the sample notes if asked for; returns the exit status.
 
     Raises:
-        SetupError: if the state folder or a port is in use, or there is no checkpoint or no Redis to start.
+        SetupError: if the state folder or a port is in use, or there is no checkpoint or no redis-server.
     """
     _check_checkpoint(settings.checkpoint)
     if settings.keys_file:
@@ -103,7 +103,7 @@ def serve(settings: Settings, *, samples: bool = False) -> int:
         port = free_port(settings.http.host, settings.http.port, "NOTELLM_HTTP__PORT")
         ops_port = free_port(settings.ops.host, settings.ops.port, "NOTELLM_OPS__PORT")
         place = Place(state, runtime, port, ops_port)
-        # The lock stays held while any child lives: no second Redis may open the same files.
+        # The folder stays locked while any child lives: no second Redis may open the same files.
         children = [Child(role, lock) for role in roles(settings, place)]
         ready = GatewayReadiness(_reachable(settings.ops.host), ops_port)
         api = _url(settings.http.host, port)
@@ -126,31 +126,31 @@ def serve(settings: Settings, *, samples: bool = False) -> int:
 
 
 def roles(settings: Settings, place: Place) -> list[Role]:
-    """What `serve` runs, in the order of starting."""
+    """The processes of `serve`, in the order of starting."""
     environment = _environment(settings, place)
-    found: list[Role] = []
+    all_roles: list[Role] = []
     if settings.redis_url is None:
         folder = place.state / "redis"
         folder.mkdir(parents=True, exist_ok=True)
         environment["NOTELLM_REDIS_URL"] = f"unix://{place.redis_socket}"
-        found.append(Role("redis", redis_command(redis_binary(), place.redis_socket, folder), rank=0))
+        all_roles.append(Role("redis", redis_command(redis_binary(), place.redis_socket, folder), rank=0))
     for shard in range(len(settings.index.addresses)):
         own = {"NOTELLM_INDEX__NUMBER": str(shard)}
-        found.append(_role(place, f"indexer-{shard}", "indexer", 1, environment | own))
+        all_roles.append(_role(place, f"indexer-{shard}", "indexer", 1, environment | own))
     for number in range(len(settings.worker.addresses)):
         own = {"NOTELLM_WORKER__NUMBER": str(number)}
-        found.append(_role(place, f"worker-{number}", "worker", 2, environment | own))
+        all_roles.append(_role(place, f"worker-{number}", "worker", 2, environment | own))
     own = {"NOTELLM_HTTP__PORT": str(place.port), "NOTELLM_OPS__PORT": str(place.ops_port)}
-    found.append(_role(place, "gateway", "gateway", 3, environment | own))
-    return found
+    all_roles.append(_role(place, "gateway", "gateway", 3, environment | own))
+    return all_roles
 
 
 def _role(place: Place, name: str, command: str, rank: int, environment: dict[str, str]) -> Role:
     own = {"NOTELLM_OPS__PORT_FILE": str(place.runtime / f"{name}.ops")}
-    # -P: a folder named "service" where the command was typed must not be taken for ours.
+    # -P: a folder named "service" in the working directory must not be imported.
     log = place.state / "logs" / f"{name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    log.unlink(missing_ok=True)  # a log is of this start; without that it would grow for ever
+    log.unlink(missing_ok=True)  # it would grow for ever
     return Role(name, [sys.executable, "-P", "-m", "service.cli.main", command], rank, own | environment, log)
 
 

@@ -1,4 +1,4 @@
-"""The state folder of `notellm serve`: who holds it, where its sockets are, and which ports are free."""
+"""The state folder of `notellm serve`, with its lock and its sockets; and free ports."""
 
 import fcntl
 import os
@@ -21,7 +21,7 @@ _LEFTOVERS_S = 20.0
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where the service listens and keeps things, with the ports that were found free."""
+    """The folders and ports of one service."""
 
     state: Path
     runtime: Path
@@ -35,10 +35,10 @@ class Place:
 
 
 def reach(settings: Settings) -> tuple[str, Sequence[str]]:
-    """URL of Redis and addresses of the shards: those that are set, else those of the `serve` in the state folder.
+    """URL of Redis and addresses of the shards: of the settings, else of the `serve` in the state folder.
 
     Raises:
-        SetupError: if neither is there.
+        SetupError: if there is neither.
     """
     runtime = (settings.state_dir / "run").resolve()
     sockets = sorted(runtime.glob("shard-*.sock"), key=lambda path: int(path.stem.partition("-")[2]))
@@ -55,17 +55,17 @@ def reach(settings: Settings) -> tuple[str, Sequence[str]]:
 
 @contextmanager
 def lock_state(state: Path) -> Iterator[IO[str]]:
-    """The lock of the state folder, made if need be. Raises SetupError while another service uses it.
+    """The locked file of the state folder, made if need be. Raises SetupError while another service uses it.
 
-    Children of a supervisor that was killed may take a moment to end; they are waited for.
+    Waits for the children of a killed supervisor to end.
     """
     state.mkdir(parents=True, exist_ok=True, mode=0o700)
     with (state / "lock").open("a+") as lock:
-        give_up = time.monotonic() + _LEFTOVERS_S
+        deadline = time.monotonic() + _LEFTOVERS_S
         while not _locked(lock):
             lock.seek(0)
             owner = lock.read().strip()
-            if _alive(owner) or time.monotonic() > give_up:
+            if _alive(owner) or time.monotonic() > deadline:
                 raise SetupError(
                     f"{state} is in use by another `notellm serve` (process {owner}); stop it, "
                     "or set NOTELLM_STATE_DIR to another folder"
@@ -79,7 +79,7 @@ def lock_state(state: Path) -> Iterator[IO[str]]:
 
 @contextmanager
 def runtime_folder(state: Path) -> Iterator[Path]:
-    """A private folder, linked as ``state/run``. Its path is short: a socket's may have 107 bytes."""
+    """A private folder, linked as ``state/run``, with a short path: that of a socket has at most 107 bytes."""
     runtime = Path(tempfile.mkdtemp(prefix="notellm-"))
     link = state / "run"
     if link.is_symlink():  # of a supervisor that was killed
@@ -94,7 +94,7 @@ def runtime_folder(state: Path) -> Iterator[Path]:
 
 
 def free_port(host: str, port: int, variable: str) -> int:
-    """The port, or a free one for 0. Raises SetupError, naming the variable, when it cannot be had."""
+    """The port, or a free one for 0. Raises SetupError, which names the variable, when it is taken."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as probe:

@@ -1,1 +1,1 @@
-"""The policy: what to answer from the store, the index and the workers. Knows neither HTTP nor Redis."""
+"""The policy: answers from the store, the index and the workers. Knows neither HTTP nor Redis."""

@@ -1,4 +1,4 @@
-"""Which model answers, as a gateway follows it."""
+"""The active model, as a gateway follows it."""
 
 import logging
 from collections.abc import Awaitable, Callable
@@ -14,14 +14,14 @@ T = TypeVar("T")
 
 
 class ActiveModel(Generic[T]):
-    """What answers for the active model, made by ``make`` for each model that ever was.
+    """The `Recommender` of the active model; ``make`` makes it of the fingerprint, once for each model.
 
-    A request takes it once and keeps it to its end, so that no answer mixes models. Until ``active`` has said which
-    model that is, it is the one of ``fingerprint``.
+    A request calls this once, so that no answer mixes models.
 
     Args:
         active: asks the store for the active model's fingerprint, None before there is one; may raise
             StoreUnavailable.
+        fingerprint: the active model until the store has named one.
     """
 
     def __init__(self, active: Callable[[], Awaitable[str | None]], fingerprint: str, make: Callable[[str], T]) -> None:
@@ -32,13 +32,13 @@ class ActiveModel(Generic[T]):
         metrics.ACTIVE_MODEL.labels(fingerprint).set(1)
 
     def __call__(self) -> T:
-        """As of now."""
+        """The recommender of the model that is active now."""
         if self.fingerprint not in self._made:
             self._made[self.fingerprint] = self._make(self.fingerprint)
         return self._made[self.fingerprint]
 
     async def follow(self) -> None:
-        """Ask once which model is active; to be called over and over. Without an answer the last one stays."""
+        """Ask the store once which model is active; the last one stays when it does not answer."""
         with suppress(StoreUnavailable):
             active = await self._active()
             if active is not None and active != self.fingerprint:

@@ -1,4 +1,4 @@
-"""Hashtags as the service suggests them: scored, ordered, without those of the draft, spelled as the community does."""
+"""The hashtags that the service suggests: scored, ordered, new to the draft, in the community's spelling."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -23,12 +23,12 @@ def suggest(
 ) -> list[Tag]:
     """Suggestions of the model and of the nearest notes, most likely first, without the hashtags in ``known``.
 
-    Ties keep the order of the model, then of the neighbors. ``neighbors`` is None when nobody could say which notes are
-    near: the model then speaks alone.
+    Ties keep the order of the model, then of the neighbors. ``neighbors`` is None when the index or the store did not
+    answer: the scores are then those of the model alone.
     """
-    refused = {fold(tag) for tag in known}
-    found = [candidate for candidate in candidates(generated, neighbors or ()) if candidate.key not in refused]
-    tags = [Tag(candidate.tag, _score(candidate, scores, neighbors is None), _source(candidate)) for candidate in found]
+    folded = {fold(tag) for tag in known}
+    new = [candidate for candidate in candidates(generated, neighbors or ()) if candidate.key not in folded]
+    tags = [Tag(candidate.tag, _score(candidate, scores, neighbors is None), _source(candidate)) for candidate in new]
     return sorted(tags, key=lambda tag: -tag.score)
 
 
@@ -44,17 +44,17 @@ def _source(candidate: Candidate) -> Source:
     return "both" if candidate.vote else "generated"
 
 
-async def in_use(suggested: Sequence[Tag], count: int, vocabulary: Vocabulary, store: NoteStore) -> list[Tag]:
-    """The first ``count`` suggestions, in order, each as most live notes that carry it write it.
+async def from_vocabulary(suggested: Sequence[Tag], count: int, vocabulary: Vocabulary, store: NoteStore) -> list[Tag]:
+    """The first ``count`` suggestions of a vocabulary, in order, each in the spelling of most live notes.
 
-    Of the known vocabulary are those that some live note carries, wherever they stand; of the open one the others, too,
-    as they were suggested. One round trip. Raises StoreUnavailable.
+    The known vocabulary is the hashtags that live notes carry; the open one has all hashtags. One round trip. Raises
+    StoreUnavailable.
     """
-    asked = suggested if vocabulary == "known" else suggested[:count]
-    spellings = await store.spellings([tag.tag for tag in asked])
-    known = [
+    tags = suggested if vocabulary == "known" else suggested[:count]
+    spellings = await store.spellings([tag.tag for tag in tags])
+    spelled = [
         replace(tag, tag=spelling or tag.tag)
-        for tag, spelling in zip(asked, spellings, strict=True)
+        for tag, spelling in zip(tags, spellings, strict=True)
         if spelling or vocabulary == "open"
     ]
-    return known[:count]
+    return spelled[:count]

@@ -1,4 +1,4 @@
-"""The workers in memory: a bag of words in the place of a model. Texts that share words are close."""
+"""`Drafter` in memory: a bag of words instead of a model. Texts that share words are close."""
 
 import asyncio
 import hashlib

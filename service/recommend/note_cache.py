@@ -1,8 +1,8 @@
-"""The gateway's cache of notes, which is never out of date.
+"""The gateway's cache of note summaries, which is never out of date.
 
-Redis keeps a log of what was written. Before an answer goes out, the cache asks what came since it asked last, forgets
-those notes, and fetches what it lacks, all in one atomic step: an answer shows every write that was acknowledged before
-its request came. One such question serves all the answers that wait for it, so a busy gateway asks once for many.
+Redis keeps a log of writes. Before an answer goes out, the cache asks for the writes since its last request, forgets
+those notes, and fetches the notes it lacks, all in one atomic step: an answer shows every write that was acknowledged
+before its request came. Answers that wait at the same time share one such request.
 """
 
 import asyncio
@@ -13,19 +13,18 @@ from typing import Self
 from service import metrics
 from service.deadlines import within
 from service.errors import StoreUnavailable
+from service.recommend.lru import LruCache
 from service.store.interfaces import NoteStore
 from service.store.records import StoredNote
 
-_HELD, _FETCHED = metrics.CARDS.labels("held"), metrics.CARDS.labels("fetched")
-
-Waiting = tuple[list[str], "asyncio.Future[dict[str, NoteSummary | None]]"]
+_CACHED, _FETCHED = metrics.CARDS.labels("held"), metrics.CARDS.labels("fetched")
 
 
 @dataclass(slots=True, eq=False)
 class NoteSummary:
-    """A live note without its text: what an answer shows of it, and what ranking needs.
+    """A live note without its text: the part of it that answers show and ranking needs.
 
-    ``rendered`` belongs to whoever writes answers, to keep its form of the note in; ours is made once and read often.
+    ``rendered`` is the note as `service.api.responses` writes it, empty until an answer first needed it.
     """
 
     note_id: str
@@ -39,107 +38,105 @@ class NoteSummary:
 
     @classmethod
     def of(cls, record: StoredNote | None) -> Self | None:
-        """The summary of a record; None for a tombstone or for none."""
+        """The summary of a record; None for a tombstone or None."""
         if record is None or record.deleted:
             return None
         note = record.note
         return cls(note.id, record.version, note.title, note.category, note.hashtags, record.author, note.exposure)
 
 
-class NoteCache:
-    """The cards of a store, at most ``capacity`` of them held. For one event loop.
+Summaries = dict[str, NoteSummary | None]
+Waiting = tuple[Sequence[str], asyncio.Future[Summaries]]  # the ids that one answer lacks
 
-    A question that takes longer than ``patience_s`` has failed. Who asks may have to wait for the one before, too.
+
+class NoteCache:
+    """Summaries of a store's notes, at most ``capacity`` of them cached. For one event loop.
+
+    A request to the store fails after ``timeout_s``. An answer may have to wait for the one under way, too.
     """
 
-    def __init__(self, store: NoteStore, capacity: int, patience_s: float) -> None:
+    def __init__(self, store: NoteStore, capacity: int, timeout_s: float) -> None:
         self._store = store
-        self._capacity = capacity
-        self._patience_s = patience_s
-        self._held: dict[str, NoteSummary] = {}
-        self._writes = 0  # that were heard of
+        self._timeout_s = timeout_s
+        self._cached = LruCache[NoteSummary](capacity)
+        self._writes = 0  # seen in the log so far
         self._cursor: str | None = None
         self._waiting: list[Waiting] = []
-        self._asking: asyncio.Task[None] | None = None
+        self._refreshing: asyncio.Task[None] | None = None
 
-    def recall(self, note_id: str) -> NoteSummary | None:
-        """The card that is held, which may be out of date: only to begin with, while `get` has the last word."""
-        return self._held.get(note_id)
+    def peek(self, note_id: str) -> NoteSummary | None:
+        """The cached summary, which may be out of date until `get` confirms it."""
+        return self._cached.get(note_id)
 
     async def get(self, note_ids: Sequence[str]) -> list[NoteSummary | None]:
-        """Cards in the order asked for, as of a moment after the call; None for ids never seen, and deleted ones.
+        """Summaries in the order of the ids, as of a moment after the call; None for unknown and deleted notes.
 
         Raises StoreUnavailable.
         """
         writes = self._writes
-        cards = list(map(self._held.get, note_ids))
-        if None not in cards:
-            await self._ask([])
+        summaries = self._cached.use(note_ids)
+        if None not in summaries:
+            await self._refresh([])
             if writes == self._writes:
-                _HELD.inc(len(cards))
-                return cards
-        return await self._fetched(note_ids)
+                _CACHED.inc(len(summaries))
+                return summaries
+        return await self._get_missing(note_ids)
 
-    async def _fetched(self, note_ids: Sequence[str]) -> list[NoteSummary | None]:
-        """The same where some are not held, or not any more."""
-        fetched: dict[str, NoteSummary | None] = {}
-        while lacking := [note_id for note_id in note_ids if note_id not in fetched and note_id not in self._held]:
-            # What was held may be forgotten with the answer.
-            brought = await self._ask(lacking)
-            fetched |= {note_id: brought[note_id] for note_id in lacking}
+    async def _get_missing(self, note_ids: Sequence[str]) -> list[NoteSummary | None]:
+        fetched: Summaries = {}
+        while missing := [note_id for note_id in note_ids if note_id not in fetched and note_id not in self._cached]:
+            # The same request may tell of a write to a cached note, which is then missing as well.
+            refreshed = await self._refresh(missing)
+            fetched |= {note_id: refreshed[note_id] for note_id in missing}
         _FETCHED.inc(len(fetched))
-        _HELD.inc(len(note_ids) - len(fetched))
-        return [fetched[note_id] if note_id in fetched else self._held[note_id] for note_id in note_ids]
+        _CACHED.inc(len(note_ids) - len(fetched))
+        return [fetched[note_id] if note_id in fetched else self._cached.get(note_id) for note_id in note_ids]
 
-    async def _ask(self, lacking: list[str]) -> dict[str, NoteSummary | None]:
-        """What the next question brings; it goes out after this call, never before."""
-        future: asyncio.Future[dict[str, NoteSummary | None]] = asyncio.get_running_loop().create_future()
-        self._waiting.append((lacking, future))
-        if self._asking is None:
-            self._asking = asyncio.create_task(self._ask_for_all())
+    async def _refresh(self, missing: Sequence[str]) -> Summaries:
+        """The missing summaries and others, from a request that goes out after this call, never before."""
+        future: asyncio.Future[Summaries] = asyncio.get_running_loop().create_future()
+        self._waiting.append((missing, future))
+        if self._refreshing is None:
+            self._refreshing = asyncio.create_task(self._refresh_for_all())
         return await future
 
-    async def _ask_for_all(self) -> None:
+    async def _refresh_for_all(self) -> None:
         try:
             while self._waiting:
                 waiting, self._waiting = self._waiting, []
                 try:
-                    async with within(self._patience_s, StoreUnavailable):
-                        fetched = await self._fetch({note_id for lacking, _ in waiting for note_id in lacking})
-                except Exception as error:  # it belongs to those who wait
+                    async with within(self._timeout_s, StoreUnavailable):
+                        fetched = await self._fetch({note_id for missing, _ in waiting for note_id in missing})
+                except Exception as error:  # each waiting answer raises it
                     _settle(waiting, error)
                 else:
                     _settle(waiting, fetched)
         finally:
-            self._asking = None
+            self._refreshing = None
 
-    async def _fetch(self, note_ids: Iterable[str]) -> dict[str, NoteSummary | None]:
-        asked = list(note_ids)
-        view = await self._store.view(asked, self._cursor)
+    async def _fetch(self, missing: Iterable[str]) -> Summaries:
+        note_ids = list(missing)
+        view = await self._store.view(note_ids, self._cursor)
         if view.written is None:
             self._writes += 1
-            self._held.clear()
+            self._cached.clear()
         else:
-            # Of notes that are not held, too: a card may have had to make room while somebody waited with it.
+            # Notes that are not cached count, too: one may have been evicted while an answer waited with its summary.
             self._writes += len(view.written)
             for note_id in view.written:
-                self._held.pop(note_id, None)
+                self._cached.pop(note_id, None)
         self._cursor = view.cursor
-        fetched = {note_id: NoteSummary.of(record) for note_id, record in zip(asked, view.records, strict=True)}
+        fetched = {note_id: NoteSummary.of(record) for note_id, record in zip(note_ids, view.records, strict=True)}
         if view.cursor is not None:
-            self._hold(fetched)
+            for note_id, summary in fetched.items():
+                if summary:  # ids without a note are not cached: anybody can make up any number of them
+                    self._cached.put(note_id, summary)
         return fetched
 
-    def _hold(self, fetched: dict[str, NoteSummary | None]) -> None:
-        # Ids without a note are not held: anybody can make up any number of them.
-        self._held |= {note_id: card for note_id, card in fetched.items() if card}
-        while len(self._held) > self._capacity:
-            del self._held[next(iter(self._held))]
 
-
-def _settle(waiting: Sequence[Waiting], outcome: dict[str, NoteSummary | None] | Exception) -> None:
+def _settle(waiting: Iterable[Waiting], outcome: Summaries | Exception) -> None:
     for _, future in waiting:
-        if future.done():  # its request gave up
+        if future.done():  # its request was canceled
             continue
         if isinstance(outcome, Exception):
             future.set_exception(outcome)

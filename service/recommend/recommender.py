@@ -1,7 +1,7 @@
-"""The gateway's policy: what to answer from the store, the index and the workers, and what without one.
+"""The gateway's policy: how store, index and workers make an answer, and which answer is left without one of them.
 
-No HTTP here and no concrete storage. Every public call ends within its deadline: a part that hangs costs
-half of the time that is left and no more, so that what still works can be answered.
+No HTTP here and no concrete storage. Every public call ends within its deadline: a part that hangs costs at most half
+of the time that is left, so that the other parts can still answer.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from service.contract.notes import NoteStatus
 from service.contract.tags import Vocabulary
 from service.deadlines import Deadline, within
 from service.errors import IndexUnavailable, NoteNotFound, StoreUnavailable, WorkerUnavailable
-from service.recommend.hashtags import Tag, in_use, suggest
+from service.recommend.hashtags import Tag, from_vocabulary, suggest
 from service.recommend.note_cache import NoteCache
 from service.recommend.related import Neighborhood, Neighbors, RelatedNote, RelatedNotes, RelatedQuery
 from service.recommend.workers import Drafter
@@ -30,16 +30,16 @@ from service.store.records import Event, StoredNote
 log = logging.getLogger(__name__)
 
 MAX_HASHTAGS = 10
-_WORKER_PART = 0.8
-# Twice that is half of the time: a request may wait for one question before its own.
-_STORE_PART = 0.25
+_WORKER_SHARE = 0.8
+# Twice that is half of the time: an answer may wait for the cache's request under way before its own.
+_STORE_SHARE = 0.25
 _FIRST_POLL_S, _LAST_POLL_S = 0.02, 0.1
 _FRESHNESS_SAMPLE = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class TagSuggestions:
-    """What is suggested for a draft. ``category`` is a name and a probability."""
+    """Suggestions for a draft. ``category`` is a name and a probability."""
 
     hashtags: list[Tag]
     category: tuple[str, float] | None
@@ -57,7 +57,7 @@ class WriteReceipt:
 
 @dataclass(frozen=True, slots=True)
 class NoteDetails:
-    """A note with what became of its current version. ``suggestion`` is of that version, or None."""
+    """A note, and the status of its current version. ``suggestion`` is for that version, or None."""
 
     record: StoredNote
     status: NoteStatus
@@ -66,7 +66,7 @@ class NoteDetails:
 
 @dataclass(frozen=True, slots=True)
 class ServiceStatus:
-    """Figures for `/status`; ``shards`` holds those that answered."""
+    """Figures for `/status`; ``shards`` are the answering ones, ``freshness_s`` is sorted."""
 
     counts: Counts
     shards: list[ShardStatus]
@@ -74,7 +74,7 @@ class ServiceStatus:
     freshness_s: list[float]
 
     def freshness(self, quantile: float) -> float | None:
-        """The nearest-rank quantile of ``freshness_s``, which is sorted; None when it is empty."""
+        """The nearest-rank quantile of ``freshness_s``; None when it is empty."""
         if not self.freshness_s:
             return None
         return self.freshness_s[math.ceil(quantile * len(self.freshness_s)) - 1]
@@ -87,14 +87,14 @@ class ServiceStatus:
     @property
     def pending(self) -> int:
         """Live notes that wait for a worker or for the index; an estimate while notes are being written."""
-        behind = self.counts.live - self.counts.failed - self.searchable
-        return max(0, min(self.counts.live, max(behind, self.counts.queue_depth)))
+        not_indexed = self.counts.live - self.counts.failed - self.searchable
+        return max(0, min(self.counts.live, max(not_indexed, self.counts.queue_depth)))
 
 
 class Recommender:
-    """Answers the routes for one model, the one of ``fingerprint``: searcher and drafter are of that model, too.
+    """Answers the routes for the model with this ``fingerprint``, which searcher and drafter serve, too.
 
-    ``scores`` says what the model's figures mean.
+    ``scores`` turns the model's figures into probabilities.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class Recommender:
         self._searcher = searcher
         self._neighborhood = Neighborhood(
             store,
-            NoteCache(store, settings.http.cached_notes, _STORE_PART * settings.http.related_s),
+            NoteCache(store, settings.http.cached_notes, _STORE_SHARE * settings.http.related_s),
             searcher,
             fingerprint,
             popularity_weight=settings.http.popularity_weight,
@@ -125,14 +125,14 @@ class Recommender:
         self._shards = len(settings.index.addresses)
         self._freshness_s: deque[float] = deque(maxlen=_FRESHNESS_SAMPLE)
 
-    async def related(self, note_id: str, wanted: RelatedQuery) -> RelatedNotes:
+    async def related(self, note_id: str, query: RelatedQuery) -> RelatedNotes:
         """Live notes closest to the note, never itself.
 
         Without the store or with a shard down the answer is degraded, not refused. Raises NoteNotFound,
-        NotePending, StoreUnavailable (nobody knows the note) and IndexUnavailable.
+        NotePending, StoreUnavailable (neither store nor index knows the note) and IndexUnavailable.
         """
         async with within(self._http.related_s, IndexUnavailable) as deadline:
-            related = await self._neighborhood.of_note(note_id, wanted, deadline)
+            related = await self._neighborhood.of_note(note_id, query, deadline)
         if related.degraded:
             metrics.RELATED_DEGRADED.inc()
         return related
@@ -140,23 +140,23 @@ class Recommender:
     async def tags(self, draft: Note, *, max_hashtags: int, vocabulary: Vocabulary, related: int) -> TagSuggestions:
         """Hashtags, category and related notes for a draft that is not stored.
 
-        Without the index or the store's records the model speaks alone. Raises WorkerUnavailable, and
-        StoreUnavailable when the vocabulary is needed and not there.
+        Without the index or the store the hashtags are those of the model. Raises WorkerUnavailable, and
+        StoreUnavailable when the vocabulary is ``known`` and the store does not answer.
         """
-        wanted = max_hashtags + len(draft.hashtags) if vocabulary == "open" else MAX_HASHTAGS
+        needed = max_hashtags + len(draft.hashtags) if vocabulary == "open" else MAX_HASHTAGS
         async with within(self._http.tags_s, WorkerUnavailable) as deadline:
-            timeout_s = deadline.share_s(_WORKER_PART)
-            prediction = await self._drafter.predict(draft, min(wanted, MAX_HASHTAGS), timeout_s=timeout_s)
-            count = max(VOTERS, related)
-            around = await self._neighborhood.of_vector(prediction.vector, RelatedQuery(count), deadline)
+            timeout_s = deadline.share_s(_WORKER_SHARE)
+            prediction = await self._drafter.predict(draft, min(needed, MAX_HASHTAGS), timeout_s=timeout_s)
+            query = RelatedQuery(max(VOTERS, related))
+            neighbors = await self._neighborhood.of_vector(prediction.vector, query, deadline)
             generated = [(tag.name, tag.score) for tag in prediction.hashtags]
-            suggested = suggest(generated, _voters(around), draft.hashtags, self._scores)
-            chosen = await self._in_use(suggested, max_hashtags, vocabulary, deadline)
+            suggested = suggest(generated, _voters(neighbors), draft.hashtags, self._scores)
+            chosen = await self._from_vocabulary(suggested, max_hashtags, vocabulary, deadline)
         for tag in chosen:
             metrics.TAGS_SUGGESTED.labels(tag.source).inc()
-        named = prediction.category
-        category = (named.name, self._scores.category(named.score)) if named else None
-        return TagSuggestions(chosen, category, around.items[:related])
+        best = prediction.category
+        category = (best.name, self._scores.category(best.score)) if best else None
+        return TagSuggestions(chosen, category, neighbors.notes[:related])
 
     async def put(self, record: StoredNote, wait_s: float = 0.0, expected: Expected = None) -> WriteReceipt:
         """Store a note; with ``wait_s``, wait up to that long for this version to become searchable.
@@ -182,24 +182,27 @@ class Recommender:
             raise NoteNotFound("no note of this id was ever stored")
 
     async def record(self, events: Sequence[Event]) -> int:
-        """Keep the events whose ids are new, and return how many those are. Raises StoreUnavailable."""
+        """Store the events with new ids, and return how many. Raises StoreUnavailable."""
         async with within(self._http.write_s, StoreUnavailable):
             accepted = await self._events.append(events)
         metrics.EVENTS.labels("accepted").inc(accepted)
         metrics.EVENTS.labels("duplicate").inc(len(events) - accepted)
         return accepted
 
-    async def describe(self, note_id: str) -> NoteDetails:
+    async def details(self, note_id: str) -> NoteDetails:
         """The note, its status and the model's suggestions. Raises NoteNotFound and StoreUnavailable."""
         async with within(self._http.related_s, StoreUnavailable) as deadline:
-            [record], suggestion, held = await asyncio.gather(
+            [record], suggestion, indexed = await asyncio.gather(
                 self._store.get([note_id]),
                 self._store.suggestion(note_id, self.fingerprint),
                 self._neighborhood.lookup(note_id, deadline.share_s()),
             )
-        note = _live(record)
-        current = self._scored(suggestion) if suggestion and suggestion.version == note.version else None
-        return NoteDetails(note, _status(note, held, current), current)
+        if record is None or record.deleted:
+            raise NoteNotFound("there is no note of this id")
+        current = self._scored(suggestion) if suggestion and suggestion.version == record.version else None
+        if _is_searchable(indexed, record.version):
+            return NoteDetails(record, "searchable", current)
+        return NoteDetails(record, "failed" if current and current.failure else "pending", current)
 
     async def status(self) -> ServiceStatus:
         """The service's figures. Raises StoreUnavailable."""
@@ -209,17 +212,17 @@ class Recommender:
             )
         return ServiceStatus(counts, shards, self._shards, sorted(self._freshness_s))
 
-    def _scored(self, said: Suggestion) -> Suggestion:
-        hashtags = tuple((tag, self._scores.alone(score)) for tag, score in said.hashtags)
-        category = said.category and (said.category[0], self._scores.category(said.category[1]))
-        return replace(said, hashtags=hashtags, category=category)
+    def _scored(self, suggestion: Suggestion) -> Suggestion:
+        hashtags = tuple((tag, self._scores.alone(score)) for tag, score in suggestion.hashtags)
+        category = suggestion.category and (suggestion.category[0], self._scores.category(suggestion.category[1]))
+        return replace(suggestion, hashtags=hashtags, category=category)
 
-    async def _in_use(
+    async def _from_vocabulary(
         self, suggested: Sequence[Tag], count: int, vocabulary: Vocabulary, deadline: Deadline
     ) -> list[Tag]:
         try:
             async with within(deadline.share_s(), StoreUnavailable):
-                return await in_use(suggested, count, vocabulary, self._store)
+                return await from_vocabulary(suggested, count, vocabulary, self._store)
         except StoreUnavailable:
             if vocabulary == "known":
                 raise
@@ -232,9 +235,8 @@ class Recommender:
         pause_s = _FIRST_POLL_S
         polls = 0
         while (left_s := accepted + wait_s - clock.time()) > 0:
-            held = await self._neighborhood.lookup(note_id, left_s)
-            if isinstance(held, IndexedVector) and held.version >= version:
-                if polls:  # at once means that the write changed nothing
+            if _is_searchable(await self._neighborhood.lookup(note_id, left_s), version):
+                if polls:  # the first poll succeeds only when the write changed nothing
                     self._observe_freshness(clock.time() - accepted)
                 return True
             polls += 1
@@ -247,22 +249,12 @@ class Recommender:
         metrics.FRESHNESS_SECONDS.observe(seconds)
 
 
-def _live(record: StoredNote | None) -> StoredNote:
-    if record is None or record.deleted:
-        raise NoteNotFound("there is no note of this id")
-    return record
+def _is_searchable(indexed: IndexedVector | ShardUnavailable | None, version: int) -> bool:
+    return isinstance(indexed, IndexedVector) and indexed.version >= version
 
 
-def _status(
-    record: StoredNote, held: IndexedVector | ShardUnavailable | None, current: Suggestion | None
-) -> NoteStatus:
-    if isinstance(held, IndexedVector) and held.version >= record.version:
-        return "searchable"
-    return "failed" if current and current.failure else "pending"
-
-
-def _voters(around: Neighbors) -> TaggedNeighbors | None:
-    """The nearest notes with their hashtags; None when the index or the store did not answer."""
-    if not around.known:
+def _voters(neighbors: Neighbors) -> TaggedNeighbors | None:
+    """The nearest notes' cosines and hashtags; None when the index or the store did not answer."""
+    if not neighbors.complete:
         return None
-    return [(item.cosine, item.card.hashtags) for item in around.items[:VOTERS] if item.card]
+    return [(note.cosine, note.summary.hashtags) for note in neighbors.notes[:VOTERS] if note.summary]

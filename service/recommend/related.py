@@ -1,12 +1,13 @@
-"""The notes around a note or a draft: searched, checked against the store as it is now, ranked.
+"""The notes nearest to a note or a draft: searched, checked against the store, ranked.
 
-Without the store, or with a shard down, there is still an answer; it says that it is degraded.
+Without the store, or with a shard down, the answer is degraded, not refused.
 """
 
 import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from indexer.types import Hits, IndexedVector, Searcher, SearchResult, ShardUnavailable
 from service.deadlines import Deadline, within
 from service.errors import IndexUnavailable, NoteNotFound, NotePending, StoreUnavailable
+from service.recommend.lru import LruCache
 from service.recommend.note_cache import NoteCache, NoteSummary
 from service.recommend.rerank import diverse, popularity
 from service.store.interfaces import NoteStore
@@ -25,14 +27,17 @@ _SLACK = 5
 _WIDENINGS = 3
 _WIDER = 4
 _MOST_CANDIDATES = 8192
-# What is re-ranked comes from a longer list: a popular note's place is taken by one that was further away.
-_RERANKED_PER_ITEM, _RERANKED_AT_LEAST = 4, 100
+# Re-ranking starts from a longer list: a note from further away may take the place of a popular one.
+_RERANKED_PER_NOTE, _RERANKED_AT_LEAST = 4, 100
 _REASON_CHARS = 300
 
 
 @dataclass(frozen=True, slots=True)
 class RelatedQuery:
-    """Which related notes. No category means any; ``diversity`` and ``debias`` are in 0..1."""
+    """Which related notes to find. No category means any; ``diversity`` and ``debias`` are in 0..1.
+
+    A filter is a field here: `Neighborhood._search` hands it to the index, and `_passes` checks it against the store.
+    """
 
     k: int = 10
     categories: tuple[str, ...] = ()
@@ -42,33 +47,34 @@ class RelatedQuery:
     debias: float = 0.0
 
     @property
-    def reranked(self) -> bool:
-        """Whether the order is another than that of the cosines."""
-        return self.diversity > 0 or self.debias > 0
-
-    @property
     def candidates(self) -> int:
         """How many notes to search for at first."""
-        return max(_RERANKED_PER_ITEM * self.k, _RERANKED_AT_LEAST) if self.reranked else self.k + _SLACK
+        if self.diversity or self.debias:
+            return max(_RERANKED_PER_NOTE * self.k, _RERANKED_AT_LEAST)
+        return self.k + _SLACK
 
 
 class RelatedNote(NamedTuple):
-    """A related note: ``score = cosine - popularity``. ``card`` is None while the store does not answer."""
+    """A related note. ``summary`` is None while the store does not answer; ``popularity`` is 0 without debias."""
 
     note_id: str
-    score: float
-    card: NoteSummary | None
     cosine: float
+    summary: NoteSummary | None
     popularity: float = 0.0
+
+    @property
+    def score(self) -> float:
+        """``cosine - popularity``."""
+        return self.cosine - self.popularity
 
 
 @dataclass(frozen=True, slots=True)
 class RelatedNotes:
-    """The notes related to one, by descending score. ``card`` is that note's own, None without the store."""
+    """The notes related to one, by descending score. ``summary`` is that note's own, None without the store."""
 
     note_id: str
-    card: NoteSummary | None
-    items: list[RelatedNote]
+    summary: NoteSummary | None
+    notes: list[RelatedNote]
     generation: int
     degraded: bool
     shards_ok: int
@@ -76,43 +82,38 @@ class RelatedNotes:
 
 
 class Neighbors(NamedTuple):
-    """The notes around a draft; not ``known`` when the index or the store did not answer."""
+    """The notes near a draft; ``complete`` unless the index or the store did not answer."""
 
-    items: list[RelatedNote]
-    known: bool
-
-
-@dataclass(frozen=True, slots=True)
-class _Origin:
-    """The note that a search starts from, which it must not find."""
-
-    note_id: str
-    card: NoteSummary | None
+    notes: list[RelatedNote]
+    complete: bool
 
 
 @dataclass(frozen=True, slots=True)
-class _Hits:
-    """Found neighbors as items, closest first; ``origin`` is the card of the note searched from, as it is now."""
+class _Candidates:
+    """Search hits, closest first; ``summary`` is the current one of the note that the search started from.
 
-    items: list[RelatedNote]
-    found: SearchResult
-    origin: NoteSummary | None
+    ``hydrated`` is false when the store did not answer, and all summaries are None.
+    """
+
+    notes: list[RelatedNote]
+    result: SearchResult
+    summary: NoteSummary | None
     hydrated: bool
 
 
 class Neighborhood:
-    """Finds what is around a vector or a note.
+    """Finds the notes related to a note or near a draft.
 
     Args:
         fingerprint: the model whose index is searched.
         popularity_weight: b of ``score = cosine - debias * b * log(1 + exposure)``.
-        capacity: how many notes' vectors are held, so that a note that is asked for again needs no lookup.
+        capacity: how many notes' vectors are cached, so that a note that is asked for again needs no lookup.
     """
 
     def __init__(
         self,
         store: NoteStore,
-        cards: NoteCache,
+        cache: NoteCache,
         searcher: Searcher,
         fingerprint: str,
         *,
@@ -120,70 +121,72 @@ class Neighborhood:
         capacity: int,
     ) -> None:
         self._store = store
-        self._cards = cards
+        self._cache = cache
         self._searcher = searcher
         self._fingerprint = fingerprint
         self._popularity_weight = popularity_weight
-        self._capacity = capacity
-        self._vectors: dict[str, IndexedVector] = {}
+        self._vectors = LruCache[IndexedVector](capacity)
 
-    async def of_note(self, note_id: str, wanted: RelatedQuery, deadline: Deadline) -> RelatedNotes:
-        """Related notes of a stored one.
+    async def of_note(self, note_id: str, query: RelatedQuery, deadline: Deadline) -> RelatedNotes:
+        """The notes related to a note, never itself.
 
-        Raises NoteNotFound, NotePending, StoreUnavailable (nobody knows the note) and IndexUnavailable.
+        Raises NoteNotFound, NotePending, StoreUnavailable (neither store nor index knows the note) and
+        IndexUnavailable.
         """
-        card, held = self._recalled(note_id) or await self._own(note_id, deadline)
-        hits = await self._nearest(held.vector, wanted, _Origin(note_id, card), deadline)
-        if hits.hydrated and (hits.origin is None or hits.origin.version != held.version):
-            # What was recalled is out of date, or the note was written while we searched.
-            card, held = await self._own(note_id, deadline)
-            hits = await self._nearest(held.vector, wanted, _Origin(note_id, card), deadline)
-        found = hits.found
-        if not found.shards_ok:
+        summary, indexed = self._cached(note_id) or await self._fetched(note_id, deadline)
+        candidates = await self._nearest(indexed.vector, query, deadline, note_id, summary)
+        if candidates.hydrated and (candidates.summary is None or candidates.summary.version != indexed.version):
+            # The caches were out of date, or the note was written during the search.
+            summary, indexed = await self._fetched(note_id, deadline)
+            candidates = await self._nearest(indexed.vector, query, deadline, note_id, summary)
+        result = candidates.result
+        if not result.shards_ok:
             raise IndexUnavailable("no shard of the index answers")
-        degraded = not hits.hydrated or found.shards_ok < found.shards_total
-        items = await self._ranked(hits.items, wanted, deadline)
         return RelatedNotes(
-            note_id, hits.origin, items, found.generation, degraded, found.shards_ok, found.shards_total
+            note_id,
+            candidates.summary,
+            await self._ranked(candidates.notes, query, deadline),
+            result.generation,
+            degraded=not candidates.hydrated or result.shards_ok < result.shards_total,
+            shards_ok=result.shards_ok,
+            shards_total=result.shards_total,
         )
 
-    async def of_vector(self, vector: NDArray[np.float32], wanted: RelatedQuery, deadline: Deadline) -> Neighbors:
-        """What is around a draft; nothing when no shard answers."""
-        hits = await self._nearest(vector, wanted, None, deadline)
-        items = await self._ranked(hits.items, wanted, deadline)
-        return Neighbors(items, known=hits.hydrated and hits.found.shards_ok > 0)
+    async def of_vector(self, vector: NDArray[np.float32], query: RelatedQuery, deadline: Deadline) -> Neighbors:
+        """The notes near a draft; none when no shard answers."""
+        candidates = await self._nearest(vector, query, deadline)
+        notes = await self._ranked(candidates.notes, query, deadline)
+        return Neighbors(notes, complete=candidates.hydrated and candidates.result.shards_ok > 0)
 
     async def lookup(self, note_id: str, timeout_s: float) -> IndexedVector | ShardUnavailable | None:
-        """What the note's own shard holds of it."""
+        """The note's vector from its own shard; the error as a value."""
         try:
             return await self._searcher.lookup(note_id, timeout_s=timeout_s)
         except ShardUnavailable as error:
             return error
 
-    def _recalled(self, note_id: str) -> tuple[NoteSummary, IndexedVector] | None:
-        """What is held of the note; it may be out of date, which the answer's cards will show."""
-        card, held = self._cards.recall(note_id), self._vectors.get(note_id)
-        return (card, held) if card and held and card.version == held.version else None
+    def _cached(self, note_id: str) -> tuple[NoteSummary, IndexedVector] | None:
+        """The note's summary and vector from the caches: maybe out of date, as its summary after the search shows."""
+        summary, [indexed] = self._cache.peek(note_id), self._vectors.use([note_id])
+        return (summary, indexed) if summary and indexed and summary.version == indexed.version else None
 
-    async def _own(self, note_id: str, deadline: Deadline) -> tuple[NoteSummary | None, IndexedVector]:
-        """The note's card, None if the store does not answer, and what the index holds for it."""
-        cards, held = await asyncio.gather(self._cards_if_up([note_id]), self.lookup(note_id, deadline.share_s()))
-        if cards is not None and cards[0] is None:
+    async def _fetched(self, note_id: str, deadline: Deadline) -> tuple[NoteSummary | None, IndexedVector]:
+        """The note's summary, None if the store does not answer, and its vector."""
+        summaries, indexed = await asyncio.gather(self._summaries([note_id]), self.lookup(note_id, deadline.share_s()))
+        if summaries is not None and summaries[0] is None:
             raise NoteNotFound("there is no note of this id")
-        if isinstance(held, ShardUnavailable):
+        if isinstance(indexed, ShardUnavailable):
             raise IndexUnavailable("the shard of this note does not answer")
-        if cards is None:
-            if held is None:
+        if summaries is None:
+            if indexed is None:
                 raise StoreUnavailable("the store does not answer, and the index does not hold this note")
-            return None, held
-        [card] = cards
-        assert card
-        if held is None or held.version < card.version:
-            raise NotePending(await self._why_pending(note_id, card.version, deadline))
-        self._vectors[note_id] = held
-        if len(self._vectors) > self._capacity:
-            del self._vectors[next(iter(self._vectors))]
-        return card, held
+            return None, indexed
+        [summary] = summaries
+        assert summary
+        if indexed is None or indexed.version < summary.version:
+            raise NotePending(await self._why_pending(note_id, summary.version, deadline))
+        self._vectors.put(note_id, indexed)
+        return summary, indexed
 
     async def _why_pending(self, note_id: str, version: int, deadline: Deadline) -> str:
         try:
@@ -196,93 +199,93 @@ class Neighborhood:
         return "the note is accepted but not searchable yet"
 
     async def _nearest(
-        self, vector: NDArray[np.float32], wanted: RelatedQuery, origin: _Origin | None, deadline: Deadline
-    ) -> _Hits:
-        """At least k items if that many live notes pass, closest first.
+        self,
+        vector: NDArray[np.float32],
+        query: RelatedQuery,
+        deadline: Deadline,
+        note_id: str | None = None,
+        summary: NoteSummary | None = None,
+    ) -> _Candidates:
+        """At least k notes if that many live notes pass, closest first, without the note that the vector is of.
 
         The index may still hold notes whose delete was acknowledged, or know an older category of them. They are
         dropped here, and when that leaves too few the search is repeated wider, a bounded number of times.
         """
-        author = origin.card.author if origin and origin.card and wanted.exclude_author else None
-        own = [origin.note_id] if origin else []
-        fetch = wanted.candidates
+        author = summary.author if query.exclude_author and summary else None
+        own = [note_id] if note_id else []
+        count = query.candidates
         for _ in range(1 + _WIDENINGS):
-            found = await self._search(vector, fetch, (*wanted.exclude, *own), wanted.categories, author, deadline)
-            ids, cosines = found.hits
-            cards = await self._cards_if_up([*own, *ids])
-            if cards is None:
-                unseen = [RelatedNote(id_, cosine, None, cosine) for id_, cosine in zip(ids, cosines, strict=True)]
-                return _Hits(unseen, found, None, hydrated=False)
-            near = zip(ids, cosines, cards[len(own) :], strict=True)
-            items = [RelatedNote(id_, cosine, card, cosine) for id_, cosine, card in near if card]
-            if wanted.categories or author is not None:
-                items = [item for item in items if item.card and _passes(item.card, wanted, author)]
-            hits = _Hits(items, found, cards[0] if own else None, hydrated=True)
-            if len(items) >= wanted.k or len(ids) < fetch:
+            result = await self._search(vector, count, query, (*query.exclude, *own), author, deadline)
+            ids, cosines = result.hits
+            summaries = await self._summaries([*own, *ids])
+            if summaries is None:
+                bare = [RelatedNote(id_, cosine, None) for id_, cosine in zip(ids, cosines, strict=True)]
+                return _Candidates(bare, result, None, hydrated=False)
+            hits = zip(ids, cosines, summaries[len(own) :], strict=True)
+            notes = [RelatedNote(id_, cosine, hit) for id_, cosine, hit in hits if hit]
+            if query.categories or author is not None:
+                notes = [note for note in notes if note.summary and _passes(note.summary, query, author)]
+            candidates = _Candidates(notes, result, summaries[0] if own else None, hydrated=True)
+            if len(notes) >= query.k or len(ids) < count:
                 break
-            fetch = min(fetch * _WIDER, _MOST_CANDIDATES)
-        return hits
+            count = min(count * _WIDER, _MOST_CANDIDATES)
+        return candidates
 
     async def _search(
         self,
         vector: NDArray[np.float32],
-        k: int,
+        count: int,
+        query: RelatedQuery,
         exclude: Sequence[str],
-        categories: Sequence[str],
         author: str | None,
         deadline: Deadline,
     ) -> SearchResult:
-        """One search, or one a category, side by side."""
-        timeout_s = deadline.share_s()
-        if len(categories) < 2:
-            category = categories[0] if categories else None
-            return await self._searcher.search(
-                vector, k, exclude, category=category, exclude_author=author, timeout_s=timeout_s
-            )
-        answers = await asyncio.gather(
-            *(
-                self._searcher.search(vector, k, exclude, category=category, exclude_author=author, timeout_s=timeout_s)
-                for category in categories
-            )
+        """One search, or one for each category, all at the same time."""
+        search = partial(
+            self._searcher.search, vector, count, exclude, exclude_author=author, timeout_s=deadline.share_s()
         )
-        return _joined(answers, k)
+        if len(query.categories) < 2:
+            return await search(category=next(iter(query.categories), None))
+        return _merged(await asyncio.gather(*(search(category=category) for category in query.categories)), count)
 
-    async def _ranked(self, items: list[RelatedNote], wanted: RelatedQuery, deadline: Deadline) -> list[RelatedNote]:
-        if wanted.debias:
-            items = sorted((self._debiased(item, wanted.debias) for item in items), key=lambda item: -item.score)
-        if not wanted.diversity or len(items) <= 1:
-            return items[: wanted.k]
-        held = await self._searcher.vectors([item.note_id for item in items], timeout_s=deadline.share_s())
-        unlike = np.zeros_like(next(iter(held.values()), np.zeros(1, np.float32)))
-        vectors_ND = np.stack([held.get(item.note_id, unlike) for item in items])
-        chosen = diverse([item.score for item in items], vectors_ND, wanted.k, wanted.diversity)
-        return [items[place] for place in chosen]
+    async def _ranked(self, notes: list[RelatedNote], query: RelatedQuery, deadline: Deadline) -> list[RelatedNote]:
+        if query.debias:
+            notes = sorted((self._debiased(note, query.debias) for note in notes), key=lambda note: -note.score)
+        if not query.diversity or len(notes) <= 1:
+            return notes[: query.k]
+        vectors = await self._searcher.vectors([note.note_id for note in notes], timeout_s=deadline.share_s())
+        unknown = np.zeros_like(next(iter(vectors.values()), np.zeros(1, np.float32)))
+        vectors_ND = np.stack([vectors.get(note.note_id, unknown) for note in notes])
+        chosen = diverse([note.score for note in notes], vectors_ND, query.k, query.diversity)
+        return [notes[place] for place in chosen]
 
-    def _debiased(self, item: RelatedNote, debias: float) -> RelatedNote:
-        taken_off = popularity(item.card.exposure, debias, self._popularity_weight) if item.card else 0.0
-        return RelatedNote(item.note_id, item.cosine - taken_off, item.card, item.cosine, taken_off)
+    def _debiased(self, note: RelatedNote, debias: float) -> RelatedNote:
+        if note.summary is None:
+            return note
+        return note._replace(popularity=popularity(note.summary.exposure, debias, self._popularity_weight))
 
-    async def _cards_if_up(self, note_ids: Sequence[str]) -> list[NoteSummary | None] | None:
+    async def _summaries(self, note_ids: Sequence[str]) -> list[NoteSummary | None] | None:
+        """See `NoteCache.get`; None when the store does not answer."""
         try:
-            return await self._cards.get(note_ids)
+            return await self._cache.get(note_ids)
         except StoreUnavailable:
             log.warning("store_unavailable", extra={"records": len(note_ids)})
             return None
 
 
-def _passes(card: NoteSummary, wanted: RelatedQuery, author: str | None) -> bool:
-    if wanted.categories and card.category not in wanted.categories:
+def _passes(summary: NoteSummary, query: RelatedQuery, author: str | None) -> bool:
+    if query.categories and summary.category not in query.categories:
         return False
-    return author is None or card.author != author
+    return author is None or summary.author != author
 
 
-def _joined(answers: Sequence[SearchResult], k: int) -> SearchResult:
-    """Searches of the same notes by different categories, as one."""
-    near = [neighbor for answer in answers for neighbor in answer.neighbors]
-    near.sort(key=lambda neighbor: (-neighbor.score, neighbor.id))
+def _merged(results: Sequence[SearchResult], count: int) -> SearchResult:
+    """Searches of one index by different categories, as one."""
+    neighbors = [neighbor for result in results for neighbor in result.neighbors]
+    neighbors.sort(key=lambda neighbor: (-neighbor.score, neighbor.id))
     return SearchResult(
-        Hits([neighbor.id for neighbor in near[:k]], [neighbor.score for neighbor in near[:k]]),
-        generation=min(answer.generation for answer in answers),
-        shards_ok=min(answer.shards_ok for answer in answers),
-        shards_total=answers[0].shards_total,
+        Hits([neighbor.id for neighbor in neighbors[:count]], [neighbor.score for neighbor in neighbors[:count]]),
+        generation=min(result.generation for result in results),
+        shards_ok=min(result.shards_ok for result in results),
+        shards_total=results[0].shards_total,
     )

@@ -1,4 +1,4 @@
-"""The workers as the gateway sees them: the seam `Drafter`, and `WorkerPool`, which asks over `indexer.rpc`."""
+"""The workers as the gateway sees them: the seam `Drafter`, and `WorkerPool`, which calls them by `indexer.rpc`."""
 
 import asyncio
 import copy
@@ -18,10 +18,10 @@ log = logging.getLogger(__name__)
 
 
 class Drafter(Protocol):
-    """What the gateway sees of the workers."""
+    """Predicts for drafts."""
 
     async def predict(self, note: Note, max_hashtags: int, *, timeout_s: float) -> Prediction:
-        """Vector, hashtags and category of a draft, of the model whose fingerprint the gateway was given.
+        """Vector, hashtags and category of a draft, by the gateway's model.
 
         Raises WorkerUnavailable when no worker of that model answers in time.
         """
@@ -33,10 +33,10 @@ class Drafter(Protocol):
 
 
 class WorkerPool:
-    """`Drafter` over all workers: the one with the fewest drafts first, the next when it refuses or is gone.
+    """`Drafter` over all workers: first the one with the fewest drafts, then the next when it fails.
 
-    A draft leaves nothing behind, so that one whose connection broke may be read a second time. Workers that last
-    said that they run another model than ``fingerprint`` are not asked.
+    A prediction has no side effect, so a retry is safe. A worker gets no drafts when it last reported another model
+    than ``fingerprint``.
     """
 
     def __init__(self, addresses: Sequence[str], fingerprint: str) -> None:
@@ -45,7 +45,7 @@ class WorkerPool:
         self._models: dict[RpcClient, str] = {}
 
     def of(self, fingerprint: str) -> Self:
-        """The same workers over the same connections, as far as they run another model."""
+        """The same workers over the same connections, for another model."""
         other = copy.copy(self)
         other._fingerprint = fingerprint
         return other
@@ -58,9 +58,9 @@ class WorkerPool:
             left_s = deadline - clock.time()
             if left_s <= 0:
                 break
-            params = _draft(note, max_hashtags, left_s, self._fingerprint)
+            params = _params(note, max_hashtags, left_s, self._fingerprint)
             try:
-                return _reading(await worker.call("draft", params, timeout_s=left_s))
+                return _prediction(await worker.call("draft", params, timeout_s=left_s))
             except RpcTimeout:
                 break
             except (RpcError, ValueError) as error:
@@ -69,7 +69,7 @@ class WorkerPool:
         raise WorkerUnavailable("no worker answered in time")
 
     async def ready(self, *, timeout_s: float) -> bool:
-        """Whether at least one worker of this model answers. Takes note of what model each of them runs."""
+        """Whether at least one worker of this model answers. Updates the models of the workers."""
         calls = [worker.call("ping", {}, timeout_s=timeout_s) for worker in self._workers]
         answers = await asyncio.gather(*calls, return_exceptions=True)
         for worker, answer in zip(self._workers, answers, strict=True):
@@ -80,7 +80,7 @@ class WorkerPool:
         return self._fingerprint in self._models.values()
 
     async def close(self) -> None:
-        """Break the connections."""
+        """Close the connections."""
         await asyncio.gather(*(worker.close() for worker in self._workers))
 
     def _least_busy_first(self) -> list[RpcClient]:
@@ -88,19 +88,19 @@ class WorkerPool:
         return sorted(own, key=lambda worker: (worker.pending, random.random()))
 
 
-def _draft(note: Note, max_hashtags: int, timeout_s: float, fingerprint: str) -> dict[str, Any]:
+def _params(note: Note, max_hashtags: int, timeout_s: float, fingerprint: str) -> dict[str, Any]:
     return {
         "title": note.title,
         "content": note.content,
         "hashtags": note.hashtags,
         "max_hashtags": max_hashtags,
-        # Seconds and not a time of day: no two machines' clocks agree.
+        # A duration and not a time of day: no two machines' clocks agree.
         "timeout_s": timeout_s,
         "fingerprint": fingerprint,
     }
 
 
-def _reading(answer: Mapping[str, Any]) -> Prediction:
+def _prediction(answer: Mapping[str, Any]) -> Prediction:
     try:
         category = answer["category"]
         return Prediction(
@@ -109,4 +109,4 @@ def _reading(answer: Mapping[str, Any]) -> Prediction:
             None if category is None else Scored(*scored(category)),
         )
     except (KeyError, TypeError) as error:
-        raise ValueError("the answer is not a reading") from error
+        raise ValueError("the answer is not a prediction") from error

@@ -1,4 +1,4 @@
-"""Admission: what a gateway takes on at the same time, and from whom. What is more is refused before it costs much.
+"""Admission: what a gateway takes on at the same time, and from whom. More is refused before it costs much.
 
 A request takes a permit of its route's kind, and gives it back with its answer. One with a body takes it when the
 body is whole, so that a slow sender holds up nobody; when its kind is full, it is told so before the body comes.
@@ -10,24 +10,23 @@ import math
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING
 
+from starlette.datastructures import Headers
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import metrics
 from service.api import audit
-from service.api.auth import KINDS, Kind, caller, key_of, policy_of
+from service.api.app import request_id_of
+from service.api.auth import KINDS, Kind, caller, policy_of
+from service.api.responses import error_body
 from service.errors import NoteLLMError, Overloaded, RateLimited, TimedOut
 from service.keys import Key, Keyring
-from service.server.heads import plain_get
 from service.settings import LimitSettings
-
-if TYPE_CHECKING:
-    from service.server.protocol import BoundedProtocol
 
 _SENDS_BODY = frozenset({"POST", "PUT", "PATCH"})
 _BODY_GRACE_S = 2.0
+_CLOSE = (b"connection", b"close")
 
 
 class Bucket:
@@ -50,10 +49,11 @@ class Bucket:
 
 
 class Admission:
-    """The permits of one gateway process. Every call comes from its event loop."""
+    """The permits of one gateway process, around its application. Every call comes from its event loop."""
 
     def __init__(
         self,
+        app: ASGIApp,
         limits: LimitSettings,
         keyring: Keyring | None = None,
         routes: Iterable[BaseRoute] = (),
@@ -61,8 +61,8 @@ class Admission:
     ) -> None:
         self.limits = limits
         self.draining = False
-        self.silent: dict[BoundedProtocol, None] = {}  # connections without a request, silent the longest first
         self.body_bytes = 0
+        self._app = app
         self._keyring = keyring
         self._clock = clock
         self._routes = list(_table(routes))
@@ -70,19 +70,29 @@ class Admission:
         self._most_of_key = {kind: max(1, int(limits.key_share * most)) for kind, most in self._most.items()}
         self._in_flight: dict[Kind, int] = dict.fromkeys(KINDS, 0)
         self._of_key: dict[tuple[Kind, str], int] = {}
-        self._full: set[Kind | tuple[Kind, str]] = set()  # kinds, and keys in them, that get no more permits now
         self._buckets: dict[str, Bucket] = {}
         self._refused: dict[audit.Refusal, int] = {}
         for *_, template in self._routes:
             for code in (Overloaded.code, RateLimited.code):
-                metrics.HTTP_REFUSED.labels(
-                    template, code
-                )  # a rate shows the first refusal only if there was a 0 before
+                # A rate shows the first refusal only if there was a 0 before.
+                metrics.HTTP_REFUSED.labels(template, code)
 
-    @property
-    def in_flight(self) -> dict[Kind, int]:
-        """Permits that are taken, by kind."""
-        return dict(self._in_flight)
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request, or refuse it; other kinds of connections pass through."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        admitted = self.admit(scope)
+        if isinstance(admitted, NoteLLMError):
+            await self._reject_early(scope, admitted, send)
+            return
+        body = None if admitted.held else Body(self, admitted, receive)
+        try:
+            await self._app(scope, body or receive, _closing(send) if self.draining else send)
+        finally:
+            if body:
+                body.forget()
+            admitted.give_back()
 
     def admit(self, scope: Scope) -> "Permit | NoteLLMError":
         """A permit for a request of which the head is there, or why it gets none."""
@@ -94,55 +104,31 @@ class Admission:
         refusal = self._too_often(key_id) or (self.full(kind, key_id) if method in _SENDS_BODY else permit.take())
         if refusal is None:
             return permit
-        self._note(method, template, key_id, refusal)
-        return refusal
-
-    def turn_away(self, data: bytes) -> NoteLLMError | None:
-        """Why a request gets no permit, by its bytes: `admit` before anything was parsed, a quarter of the price.
-
-        None when it may get one, and for everything but one whole GET without a body.
-        """
-        if not self._full:
-            return None
-        request = plain_get(data)
-        if request is None:
-            return None
-        path, authorization = request
-        kind, template = self._classify("GET", path)
-        kind, key_id = self._whose(kind, key_of(authorization, self._keyring) if self._keyring else None)
-        refusal = self.full(kind, key_id)
-        if refusal:
-            self._note("GET", template, key_id, refusal)
+        noted = audit.Refusal(method, template, key_id, refusal.status, refusal.code)
+        self._refused[noted] = self._refused.get(noted, 0) + 1
         return refusal
 
     def full(self, kind: Kind, key_id: str | None) -> NoteLLMError | None:
         """Why there is no permit of this kind for this key now; None when there is one."""
-        if kind in self._full:
+        if self._in_flight[kind] >= self._most[kind]:
             return Overloaded("the service is busy; try again in a moment")
-        if key_id and (kind, key_id) in self._full:
+        if key_id and self._of_key.get((kind, key_id), 0) >= self._most_of_key[kind]:
             return RateLimited("this key has too many requests under way")
         return None
 
     def enter(self, kind: Kind, key_id: str | None) -> None:
         """One request more."""
         self._in_flight[kind] += 1
-        if self._in_flight[kind] >= self._most[kind]:
-            self._full.add(kind)
         if key_id:
-            mine = self._of_key.get((kind, key_id), 0) + 1
-            self._of_key[kind, key_id] = mine
-            if mine >= self._most_of_key[kind]:
-                self._full.add((kind, key_id))
+            self._of_key[kind, key_id] = self._of_key.get((kind, key_id), 0) + 1
 
     def leave(self, kind: Kind, key_id: str | None) -> None:
         """One request less."""
         self._in_flight[kind] -= 1
-        self._full.discard(kind)
         if key_id:
-            self._full.discard((kind, key_id))
-            mine = self._of_key.pop((kind, key_id)) - 1
-            if mine:
-                self._of_key[kind, key_id] = mine
+            left = self._of_key.pop((kind, key_id)) - 1
+            if left:
+                self._of_key[kind, key_id] = left
 
     async def report(self) -> None:
         """Tell metrics and audit log who was refused since the last call: one line for many, for many they are."""
@@ -176,48 +162,54 @@ class Admission:
         wait_s = self._buckets[key_id].take(now_s)
         return RateLimited("this key asks too often", math.ceil(wait_s)) if wait_s else None
 
-    def _note(self, method: str, template: str, key_id: str | None, refusal: NoteLLMError) -> None:
-        noted = audit.Refusal(method, template, key_id, refusal.status, refusal.code)
-        self._refused[noted] = self._refused.get(noted, 0) + 1
+    async def _reject_early(self, scope: Scope, error: NoteLLMError, send: Send) -> None:
+        """Answer without the application: no routing, no middleware, no line in the access log."""
+        request_id = request_id_of(scope)
+        body = error_body(error.code, str(error), request_id)
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", b"%d" % len(body)),
+            (b"x-request-id", request_id.encode()),
+            (b"retry-after", b"%d" % (error.retry_after_s or 1)),
+        ]
+        # After a head with Expect, nobody knows whether a body comes now or another head.
+        if self.draining or "expect" in Headers(scope=scope):
+            headers.append(_CLOSE)
+        await send({"type": "http.response.start", "status": error.status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
 
 
 class Permit:
-    """What one admitted request holds."""
+    """What one admitted request may hold; ``held`` from `take` on."""
 
-    __slots__ = ("_gate", "_held", "_key_id", "_kind")
+    __slots__ = ("_admission", "_key_id", "_kind", "held")
 
-    def __init__(self, gate: Admission, kind: Kind, key_id: str | None) -> None:
-        self._gate = gate
+    def __init__(self, admission: Admission, kind: Kind, key_id: str | None) -> None:
+        self.held = False
+        self._admission = admission
         self._kind: Kind = kind
         self._key_id = key_id
-        self._held = False
 
     def take(self) -> NoteLLMError | None:
         """Hold it from now on; why that cannot be, if it cannot."""
-        refusal = self._gate.full(self._kind, self._key_id)
+        refusal = self._admission.full(self._kind, self._key_id)
         if refusal is None:
-            self._gate.enter(self._kind, self._key_id)
-            self._held = True
+            self._admission.enter(self._kind, self._key_id)
+            self.held = True
         return refusal
 
-    async def run(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-        """The request; at its end the permit is free. One that is not held yet is taken behind the body."""
-        body = None if self._held else Body(self._gate, self, receive)
-        try:
-            await app(scope, body or receive, send)
-        finally:
-            if body:
-                body.forget()
-            if self._held:
-                self._held = False
-                self._gate.leave(self._kind, self._key_id)
+    def give_back(self) -> None:
+        """Hold it no longer, if it was held."""
+        if self.held:
+            self.held = False
+            self._admission.leave(self._kind, self._key_id)
 
 
 class Body:
     """A request's body on its way in: due in time, bounded together with all others, admitted when it is whole."""
 
-    def __init__(self, gate: Admission, permit: Permit, receive: Receive) -> None:
-        self._gate = gate
+    def __init__(self, admission: Admission, permit: Permit, receive: Receive) -> None:
+        self._admission = admission
         self._permit = permit
         self._receive = receive
         self._clock = asyncio.get_running_loop().time
@@ -230,7 +222,7 @@ class Body:
         if self._is_whole:
             return await self._receive()
         try:
-            async with asyncio.timeout_at(self._begun_s + due_s(self._bytes, self._gate.limits)):
+            async with asyncio.timeout_at(self._begun_s + due_s(self._bytes, self._admission.limits)):
                 message = await self._receive()
         except TimeoutError:
             raise TimedOut("the body did not arrive in time") from None
@@ -243,19 +235,30 @@ class Body:
 
     def forget(self) -> None:
         """It takes no more memory."""
-        self._gate.body_bytes -= self._bytes
+        self._admission.body_bytes -= self._bytes
         self._bytes = 0
 
     def _count(self, more_bytes: int) -> None:
         self._bytes += more_bytes
-        self._gate.body_bytes += more_bytes
-        if self._gate.body_bytes > self._gate.limits.bodies_bytes:
+        self._admission.body_bytes += more_bytes
+        if self._admission.body_bytes > self._admission.limits.bodies_bytes:
             raise Overloaded("the service receives too much at once; try again in a moment")
 
 
 def due_s(received_bytes: int, limits: LimitSettings) -> float:
     """Seconds after its head at which a body of which so much is there must be whole or have grown."""
     return min(limits.body_s, _BODY_GRACE_S + received_bytes / limits.body_bytes_per_s)
+
+
+def _closing(send: Send) -> Send:
+    """The same, with answers that end their connection."""
+
+    async def close(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message.get("headers", ()), _CLOSE]}
+        await send(message)
+
+    return close
 
 
 def _table(routes: Iterable[BaseRoute]) -> Iterator[tuple[set[str], re.Pattern[str], Kind, str]]:

@@ -1,1 +1,1 @@
-"""An indexer process: the indexes of one shard, one a model, and what it shows of itself and of Redis."""
+"""An indexer process: the indexes of one shard, one a model, and the metrics of them and of Redis."""

@@ -1,4 +1,4 @@
-"""What one indexer holds: an index of every registered model, each in step with the stream and with its own snapshots.
+"""One shard's indexes: one a registered model, each following the stream of changes and with snapshots of its own.
 
 ::
 
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _Open:
-    """A model's index, and what keeps it in step."""
+    """A model's index with its follower."""
 
     index: VectorIndex
     stream: RedisChangeStream
@@ -33,9 +33,9 @@ class _Open:
 
 
 class Indexes:
-    """One shard's indexes by model, and a server that answers for them. For one event loop.
+    """One shard's indexes by model, served by ``server``. For one event loop.
 
-    ``stream_of`` gives the stream of changes as the index of a model has to follow it.
+    ``stream_of`` opens the stream of changes for the index of a model.
     """
 
     def __init__(
@@ -59,39 +59,38 @@ class Indexes:
         watch_memory(shard, lambda: sum(len(one.index) for one in self._open.values()))
 
     async def load(self) -> None:
-        """Open every index that has a good snapshot: Redis, which knows the ones still wanted, may be away."""
-        for fingerprint in self._kept():
-            await self._begin(fingerprint, None)
+        """Open every index with a good snapshot, without Redis, which may be away."""
+        for fingerprint in self._folders():
+            await self._open_index(fingerprint, None)
 
     async def adjust(self, dims: Mapping[str, int]) -> None:
-        """Hold indexes of these models and no others; ``dims`` says how long the vectors of each are."""
-        for fingerprint in {*self._open, *self._kept()} - dims.keys():
+        """Open the indexes of these models and remove all others; ``dims`` are the dimensions of their vectors."""
+        for fingerprint in {*self._open, *self._folders()} - dims.keys():
             await self._remove(fingerprint)
         for fingerprint in dims.keys() - self._open.keys():
-            await self._begin(fingerprint, dims[fingerprint])
+            await self._open_index(fingerprint, dims[fingerprint])
         for fingerprint, one in self._open.items():
             if one.follower.caught_up.is_set():
                 self._serve(fingerprint)
 
     def caught_up(self, fingerprint: str) -> bool:
-        """Whether the index of this model was once in step with the stream."""
+        """Whether the index of this model has caught up with the stream once."""
         return fingerprint in self._open and self._open[fingerprint].follower.caught_up.is_set()
 
     async def measure_lag(self) -> None:
-        """Show how far behind the stream each index is."""
+        """Measure the lag of each index."""
         for fingerprint, one in list(self._open.items()):
             await measure_lag(self._shard, fingerprint, one.stream, one.follower)
 
     async def close(self) -> None:
-        """A last snapshot of each."""
+        """Save a last snapshot of each."""
         await asyncio.gather(*(asyncio.to_thread(one.follower.stop) for one in self._open.values()))
 
-    def _kept(self) -> list[str]:
-        """Every model that has a folder."""
+    def _folders(self) -> list[str]:
         return [path.name for path in self._folder.iterdir() if path.is_dir()] if self._folder.is_dir() else []
 
-    async def _begin(self, fingerprint: str, dim: int | None) -> None:
-        """Load the newest good snapshot, or begin with nothing if the dimension is known, and follow the stream."""
+    async def _open_index(self, fingerprint: str, dim: int | None) -> None:
+        """Load the newest good snapshot, or start empty if the dimension is known, and follow the stream."""
         folder = self._folder / fingerprint
         snapshots = Snapshots(folder, fingerprint, self._shard, self._shards)
         loaded = await asyncio.to_thread(snapshots.load)
@@ -116,7 +115,7 @@ class Indexes:
         follower.start()
         log.info("index_opened", extra={"fingerprint": fingerprint, "loaded": bool(loaded)})
         if loaded:
-            # Without a snapshot there is nothing to answer from yet; with one, it is better than silence.
+            # An index from a snapshot answers at once; an empty one when it has caught up.
             self._serve(fingerprint)
 
     def _serve(self, fingerprint: str) -> None:
@@ -124,10 +123,10 @@ class Indexes:
             self._served.add(fingerprint)
             one = self._open[fingerprint]
             follower = one.follower
-            self._server.answer_for(one.index, cursor=lambda: follower.cursor, recall=lambda: follower.recall)
+            self._server.add(one.index, cursor=lambda: follower.cursor, recall=lambda: follower.recall)
 
     async def _remove(self, fingerprint: str) -> None:
-        self._server.forget(fingerprint)
+        self._server.remove(fingerprint)
         self._served.discard(fingerprint)
         if one := self._open.pop(fingerprint, None):
             forget_index(self._shard, fingerprint)

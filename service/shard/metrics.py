@@ -1,4 +1,4 @@
-"""What an indexer's metrics show of its indexes, and where they take it from."""
+"""The metrics of an indexer's indexes."""
 
 import asyncio
 import contextlib
@@ -21,7 +21,7 @@ PARTS = ("base", "delta", "dead", "tombstones")
 
 
 def count_changes(shard: int, fingerprint: str) -> "Callable[[Sequence[Change], Tally], None]":
-    """The ``on_batch`` of a follower: counts what became of its changes, and how old they were."""
+    """The ``on_batch`` of a follower: counts its changes by outcome, and observes their age."""
     own = str(shard), fingerprint
     freshness = metrics.INDEX_FRESHNESS_SECONDS.labels(*own)
     from_write = metrics.NOTE_FRESHNESS_SECONDS.labels(*own)
@@ -32,7 +32,7 @@ def count_changes(shard: int, fingerprint: str) -> "Callable[[Sequence[Change], 
         for _, reason in tally.refused:
             metrics.INDEX_CHANGES.labels(*own, reason).inc()
         for change in changes:
-            if age_s := _age_s(change.cursor):  # what comes from the store has no place in the stream
+            if age_s := _age_s(change.cursor):  # a change from the store is at no place of the stream
                 freshness.observe(age_s)
                 if change.written_ms is not None:
                     from_write.observe(_since_s(change.written_ms))
@@ -41,7 +41,7 @@ def count_changes(shard: int, fingerprint: str) -> "Callable[[Sequence[Change], 
 
 
 def watch_index(shard: int, index: "VectorIndex", follower: "Follower") -> None:
-    """Show the state of an index and of what keeps it in step, as it is whenever somebody looks."""
+    """Show the state of an index and its follower at each scrape."""
     own = str(shard), index.fingerprint
     metrics.INDEX_NOTES.labels(*own).set_function(lambda: len(index))
     metrics.INDEX_GENERATION.labels(*own).set_function(lambda: index.generation)
@@ -54,13 +54,13 @@ def watch_index(shard: int, index: "VectorIndex", follower: "Follower") -> None:
 
 
 def watch_memory(shard: int, notes: Callable[[], int]) -> None:
-    """Show what an indexer's memory is for each of its notes, in all of its indexes."""
+    """Show an indexer's memory by notes of all its indexes."""
     of_shard = metrics.INDEX_BYTES_PER_NOTE.labels(str(shard))
     of_shard.set_function(lambda: _own_memory_bytes() / max(notes(), 1))
 
 
 def forget_index(shard: int, fingerprint: str) -> None:
-    """Show an index no more, and hold it no longer."""
+    """Remove the metrics of an index, and with them their references to it."""
     own = str(shard), fingerprint
     gauges = (
         *(metrics.INDEX_NOTES, metrics.INDEX_GENERATION, metrics.INDEX_CURSOR_AGE_SECONDS, metrics.INDEX_RECALL),
@@ -74,7 +74,7 @@ def forget_index(shard: int, fingerprint: str) -> None:
 
 
 async def measure_lag(shard: int, fingerprint: str, stream: "RedisChangeStream", follower: "Follower") -> None:
-    """Show how far behind the stream an index is; what was shown last stays while Redis is silent."""
+    """Show how far an index lags behind the stream; the last figures stay while Redis does not answer."""
     with contextlib.suppress(StoreUnavailable):
         changes, age_s = await asyncio.to_thread(stream.lag, follower.cursor)
         metrics.INDEX_LAG_CHANGES.labels(str(shard), fingerprint).set(changes)

@@ -1,8 +1,8 @@
-"""What an indexer shows of Redis: the queues, the dead letters, memory and disk.
+"""The metrics of Redis: the queues, the dead letters, memory and disk.
 
-They are measured here and not by a worker or a gateway: a queue grows old just when no worker is left to say so, and
-indexers are always there. All of them see one Redis, so a query takes the ``max`` over them. This module is imported
-by indexers alone, so that no other process shows a figure that it does not measure.
+Indexers measure them, not workers or gateways: a queue grows old just when no worker is left, and indexers are always
+there. All of them see one Redis, so a query takes the ``max`` over them. No other process imports this module, so that
+none shows a figure that it does not measure.
 """
 
 from collections.abc import Awaitable, Callable, Iterable
@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from prometheus_client import Gauge
 
 from service.errors import StoreUnavailable
-from service.store.connection import RedisState
+from service.store.info import RedisInfo
 from service.store.interfaces import NoteStore
 from service.store.registry import Registry
 
@@ -33,16 +33,16 @@ REDIS_PERSISTENT = Gauge(
 
 
 class StoreWatch:
-    """Looks at Redis, for the metrics of one process. ``state`` asks Redis for its own figures."""
+    """Measures Redis, for the metrics of one process. ``info`` returns Redis' own figures."""
 
-    def __init__(self, state: Callable[[], Awaitable[RedisState]], registry: Registry, store: NoteStore) -> None:
-        self._state = state
+    def __init__(self, info: Callable[[], Awaitable[RedisInfo]], registry: Registry, store: NoteStore) -> None:
+        self._info = info
         self._registry = registry
         self._store = store
         self._shown: set[str] = set()
 
     async def look(self) -> None:
-        """Measure once; to be called over and over."""
+        """Measure once; call it periodically."""
         try:
             await self._show_queues()
             await self._show_redis()
@@ -61,12 +61,12 @@ class StoreWatch:
         self._shown = set(models)
 
     async def _show_redis(self) -> None:
-        state = await self._state()
-        DEAD_LETTERS.set(state.dead_letters)
-        REDIS_MEMORY_BYTES.set(state.memory_bytes)
-        REDIS_MEMORY_LIMIT_BYTES.set(state.memory_limit_bytes)
-        REDIS_AOF_BYTES.set(state.aof_bytes)
-        REDIS_PERSISTENT.set(state.persistent)
+        info = await self._info()
+        DEAD_LETTERS.set(info.dead_letters)
+        REDIS_MEMORY_BYTES.set(info.memory_bytes)
+        REDIS_MEMORY_LIMIT_BYTES.set(info.memory_limit_bytes)
+        REDIS_AOF_BYTES.set(info.aof_bytes)
+        REDIS_PERSISTENT.set(info.persistent)
 
     def _forget(self, retired: Iterable[str]) -> None:
         for fingerprint in retired:

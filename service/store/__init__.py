@@ -1,1 +1,1 @@
-"""The only room, beside backups, that speaks Redis: schema, records, and what is written and read in one step."""
+"""Redis: its keys, its records and streams, the scripts that write them, and the connections to it."""

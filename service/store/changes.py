@@ -1,4 +1,4 @@
-"""The embeddings stream as an indexer sees it, and the store behind it."""
+"""The embeddings stream as an indexer follows it, and the stored predictions that an index is rebuilt from."""
 
 import logging
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from indexer.types import Change
 from service.store.connection import redis_errors
-from service.store.records import Failure, Fields, StoredNote, StoredPrediction, decode_change
+from service.store.records import Fields, StoredFailure, StoredNote, StoredPrediction, decode_change
 from service.store.schema import EMBEDDINGS, LUA, NOTE, READINGS
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# ARGV: the model, id, version, failure, reason. The same refusal again, by a replica or a replay, changes nothing.
+# ARGV: the model, id, version, failure, reason. The same refusal by a replica or a replay changes nothing.
 REFUSE = (
     LUA
     + """
@@ -28,7 +28,7 @@ end
 """
 )
 
-# ARGV: the model, the follower, its cursor, seconds of silence after which a follower no longer counts.
+# ARGV: the model, the follower, its cursor, seconds after which a silent follower is forgotten.
 KEEP = (
     LUA
     + """
@@ -36,12 +36,12 @@ if not registered(ARGV[1]) then return end
 local now = tonumber(redis.call('TIME')[1])
 redis.call('HSET', CURSORS, ARGV[2], ARGV[3] .. ' ' .. now)
 local oldest, oldest_ms, oldest_number
-local held = redis.call('HGETALL', CURSORS)
-for i = 1, #held, 2 do
-  local cursor, ms, number, seen = string.match(held[i + 1], '^((%d+)-(%d+)) (%d+)$')
+local followers = redis.call('HGETALL', CURSORS)
+for i = 1, #followers, 2 do
+  local cursor, ms, number, seen = string.match(followers[i + 1], '^((%d+)-(%d+)) (%d+)$')
   ms, number = tonumber(ms), tonumber(number)
   if now - tonumber(seen) > tonumber(ARGV[4]) then
-    redis.call('HDEL', CURSORS, held[i])
+    redis.call('HDEL', CURSORS, followers[i])
   elseif not oldest or ms < oldest_ms or (ms == oldest_ms and number < oldest_number) then
     oldest, oldest_ms, oldest_number = cursor, ms, number
   end
@@ -50,7 +50,7 @@ redis.call('XTRIM', EMBEDDINGS, 'MINID', oldest)
 """
 )
 
-# ARGV: where to begin, how many to count at most.
+# ARGV: the first entry, how many to count at most.
 LAG = (
     LUA
     + """
@@ -63,17 +63,16 @@ return {#entries, math.max(0, math.floor(now[1] * 1000 + now[2] / 1000) - first)
 )
 
 START = "0-0"
-SCANNED = 512
-COUNTED = 10_000
+SCAN_COUNT = 512
+LAG_LIMIT = 10_000
 FORGOTTEN_S = 7 * 24 * 3600
 
 
 class RedisChangeStream:
-    """The embeddings stream, read in order from any cursor; the `ChangeStream` of `indexer.follow`.
+    """The `ChangeStream` of `indexer.follow` on Redis, for the index of one model.
 
-    It is followed for the index of one model, by the ``indexer`` of this name, which must be the same after a
-    restart and differ between indexers. Not thread-safe: one follower, one stream; only `lag` may be called beside
-    it. ``malformed`` counts the entries and records that were skipped. All calls raise StoreUnavailable.
+    ``indexer`` names the follower: the same after a restart, another for each indexer. Not thread-safe, but for `lag`.
+    ``malformed`` counts the entries and records that were skipped. All calls raise StoreUnavailable.
     """
 
     def __init__(self, redis: "SyncRedis", fingerprint: str, indexer: str = "indexer") -> None:
@@ -87,12 +86,12 @@ class RedisChangeStream:
         self.malformed = 0
 
     def read(self, after: str, limit: int, block_s: float) -> list[Change]:
-        """Changes behind the cursor ``after``, oldest first; "0-0" is the start. Waits at most ``block_s``.
+        """Changes later than the cursor ``after``, oldest first; "0-0" is the start. Waits at most ``block_s``.
 
         After StoreUnavailable a later call with the same cursor misses nothing.
         """
-        asked, start = self._skipped
-        entries = self._entries(start if asked == after else after, limit, block_s)
+        cursor_before, cursor_after = self._skipped
+        entries = self._entries(cursor_after if cursor_before == after else after, limit, block_s)
         changes = []
         for cursor, fields in entries:
             try:
@@ -101,82 +100,81 @@ class RedisChangeStream:
                 self.malformed += 1
                 log.warning("change_malformed", extra={"cursor": cursor.decode(), "problem": str(error)[:200]})
         if entries and not changes:
-            # The follower's cursor stays where it was, and would lead to the same entries for ever.
+            # The follower's cursor does not move, and would lead to the same entries for ever.
             self._skipped = (after, entries[-1][0].decode())
         return changes
 
     def holds(self, cursor: str) -> bool:
-        """Whether the cursor's own entry is there: not if the stream was cut, made anew, or restored older.
+        """Whether the cursor's entry is in the stream: not if the stream was cut, made anew, or restored older.
 
-        ids of entries alone would not tell: after a restore, new entries soon have higher ones.
+        Comparing ids would not tell: after a restore, new entries soon have higher ones.
         """
         with redis_errors():
             return cursor == START or bool(self._redis.xrange(EMBEDDINGS, cursor, cursor, count=1))
 
     def everything(self) -> tuple[str, Iterator[Change]]:
-        """The newest entry's cursor, and a change for everything that the model read of a live note.
+        """The newest entry's cursor, and a change for every prediction of the model for a live note.
 
-        The cursor is taken first, and every change behind it will be read again: versions sort them out. Deletes
-        need no mention: whatever they were to undo lies before the cursor.
+        The cursor is taken first, so that changes later than it come again: versions sort them out. Deletes need no
+        change: a rebuilt index holds no earlier version of the note.
         """
         with redis_errors():
             newest: Any = self._redis.xrevrange(EMBEDDINGS, count=1)
-        return (newest[0][0].decode() if newest else START), self._readings()
+        return (newest[0][0].decode() if newest else START), self._predictions()
 
     def refuse(self, change: Change, reason: str) -> None:
-        """Give this version of the note up, as a worker would: marked failed, and in the dead-letter stream."""
-        failure = Failure(change.version, f"index: {reason}")
+        """Dead-letter this version of the note, as a worker would."""
+        failure = StoredFailure(change.version, f"index: {reason}")
         with redis_errors():
             self._refuse(args=[self._model, change.id, change.version, failure.encode(), failure.reason])
 
     def keep(self, cursor: str) -> None:
-        """Cut off what lies before the oldest cursor of all followers; the entry of that cursor stays.
+        """Trim the stream to the oldest cursor of all followers, whose entry stays.
 
-        A follower unheard of for a week no longer counts; if it comes back, it rebuilds from the store.
+        A follower that was silent for a week is forgotten; if it comes back, it rebuilds from the store.
         """
         with redis_errors():
             self._keep(args=[self._model, self._follower, cursor, FORGOTTEN_S])
 
     def lag(self, cursor: str) -> tuple[int, float]:
-        """How many entries lie behind the cursor, counted up to 10,000, and the age of the first in seconds.
+        """How many entries are later than the cursor, counted up to 10,000, and the age of the first in seconds.
 
-        Counted inside Redis, by whose clock the age is, too: the vectors do not travel.
+        Counted inside Redis and by its clock: the vectors do not travel.
         """
         with redis_errors():
-            entries, age_ms = self._lag(args=[f"({cursor}", COUNTED])
+            entries, age_ms = self._lag(args=[f"({cursor}", LAG_LIMIT])
         return int(entries), int(age_ms) / 1000
 
     def _entries(self, after: str, limit: int, block_s: float) -> list[tuple[bytes, Fields]]:
-        # BLOCK 0 would wait for ever.
-        block = max(1, int(block_s * 1000)) if block_s > 0 else None
+        block = max(1, int(block_s * 1000)) if block_s > 0 else None  # BLOCK 0 would wait for ever
         with redis_errors():
             answer: Any = self._redis.xread({EMBEDDINGS: after}, count=limit, block=block)
         return list(answer[0][1]) if answer else []
 
-    def _readings(self) -> Iterator[Change]:
-        at = 0
+    def _predictions(self) -> Iterator[Change]:
+        cursor = 0
         while True:
             with redis_errors():
-                found: Any = self._redis.hscan(READINGS + self._model, at, count=SCANNED)
-                at, predictions = found
+                page: Any = self._redis.hscan(READINGS + self._model, cursor, count=SCAN_COUNT)
+                cursor, predictions = page
                 notes: Any = self._redis.mget([NOTE.encode() + id_ for id_ in predictions]) if predictions else []
             for (id_, prediction), note in zip(predictions.items(), notes, strict=True):
                 if change := self._change(id_.decode(), prediction, note):
                     yield change
-            if not at:
+            if not cursor:
                 return
 
     def _change(self, id_: str, prediction: bytes, note: bytes | None) -> Change | None:
-        """What the stream said last of a note, unless it was deleted meanwhile."""
+        """The last change of a note, unless it was deleted meanwhile."""
         if note is None:
             return None
         try:
-            held, read = StoredNote.decode(note), StoredPrediction.decode(prediction)
+            stored, predicted = StoredNote.decode(note), StoredPrediction.decode(prediction)
         except ValueError as error:
             self.malformed += 1
             log.warning("reading_malformed", extra={"problem": str(error)[:200]})
             return None
-        if held.deleted or held.version < read.version:
+        if stored.deleted or stored.version < predicted.version:
             return None
-        category, author = held.note.category, held.author
-        return Change(START, id_, read.version, read.fingerprint, read.vector, category, author)
+        labels = stored.note.category, stored.author
+        return Change(START, id_, predicted.version, predicted.fingerprint, predicted.vector, *labels)

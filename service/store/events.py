@@ -1,7 +1,4 @@
-"""What readers did with notes, on Redis: the implementation of `EventLog`.
-
-Events are what pairs are made of (eq. 1). Each counts once, however often it is sent.
-"""
+"""`EventLog` on Redis. Pairs are made of its events (eq. 1)."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -13,7 +10,7 @@ from service.store.schema import EVENT, EVENTS, UNLESS_RESTORING
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
-# How long an event is known by its id: longer than any client goes on sending.
+# How long an event's id is remembered: longer than any client retries.
 REMEMBERED_S = 7 * 24 * 3600
 
 # ARGV: seconds, then id and record of each event. Answers 1 for each event that is new.
@@ -32,7 +29,7 @@ return new
 
 
 class RedisEvents:
-    """`EventLog` as a stream of Redis."""
+    """`EventLog` as a stream."""
 
     def __init__(self, redis: "Redis") -> None:
         self._append = redis.register_script(APPEND)

@@ -1,8 +1,7 @@
-"""Writes that may be sent again: the same ``Idempotency-Key`` gets the same answer, and nothing is done twice.
+"""`Answers` on Redis.
 
-The first request with a key leaves a note that it runs, then its answer. Both are forgotten after a while; a request
-whose gateway was killed leaves the first alone, which ends soon, and doing its work again changes nothing that is not
-the same.
+The first request with a key stores a mark that it runs, then its answer; both expire. A request whose gateway was
+killed leaves the mark alone, which expires soon: the write may then run a second time, and changes nothing.
 """
 
 import hashlib
@@ -19,8 +18,8 @@ from service.store.schema import ANSWER
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
-KEPT_S = 24 * 3600
-RUNS_AT_MOST_S = 30
+ANSWER_EXPIRES_S = 24 * 3600
+MARK_EXPIRES_S = 30
 
 
 class RedisAnswers:
@@ -34,10 +33,10 @@ class RedisAnswers:
         name = ANSWER + hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
         digest = hashlib.blake2b(request, digest_size=16).digest()
         with redis_errors():
-            first = await self._redis.set(name, msgpack.packb([digest]), nx=True, ex=RUNS_AT_MOST_S)
+            first = await self._redis.set(name, msgpack.packb([digest]), nx=True, ex=MARK_EXPIRES_S)
             kept = None if first else await self._redis.get(name)
         if kept is not None:
-            return _again(msgpack.unpackb(kept), digest), True
+            return _repeated(msgpack.unpackb(kept), digest), True
         try:
             answer = await run()
         except NoteLLMError:
@@ -45,11 +44,12 @@ class RedisAnswers:
                 await self._redis.delete(name)
             raise
         with redis_errors():
-            await self._redis.set(name, msgpack.packb([digest, answer.status, answer.body, answer.etag]), ex=KEPT_S)
+            record = msgpack.packb([digest, answer.status, answer.body, answer.etag])
+            await self._redis.set(name, record, ex=ANSWER_EXPIRES_S)
         return answer, False
 
 
-def _again(kept: list[object], digest: bytes) -> Answer:
+def _repeated(kept: list[object], digest: bytes) -> Answer:
     match kept:
         case [first, *_] if first != digest:
             raise KeyReused("this idempotency key was used for another request")

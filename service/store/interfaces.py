@@ -1,4 +1,4 @@
-"""The store's seams, and the shapes that cross them. What stands behind them is named in `service.wiring` alone.
+"""The store's seams, and the shapes that cross them. Only `service.wiring` names the classes that implement them.
 
 `service.store.memory` has a twin of each, which can also hang and fail.
 """
@@ -9,13 +9,14 @@ from typing import Literal, Protocol
 
 from service.store.records import Event, StoredNote
 
-# None: whatever there is. "any": the note exists. "none": it does not, or was deleted. A number: exactly this version.
+# What a write requires of its note. None: nothing. "any": it exists. "none": it does not, or was deleted. A number: it
+# is at this version.
 Expected = int | Literal["any", "none"] | None
 
 
 @dataclass(frozen=True, slots=True)
 class Suggestion:
-    """What the model said about one version of a note: hashtags and category, or why there is nothing."""
+    """A prediction for one version of a note: hashtags and category, or the reason of its failure."""
 
     version: int
     fingerprint: str
@@ -26,7 +27,7 @@ class Suggestion:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """For `/status`: live notes, and of one model the notes it gave up, its jobs waiting and the oldest one's age."""
+    """For `/status`: live notes; of one model the failed notes, the waiting jobs and the age of the oldest job."""
 
     live: int
     failed: int
@@ -36,10 +37,10 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """Records, tombstones included, None for ids never seen; and the ids written since the cursor that was given.
+    """Records, tombstones included, None for ids never seen; and the ids written since a cursor.
 
-    ``written`` is None when that cannot be told: there was no cursor, it is too old, or of another store. ``cursor`` is
-    the one to give next; None while nothing was ever written.
+    ``written`` is None when they are unknown: there was no cursor, it is too old, or of another store. ``cursor`` is
+    the one to pass next; None while nothing was ever written.
     """
 
     records: list[StoredNote | None]
@@ -48,7 +49,7 @@ class View:
 
 
 class NoteStore(Protocol):
-    """Notes and what follows from writing them. Every call is one round trip and atomic.
+    """Notes, and the jobs and changes that a write entails. Every call is one round trip and atomic.
 
     Raises `StoreUnavailable` when the store does not answer, `QueueFull` on a write when too many jobs wait,
     `NotAsExpected` on one whose ``expected`` does not hold (see `Expected`).
@@ -70,37 +71,37 @@ class NoteStore(Protocol):
         ...
 
     async def view(self, note_ids: Sequence[str], since: str | None) -> View:
-        """The same, and what was written since a cursor, as of one moment: what a cache has to know."""
+        """The same, and the ids written since a cursor, as of one moment; for caches."""
         ...
 
     async def suggestion(self, note_id: str, fingerprint: str) -> Suggestion | None:
-        """What this model last said about the note, whatever version that was."""
+        """This model's last prediction or failure for the note, whatever its version."""
         ...
 
     async def counts(self, fingerprint: str) -> Counts:
-        """Figures for `/status`. For a model that no worker has brought yet, every live note waits."""
+        """Figures for `/status`. For a model that no worker has registered yet, every live note waits."""
         ...
 
     async def spellings(self, tags: Sequence[str]) -> list[str | None]:
-        """For each hashtag, in order: how most live notes that carry it write it; None when none carries it.
+        """For each hashtag, in order: the spelling of most live notes that carry it; None when none carries it.
 
-        Hashtags are one when `fold` says so, a note counts once for each, and a tie goes to the last by code points,
-        which prefers small letters. Every spelling is one that an answer may hold.
+        Hashtags are equal when `fold` makes them so, a note counts once for each, and a tie goes to the last by code
+        points, which prefers small letters. Every spelling is one that an answer may hold.
         """
         ...
 
 
 class EventLog(Protocol):
-    """Where events are kept until they are learned from."""
+    """The events that a model is later trained on. Each counts once, however often it is sent."""
 
     async def append(self, events: Sequence[Event]) -> int:
-        """Keep those whose ids are new, all in one step, and return how many. Raises StoreUnavailable."""
+        """Append the events with new ids, all in one step, and return how many. Raises StoreUnavailable."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a write was answered with."""
+    """The answer to a write."""
 
     status: int
     body: bytes
@@ -108,16 +109,16 @@ class Answer:
 
 
 class Answers(Protocol):
-    """Writes that may be sent again: the same ``Idempotency-Key`` gets the same answer, and nothing is done twice."""
+    """Idempotent writes: a request repeated with its ``Idempotency-Key`` gets the first answer and does not run."""
 
     async def once(self, key: str, request: bytes, run: Callable[[], Awaitable[Answer]]) -> tuple[Answer, bool]:
-        """The answer to the first request with this key, and whether it is being given again.
+        """The answer to the first request with this key, and whether it is a repeated one.
 
-        A request that fails leaves nothing behind, so that it can be sent again.
+        A request that fails stores nothing, so that it can be sent again.
 
         Args:
-            key: the caller's, with whatever keeps one caller's apart from another's.
-            request: all that makes the request what it is.
+            key: the caller's key, made unique among callers.
+            request: all that distinguishes the request from another.
 
         Raises:
             KeyReused: if the key came with another request before.

@@ -1,8 +1,8 @@
-"""The job queue of one model as a worker sees it.
+"""The job queue of one model.
 
-A job stays pending under the worker that claimed it until one script publishes its result and takes the job
-away. Whatever crashes in between, the job is claimed again; the script's version check makes that harmless.
-A worker that lives says so about the jobs it holds, and one that ends in order hands back what it did not begin.
+A job is pending under the worker that claimed it until one script publishes its prediction and removes the job. After
+a crash in between, the job is claimed again; the script's version check makes that harmless. A worker sends heartbeats
+for its claimed jobs, and releases those that it did not begin when it is stopped.
 """
 
 import logging
@@ -16,7 +16,7 @@ from redis.exceptions import ResponseError
 
 from service.errors import StoreUnavailable
 from service.store.connection import redis_errors
-from service.store.records import EmbedJob, Failure, Fields, StoredNote, StoredPrediction, pack_vector
+from service.store.records import EmbedJob, Fields, StoredFailure, StoredNote, StoredPrediction, pack_vector
 from service.store.schema import FILLED, JOBS, LUA, NOTE, READINGS, WORKERS
 
 if TYPE_CHECKING:
@@ -26,14 +26,14 @@ log = logging.getLogger(__name__)
 
 R = TypeVar("R", StoredNote, StoredPrediction)
 
-# What a Redis says that has lost the group, and what it says to a client that is waiting for a job at that moment.
+# Errors of a Redis that has lost the consumer group: of a new call, and of one that waits for a job at that moment.
 _GROUP_GONE = ("NOGROUP", "UNBLOCKED")
-# Idle for longer than any `take_over_s`: free for whoever looks first.
+# Idle for longer than any `take_over_s`: abandoned at once.
 _LONG_AGO_MS = 24 * 3600 * 1000
-SCANNED = 1000
+SCAN_COUNT = 1000
 
 # ARGV: the model, the dimension of its vectors. A store's first model is active. 1 when all notes are queued for it.
-INTRODUCE = (
+REGISTER = (
     LUA
     + """
 local model = ARGV[1]
@@ -43,7 +43,7 @@ return redis.call('SISMEMBER', FILLED, model)
 """
 )
 
-# ARGV: the model, then ids. Queues the live notes of which nothing was said in their present version.
+# ARGV: the model, then ids. Queues the live notes without a prediction or failure for their present version.
 FILL = (
     LUA
     + """
@@ -52,11 +52,11 @@ if not registered(model) then return 0 end
 for i = 2, #ARGV do
   local id = ARGV[i]
   local note = redis.call('GET', NOTE .. id)
-  if note and #note > 26 and not deleted(note) then  -- a damaged one is nobody's work
+  if note and #note > 26 and not deleted(note) then  -- not a damaged one
     local number = version(note)
-    local said = redis.call('HGET', READINGS .. model, id)
+    local predicted = redis.call('HGET', READINGS .. model, id)
     local failed = redis.call('HGET', FAILED .. model, id)
-    if not (said and version(said) == number) and not (failed and version(failed) == number) then
+    if not (predicted and version(predicted) == number) and not (failed and version(failed) == number) then
       queue(model, id, number)
       queued = queued + 1
     end
@@ -66,30 +66,30 @@ return queued
 """
 )
 
-# ARGV: the model, then for each job: entry, id, version, reading, vector.
-# Publishes what is the reading of a live note's present version and not published yet. Returns how many.
+# ARGV: the model, then for each job: entry, id, version, prediction, vector. Publishes the predictions for the present
+# version of a live note that are not published yet, and returns how many; finishes all jobs.
 PUBLISH = (
     LUA
     + """
 local model, published = ARGV[1], 0
 if not registered(model) then return 0 end
 for i = 2, #ARGV, 5 do
-  local entry, id, number, reading = ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2]), ARGV[i + 3]
+  local entry, id, number, prediction = ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2]), ARGV[i + 3]
   local note = redis.call('GET', NOTE .. id)
   if live(note, number) then
     local known = redis.call('HGET', READINGS .. model, id)
     if not (known and version(known) == number) then
-      redis.call('HSET', READINGS .. model, id, reading)
+      redis.call('HSET', READINGS .. model, id, prediction)
       redis.call('HDEL', FAILED .. model, id)
       local change = {'id', id, 'version', ARGV[i + 2], 'fingerprint', model, 'vector', ARGV[i + 4]}
-      -- A job is queued by the write itself, so its entry says when that was.
+      -- The write itself queued the job, so its entry carries the time of the write.
       change[#change + 1] = 'written_ms'
       change[#change + 1] = string.match(entry, '^%d+')
-      local held = cmsgpack.unpack(note)
+      local stored = cmsgpack.unpack(note)
       for _, label in ipairs({'category', 'author'}) do
-        if type(held[label]) == 'string' then
+        if type(stored[label]) == 'string' then
           change[#change + 1] = label
-          change[#change + 1] = held[label]
+          change[#change + 1] = stored[label]
         end
       end
       redis.call('XADD', EMBEDDINGS, '*', unpack(change))
@@ -104,7 +104,7 @@ return published
 )
 
 # ARGV: the model, entry, id, version, failure, reason.
-FAIL = (
+DEAD_LETTER = (
     LUA
     + """
 local model, entry, id, number = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
@@ -120,7 +120,7 @@ redis.call('XDEL', JOBS .. model, entry)
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """A job in this worker's hands. ``deliveries`` counts the workers that had it, this one included."""
+    """A job that this worker claimed. ``deliveries`` counts its claims, this one included."""
 
     entry: str
     job: EmbedJob
@@ -133,11 +133,11 @@ class Claimed:
 
 
 class JobQueue:
-    """Claims one model's jobs for one worker and publishes what became of them. All calls raise StoreUnavailable.
+    """Claims one model's jobs for one worker and publishes their predictions. All calls raise StoreUnavailable.
 
     ``consumer`` must be the same after a restart and differ between workers; ``dim`` is the length of the model's
-    vectors. Jobs without a `heartbeat` for ``take_over_s`` are abandoned, and anybody's: a worker that only
-    slept may then find its notes already read, which does no harm.
+    vectors. Jobs without a `heartbeat` for ``take_over_s`` are abandoned, and any worker may reclaim them: one that
+    only slept may then publish a second time, which changes nothing.
     """
 
     def __init__(self, redis: "Redis", consumer: str, fingerprint: str, dim: int, *, take_over_s: float = 30.0) -> None:
@@ -149,19 +149,19 @@ class JobQueue:
         self._jobs = JOBS + fingerprint
         self._next_look = 0.0
         self._own_pending = True
-        self._introduce = redis.register_script(INTRODUCE)
+        self._register = redis.register_script(REGISTER)
         self._fill = redis.register_script(FILL)
         self._publish = redis.register_script(PUBLISH)
-        self._fail = redis.register_script(FAIL)
+        self._dead_letter = redis.register_script(DEAD_LETTER)
 
     async def open(self) -> int:
-        """Make sure that the model is registered and has a consumer group; returns how many notes were queued for it.
+        """Register the model and make its consumer group, if need be; returns how many notes were queued for it.
 
-        A model new to the store has every live note queued, and is the active one if there was none. That all are
-        queued is written last, so that a crash on the way starts this over.
+        A model new to the store has every live note queued, and is the active one if there was none. The mark that all
+        are queued is written last, so that after a crash this starts over.
         """
         with redis_errors():
-            filled = await self._introduce(args=[self._model, self._dim])
+            filled = await self._register(args=[self._model, self._dim])
             await self._make_group()
             self._own_pending = True
             if filled:
@@ -179,40 +179,40 @@ class JobQueue:
         return await self._decode([(entry, fields, 1) for entry, fields in answer[0][1]]) if answer else []
 
     async def has_abandoned(self) -> bool:
-        """Whether a job was claimed before, by this worker's last life or by a worker that is gone.
+        """Whether there are abandoned jobs: of this worker's last life, or of any worker without heartbeats.
 
-        Asks Redis only now and then, and after `open`. Whatever this worker holds needs its `heartbeat` by then.
+        Asks Redis after `open`, and then three times in ``take_over_s``.
         """
         with _group_errors():
             if self._own_pending:
-                if await self._pending(1):
+                if await self._abandoned(1):
                     return True
                 self._own_pending = False
             elif time.monotonic() < self._next_look:
                 return False
-            if await self._pending(1):
+            if await self._abandoned(1):
                 return True
         self._next_look = time.monotonic() + self.take_over_s / 3
         return False
 
     async def reclaim(self, limit: int) -> list[Claimed]:
-        """Jobs that were left behind. Earlier claims must be dealt with.
+        """Claim abandoned jobs. Earlier claims must be finished.
 
-        One that a worker began comes alone: should it be the one that killed the worker, its count of deliveries
-        grows and no other's. Those that were in the fewest hands come first, so that workers that die of something
-        else do not die with the same job in hand over and over. Those that were handed back come together.
+        A job that a worker began comes alone: if it kills this worker, too, no other job's deliveries grow. The one
+        with the fewest deliveries comes first, so that workers that die of another cause do not die with the same job
+        over and over. Released jobs come together.
         """
         with _group_errors():
-            pending = await self._pending(limit)
-            pending.sort(key=lambda job: job["times_delivered"])
-            jobs = [job for job in pending if job["times_delivered"] == 0] or pending[:1]
+            abandoned = await self._abandoned(limit)
+            abandoned.sort(key=lambda job: job["times_delivered"])
+            jobs = [job for job in abandoned if job["times_delivered"] == 0] or abandoned[:1]
             async with self._redis.pipeline(transaction=False) as pipe:
                 for job in jobs:
                     pipe.xclaim(self._jobs, WORKERS, self._consumer, self._idle_ms, [job["message_id"]])
                 answers = await pipe.execute() if jobs else []
         entries, gone = [], []
         for job, answer in zip(jobs, answers, strict=True):
-            if answer == [(None, None)]:  # Redis 6.2, for an entry that was deleted but never finished
+            if answer == [(None, None)]:  # Redis 6.2, for a pending entry that was deleted
                 gone.append(job["message_id"].decode())
             else:
                 entries += [(entry, fields, job["times_delivered"] + 1) for entry, fields in answer]
@@ -220,13 +220,13 @@ class JobQueue:
         return await self._decode(entries)
 
     async def heartbeat(self, entries: Sequence[str]) -> None:
-        """Say of claimed jobs that this worker lives and deals with them, so that no other takes them over."""
+        """Keep claimed jobs from being abandoned for another ``take_over_s``."""
         if entries:
             with _group_errors():
                 await self._redis.xclaim(self._jobs, WORKERS, self._consumer, 0, list(entries), justid=True)
 
     async def release(self, entries: Sequence[str]) -> None:
-        """Leave claimed jobs that were not begun to whoever looks first, as if they had never been claimed."""
+        """Abandon claimed jobs that were not begun, as if they had never been claimed."""
         if entries:
             with _group_errors():
                 await self._redis.xclaim(
@@ -234,13 +234,13 @@ class JobQueue:
                 )
 
     async def notes(self, claimed: Sequence[Claimed]) -> list[StoredNote | None]:
-        """The records of the jobs' notes, in order; None where there is none, or none that can be read."""
+        """The records of the jobs' notes, in order; None where there is none, or a damaged one."""
         with redis_errors():
             records: list[Any] = await self._redis.mget([NOTE + item.job.note_id for item in claimed])
         return [_decoded(StoredNote, record) for record in records]
 
     async def predictions(self, claimed: Sequence[Claimed]) -> list[StoredPrediction | None]:
-        """What the model last said about the jobs' notes, in order, whatever version that was; None where nothing."""
+        """The model's last predictions for the jobs' notes, in order, of any version; None where there is none."""
         if not claimed:
             return []
         with redis_errors():
@@ -248,37 +248,28 @@ class JobQueue:
         return [_decoded(StoredPrediction, record) for record in records]
 
     async def publish(self, results: Sequence[tuple[Claimed, StoredPrediction]]) -> int:
-        """Store and announce the readings that are still wanted, and finish their jobs, in one transaction.
+        """Store the predictions for present versions, announce them to the indexes, and finish their jobs, in one step.
 
-        Returns how many were published; again changes nothing, and so does a model that was retired meanwhile.
+        Returns how many were published. A second call changes nothing, nor does one for a retired model.
         """
         if not results:
             return 0
         args: list[Any] = [self._model]
-        for item, prediction in results:
-            args += [
-                item.entry,
-                item.job.note_id,
-                prediction.version,
-                prediction.encode(),
-                pack_vector(prediction.vector),
-            ]
+        for item, predicted in results:
+            args += [item.entry, item.job.note_id, predicted.version]
+            args += [predicted.encode(), pack_vector(predicted.vector)]
         with redis_errors():
             return int(await self._publish(args=args))
 
-    async def fail(self, item: Claimed, reason: str) -> None:
-        """Give one version of a note up: it is marked, and the job moves to the dead-letter stream."""
-        failure = Failure(item.job.version, reason)
+    async def dead_letter(self, item: Claimed, reason: str) -> None:
+        """Mark one version of a note as failed, and move its job to the dead-letter stream."""
+        failure = StoredFailure(item.job.version, reason).encode()
+        args: list[Any] = [self._model, item.entry, item.job.note_id, item.job.version, failure, reason]
         with redis_errors():
-            await self._fail(
-                args=[
-                    *(self._model, item.entry, item.job.note_id, item.job.version),
-                    *(failure.encode(), failure.reason),
-                ]
-            )
+            await self._dead_letter(args=args)
 
     async def finish(self, entries: Sequence[str]) -> None:
-        """Take jobs away without a result: their notes were deleted or written again."""
+        """Remove jobs without a prediction, whose notes were deleted or written again."""
         if not entries:
             return
         with redis_errors():
@@ -289,7 +280,7 @@ class JobQueue:
 
     async def _make_group(self) -> None:
         try:
-            # From 0 and not from $: what was queued before the first worker came is work, too.
+            # From 0 and not from $: jobs may be queued before the group exists.
             await self._redis.xgroup_create(self._jobs, WORKERS, id="0", mkstream=True)
         except ResponseError as error:
             if "BUSYGROUP" not in str(error):
@@ -298,19 +289,19 @@ class JobQueue:
     async def _queue_all(self) -> int:
         cursor, queued = 0, 0
         while True:
-            cursor, keys = await self._redis.scan(cursor, match=NOTE + "*", count=SCANNED)
+            cursor, keys = await self._redis.scan(cursor, match=NOTE + "*", count=SCAN_COUNT)
             if keys:
                 queued += int(await self._fill(args=[self._model, *(key[len(NOTE) :] for key in keys)]))
             if not cursor:
                 return queued
 
-    async def _pending(self, limit: int) -> list[Any]:
-        """The first abandoned jobs: this worker's own as long as it has not begun, then those nobody holds."""
+    async def _abandoned(self, limit: int) -> list[Any]:
+        """The first abandoned jobs: at first of this worker's last life, then of any worker without heartbeats."""
         consumer = self._consumer if self._own_pending else None
-        pending: list[Any] = await self._redis.xpending_range(
+        abandoned: list[Any] = await self._redis.xpending_range(
             self._jobs, WORKERS, "-", "+", limit, consumername=consumer, idle=self._idle_ms or None
         )
-        return pending
+        return abandoned
 
     @property
     def _idle_ms(self) -> int:
@@ -331,7 +322,7 @@ class JobQueue:
 
 @contextmanager
 def _group_errors() -> Iterator[None]:
-    """`redis_errors`, and StoreUnavailable when the consumer group is gone, as after the loss of all data."""
+    """`redis_errors`, and StoreUnavailable when the consumer group is gone, as when Redis lost all data."""
     try:
         with redis_errors():
             yield

@@ -1,4 +1,4 @@
-"""The store's seams in memory, held to the same contracts as those on Redis. Each can hang and fail: see `Faults`."""
+"""The store's seams in memory, held to the same contract tests as those on Redis. Each can hang and fail."""
 
 import asyncio
 import hashlib
@@ -97,7 +97,7 @@ class MemoryStore(Faults):
         return [max(count, key=lambda spelling: (count[spelling], spelling), default=None) for count in counts]
 
     def suggest(self, note_id: str, suggestion: Suggestion) -> None:
-        """What a worker leaves behind after it has read a note, or given it up."""
+        """Plays the worker: stores its prediction or failure."""
         self._suggestions[note_id] = suggestion
 
     def _put(self, record: StoredNote) -> int:
@@ -134,7 +134,7 @@ class MemoryEvents(Faults):
 
 
 class MemoryAnswers(Faults):
-    """`Answers` in a dict; none is ever forgotten."""
+    """`Answers` in a dict; none expires."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -145,7 +145,7 @@ class MemoryAnswers(Faults):
         await self.reached()
         digest = hashlib.blake2b(request).digest()
         if key in self._kept:
-            return self._again(*self._kept[key], digest), True
+            return _repeated(*self._kept[key], digest), True
         self._kept[key] = digest, None
         try:
             answer = await run()
@@ -155,9 +155,10 @@ class MemoryAnswers(Faults):
         self._kept[key] = digest, answer
         return answer, False
 
-    def _again(self, first: bytes, answer: Answer | None, digest: bytes) -> Answer:
-        if first != digest:
-            raise KeyReused("this idempotency key was used for another request")
-        if answer is None:
-            raise StillRunning("a request with this idempotency key is being answered")
-        return answer
+
+def _repeated(first: bytes, answer: Answer | None, digest: bytes) -> Answer:
+    if first != digest:
+        raise KeyReused("this idempotency key was used for another request")
+    if answer is None:
+        raise StillRunning("a request with this idempotency key is being answered")
+    return answer

@@ -1,4 +1,4 @@
-"""Notes on Redis: the implementation of `NoteStore`."""
+"""`NoteStore` on Redis."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -11,28 +11,28 @@ from model.text.hashtags import fold
 from service.errors import NotAsExpected, QueueFull
 from service.store.connection import redis_errors
 from service.store.interfaces import Counts, Expected, Suggestion, View
-from service.store.records import Failure, StoredNote, StoredPrediction
+from service.store.records import StoredFailure, StoredNote, StoredPrediction
 from service.store.schema import COUNTS, FAILED, JOBS, LUA, MODELS, NOTE, READINGS, TAG, WRITES
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
-# A reader that has more than this to catch up with starts anew.
+# A cache that is further behind starts empty.
 WRITES_READ = 1000
 
-# What every script that writes asks first: is the note (a record or nil) at the version that the caller expects?
+# Whether the note (a record or nil) is at the version that the caller expects.
 _EXPECTED = """
-local function at_expected(held, expected)
+local function at_expected(note, expected)
   if expected == '' then return true end
-  if not held or deleted(held) then return expected == 'none' end
-  return expected == 'any' or expected == string.format('%.0f', version(held))
+  if not note or deleted(note) then return expected == 'none' end
+  return expected == 'any' or expected == string.format('%.0f', version(note))
 end
 """
 
 # ARGV: most jobs that may wait, the version expected of the (then only) note, the traceparent of the write, then one
 # record a note, its version not yet known. Nil when too many wait, 0 when the note is not as expected. Before the first
-# model came, every live note waits. A model that does not answer may be gone for good, so its jobs must not fill the
-# memory: where there are more than it takes to read every note again, its next worker queues what it lacks.
+# model is registered, every live note waits. A model that is not active may never have a worker again, so its jobs must
+# not fill the memory: where there are more than for every note, they are dropped, and its next worker queues anew.
 PUT = (
     LUA
     + _EXPECTED
@@ -50,16 +50,16 @@ end
 local versions = {}
 for i = 4, #ARGV do
   local note = cmsgpack.unpack(ARGV[i])
-  local held = redis.call('GET', NOTE .. note.id)
-  local number = held and version(held) or 0
-  if not at_expected(held, ARGV[2]) then return 0 end
-  if not held or body(held) ~= body(ARGV[i]) then
+  local old = redis.call('GET', NOTE .. note.id)
+  local number = old and version(old) or 0
+  if not at_expected(old, ARGV[2]) then return 0 end
+  if not old or body(old) ~= body(ARGV[i]) then
     number = number + 1
     redis.call('SET', NOTE .. note.id, with_version(ARGV[i], number))
-    if not held or deleted(held) then redis.call('HINCRBY', COUNTS, 'live', 1) end
-    if held then
-      if deleted(held) then redis.call('HINCRBY', COUNTS, 'deleted', -1) end
-      count_tags(held, -1)
+    if not old or deleted(old) then redis.call('HINCRBY', COUNTS, 'live', 1) end
+    if old then
+      if deleted(old) then redis.call('HINCRBY', COUNTS, 'deleted', -1) end
+      count_tags(old, -1)
     end
     count_tags(ARGV[i], 1)
     for _, model in ipairs(models) do
@@ -81,17 +81,17 @@ DELETE = (
     + _EXPECTED
     + """
 local id = ARGV[1]
-local held = redis.call('GET', NOTE .. id)
-if not held then return 0 end
-if not at_expected(held, ARGV[3]) then return -1 end
-if deleted(held) then return 1 end
-local number = version(held) + 1
+local old = redis.call('GET', NOTE .. id)
+if not old then return 0 end
+if not at_expected(old, ARGV[3]) then return -1 end
+if deleted(old) then return 1 end
+local number = version(old) + 1
 redis.call('SET', NOTE .. id, with_version(ARGV[2], number))
 for _, model in ipairs(redis.call('HKEYS', MODELS)) do
   redis.call('HDEL', READINGS .. model, id)
   redis.call('HDEL', FAILED .. model, id)
 end
-count_tags(held, -1)
+count_tags(old, -1)
 redis.call('HINCRBY', COUNTS, 'live', -1)
 redis.call('HINCRBY', COUNTS, 'deleted', 1)
 wrote(id)
@@ -145,7 +145,7 @@ class RedisStore:
     async def view(self, note_ids: Sequence[str], since: str | None) -> View:
         """See `NoteStore`."""
         with redis_errors():
-            if since and not note_ids:  # what nearly every call of a warm cache asks
+            if since and not note_ids:  # as nearly every call of a warm cache does
                 log: Any = await self._redis.xrange(WRITES, min=since, count=WRITES_READ)
                 return View([], *_written(log, since))
             async with self._redis.pipeline(transaction=True) as pipe:
@@ -159,14 +159,14 @@ class RedisStore:
         return View(_decoded(chain.from_iterable(records)), *_written(entries, since))
 
     async def suggestion(self, note_id: str, fingerprint: str) -> Suggestion | None:
-        """See `NoteStore`. A failure counts when it is newer than what the model said before."""
+        """See `NoteStore`. Of a prediction and a failure the newer one counts."""
         with redis_errors():
             async with self._redis.pipeline(transaction=True) as pipe:
                 pipe.hget(READINGS + fingerprint, note_id)
                 pipe.hget(FAILED + fingerprint, note_id)
-                read, failed = await pipe.execute()
-        prediction = None if read is None else StoredPrediction.decode(read)
-        failure = None if failed is None else Failure.decode(failed)
+                predicted, failed = await pipe.execute()
+        prediction = None if predicted is None else StoredPrediction.decode(predicted)
+        failure = None if failed is None else StoredFailure.decode(failed)
         if failure and (prediction is None or failure.version >= prediction.version):
             return Suggestion(failure.version, "", failure=failure.reason)
         if prediction:
@@ -204,12 +204,11 @@ def _decoded(records: Iterable[bytes | None]) -> list[StoredNote | None]:
 
 
 def _word(expected: Expected) -> str:
-    """As the scripts compare it."""
     return "" if expected is None else str(expected)
 
 
 def _written(entries: Sequence[tuple[bytes, Any]], since: str | None) -> tuple[list[str] | None, str | None]:
-    """The ids behind the entry ``since``, which has to be the first, and the cursor to go on from."""
+    """The ids later than the entry ``since``, which has to be the first, and the next cursor."""
     if since is None:
         return None, entries[-1][0].decode() if entries else None
     if not entries or entries[0][0].decode() != since or len(entries) == WRITES_READ:

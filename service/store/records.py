@@ -1,8 +1,8 @@
-"""The records of Redis and the entries of its streams: encode beside decode. `service.store.schema` has their keys.
+"""The records of Redis and the entries of its streams; `service.store.schema` names their keys.
 
-Notes and readings begin with a header of fixed length, so that a script inside Redis reads the version without
-unpacking the rest: one byte of map header, ``"version"`` and an 8-byte unsigned integer; then ``"deleted"`` and a
-boolean in a note. They are valid msgpack.
+Notes and predictions begin with a header of fixed length, so that a script inside Redis takes the version out of it
+without unpacking the rest: one byte of map header, ``"version"`` and an 8-byte unsigned integer; then ``"deleted"`` and
+a boolean in a note. They are valid msgpack. Scripts write the entries of jobs and changes.
 """
 
 import hashlib
@@ -20,34 +20,15 @@ from model.note import Note
 from model.text.suggestions import spelled
 from service.contract.events import EventType
 
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """A reader did something with a note, having come from another (``source_note_id``) or from elsewhere.
-
-    ``ts`` is in seconds since 1970.
-    """
-
-    event_id: str
-    user_id: str
-    note_id: str
-    type: EventType
-    ts: float
-    source_note_id: str | None = None
-
-    def encode(self) -> bytes:
-        """The record: a msgpack map."""
-        record: bytes = msgpack.packb(asdict(self))
-        return record
-
-
 SOURCE_BYTES = 16
+
+# The fields of a stream's entry, as redis-py returns them.
 Fields = Mapping[bytes, bytes]
 
 
 @dataclass(frozen=True, slots=True)
 class StoredNote:
-    """A note with what the service knows of it. A tombstone is a record with ``deleted`` and no text.
+    """A note with its version. A tombstone is a record with ``deleted`` and no text.
 
     ``author`` and ``created_at`` are kept for the answers; the model never sees them.
     """
@@ -82,31 +63,27 @@ class StoredNote:
     @classmethod
     def decode(cls, record: bytes) -> Self:
         """Inverse of `encode`. Raises ValueError on a malformed record."""
-        read = _Map(record)
-        note_id, version, deleted = (
-            read.take("id", str),
-            read.take("version", int),
-            read.take("deleted", bool),
-        )
-        if deleted:
+        fields = _Map(record)
+        note_id, version = fields.take("id", str), fields.take("version", int)
+        if fields.take("deleted", bool):
             return cls(Note(note_id), version, deleted=True)
         note = Note(
             id=note_id,
-            title=read.take("title", str),
-            content=read.take("content", str),
-            hashtags=tuple(read.texts("hashtags")),
-            category=read.take("category", str, type(None)),
-            exposure=read.take("exposure", int),
+            title=fields.take("title", str),
+            content=fields.take("content", str),
+            hashtags=tuple(fields.texts("hashtags")),
+            category=fields.take("category", str, type(None)),
+            exposure=fields.take("exposure", int),
         )
-        return cls(note, version, read.take("author", str, type(None)), read.take("created_at", str, type(None)))
+        return cls(note, version, fields.take("author", str, type(None)), fields.take("created_at", str, type(None)))
 
 
 @dataclass(frozen=True, slots=True)
 class StoredPrediction:
-    """What the model of ``fingerprint`` said about one version of a note; ``vector`` has shape (dim,).
+    """What the model of ``fingerprint`` predicted for one version of a note; ``vector`` has shape (dim,).
 
-    ``source`` is what `source_of` gave for what the model was asked: where it is the same, so is the answer. Records
-    written before there was one have none, and equal nothing.
+    ``source`` is the `source_of` the note: where it is the same, so is the prediction. Records written before it
+    existed have an empty one, which equals no other.
     """
 
     version: int
@@ -132,21 +109,21 @@ class StoredPrediction:
     @classmethod
     def decode(cls, record: bytes) -> Self:
         """Inverse of `encode`. Raises ValueError on a malformed record."""
-        read = _Map(record)
-        category = read.take("category", list, type(None))
+        fields = _Map(record)
+        category = fields.take("category", list, type(None))
         return cls(
-            read.take("version", int),
-            read.take("fingerprint", str),
-            unpack_vector(read.take("vector", bytes)),
-            tuple(scored(item) for item in read.take("hashtags", list)),
+            fields.take("version", int),
+            fields.take("fingerprint", str),
+            unpack_vector(fields.take("vector", bytes)),
+            tuple(scored(item) for item in fields.take("hashtags", list)),
             None if category is None else scored(category),
-            read.source(),
+            fields.source(),
         )
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
-    """Why the worker gave up one version of a note; ``reason`` holds no text of the note."""
+class StoredFailure:
+    """Why one version of a note was dead-lettered; ``reason`` holds no text of the note."""
 
     version: int
     reason: str
@@ -158,52 +135,47 @@ class Failure:
     @classmethod
     def decode(cls, record: bytes) -> Self:
         """Inverse of `encode`. Raises ValueError on a malformed record."""
-        read = _Map(record)
-        return cls(read.take("version", int), read.take("reason", str))
+        fields = _Map(record)
+        return cls(fields.take("version", int), fields.take("reason", str))
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A reader did something with a note, having come from another (``source_note_id``) or from elsewhere.
+
+    ``ts`` is in seconds since 1970.
+    """
+
+    event_id: str
+    user_id: str
+    note_id: str
+    type: EventType
+    ts: float
+    source_note_id: str | None = None
+
+    def encode(self) -> bytes:
+        """The record: a msgpack map."""
+        record: bytes = msgpack.packb(asdict(self))
+        return record
 
 
 @dataclass(frozen=True, slots=True)
 class EmbedJob:
-    """store -> worker: this version of this note wants to be embedded. Written by the script that stores.
-
-    ``traceparent`` names the trace of the write, if there is one.
-    """
+    """store -> worker: predict for this version of this note. ``traceparent`` names the trace of the write."""
 
     note_id: str
     version: int
     traceparent: str | None = None
 
-    def encode(self) -> dict[bytes, bytes]:
-        """The entry's fields."""
-        trace = {b"traceparent": self.traceparent.encode()} if self.traceparent else {}
-        return {b"id": self.note_id.encode(), b"version": b"%d" % self.version, **trace}
-
     @classmethod
     def decode(cls, fields: Fields) -> Self:
-        """Inverse of `encode`. Raises ValueError on a malformed entry."""
+        """The job of an entry. Raises ValueError on a malformed one."""
         trace = _text(fields, b"traceparent") if b"traceparent" in fields else None
         return cls(_text(fields, b"id"), _number(fields, b"version"), trace)
 
 
-def encode_change(change: Change) -> dict[bytes, bytes]:
-    """An entry of the embeddings stream; a delete has no vector. The cursor is the id that Redis gives it."""
-    fields = {
-        b"id": change.id.encode(),
-        b"version": b"%d" % change.version,
-        b"fingerprint": change.fingerprint.encode(),
-    }
-    if change.vector is not None:
-        fields[b"vector"] = pack_vector(change.vector)
-    for name, label in ((b"category", change.category), (b"author", change.author)):
-        if label is not None:
-            fields[name] = label.encode()
-    if change.written_ms is not None:
-        fields[b"written_ms"] = b"%d" % change.written_ms
-    return fields
-
-
 def decode_change(cursor: str, fields: Fields) -> Change:
-    """Inverse of `encode_change`. Raises ValueError on a malformed entry."""
+    """The change of an entry of the embeddings stream. Raises ValueError on a malformed one."""
     vector = unpack_vector(fields[b"vector"]) if b"vector" in fields else None
     # Entries of older releases have no labels, and deletes no time of writing.
     category, author = (fields[name].decode() if name in fields else None for name in (b"category", b"author"))
@@ -219,10 +191,16 @@ def decode_change(cursor: str, fields: Fields) -> Change:
     )
 
 
+def parse_entry_id(id_: str) -> tuple[int, int]:
+    """The id of a stream's entry as milliseconds and number, ordered as entries are."""
+    ms, _, number = id_.partition("-")
+    return int(ms), int(number)
+
+
 def source_of(note: Note, max_hashtags: int) -> bytes:
-    """`SOURCE_BYTES` that name what the model is asked: the note's fields that stand in a prompt, and the number."""
-    asked = msgpack.packb([note.title, note.content, note.hashtags, max_hashtags])
-    return hashlib.blake2b(asked, digest_size=SOURCE_BYTES).digest()
+    """Digest of a prompt's inputs: the note's fields that stand in it and the number of hashtags; `SOURCE_BYTES`."""
+    inputs = msgpack.packb([note.title, note.content, note.hashtags, max_hashtags])
+    return hashlib.blake2b(inputs, digest_size=SOURCE_BYTES).digest()
 
 
 def pack_vector(vector: NDArray[np.float32]) -> bytes:
@@ -259,7 +237,7 @@ def _record(version: int, rest: Mapping[str, object]) -> bytes:
 
 
 class _Map:
-    """A msgpack map, read field by field with its types checked."""
+    """A msgpack map whose fields are type-checked."""
 
     def __init__(self, record: bytes) -> None:
         unpacked = msgpack.unpackb(record)

@@ -1,7 +1,7 @@
-"""The models that a store knows, and which of them answers.
+"""The registered models, and the active one.
 
 A model is registered by its first worker. From then on every note is queued for it and every indexer keeps an index
-of it, until it is retired. One of the registered models is active: it is the one that gateways ask.
+of it, until it is retired. One of the registered models is active: gateways answer with it.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from service.store.schema import ACTIVE, FAILED, FILLED, JOBS, LUA, MODELS, READ
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
-# ARGV: the model. 1 when it is the active one from now on.
+# ARGV: the model. 1 when it is active from now on.
 ACTIVATE = (
     LUA
     + """
@@ -26,7 +26,7 @@ return 1
 """
 )
 
-# ARGV: the model. Redis frees what was unlinked in a thread of its own, however much it is. 1 when it was retired.
+# ARGV: the model. Redis frees unlinked keys of any size in a thread of its own. 1 when it was retired.
 RETIRE = (
     LUA
     + """
@@ -45,7 +45,7 @@ return 1
 
 @dataclass(frozen=True, slots=True)
 class Registered:
-    """The registered models with the dimension of their vectors, and the active one: None before there is any."""
+    """The registered models with the dimension of their vectors, and the active one: None before the first."""
 
     dims: dict[str, int]
     active: str | None
@@ -53,14 +53,14 @@ class Registered:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a model's workers are: notes read, given up and waiting.
+    """How far a model's workers are: notes predicted, dead-lettered and waiting.
 
-    ``filled`` says that every live note was queued; ``idle_s`` is the time since a worker last asked for work, None if
+    ``filled`` says that every live note was queued; ``idle_s`` is the time since a worker last asked for jobs, None if
     none ever did.
     """
 
-    read: int
-    failed: int
+    predicted: int
+    dead_lettered: int
     waiting: int
     filled: bool
     idle_s: float | None
@@ -75,7 +75,7 @@ class Registry:
         self._retire = redis.register_script(RETIRE)
 
     async def registered(self) -> Registered:
-        """All of them, as of now."""
+        """All models, as of now."""
         with redis_errors():
             async with self._redis.pipeline(transaction=True) as pipe:
                 pipe.hgetall(MODELS)
@@ -84,24 +84,25 @@ class Registry:
         return Registered({model.decode(): int(dim) for model, dim in models.items()}, active and active.decode())
 
     async def active(self) -> str | None:
-        """The fingerprint of the model that answers."""
+        """The fingerprint of the active model."""
         with redis_errors():
             active: Any = await self._redis.get(ACTIVE)
         return None if active is None else str(active.decode())
 
     async def progress(self, fingerprint: str) -> Progress:
-        """Of a registered model."""
+        """Progress of a registered model."""
         with redis_errors():
             async with self._redis.pipeline(transaction=True) as pipe:
                 pipe.hlen(READINGS + fingerprint)
                 pipe.hlen(FAILED + fingerprint)
                 pipe.xlen(JOBS + fingerprint)
                 pipe.sismember(FILLED, fingerprint)
-                read, failed, waiting, filled = await pipe.execute()
-            return Progress(read, failed, waiting, bool(filled), await self._idle_s(fingerprint))
+                predicted, dead_lettered, waiting, filled = await pipe.execute()
+            idle_s = await self._idle_s(fingerprint)
+        return Progress(predicted, dead_lettered, waiting, bool(filled), idle_s)
 
-    async def gave_up(self, fingerprint: str, note_ids: Sequence[str]) -> int:
-        """How many of these notes the model's workers gave up."""
+    async def dead_lettered(self, fingerprint: str, note_ids: Sequence[str]) -> int:
+        """How many of these notes are dead-lettered for the model."""
         if not note_ids:
             return 0
         with redis_errors():
@@ -109,12 +110,12 @@ class Registry:
         return sum(failure is not None for failure in failures)
 
     async def activate(self, fingerprint: str) -> bool:
-        """Let this model answer from now on. False if it is not registered."""
+        """Make this model the active one. False if it is not registered."""
         with redis_errors():
             return bool(await self._activate(args=[fingerprint]))
 
     async def retire(self, fingerprint: str) -> bool:
-        """Forget everything that this model said; the indexers then remove its index. False if it is the active one."""
+        """Delete the model's predictions and jobs; indexers then remove its index. False if it is the active one."""
         with redis_errors():
             return bool(await self._retire(args=[fingerprint]))
 
@@ -124,5 +125,5 @@ class Registry:
         except NoPermissionError:
             raise
         except ResponseError:
-            return None  # no stream, or no group: no worker came since it was made
+            return None  # no stream, or no group: no worker since the stream was made
         return min((consumer["idle"] / 1000 for consumer in consumers), default=None)

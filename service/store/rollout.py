@@ -1,4 +1,4 @@
-"""How one model takes another's place: what has to hold before."""
+"""A rollout: when one model may take another's place as the active one."""
 
 import asyncio
 import logging
@@ -17,33 +17,33 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 TAKE_OVER_EVERY_S = 1.0
-LACKS_S = 60.0
+LACKS_TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """How many notes the active model finds and another one does not; of those it gave ``given_up`` up."""
+    """Notes that the active model's index holds and another model's lacks; ``dead_lettered`` are part of ``notes``."""
 
     notes: int
-    given_up: int
+    dead_lettered: int
 
 
 async def gap(registry: Registry, searcher: "ShardedSearcher", fingerprint: str, active: str) -> Gap:
-    """What the indexes of a model lack. Raises StoreUnavailable, and ShardUnavailable when not all shards can say."""
-    lacking = await searcher.of(fingerprint).lacks(active, timeout_s=LACKS_S)
-    return Gap(lacking.count, await registry.gave_up(fingerprint, lacking.ids))
+    """The gap of a model's index. Raises StoreUnavailable, and ShardUnavailable when a shard does not answer."""
+    lacking = await searcher.of(fingerprint).missing(active, timeout_s=LACKS_TIMEOUT_S)
+    return Gap(lacking.count, await registry.dead_lettered(fingerprint, lacking.ids))
 
 
 async def take_over(registry: Registry, searcher: "ShardedSearcher", fingerprint: str) -> None:
-    """Activate a model as soon as its index lacks no note but those that its workers gave up; then return."""
+    """Activate a model as soon as its index lacks dead-lettered notes alone; then return."""
     while True:
         with suppress(StoreUnavailable, ShardUnavailable):
             registered = await registry.registered()
             if registered.active == fingerprint:
                 return
             if registered.active and fingerprint in registered.dims:
-                missing = await gap(registry, searcher, fingerprint, registered.active)
-                if missing.notes == missing.given_up and await registry.activate(fingerprint):
+                lacking = await gap(registry, searcher, fingerprint, registered.active)
+                if lacking.notes == lacking.dead_lettered and await registry.activate(fingerprint):
                     log.info("model_activated", extra={"fingerprint": fingerprint, "before": registered.active})
                     return
         await asyncio.sleep(TAKE_OVER_EVERY_S)

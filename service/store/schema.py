@@ -1,4 +1,4 @@
-"""The schema of Redis: every key, and the Lua library that every script begins with.
+"""The schema of Redis: the name of every key, and the Lua functions that scripts share.
 
 ==================================  ==========================================================================
 key                                 holds
@@ -7,24 +7,23 @@ key                                 holds
 ``notellm:v1:models``               hash: fingerprint of every registered model -> dimension of its vectors
 ``notellm:v1:active``               fingerprint of the registered model that answers
 ``notellm:v1:filled``               set: models for which every live note was queued
-``notellm:v1:readings:<model>``     hash: id -> msgpack map: version, fingerprint, vector, suggested hashtags,
-                                    category, source
-``notellm:v1:failed:<model>``       hash: id -> msgpack map: version and reason, when a worker gave the note up
-``notellm:v1:jobs:<model>``         stream of `EmbedJob`, consumer group ``workers``; read entries are deleted
+``notellm:v1:readings:<model>``     hash: id -> msgpack map: a `StoredPrediction`
+``notellm:v1:failed:<model>``       hash: id -> msgpack map: version and reason of a note that was dead-lettered
+``notellm:v1:jobs:<model>``         stream of `EmbedJob`, consumer group ``workers``; finished ones are deleted
 ``notellm:v1:embeddings``           stream of changes for the indexes, of all models, replayable from any cursor
-``notellm:v1:dead``                 stream of jobs that were given up, with the reason
-``notellm:v1:writes``               stream of the ids that were written or deleted, for caches; only its end is kept
-``notellm:v1:events``               stream of what readers did with notes: one msgpack map an entry
-``notellm:v1:event:<id>``           there for as long as an event of this id would be a duplicate
-``notellm:v1:answer:<digest>``      msgpack list: the answer to a write that carried an idempotency key
-``notellm:v1:tag:<key>``            sorted set: spelling of a hashtag -> number of live notes that write it so
+``notellm:v1:dead``                 stream of dead-lettered jobs, with the reason
+``notellm:v1:writes``               stream of the ids that were written or deleted, for caches; cut to its end
+``notellm:v1:events``               stream of events: one msgpack map an entry, an `Event`
+``notellm:v1:event:<id>``           exists as long as another event of this id counts as a duplicate
+``notellm:v1:answer:<digest>``      msgpack list: the answer to a write with an idempotency key
+``notellm:v1:tag:<key>``            sorted set: spelling of a hashtag -> number of live notes with this spelling
 ``notellm:v1:counts``               hash: live, deleted
 ``notellm:v1:cursors``              hash: ``<indexer>/<model>`` -> cursor of the oldest snapshot that the indexer
-                                    may fall back to, and when it said so
-``notellm:v1:restoring``            there while a restore is not finished: which backup it is of
+                                    may fall back to, and the time of its last word
+``notellm:v1:restoring``            exists until a restore is finished: the digest of its backup
 ==================================  ==========================================================================
 
-What is of one model stands in three keys, so that to retire it is one step.
+A model's records stand in three keys of its own, so that it is retired in one step.
 """
 
 NOTE = "notellm:v1:note:"
@@ -45,16 +44,16 @@ COUNTS = "notellm:v1:counts"
 CURSORS = "notellm:v1:cursors"
 RESTORING = "notellm:v1:restoring"
 WORKERS = "workers"
-# A cache that is further behind forgets everything, so a short log is enough.
+# A cache that is further behind starts empty, so a short stream is enough.
 WRITES_KEPT = 10_000
 
-# Half a store must not be written to: versions would be given twice. A script that says this is StoreUnavailable.
+# A write into half a store would give versions twice. This error of a script becomes StoreUnavailable.
 UNLESS_RESTORING = f"""
 if redis.call('EXISTS', '{RESTORING}') == 1 then return redis.error_reply('READONLY a restore is not finished') end
 """
 
-# What scripts know: the keys above, and the header of records as `_record` writes it.
-RECORDS = f"""
+# The keys above, and the header of records as `service.store.records` encodes it.
+LIBRARY = f"""
 local NOTE, MODELS, ACTIVE, FILLED = '{NOTE}', '{MODELS}', '{ACTIVE}', '{FILLED}'
 local READINGS, FAILED, JOBS, WORKERS = '{READINGS}', '{FAILED}', '{JOBS}', '{WORKERS}'
 local EMBEDDINGS, DEAD, CURSORS = '{EMBEDDINGS}', '{DEAD}', '{CURSORS}'
@@ -83,5 +82,5 @@ local function count_tags(note, step)
 end
 """
 
-# What every script of a running service begins with.
-LUA = UNLESS_RESTORING + RECORDS
+# Every script of a running service begins with this.
+LUA = UNLESS_RESTORING + LIBRARY

@@ -1,1 +1,1 @@
-"""A worker process: takes jobs, runs the model, publishes what it predicts; and answers drafts."""
+"""A worker process: runs the model, for the jobs of the queue and for drafts."""

@@ -1,4 +1,4 @@
-"""Ill. as a live metric: what the model writes for the category when nothing holds it to the closed set."""
+"""Ill. as a live metric: how often the model, writing freely, names a category outside the closed set."""
 
 import hashlib
 import logging
@@ -13,10 +13,10 @@ log = logging.getLogger(__name__)
 
 
 class CategorySampler:
-    """Has the category of a small share of stored notes written freely, once they are published.
+    """Has the model write the category of a small share of stored notes freely, once they are published.
 
-    Which notes depends on their ids alone, so that a note is always or never among them. ``share`` is in 0..1; 0
-    switches it off, and so does a model without categories.
+    The sample depends on the ids alone, so that a note is always or never in it. ``share`` is in 0..1; 0 switches it
+    off, and so does a model without categories.
     """
 
     def __init__(self, engine: Engine, categories: Collection[str], share: float) -> None:
@@ -25,7 +25,7 @@ class CategorySampler:
         self._share = share if categories else 0.0
 
     async def sample(self, prompts: Sequence[Prompt]) -> None:
-        """Count what is written for those among the prompts that are sampled; a failure only stands in the log."""
+        """Count the categories written for the sampled ones of the prompts; a failure is only logged."""
         sampled = [prompt for prompt in prompts if place_of(prompt.note.id) < self._share]
         if not sampled:
             return

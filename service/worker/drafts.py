@@ -1,4 +1,4 @@
-"""What a worker answers to the gateways that ask about drafts; `service.recommend.workers` asks."""
+"""A worker's side of the RPC about drafts; `service.recommend.workers` is the gateway's."""
 
 import logging
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 def draft_handlers(engine: Engine) -> Mapping[str, Handler]:
-    """What a worker answers: ``draft``, unless it is meant for another model, and ``ping``, which says what it runs."""
+    """The calls: ``draft``, refused when it is for another model, and ``ping``, which returns the model."""
 
     async def draft(params: dict[str, Any]) -> dict[str, Any]:
         if params.get("fingerprint") != engine.fingerprint:

@@ -1,4 +1,4 @@
-"""The model and whose turn it is: one thread runs it, for drafts that somebody waits for and for stored notes.
+"""The engine: runs the model on one thread, in turn for drafts, for which a client waits, and for stored notes.
 
 Prompts are made on threads of their own, so that the next batch is tokenized while this one runs.
 """
@@ -35,16 +35,16 @@ _PROBE = Note("probe", "A walk along the river", "The market was open, and it di
 
 
 class Turn(Enum):
-    """Who uses the model next."""
+    """The use of the next forward pass."""
 
     DRAFTS = "drafts"
     BACKLOG = "backlog"
 
 
 def next_turn(drafts: int, backlog: int, last: Turn | None) -> Turn | None:
-    """Drafts go first, because somebody waits for them; but never twice in a row while a stored note waits.
+    """Drafts go first, because clients wait for them; but never twice in a row while a stored note waits.
 
-    ``drafts`` and ``backlog`` count what waits. None when nothing does.
+    ``drafts`` and ``backlog`` count the waiting ones. None when there are none.
     """
     if drafts and not (backlog and last is Turn.DRAFTS):
         return Turn.DRAFTS
@@ -52,7 +52,7 @@ def next_turn(drafts: int, backlog: int, last: Turn | None) -> Turn | None:
 
 
 class BackendBroken(Exception):
-    """The model cannot even read a harmless note: a new process may, and this one should end."""
+    """The model cannot predict for a harmless note: a new process may, and this one should end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ class _Call:
 class Engine:
     """The model on its own thread: drafts go first, but stored notes that wait get every second turn.
 
-    ``broken`` is set when the backend fails on whatever it is given; nothing can be read from then on.
+    ``broken`` is set when the backend fails on every note; there are no predictions from then on.
     """
 
     def __init__(self, backend: Backend, *, max_batch_tokens: int, max_drafts: int) -> None:
@@ -92,12 +92,12 @@ class Engine:
 
     @property
     def batch_tokens(self) -> int:
-        """Padded tokens that one forward pass may have now: fewer for a while after memory ran out."""
+        """Padded tokens that one forward pass may have now; fewer for a while after memory ran out."""
         return self._budget.now
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Take turns until left; leaving waits for the batch that runs and drops whatever else waits."""
+        """Take turns inside the block. Its end waits for the batch that runs, and cancels all that wait."""
         turns = asyncio.create_task(self._take_turns())
         try:
             yield
@@ -113,16 +113,16 @@ class Engine:
                 await asyncio.to_thread(executor.shutdown)
 
     async def drain(self, timeout_s: float) -> None:
-        """Refuse drafts from now on, and wait for those that are being read or wait, at most ``timeout_s``."""
+        """Refuse drafts from now on, and wait for the accepted ones, at most ``timeout_s``."""
         self._draining = True
         if self._unanswered:
             await asyncio.wait(self._unanswered, timeout=timeout_s)
 
     async def predict_draft(self, note: Note, max_hashtags: int, timeout_s: float) -> Prediction:
-        """Read one draft; one whose caller is cancelled before its turn is never read.
+        """Predict for one draft; if the caller is cancelled before its turn, there is no forward pass.
 
-        Raises WorkerUnavailable when too many wait, its time was up before its turn came or the worker is about to
-        end, and whatever the backend raises on this draft alone.
+        Raises WorkerUnavailable when too many wait, its time was up before its turn or the worker is about to end, and
+        any error of the backend on this draft alone.
         """
         if self._draining:
             raise WorkerUnavailable("the worker is about to end")
@@ -141,16 +141,16 @@ class Engine:
             answer.cancel()
 
     async def tokenize(self, notes: Sequence[Note]) -> list[Prompt | Exception]:
-        """The prompts of notes in order, or what went wrong with each. Runs beside the model."""
+        """The prompts of notes in order, or the error of each. Runs while the model does."""
         return await self._on(self._tokenizers, lambda: self._tokenize(notes))
 
     async def predict(self, prompts: Sequence[Prompt], max_hashtags: int) -> list[Prediction | Exception]:
         """One forward pass over prompts of stored notes, in order.
 
-        When it raises, every prompt is tried alone, and those that fail alone come back as what was raised; when it
-        runs out of memory, one half is tried after the other. Raises BackendBroken when nothing can be read.
+        When it raises, every prompt is tried alone, and one that fails alone comes back as its error; when it runs out
+        of memory, one half is tried after the other. Raises BackendBroken when a harmless note fails, too.
         """
-        return await self._queue(lambda: self._read(prompts, max_hashtags))
+        return await self._queue(lambda: self._predict(prompts, max_hashtags))
 
     async def write_categories(self, prompts: Sequence[Prompt]) -> list[str]:
         """See `Backend.write_categories`; takes a turn of stored notes."""
@@ -194,16 +194,16 @@ class Engine:
         if not batch:
             return
         max_hashtags = batch[0].max_hashtags
-        outcome = await self._outcome(lambda: self._read([draft.prompt for draft in batch], max_hashtags))
+        outcome = await self._outcome(lambda: self._predict([draft.prompt for draft in batch], max_hashtags))
         if isinstance(outcome, Exception):
             outcome = [WorkerUnavailable("the model is broken")] * len(batch)
         for draft, prediction in zip(batch, outcome, strict=True):
             _settle(draft.answer, prediction)
 
     def _next_drafts(self) -> list[_Draft]:
-        """Takes the oldest draft and those that ask for as many hashtags, and drops those that nobody waits for.
+        """Takes the oldest draft and others with the same number of hashtags; drops expired and abandoned drafts.
 
-        The number stands in the prompt: in a batch of several numbers, an answer would depend on its neighbors.
+        The number stands in the prompt: in a batch of several numbers, a prediction would depend on its neighbors.
         """
         now = asyncio.get_running_loop().time()
         for draft in self._drafts:
@@ -230,19 +230,19 @@ class Engine:
         with metrics.EMBED_STAGE_SECONDS.labels("tokenize").time():
             return each_or_error(self._backend.tokenize, notes)
 
-    def _read(self, prompts: Sequence[Prompt], max_hashtags: int) -> list[Prediction | Exception]:
-        predictions = each_or_error(lambda some: self._pass(some, max_hashtags), prompts, self._shed)
+    def _predict(self, prompts: Sequence[Prompt], max_hashtags: int) -> list[Prediction | Exception]:
+        predictions = each_or_error(lambda part: self._forward(part, max_hashtags), prompts, self._shed)
         if any(isinstance(prediction, Exception) for prediction in predictions):
             self._probe()
         return predictions
 
     def _probe(self) -> None:
-        """Raises BackendBroken when the failure of a note was none of the note's."""
-        [prediction] = each_or_error(lambda notes: self._pass(self._backend.tokenize(notes), 1), [_PROBE])
+        """Raises BackendBroken when a harmless note fails."""
+        [prediction] = each_or_error(lambda notes: self._forward(self._backend.tokenize(notes), 1), [_PROBE])
         if isinstance(prediction, Exception):
-            raise BackendBroken(f"a harmless note cannot be read: {type(prediction).__name__}") from prediction
+            raise BackendBroken(f"a harmless note fails: {type(prediction).__name__}") from prediction
 
-    def _pass(self, prompts: Sequence[Prompt], max_hashtags: int) -> Sequence[Prediction]:
+    def _forward(self, prompts: Sequence[Prompt], max_hashtags: int) -> Sequence[Prediction]:
         started = time.perf_counter()
         predictions = _checked(self._backend.predict(prompts, max_hashtags), len(prompts))
         _measure(prompts, time.perf_counter() - started, self._backend.timings)
@@ -258,7 +258,7 @@ class Engine:
 
 
 def ran_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, of the host or of a GPU: MemoryError, or what torch raises."""
+    """Whether memory ran out, of the host or of a GPU: MemoryError, or an error of torch."""
     # By name, because the service does not import torch; its allocator for CPUs has no class of its own for this.
     return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or _CPU_FULL in str(error)
 
@@ -268,21 +268,21 @@ def each_or_error(
     items: Sequence[A],
     shed: Callable[[Sequence[A]], None] = lambda _: None,
 ) -> list[T | Exception]:
-    """``function(items)``; when that raises, ``function([item])`` for each, or what that raised, in order.
+    """``function(items)``; when that raises, ``function([item])`` for each, or its error, in order.
 
-    When memory ran out, ``shed(items)`` is told, and one half is tried after the other.
+    When memory ran out, ``shed(items)`` is called, and one half is tried after the other.
     """
     try:
         return list(function(items))
     except Exception as error:
-        # Its frames hold whatever the pass had allocated, and the next try needs that room.
+        # Its frames hold the memory of the pass, and the next try needs it.
         traceback.clear_frames(error.__traceback__)
-        short = ran_out_of_memory(error)
-        if short:
+        out_of_memory = ran_out_of_memory(error)
+        if out_of_memory:
             shed(items)
         if len(items) == 1:
             return [error]
-    size = (len(items) + 1) // 2 if short else 1
+    size = (len(items) + 1) // 2 if out_of_memory else 1
     parts = [items[start : start + size] for start in range(0, len(items), size)]
     return [result for part in parts for result in each_or_error(function, part, shed)]
 

@@ -1,4 +1,4 @@
-"""What the model said lately, by what it was asked: a text that comes again is not read again."""
+"""A cache of predictions by source: the same text in another note or version needs no forward pass."""
 
 from collections import OrderedDict
 
@@ -6,22 +6,22 @@ from service.store.records import StoredPrediction
 
 
 class PredictionCache:
-    """The last ``size`` readings of one model, by `source_of`; who was asked for least lately goes first."""
+    """Up to ``size`` predictions of one model, by `source_of`; the least recently used is evicted."""
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self._readings: OrderedDict[bytes, StoredPrediction] = OrderedDict()
+        self._predictions: OrderedDict[bytes, StoredPrediction] = OrderedDict()
 
     def get(self, source: bytes) -> StoredPrediction | None:
-        """The reading of this source, whatever note and version it was of."""
-        prediction = self._readings.get(source)
+        """The prediction for this source, of any note and version."""
+        prediction = self._predictions.get(source)
         if prediction:
-            self._readings.move_to_end(source)
+            self._predictions.move_to_end(source)
         return prediction
 
     def put(self, prediction: StoredPrediction) -> None:
-        """Remember a reading under its source."""
-        self._readings[prediction.source] = prediction
-        self._readings.move_to_end(prediction.source)
-        while len(self._readings) > self._size:
-            self._readings.popitem(last=False)
+        """Cache a prediction under its source."""
+        self._predictions[prediction.source] = prediction
+        self._predictions.move_to_end(prediction.source)
+        while len(self._predictions) > self._size:
+            self._predictions.popitem(last=False)

@@ -1,8 +1,8 @@
-"""The worker: takes jobs from the queue, has their notes read and publishes the readings.
+"""The worker: claims jobs, runs the model on their notes and publishes the predictions.
 
-Three things go on at once: jobs are claimed and tokenized until there is enough for two forward passes, the engine
-reads one batch after the other, and the readings of the batch before are published. Jobs stay in the worker's hand
-from the claim until Redis has confirmed what became of them; what is in hand when the worker ends is handed back.
+Three loops overlap: jobs are claimed and tokenized until there is enough for two forward passes, the engine predicts
+one batch after the other, and the predictions of the batch before are published. A job is in flight from its claim
+until Redis has confirmed its prediction or failure; the jobs in flight when the worker ends are released.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 CLAIM_LIMIT = 256
 MAX_DELIVERIES = 5
-# Tokenized and waiting while a batch runs: enough to choose notes of like length from, little to hold back from others.
+# Tokenized while a batch runs: enough to choose notes of similar length from, and little to keep from other workers.
 _BATCHES_AHEAD = 2
 _NOTES_A_BATCH = 8
 _BLOCK_S = 0.2
@@ -39,7 +39,7 @@ _FIRST_PAUSE_S, _LAST_PAUSE_S = 0.1, 5.0
 
 @dataclass(frozen=True, slots=True)
 class _Work:
-    """A job whose note is to be read, and the name of what will be asked."""
+    """A job with its note, in the version that the job names."""
 
     item: Claimed
     note: Note
@@ -48,7 +48,7 @@ class _Work:
 
 @dataclass(frozen=True, slots=True)
 class _Ready:
-    """A job that waits for the model."""
+    """Work that waits for the model."""
 
     work: _Work
     prompt: Prompt
@@ -59,9 +59,9 @@ class _Ready:
 
 
 class Worker:
-    """Reads the queue's notes until told to stop. A dead Redis is waited for, a bad note is given up.
+    """Works through the queue until stopped. It waits for a dead Redis, and dead-letters a note that the model refuses.
 
-    Memory is bounded: at most `CLAIM_LIMIT` jobs are in hand.
+    Memory is bounded: at most `CLAIM_LIMIT` jobs are in flight.
     """
 
     def __init__(
@@ -73,37 +73,37 @@ class Worker:
         self._sampler = sampler
         self._hashtags = hashtags
         self._cache = PredictionCache(cached_readings)
-        self._hand: set[str] = set()
+        self._in_flight: set[str] = set()
         self._ready: list[_Ready] = []
         self._mean_tokens = max(1, engine.batch_tokens // _NOTES_A_BATCH)
         self._changed = asyncio.Event()
         self._stop = asyncio.Event()
 
     def stop(self) -> None:
-        """Finish the batch that runs, and no other. What was claimed beyond it is handed back."""
+        """Finish the batch that runs, and no other."""
         self._stop.set()
         self._changed.set()
 
     async def run(self) -> None:
-        """Work until `stop`. Raises BackendBroken when the model can read nothing any more."""
+        """Work until `stop`. Raises BackendBroken when the model cannot predict any more."""
         async with asyncio.TaskGroup() as tasks:
-            beside = [tasks.create_task(self._heartbeat()), tasks.create_task(self._watch_engine())]
+            background = [tasks.create_task(self._heartbeat()), tasks.create_task(self._watch_engine())]
             async with asyncio.TaskGroup() as work:
-                work.create_task(self._claim_on())
-                work.create_task(self._read_on())
-            for task in beside:
+                work.create_task(self._claim_jobs())
+                work.create_task(self._predict_batches())
+            for task in background:
                 task.cancel()
         with suppress(StoreUnavailable):
-            await self._queue.release(list(self._hand))
+            await self._queue.release(list(self._in_flight))
         if self._engine.broken.is_set():
-            raise BackendBroken("the model can read nothing any more")
+            raise BackendBroken("the model cannot predict any more")
 
-    async def _claim_on(self) -> None:
+    async def _claim_jobs(self) -> None:
         pauses = backoff()
         while not self._stop.is_set():
             try:
-                # Opening finds what this worker left pending, and must not find what it holds.
-                if await self._empty_handed():
+                # A queue that was opened takes every pending job of this worker for abandoned.
+                if await self._until_none_in_flight():
                     await self._open()
                 while not self._stop.is_set():
                     await self._claim()
@@ -121,56 +121,56 @@ class Worker:
 
     async def _claim(self) -> None:
         if await self._queue.has_abandoned():
-            # It may have killed a worker: nothing else is in hand while it is read.
-            if await self._empty_handed():
+            # An abandoned job may have killed a worker: no other is in flight while its note is predicted.
+            if await self._until_none_in_flight():
                 await self._prepare(await self._queue.reclaim(CLAIM_LIMIT))
-                await self._empty_handed()
+                await self._until_none_in_flight()
         elif await self._until(lambda: self._room() > 0):
             await self._prepare(await self._queue.claim(self._room(), _BLOCK_S))
 
     def _room(self) -> int:
-        """How many more notes of middling length keep the model busy."""
+        """How many more notes of mean length keep the model busy."""
         tokens = _BATCHES_AHEAD * self._engine.batch_tokens - sum(ready.tokens for ready in self._ready)
-        return min(-(-tokens // self._mean_tokens), CLAIM_LIMIT - len(self._hand))
+        return min(-(-tokens // self._mean_tokens), CLAIM_LIMIT - len(self._in_flight))
 
     async def _prepare(self, claimed: Sequence[Claimed]) -> None:
-        """Deal with the jobs that need no model, and make the others ready for it."""
+        """Finish the jobs that need no forward pass, and make the others ready for one."""
         if not claimed:
             return
-        wanted = await self._not_known(await self._still_wanted(claimed))
-        prompts = await self._engine.tokenize([work.note for work in wanted]) if wanted else []
+        works = await self._unpredicted(await self._current(claimed))
+        prompts = await self._engine.tokenize([work.note for work in works]) if works else []
         ready = []
-        for work, prompt in zip(wanted, prompts, strict=True):
+        for work, prompt in zip(works, prompts, strict=True):
             if isinstance(prompt, Prompt):
                 ready.append(_Ready(work, prompt))
             else:
-                await self._fail(work.item, prompt)
+                await self._dead_letter(work.item, prompt)
         if ready:
             self._mean_tokens = max(1, sum(one.tokens for one in ready) // len(ready))
-        self._hand.update(one.work.item.entry for one in ready)
+        self._in_flight.update(one.work.item.entry for one in ready)
         self._ready += ready
         self._changed.set()
 
-    async def _still_wanted(self, claimed: Sequence[Claimed]) -> list[_Work]:
-        """The jobs whose note is still of their version; the others are finished, the killers given up."""
+    async def _current(self, claimed: Sequence[Claimed]) -> list[_Work]:
+        """The jobs for their note's present version; finishes outdated jobs, dead-letters jobs that kill workers."""
         records = await self._queue.notes(claimed)
-        wanted, outdated = [], []
+        current, outdated = [], []
         for item, record in zip(claimed, records, strict=True):
             if record is None or record.deleted or record.version != item.job.version:
                 outdated.append(item.entry)
             elif item.deliveries > MAX_DELIVERIES:
-                times = item.deliveries - 1
-                await self._fail(item, RuntimeError(f"{times} workers or their memory did not survive this note"))
+                error = RuntimeError(f"{item.deliveries - 1} workers or their memory did not survive this note")
+                await self._dead_letter(item, error)
             else:
-                wanted.append(_Work(item, record.note, source_of(record.note, self._hashtags)))
+                current.append(_Work(item, record.note, source_of(record.note, self._hashtags)))
         await self._queue.finish(outdated)
-        return wanted
+        return current
 
-    async def _not_known(self, wanted: Sequence[_Work]) -> list[_Work]:
-        """Those that the model has to read; where it was asked the same before, that answer is published again."""
-        stored = await self._queue.predictions([work.item for work in wanted])
+    async def _unpredicted(self, works: Sequence[_Work]) -> list[_Work]:
+        """The jobs that need a forward pass; where the prediction for the same source is known, publishes it again."""
+        stored = await self._queue.predictions([work.item for work in works])
         known, unknown = [], []
-        for work, prediction in zip(wanted, stored, strict=True):
+        for work, prediction in zip(works, stored, strict=True):
             if prediction and (prediction.source, prediction.fingerprint) == (work.source, self._engine.fingerprint):
                 metrics.EMBED_CACHE_HITS.labels("stored").inc()
             elif prediction := self._cache.get(work.source):
@@ -179,10 +179,10 @@ class Worker:
                 unknown.append(work)
                 continue
             known.append((work.item, replace(prediction, version=work.item.job.version)))
-        metrics.NOTES_EMBEDDED.inc(await self._until_it_answers(lambda: self._queue.publish(known)))
+        metrics.NOTES_EMBEDDED.inc(await self._retry(lambda: self._queue.publish(known)))
         return unknown
 
-    async def _read_on(self) -> None:
+    async def _predict_batches(self) -> None:
         async with asyncio.TaskGroup() as publishing:
             while batch := await self._next_batch():
                 prompts = [ready.prompt for ready in batch]
@@ -196,7 +196,7 @@ class Worker:
                 publishing.create_task(self._publish(batch, predictions))
 
     async def _next_batch(self) -> list[_Ready]:
-        """The oldest note that is ready and others of like length; none when told to stop."""
+        """The oldest note that is ready and others of similar length; none when stopped."""
         if not await self._until(lambda: bool(self._ready)):
             return []
         positions = set(together([ready.tokens for ready in self._ready], self._engine.batch_tokens))
@@ -214,14 +214,14 @@ class Worker:
                 bad.append((ready.work.item, prediction))
         records = [(ready.work.item, record) for ready, record in good]
         try:
-            metrics.NOTES_EMBEDDED.inc(await self._until_it_answers(lambda: self._queue.publish(records)))
+            metrics.NOTES_EMBEDDED.inc(await self._retry(lambda: self._queue.publish(records)))
             for item, error in bad:
-                await self._give_up(item, error)
+                await self._settle_failure(item, error)
         except StoreUnavailable:
             log.warning("batch_left", extra={"notes": len(batch)})
             return
         finally:
-            self._hand.difference_update(ready.work.item.entry for ready in batch)
+            self._in_flight.difference_update(ready.work.item.entry for ready in batch)
             self._changed.set()
         for _, record in records:
             self._cache.put(record)
@@ -238,43 +238,43 @@ class Worker:
             work.source,
         )
 
-    async def _give_up(self, item: Claimed, error: Exception) -> None:
+    async def _settle_failure(self, item: Claimed, error: Exception) -> None:
         if ran_out_of_memory(error):
-            # Left pending: there may be room another time, or at another worker. `MAX_DELIVERIES` ends it.
+            # Abandoned: later, or at another worker, there may be memory. `MAX_DELIVERIES` ends it.
             log.warning("note_left", extra={"entry": item.entry, "error": type(error).__name__})
         else:
-            await self._fail(item, error)
+            await self._dead_letter(item, error)
 
-    async def _fail(self, item: Claimed, error: Exception) -> None:
+    async def _dead_letter(self, item: Claimed, error: Exception) -> None:
         kind = type(error).__name__
         metrics.NOTES_FAILED.inc()
         # The message may quote the note, so it goes to the note's owner and not to the log.
         log.warning("note_failed", extra={"entry": item.entry, "error": kind})
         reason = f"{kind}: {error}"[:_REASON_CHARS].encode(errors="replace").decode()
-        await self._until_it_answers(lambda: self._queue.fail(item, reason))
+        await self._retry(lambda: self._queue.dead_letter(item, reason))
 
     async def _heartbeat(self) -> None:
         while True:
             await asyncio.sleep(self._queue.take_over_s / 3)
             with suppress(StoreUnavailable):
-                await self._queue.heartbeat(list(self._hand))
+                await self._queue.heartbeat(list(self._in_flight))
 
     async def _watch_engine(self) -> None:
         await self._engine.broken.wait()
         self.stop()
 
-    async def _empty_handed(self) -> bool:
-        return await self._until(lambda: not self._hand)
+    async def _until_none_in_flight(self) -> bool:
+        return await self._until(lambda: not self._in_flight)
 
     async def _until(self, condition: Callable[[], bool]) -> bool:
-        """Wait for a condition on the hand or on what is ready; False when told to stop."""
+        """Wait for a condition on the jobs in flight or ready; False when stopped."""
         while not (self._stop.is_set() or condition()):
             self._changed.clear()
             await self._changed.wait()
         return not self._stop.is_set()
 
-    async def _until_it_answers(self, call: Callable[[], Awaitable[T]]) -> T:
-        """Repeat what is safe to repeat until Redis answers, so that no forward pass is wasted."""
+    async def _retry(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Repeat an idempotent call until Redis answers, so that no forward pass is wasted."""
         for pause_s in backoff():
             try:
                 return await call()

@@ -1,4 +1,4 @@
-"""Vectors for the index's benchmarks: clustered, from a seeded generator; and an index that holds them unsorted."""
+"""Vectors for the index's benchmarks, clustered, from a seeded generator; and an index of them on a flat base."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +18,7 @@ MODEL = "bench"
 
 
 def clustered(rows: int, seed: int, clusters: int) -> np.ndarray:
-    """Unit vectors around centres that are the same for every seed."""
+    """Unit vectors around centers that are the same for every seed."""
     centers = unit(np.random.default_rng(0).standard_normal((clusters, DIM), dtype=np.float32))
     rng = np.random.default_rng(seed)
     vectors = SPREAD / DIM**0.5 * rng.standard_normal((rows, DIM), dtype=np.float32)

@@ -1,12 +1,12 @@
 """How fresh the index is under load, and what its chores cost a search.
 
 Real Redis, shards as processes, each with a trained base from a snapshot. A process of its own writes 200 vectors and
-20 deletes a second into the stream, half of the vectors of notes that are there, in bursts with rests between. Of every
-tenth write the time is taken from Redis' acknowledgement until its shard's lookup, asked every 10 ms, shows it. Eight
-clients search all shards the whole time; their searches are told apart by what went on meanwhile: a chore in any shard,
-as the logs of the shards say, else a rest of the writer ("idle"), else "writes alone". The bases begin with so many
-dead rows that they are trained anew on the way. Clients and writer share the machine with the shards; they run on a
-gateway's event loop, which leaves more of it to them.
+20 deletes a second into the stream, half of the vectors of existing notes, in bursts with rests between. For every
+tenth write the time is taken from Redis' acknowledgement until a lookup in its shard, every 10 ms, finds it. Eight
+clients search all shards the whole time; their searches are grouped: during a chore of any shard, by the logs of the
+shards, else during a rest of the writer ("idle"), else "writes alone". The bases begin with so many dead rows that they
+are trained anew on the way. Clients and writer share the machine with the shards; they run on a gateway's event loop,
+which leaves more of it to the shards.
 
 Latencies depend on the machine and its minutes; bursts and rests take turns, so that ratios to "idle" do so less. The
 last line is one JSON object; latencies are in milliseconds, freshness in seconds.
@@ -34,6 +34,7 @@ from redis import Redis
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from clusters import DIM, MODEL, ROWS_OF_A_CLUSTER, clustered, flat_index
+from support.change_stream import encode_change
 from support.indexers import Indexers
 from support.redis import RedisServer
 
@@ -42,7 +43,6 @@ from indexer.shards import shard_of
 from indexer.snapshot import Snapshots
 from indexer.types import Change
 from service.store.connection import open_redis
-from service.store.records import encode_change
 from service.store.schema import ACTIVE, EMBEDDINGS, MODELS
 
 CLIENTS, K = 8, 10
@@ -51,7 +51,7 @@ PROBED = 10
 POLL_S = 0.01
 BURST_S, REST_S = 20, 10
 SNAPSHOT_EVERY_S = 15
-# A search beside two of them counts for the first.
+# A search during two of them counts for the first.
 KINDS = ("training", "compaction", "snapshot", "probe")
 START = "1-0"
 TIMEOUT_S = 30.0
@@ -118,14 +118,14 @@ def prepare(folder: Path, options: argparse.Namespace) -> None:
         index.compact()
         dying_per_s = (UPSERTS_PER_S / 2 + DELETES_PER_S) / options.shards
         dead = max(0, int(own.sum() / 5 - dying_per_s * options.seconds / 3))
-        # From the end, where no writer looks for notes that are there.
+        # From the end: the writer takes its existing notes from the first half.
         index.apply([Change("", f"note{number}", 2, MODEL, None) for number in numbers[own][::-1][:dead]])
         Snapshots(home, MODEL, shard, options.shards).save(index.contents(), START)
         said(f"shard {shard}: {len(index)} notes in {index.recipe.name}, {dead} dead")
 
 
 async def load(url: str, addresses: list[str], options: argparse.Namespace) -> tuple[list[Span], dict[str, Any]]:
-    """Every search while the writer ran, and what the writer says."""
+    """The spans of all searches while the writer ran, and the writer's report."""
     clients = [ShardedSearcher(addresses, MODEL) for _ in range(CLIENTS)]
     queries = clustered(1000, 2, max(1, options.vectors // ROWS_OF_A_CLUSTER))
     pause_s = 1 / options.searches_per_s if options.searches_per_s else 0.0
@@ -164,12 +164,12 @@ async def search_on(
 
 
 async def write(url: str, addresses: list[str], rows: int, seconds: float) -> dict[str, Any]:
-    """The load, and how long each of the probed writes took to be seen."""
+    """Write the load; returns quantiles of the probed writes' freshness, and the rests between the bursts."""
     redis, searcher = open_redis(url), ShardedSearcher(addresses, MODEL)
     count = int(UPSERTS_PER_S * seconds)
     vectors = clustered(count, 3, max(1, rows // ROWS_OF_A_CLUSTER))
     chance = np.random.default_rng(4)
-    there = iter(chance.permutation(rows // 2))
+    existing = iter(chance.permutation(rows // 2))
     fresh_s: list[float] = []
     rests: list[Span] = []
 
@@ -177,8 +177,9 @@ async def write(url: str, addresses: list[str], rows: int, seconds: float) -> di
         await redis.xadd(EMBEDDINGS, encode_change(change))
         accepted_s = time.perf_counter()
         while change.version % PROBED == 0:
-            held = await searcher.lookup(change.id, timeout_s=TIMEOUT_S)
-            if (held is None) if change.vector is None else (held is not None and held.version >= change.version):
+            indexed = await searcher.lookup(change.id, timeout_s=TIMEOUT_S)
+            is_there = indexed is not None and indexed.version >= change.version
+            if (indexed is None) if change.vector is None else is_there:
                 fresh_s.append(time.perf_counter() - accepted_s)
                 return
             await asyncio.sleep(POLL_S)
@@ -187,11 +188,11 @@ async def write(url: str, addresses: list[str], rows: int, seconds: float) -> di
         start_s, tasks = time.perf_counter(), []
         for done, number in enumerate(numbers):
             await asyncio.sleep(max(0.0, start_s + done / UPSERTS_PER_S - time.perf_counter()))
-            id_ = f"note{next(there)}" if chance.random() < 0.5 else f"new{number}"
+            id_ = f"note{next(existing)}" if chance.random() < 0.5 else f"new{number}"
             tasks.append(asyncio.create_task(accept(Change("", id_, 3 + number, MODEL, vectors[number]))))
             if chance.random() < DELETES_PER_S / UPSERTS_PER_S:
-                gone = Change("", f"note{next(there)}", 3 + number, MODEL, None)
-                tasks.append(asyncio.create_task(accept(gone)))
+                delete = Change("", f"note{next(existing)}", 3 + number, MODEL, None)
+                tasks.append(asyncio.create_task(accept(delete)))
         await asyncio.gather(*tasks)
 
     for first in range(0, count, UPSERTS_PER_S * BURST_S):
@@ -232,12 +233,12 @@ def report(
     began_s, ended_s = searches[0][0], searches[-1][1]
     kinds = chores(logs)
     done = {kind: spans for kind in KINDS if (spans := [span for span in kinds[kind] if span[1] > began_s])}
-    beside = {**done, "idle": written["rests"]}
+    times = {**done, "idle": written["rests"]}
     during = defaultdict(list)
     for start_s, end_s in searches:
-        what = (what for what, spans in beside.items() if any(start_s < end and begin < end_s for begin, end in spans))
-        during[next(what, "writes alone")].append(1000 * (end_s - start_s))
-    milliseconds = {what: quantiles(took, 2) for what, took in during.items()}
+        kind = (kind for kind, spans in times.items() if any(start_s < end and begin < end_s for begin, end in spans))
+        during[next(kind, "writes alone")].append(1000 * (end_s - start_s))
+    milliseconds = {kind: quantiles(took, 2) for kind, took in during.items()}
     idle = milliseconds["idle"]["p99"]
     return {
         "vectors": options.vectors,
@@ -245,7 +246,7 @@ def report(
         "freshness_s": written["freshness_s"],
         "searches_per_s": round(len(searches) / (ended_s - began_s), 1),
         "search_ms": milliseconds,
-        "p99_of_idle": {what: round(took["p99"] / idle, 2) for what, took in milliseconds.items() if what != "idle"},
+        "p99_of_idle": {kind: round(took["p99"] / idle, 2) for kind, took in milliseconds.items() if kind != "idle"},
         "chores": {
             kind: {"count": len(spans), "longest_s": round(max(end - begin for begin, end in spans), 2)}
             for kind, spans in done.items()

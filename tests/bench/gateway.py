@@ -33,6 +33,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from bench.index import DIM, ROWS_OF_A_CLUSTER, clustered
+from support.change_stream import encode_change
 from support.redis import RedisServer
 from support.service import until
 
@@ -44,7 +45,7 @@ from service.processes.state import free_port
 from service.settings import MINI
 from service.store.connection import open_redis
 from service.store.notes import RedisStore
-from service.store.records import StoredNote, encode_change
+from service.store.records import StoredNote
 from service.store.schema import ACTIVE, EMBEDDINGS, JOBS, MODELS
 
 CONNECTIONS = (1, 16, 64)

@@ -1,8 +1,8 @@
-"""The index on clustered vectors, beside the FAISS index it is made of, IndexFlatIP and hnswlib, in one run.
+"""The index on clustered vectors, compared with the FAISS index inside it, IndexFlatIP and hnswlib, in one run.
 
 Vectors come from a seeded generator. Searches are timed in rounds in which the contenders take turns, one query a
-call on one thread and in batches on two; a ratio is the median of the ratios of the rounds, because machines, and
-one machine's minutes, can be compared by ratios alone. Memory and cold start are those of a process that loads the
+call on one thread and in batches on two; a ratio is the median of the ratios of the rounds: only ratios can be compared
+between machines, and between minutes of one. Memory and cold start are those of a process that loads the
 snapshot. The last line is one JSON object.
 
     python tests/bench/index.py [--vectors 1000000] [--rounds 5] [--without-hnsw]
@@ -25,7 +25,7 @@ import faiss
 import numpy as np
 from clusters import DIM, MODEL, ROWS_OF_A_CLUSTER, clustered, flat_index
 
-from indexer.base import SCORED_ONE_BY_ONE, IvfBase
+from indexer.base import EXACT_UP_TO, IvfBase
 from indexer.index import VectorIndex
 from indexer.recipes import SAMPLE_PER_LIST, recipe_for
 from indexer.snapshot import Snapshots
@@ -45,13 +45,13 @@ def main() -> None:
     parser.add_argument("--vectors", type=int, default=1_000_000, help="size of the index")
     parser.add_argument("--rounds", type=int, default=5, help="turns that each contender takes")
     parser.add_argument("--without-hnsw", action="store_true", help="leave hnswlib out: it takes long to build")
-    parser.add_argument("--load", type=Path, help=argparse.SUPPRESS)  # what the process does that loads
+    parser.add_argument("--load", type=Path, help=argparse.SUPPRESS)  # for the process that loads the snapshot
     options = parser.parse_args()
     if options.load:
         print(json.dumps(cold_start(options.load)))
         return
-    if options.vectors <= SCORED_ONE_BY_ONE:
-        sys.exit(f"--vectors must exceed {SCORED_ONE_BY_ONE}: smaller indexes are flat")
+    if options.vectors <= EXACT_UP_TO:
+        sys.exit(f"--vectors must exceed {EXACT_UP_TO}: smaller indexes are flat")
     print(json.dumps(measure(options.vectors, options.rounds, hnsw=not options.without_hnsw)))
 
 
@@ -89,7 +89,7 @@ def measure(rows: int, rounds: int, *, hnsw: bool) -> dict[str, object]:
 
 def built(vectors: np.ndarray, folder: Path) -> tuple[VectorIndex, dict[str, float]]:
     """The index of these vectors as a compaction makes it, and how fast."""
-    faiss.omp_set_num_threads(1)  # as a shard's own thread for chores
+    faiss.omp_set_num_threads(1)  # as the thread of a shard's chores
     rows = len(vectors)
     recipe = recipe_for(rows, DIM)
     sample = vectors[np.random.default_rng(0).choice(rows, min(rows, SAMPLE_PER_LIST * recipe.nlist), replace=False)]
@@ -104,7 +104,7 @@ def built(vectors: np.ndarray, folder: Path) -> tuple[VectorIndex, dict[str, flo
 
 
 def ours(index: VectorIndex) -> Search:
-    return lambda queries, k: index.answer([Query(query, k) for query in queries])
+    return lambda queries, k: index.search([Query(query, k) for query in queries])
 
 
 def raw(base: IvfBase) -> Search:
@@ -151,7 +151,7 @@ def hnsw_at(recall_at_10: float, flat: Any, queries: np.ndarray, truth: np.ndarr
 def recall(search: Search, queries: np.ndarray, truth: np.ndarray, k: int) -> float:
     found = search(queries, k)
     if isinstance(found[0], Hits):
-        found = [[int(id_.removeprefix("note")) for id_ in answer.ids] for answer in found]
+        found = [[int(id_.removeprefix("note")) for id_ in hits.ids] for hits in found]
     hits = sum(len(set(row) & set(true)) for row, true in zip(map(list, found), truth[:, :k].tolist(), strict=True))
     return round(hits / truth[:, :k].size, 4)
 
@@ -163,7 +163,7 @@ def one_by_one(search: Search, queries: np.ndarray, k: int) -> None:
 
 
 def batched(search: Search, queries: np.ndarray, k: int) -> None:
-    """Batches on as many threads as there are cores: as a shard's server searches."""
+    """Batches on several threads, as a shard's server searches."""
     batches = [queries[start : start + BATCH] for start in range(0, QUERIES, BATCH)]
     with ThreadPoolExecutor(THREADS, initializer=faiss.omp_set_num_threads, initargs=(1,)) as pool:
         list(pool.map(lambda batch: search(batch, k), batches))
@@ -203,16 +203,16 @@ def fresh_process(folder: Path) -> dict[str, float]:
 
 
 def cold_start(folder: Path) -> dict[str, float]:
-    """What a new process needs from the snapshot to its first answer, and what it holds after a thousand."""
+    """Seconds of a new process from the snapshot to its first search, and its memory after a thousand."""
     faiss.omp_set_num_threads(1)
     queries = clustered(1000, 3, 1000)
     before = memory_bytes()
     start = time.perf_counter()
     index, _ = Snapshots(folder, MODEL).load()
-    index.search(queries[:1], 10)
+    index.search([Query(queries[0], 10)])
     first_answer_s = time.perf_counter() - start
     for query in queries:
-        index.answer([Query(query, 10)])
+        index.search([Query(query, 10)])
     after = memory_bytes()
     return {
         "first_answer_s": round(first_answer_s, 2),

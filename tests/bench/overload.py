@@ -1,14 +1,16 @@
-"""The gateway under ten times what it can do, and under clients that hold connections and say nothing.
+"""The gateway under three times what it can do, with and without nginx, and clients that hold connections.
 
-Starts the real service (a tiny model, keys on) with notes, and asks for related?k=10 from a process of its own:
+Starts the real service (a tiny model, keys on) with notes, and asks for related?k=10 from a process of its own, first
+directly and then through an nginx with the file of deploy/nginx:
 
 - closed loop, 16 connections: what it can do (the peak);
 - open loop, half of that, three times: the latency before, as the median of the three;
-- open loop, ten times of it: goodput, refusals, memory, and how many cores each process had; then a pause of 10 s, and
-  half of it again: the latency after;
-- open loop, a tenth of it, alone and then beside 500 silent sockets, 500 half-sent heads and 200 slow bodies, which
-  connect within a second, while /livez and /readyz are asked every tenth of a second: the latency beside, and when the
-  service closed each of them.
+- open loop, three times of it: goodput, refusals, memory, and how many cores each process had; then a pause of 10 s,
+  and half of it again: the latency after.
+
+Then through nginx alone: open loop, a tenth of the peak, alone and beside 500 silent sockets, 500 half-sent heads and
+200 slow bodies, which connect within a second, while /livez and /readyz are asked every tenth of a second: the latency
+beside, and when nginx closed each of them.
 
 The clients run on the same machine: the peak is what both of them can do there together. The last line is one JSON
 object, latencies in milliseconds.
@@ -37,14 +39,15 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from support.checkpoint import tiny_checkpoint
 from support.generator import Generator, Outcome, Party, get, hold
+from support.nginx import Proxy
 from support.service import Service, running, until
 
 from service.keys import create_key
 
 NOTES = 2000
 CONNECTIONS = 16
-FACTOR = 10
-OVERLOAD_CONNECTIONS = 1000
+FACTOR = 3
+OVERLOAD_CONNECTIONS = 400
 PAUSE_S = 10.0
 HELD_S = 10.0
 SILENT, HALF_SENT, SLOW = 500, 500, 200
@@ -77,18 +80,25 @@ def main() -> None:
         key = create_key(folder / "keys.json", ["read", "write"])[1]
         service = Service(folder, folder / "checkpoint")
         service.environment |= {"NOTELLM_KEYS_FILE": str(folder / "keys.json")}
-        with running(service), Clients(service, key) as clients:
+        with running(service):
             fill(service, key)
-            print(json.dumps(overload(clients, seconds) | {"slow_clients": slow_clients(clients, seconds / 3)}))
+            port = int(service.api.rsplit(":", 1)[1])
+            with Clients(service, key, port) as clients:
+                direct = overload(clients, seconds)
+            proxy = Proxy(folder, port)
+            with Clients(service, key, proxy.port) as clients:
+                behind = overload(clients, seconds) | {"slow_clients": slow_clients(clients, seconds / 3)}
+            proxy.stop()
+        print(json.dumps({"direct": direct, "nginx": behind}))
 
 
 class Clients:
     """Those who ask for related notes, in a process of their own, and those who do not ask, in another."""
 
-    def __init__(self, service: Service, key: str) -> None:
+    def __init__(self, service: Service, key: str, port: int) -> None:
         self.service = service
         self.key = key
-        self.port = int(service.api.rsplit(":", 1)[1])
+        self.port = port
         self.requests = [
             get(f"/notes/n{number}/related?k=10", f"Authorization: Bearer {key}", "Accept: */*")
             for number in range(0, NOTES, 7)

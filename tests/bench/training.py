@@ -28,8 +28,8 @@ from model.recipes import Recipe, small
 from model.text.prompt import TEMPLATES, PromptBuilder
 from model.training.distributed import Ranks, clip
 from model.training.examples import Sampling, TrainingSet
+from model.training.loop import parameter_groups
 from model.training.step import Step
-from model.training.train import _parameter_groups
 
 WARM_STEPS = 2
 LOOPS = ("ours", "trainer")
@@ -45,7 +45,7 @@ def main() -> None:
     if arguments.loop:
         print(json.dumps(measure(arguments.loop, arguments.base_model, arguments.steps)))
         return
-    # In turns, so that a neighbour's load meets both.
+    # In turns, so that a neighbor's load meets both.
     runs = {loop: [] for loop in LOOPS}
     for _ in range(arguments.rounds):
         for loop in LOOPS:
@@ -94,15 +94,15 @@ def prepared(recipe: Recipe) -> tuple[NoteLLM, TrainingSet]:
 def ours(network: NoteLLM, training_set: TrainingSet, recipe: Recipe, steps: int) -> float:
     ranks = Ranks(0, 1, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     network.to(ranks.device)
-    optimizer = torch.optim.AdamW(_parameter_groups(network, recipe.weight_decay), lr=recipe.learning_rate)
-    step = Step(network, training_set, recipe, ranks)
-    draw = Sampling(recipe.pairs_per_batch, recipe.hashtag_share, recipe.chunk_notes, recipe.seed)
+    optimizer = torch.optim.AdamW(parameter_groups(network, recipe.weight_decay), lr=recipe.learning_rate)
+    step = Step(network, recipe, ranks)
+    sampling = Sampling(recipe.pairs_per_batch, recipe.hashtag_share, recipe.chunk_notes, recipe.seed)
     started = 0.0
     for number in range(WARM_STEPS + steps):
         if number == WARM_STEPS:
             started = now()
         optimizer.zero_grad(set_to_none=True)
-        step.backward(training_set.batch(number, draw), network.log_scale, 0.0)
+        step.backward(training_set.batch(number, sampling), network.log_scale, 0.0)
         clip(network.parameters(), recipe.max_grad_norm)
         optimizer.step()
     return now() - started
@@ -128,7 +128,7 @@ class Plain(torch.nn.Module):
 def trainer(network: NoteLLM, training_set: TrainingSet, recipe: Recipe, steps: int) -> float:
     from transformers import Trainer, TrainerCallback, TrainingArguments
 
-    draw = Sampling(recipe.pairs_per_batch, recipe.hashtag_share, 2 * recipe.pairs_per_batch, recipe.seed)
+    sampling = Sampling(recipe.pairs_per_batch, recipe.hashtag_share, 2 * recipe.pairs_per_batch, recipe.seed)
     marks: list[float] = []
 
     class Clock(TrainerCallback):
@@ -140,7 +140,7 @@ def trainer(network: NoteLLM, training_set: TrainingSet, recipe: Recipe, steps: 
             marks.append(now())
 
     def collate(numbers):
-        batch = training_set.batch(numbers[0], draw)
+        batch = training_set.batch(numbers[0], sampling)
         [chunk] = batch.chunks
         order = torch.tensor(chunk.rows).argsort()
         labels = torch.full_like(chunk.ids_CL, -100)

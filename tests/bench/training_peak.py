@@ -50,21 +50,21 @@ def measure(arguments: argparse.Namespace, device: torch.device) -> dict[str, ob
     layers = sum(weight.numel() for weight in network.backbone.model.layers.parameters())
     output = network.backbone.get_output_embeddings().weight.numel()
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-5, fused=device.type == "cuda")
-    step = Step(network, training_set, recipe, Ranks(0, 1, device))
-    draw = Sampling(recipe.pairs_per_batch, recipe.hashtag_share, recipe.chunk_notes, 0)
+    step = Step(network, recipe, Ranks(0, 1, device))
+    sampling = Sampling(recipe.pairs_per_batch, recipe.hashtag_share, recipe.chunk_notes, 0)
     tokens = operations = 0
     started = 0.0
     for number in range(WARM_STEPS + arguments.steps):
-        batch = training_set.batch(number, draw)
+        batch = training_set.batch(number, sampling)
         if number == WARM_STEPS:
             started, tokens, operations = now(device), 0, 0
         optimizer.zero_grad(set_to_none=True)
         step.backward(batch, network.log_scale, 0.0)
         clip(network.parameters(), 1.0)
         optimizer.step()
-        read = sum(int((chunk.ids_CL != 0).sum()) for chunk in batch.chunks)
-        tokens += read
-        operations += 6 * (layers * read + output * batch.num_output_tokens)
+        seen = sum(int((chunk.ids_CL != 0).sum()) for chunk in batch.chunks)
+        tokens += seen
+        operations += 6 * (layers * seen + output * batch.num_output_tokens)
     seconds = now(device) - started
     return {
         "shape": arguments.shape,

@@ -10,7 +10,7 @@ cache. In seconds a note, wall and CPU:
     both_one     both from one prefill           both_two     both, a prefill each
     all_one      embedding, category, hashtags from one prefill         all_three    a prefill each
     plain        `generate` of transformers and a separate forward pass for the embedding
-    drafts_64, drafts_1    whole readings of 64 drafts at once, and one by one
+    drafts_64, drafts_1    predictions of 64 drafts at once, and one by one
 
 The last line is one JSON object. ``beside`` is both_one / generate, ``shared`` is all_one / all_three, ``batching`` the
 throughput of 64 drafts at once over one by one.

@@ -1,4 +1,4 @@
-"""What every backend promises: it says of a note what the network that was trained says of it."""
+"""The contract of every backend: its predictions are those of the trained network."""
 
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -21,7 +21,7 @@ from model.text.hashtags import clean_tag
 
 # vLLM has an environment of its own: `make vllm-test` runs this file there.
 BACKENDS = ["hf", "vllm"] if find_spec("vllm") else ["hf"]
-# Four notes at once, 64 tokens a step, and a cache of 576: prompts are cut, run beside others that are being written,
+# Four notes at once, 64 tokens a step, and a cache of 576: prompts are cut, run with others that are being written,
 # and have to make room for each other.
 TIGHT = {"max_num_batched_tokens": 64, "max_num_seqs": 4, "num_gpu_blocks_override": 18}
 CASES = [
@@ -76,7 +76,7 @@ def test_the_vector_is_the_training_forwards(backend, case):
         np.testing.assert_allclose(prediction.vector, expected, atol=1e-3)
 
 
-def test_it_reads_as_plain_transformers_does(backend, case):
+def test_it_predicts_as_plain_transformers_does(backend, case):
     plain = HfBackend.open(case[0])
     for found, expected in zip(
         backend.predict(backend.tokenize(NOTES), 3), plain.predict(plain.tokenize(NOTES), 3), strict=True
@@ -84,7 +84,7 @@ def test_it_reads_as_plain_transformers_does(backend, case):
         same(found, expected)
 
 
-def test_a_note_reads_the_same_alone_in_a_batch_and_again(backend):
+def test_a_note_is_predicted_the_same_alone_in_a_batch_and_again(backend):
     many = [*NOTES, *reversed(NOTES)]
     together = backend.predict(backend.tokenize(many), 3)
     for note, among_others in zip(many, together, strict=True):
@@ -92,7 +92,7 @@ def test_a_note_reads_the_same_alone_in_a_batch_and_again(backend):
         same(alone, among_others)
 
 
-def test_embedding_alone_gives_the_vectors_of_reading(backend):
+def test_embedding_alone_gives_the_vectors_of_predictions(backend):
     prompts = backend.tokenize(NOTES)
     vectors = backend.embed(prompts)
     np.testing.assert_allclose(vectors, [prediction.vector for prediction in backend.predict(prompts, 1)], atol=1e-3)
@@ -117,11 +117,11 @@ def test_nothing_in_nothing_out(backend):
     assert backend.write_categories([]) == []
 
 
-def test_it_says_of_the_canaries_what_the_checkpoint_says(backend, case):
+def test_its_predictions_of_the_canaries_are_the_golden_answers(backend, case):
     golden.check(backend, load_manifest(case[0]))
 
 
-def test_hostile_notes_read_like_any_other(backend):
+def test_hostile_notes_are_predicted_like_any_other(backend):
     """Special tokens, fragments of prompts, very long and empty texts."""
     prompts = backend.tokenize(hostile_notes()[:64])
     for prediction in backend.predict(prompts, 5):

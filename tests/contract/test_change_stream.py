@@ -1,6 +1,7 @@
-"""What the embeddings stream in Redis promises to the indexers that follow it."""
+"""The contract of every `ChangeStream`, and of `RedisChangeStream` with the notes and the workers around it."""
 
 import asyncio
+import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -8,6 +9,8 @@ import pytest
 from redis.asyncio import Redis
 from support.redis import RedisServer
 
+from indexer.follow import ChangeStream
+from indexer.memory import MemoryChangeStream
 from indexer.types import Change
 from model.note import Note
 from service.store.changes import RedisChangeStream
@@ -61,9 +64,151 @@ def second(redis: Redis, redis_server: RedisServer) -> Iterator[RedisChangeStrea
     client.close()
 
 
-def drained(stream: RedisChangeStream) -> tuple[str, dict[str, int]]:
+def drained(stream: ChangeStream) -> tuple[str, dict[str, int]]:
     cursor, changes = stream.everything()
     return cursor, {change.id: change.version for change in changes}
+
+
+class InMemory:
+    """A `MemoryChangeStream`, and what writers do to it."""
+
+    def __init__(self) -> None:
+        self.stream = MemoryChangeStream()
+        self.versions: dict[str, int] = {}
+
+    async def put(self, id_: str) -> None:
+        self._add(id_, VECTOR)
+
+    async def delete(self, id_: str) -> None:
+        self._add(id_, None)
+
+    async def cut_before(self, cursor: str) -> None:
+        self.stream.cut = int(cursor) - 1
+
+    async def clear(self) -> None:
+        self.stream.entries.clear()
+        self.stream.cut = 0
+
+    async def refusals(self) -> int:
+        return len(self.stream.refused)
+
+    def _add(self, id_: str, vector: np.ndarray | None) -> None:
+        self.versions[id_] = self.versions.get(id_, 0) + 1
+        self.stream.add(id_, self.versions[id_], vector)
+
+
+class InRedis:
+    """A `RedisChangeStream`, and what writers do to it."""
+
+    def __init__(self, community: Community, stream: RedisChangeStream) -> None:
+        self.community = community
+        self.stream = stream
+        self.writes = 0
+
+    async def put(self, id_: str) -> None:
+        self.writes += 1  # a note with the same title would stay as it is
+        await self.community.write(id_, f"title {self.writes}")
+        await self.community.read()
+
+    async def delete(self, id_: str) -> None:
+        await self.community.store.delete(id_)
+
+    async def cut_before(self, cursor: str) -> None:
+        await self.community.redis.xtrim(EMBEDDINGS, minid=cursor, approximate=False)
+
+    async def clear(self) -> None:
+        await self.community.redis.delete(EMBEDDINGS)
+
+    async def refusals(self) -> int:
+        return await self.community.redis.xlen(DEAD)
+
+
+@pytest.fixture(params=["memory", "redis"])
+def subject(request: pytest.FixtureRequest) -> InMemory | InRedis:
+    if request.param == "memory":
+        return InMemory()
+    return InRedis(request.getfixturevalue("community"), request.getfixturevalue("stream"))
+
+
+async def test_changes_are_read_after_a_cursor_in_order_and_no_more_than_the_limit(subject):
+    for id_ in "abc":
+        await subject.put(id_)
+    await subject.delete("b")
+
+    changes = subject.stream.read("0-0", 10, 0)
+
+    assert [(change.id, change.version) for change in changes] == [("a", 1), ("b", 1), ("c", 1), ("b", 2)]
+    assert [change.vector is None for change in changes] == [False, False, False, True]
+    assert changes[0].fingerprint == "m"
+    assert np.array_equal(changes[0].vector, VECTOR)
+    assert [change.id for change in subject.stream.read("0-0", 2, 0)] == ["a", "b"]
+    assert [change.id for change in subject.stream.read(changes[0].cursor, 2, 0)] == ["b", "c"]
+
+
+async def test_at_the_end_of_the_stream_a_read_waits_no_longer_than_it_may(subject):
+    await subject.put("a")
+    end = subject.stream.read("0-0", 10, 0)[-1].cursor
+
+    start_s = time.monotonic()
+    assert subject.stream.read(end, 10, 0.02) == []
+    assert time.monotonic() - start_s < 2
+
+    await subject.put("b")
+    assert [change.id for change in subject.stream.read(end, 10, 10)] == ["b"]
+
+
+async def test_cursors_are_held_while_all_later_changes_can_be_read(subject):
+    assert subject.stream.holds("0-0")
+    for id_ in "abcd":
+        await subject.put(id_)
+    first, second, third, last = [change.cursor for change in subject.stream.read("0-0", 10, 0)]
+    assert all(subject.stream.holds(cursor) for cursor in (first, second, third, last))
+
+    await subject.cut_before(third)
+    assert [subject.stream.holds(cursor) for cursor in (first, third, last)] == [False, True, True]
+
+    await subject.clear()
+    await subject.put("e")
+    assert not subject.stream.holds(last)
+    assert subject.stream.holds(drained(subject.stream)[0])
+
+
+async def test_everything_and_the_changes_after_its_cursor_are_all_there_is(subject):
+    assert drained(subject.stream) == ("0-0", {})
+    for id_ in "abcb":
+        await subject.put(id_)
+    await subject.delete("c")
+    end = subject.stream.read("0-0", 10, 0)[-1].cursor
+    await subject.cut_before(end)
+
+    cursor, newest = drained(subject.stream)
+    await subject.put("d")
+    await subject.delete("a")
+
+    assert newest == {"a": 1, "b": 2}
+    assert [(change.id, change.version) for change in subject.stream.read(cursor, 10, 0)] == [("d", 1), ("a", 2)]
+
+
+async def test_a_vector_refused_twice_is_reported_once(subject):
+    for id_ in "ab":
+        await subject.put(id_)
+    a, b = subject.stream.read("0-0", 10, 0)
+
+    for change in (a, b, a):
+        subject.stream.refuse(change, "norm")
+
+    assert await subject.refusals() == 2
+
+
+async def test_changes_after_a_kept_cursor_can_be_read(subject):
+    for id_ in "abc":
+        await subject.put(id_)
+    cursor = subject.stream.read("0-0", 10, 0)[0].cursor
+
+    subject.stream.keep(cursor)
+
+    assert subject.stream.holds(cursor)
+    assert [change.id for change in subject.stream.read(cursor, 10, 0)] == ["b", "c"]
 
 
 async def test_everything_is_the_newest_reading_of_every_live_note(community, stream):

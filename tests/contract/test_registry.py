@@ -26,13 +26,13 @@ class Model:
         self.queue = JobQueue(redis, "w0", fingerprint, len(VECTOR))
 
     async def read(self, bad: str = "") -> list[str]:
-        """All that waits; the note ``bad`` is given up."""
+        """All waiting jobs; the note ``bad`` is dead-lettered."""
         read: list[str] = []
         while claimed := await self.queue.claim(100, 0.01):
             for item in claimed:
                 read.append(item.job.note_id)
                 if item.job.note_id == bad:
-                    await self.queue.fail(item, "bad")
+                    await self.queue.dead_letter(item, "bad")
                 else:
                     prediction = StoredPrediction(
                         item.job.version, self.fingerprint, VECTOR, ((self.fingerprint, 0.5),), None
@@ -170,7 +170,7 @@ async def test_a_retired_model_leaves_nothing_behind_and_its_late_words_are_not_
     assert await registry.retire("new")
     assert await registry.registered() == Registered({"old": 2}, "old")
     await new.queue.publish([(late[0], StoredPrediction(2, "new", VECTOR, (), None))])
-    await new.queue.fail(late[0], "late")
+    await new.queue.dead_letter(late[0], "late")
     streams["new"].keep("0-0")
     await old.read()
     await write(store, "a", title="and again")
@@ -188,7 +188,7 @@ async def test_the_active_model_is_never_retired(redis, registry, old):
     assert await redis.get(ACTIVE) == b"old"
 
 
-async def test_progress_tells_what_was_read_given_up_and_waits_and_when_a_worker_last_asked(
+async def test_progress_counts_predicted_dead_lettered_and_waiting_notes_and_says_when_a_worker_last_asked(
     redis, store, registry, old
 ):
     await write(store, "a", "b")
@@ -196,10 +196,10 @@ async def test_progress_tells_what_was_read_given_up_and_waits_and_when_a_worker
     await write(store, "c")
 
     progress = await registry.progress("old")
-    assert (progress.read, progress.failed, progress.waiting, progress.filled) == (1, 1, 1, True)
+    assert (progress.predicted, progress.dead_lettered, progress.waiting, progress.filled) == (1, 1, 1, True)
     assert 0 <= progress.idle_s < 60
-    assert await registry.gave_up("old", ["a", "b", "c"]) == 1
-    assert await registry.gave_up("old", []) == 0
+    assert await registry.dead_lettered("old", ["a", "b", "c"]) == 1
+    assert await registry.dead_lettered("old", []) == 0
     await redis.hset(MODELS, "new", 2)
     assert await registry.progress("new") == Progress(0, 0, 0, filled=False, idle_s=None)
 

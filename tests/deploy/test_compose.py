@@ -92,12 +92,12 @@ def test_every_published_port_is_this_hosts_alone(name):
 
 
 def test_only_what_people_open_is_published():
-    assert {name for name, service in SERVICES.items() if "ports" in service} == {"gateway", "prometheus", "grafana"}
+    assert {name for name, service in SERVICES.items() if "ports" in service} == {"proxy", "prometheus", "grafana"}
 
 
 def test_what_holds_data_or_the_model_reaches_nothing_outside():
     assert COMPOSE["networks"]["back"]["internal"]
-    for name in ("redis", "worker", "worker-cuda", "shard-0", "shard-1"):
+    for name in ("redis", "gateway", "worker", "worker-cuda", "shard-0", "shard-1"):
         assert list(SERVICES[name]["networks"]) == ["back"]
 
 

@@ -282,7 +282,7 @@ def threads_fit_the_cpus(manifests: Manifests) -> Iterator[str]:
     for workload, container, environment in processes(manifests):
         settings, cores = settings_of(environment), quantity(container["resources"]["limits"]["cpu"])
         wanted = {
-            "gateway": settings.http.workers,
+            "gateway": 1,
             "worker": settings.worker.threads if settings.worker.backend == "hf" else 1,
             "indexer": settings.index.threads,
         }.get(workload.component, int(environment.get("OMP_NUM_THREADS", "1")))
@@ -670,7 +670,6 @@ SPOILT: tuple[tuple[Policy, Callable[[Manifests], None]], ...] = (
     (resources_are_bounded, at("Deployment", "worker", f"{FIRST}.resources.requests.memory", "49Gi")),
     (resources_are_bounded, at("Deployment", "gateway", f"{POD}.volumes.0.emptyDir", {})),
     (resources_are_bounded, at("Deployment", "gateway", f"{POD}.volumes.0.emptyDir", {"sizeLimit": "1Gi"})),
-    (threads_fit_the_cpus, env("Deployment", "gateway", "NOTELLM_HTTP__WORKERS", "4")),
     (threads_fit_the_cpus, env("StatefulSet", "indexer", "NOTELLM_INDEX__THREADS", "8")),
     (threads_fit_the_cpus, env("Deployment", "worker", "NOTELLM_WORKER__BACKEND", "hf")),
     (pods_are_restricted, at("Namespace", "notellm", "metadata.labels", {})),

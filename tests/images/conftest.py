@@ -139,10 +139,11 @@ def built(engine: Engine) -> Callable[[str], str]:
 
 
 @pytest.fixture(scope="session")
-def redis_image(engine: Engine) -> str:
-    """Debian's Redis under the name of the image that compose.yaml asks for."""
-    compose = yaml.safe_load((ROOT / "deploy/compose.yaml").read_text())
-    return engine.build(compose["services"]["redis"]["image"], ROOT / "tests/images/redis")
+def debian_images(engine: Engine) -> list[str]:
+    """Debian's Redis and nginx under the names of the images that compose.yaml asks for."""
+    services = yaml.safe_load((ROOT / "deploy/compose.yaml").read_text())["services"]
+    names = {"redis": services["redis"]["image"], "nginx": services["proxy"]["image"]}
+    return [engine.build(image, ROOT / "tests/images" / folder) for folder, image in names.items()]
 
 
 def _version() -> str:

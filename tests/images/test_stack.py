@@ -1,7 +1,7 @@
 """deploy/compose.yaml with the images of this Dockerfile, run by podman-compose: notes in, answers out, a clean end.
 
-Redis comes from Debian in an image of its own, so that it runs as compose.yaml says: read-only, without rights, with
-its users. Prometheus and Grafana are not started: their images cannot be built here.
+Redis and nginx come from Debian in images of their own, so that they run as compose.yaml says: read-only, without
+rights, Redis with its users. Prometheus and Grafana are not started: their images cannot be built here.
 """
 
 import json
@@ -21,7 +21,7 @@ from service.client import NoteLLMClient, Refused
 
 ROOT = Path(__file__).parent.parent.parent
 COMPOSE = Path(sys.executable).parent / "podman-compose"
-SERVICES = ["redis", "worker", "shard-0", "shard-1", "gateway"]
+SERVICES = ["redis", "worker", "shard-0", "shard-1", "gateway", "proxy"]
 PATIENCE_S = 240
 NOTES = {
     "kyoto": {"title": "Three days in Kyoto", "content": "Temples, markets and quiet gardens.", "hashtags": ["travel"]},
@@ -69,7 +69,7 @@ class Stack:
 
 
 @pytest.fixture(scope="module")
-def stack(engine, built: Callable[[str], str], redis_image: str, tmp_path_factory) -> Iterator[Stack]:
+def stack(engine, built: Callable[[str], str], debian_images: list[str], tmp_path_factory) -> Iterator[Stack]:
     for target in ("gateway", "worker", "indexer"):
         built(target)
     made = Stack(engine, tmp_path_factory.mktemp("stack"))
@@ -120,7 +120,7 @@ def test_a_container_is_as_closed_as_the_file_says(stack, service):
 
 
 @pytest.mark.timeout(3600)
-def test_only_the_gateway_is_published_and_only_to_this_host(stack):
+def test_only_the_proxy_is_published_and_only_to_this_host(stack):
     published = {
         service: [
             where["HostIp"]
@@ -130,7 +130,7 @@ def test_only_the_gateway_is_published_and_only_to_this_host(stack):
         for service in SERVICES
     }
 
-    assert published == {service: (["127.0.0.1"] if service == "gateway" else []) for service in SERVICES}
+    assert published == {service: (["127.0.0.1"] if service == "proxy" else []) for service in SERVICES}
 
 
 @pytest.mark.timeout(3600)

@@ -34,7 +34,7 @@ from service.backup.files import MANIFEST, SUMS, BackupError
 from service.backup.restore import restore
 from service.errors import NotAsExpected, StoreUnavailable
 from service.settings import MINI
-from service.store import records
+from service.store import schema
 from service.store.changes import RedisChangeStream
 from service.store.connection import open_sync_redis
 from service.store.events import RedisEvents
@@ -50,7 +50,7 @@ TABLE_ROW = re.compile(r"^``(notellm:v1:[a-z]+:?)[^`]*`` +(\w+)", re.MULTILINE)
 # What a backup says of every key: family -> kept, rebuilt or dropped.
 FATES: dict[str, str] = dict(TABLE_ROW.findall(backup.__doc__ or ""))
 # Rebuilt by the next worker, and begun anew: they are not as before.
-NOT_AS_BEFORE = {records.JOBS, records.WRITES}
+NOT_AS_BEFORE = {schema.JOBS, schema.WRITES}
 
 
 @pytest.fixture
@@ -98,7 +98,7 @@ def contents(redis: SyncRedis) -> dict[bytes, Any]:
 
 
 async def read_all(redis: Redis, model: str, *, bad: str = "", most: int = 10_000) -> None:
-    """What a worker of this model does with all that waits; the note ``bad`` is given up."""
+    """Play a worker of this model for all waiting jobs; the note ``bad`` is dead-lettered."""
     queue = JobQueue(redis, "w0", model, DIM)
     await queue.open()
     while most > 0 and (claimed := await queue.claim(min(256, most), 0.01)):
@@ -107,7 +107,7 @@ async def read_all(redis: Redis, model: str, *, bad: str = "", most: int = 10_00
         predictions = []
         for item, record in zip(claimed, records, strict=True):
             if item.job.note_id == bad:
-                await queue.fail(item, "it is bad")
+                await queue.dead_letter(item, "it is bad")
             elif record and record.version == item.job.version and not record.deleted:
                 vector = text_vector(model + record.note.title)
                 said = StoredPrediction(
@@ -166,7 +166,7 @@ async def test_every_key_of_a_store_in_use_is_in_the_table(redis, source):
     await use(redis)
 
     assert {family(key) for key in source.scan_iter()} == FATES.keys() - {RESTORING}
-    assert {row.partition("<")[0] for row in re.findall(r"^``(notellm:v1:[^`]+)``", records.__doc__, re.M)} == {*FATES}
+    assert {row.partition("<")[0] for row in re.findall(r"^``(notellm:v1:[^`]+)``", schema.__doc__, re.M)} == {*FATES}
     assert set(FATES.values()) == {"kept", "rebuilt", "dropped"}
 
 
@@ -179,7 +179,7 @@ async def test_what_is_restored_is_what_was_there_to_the_byte(redis, source, tar
 
     assert contents(target) == before
     assert (restored.live, restored.deleted) == (manifest.live, manifest.deleted) == (45, 15)
-    assert {family(key) for key in target.scan_iter()} == {family(key) for key in before} | {records.WRITES}
+    assert {family(key) for key in target.scan_iter()} == {family(key) for key in before} | {schema.WRITES}
     lives = [redis.pttl("notellm:v1:event:e1") for redis in (source, target)]
     assert lives[1] == pytest.approx(lives[0], abs=60_000)
 
@@ -299,7 +299,7 @@ async def test_half_a_store_takes_no_writes_and_only_the_same_backup(
     before = contents(source)
     await store.put([note(99)])
     back_up(source, tmp_path / "later")
-    monkeypatch.setattr("service.backup.restore.SAY_AGAIN", "return redis.error_reply('READONLY enough')")
+    monkeypatch.setattr("service.backup.restore.PUT_PREDICTIONS", "return redis.error_reply('READONLY enough')")
     with pytest.raises(StoreUnavailable):
         restore(target, tmp_path / "b")
     monkeypatch.undo()
@@ -421,7 +421,7 @@ async def test_what_was_acknowledged_before_is_in_it_whatever_is_written_meanwhi
         assert said is None or not record.deleted
         assert said is None or said.version <= record.version
     for key, spellings in contents(target).items():
-        if family(key) == records.TAG:
+        if family(key) == schema.TAG:
             carried = [tag for record in found.values() if not record.deleted for tag in set(record.note.hashtags)]
             assert sum(count for _, count in spellings) <= len(carried)
     counts = await restored.counts(MODELS[0])
@@ -462,7 +462,7 @@ async def test_a_redis_that_restarts_meanwhile_ends_the_backup_and_leaves_no_fol
 ):
     await use(redis, notes=1_000)
     client = open_sync_redis(redis_server.url)
-    written = backup._Backup._write_said
+    written = backup._Backup._write_predictions
     calls = []
 
     def restarted(self: Any, *said: Any) -> None:
@@ -472,7 +472,7 @@ async def test_a_redis_that_restarts_meanwhile_ends_the_backup_and_leaves_no_fol
             redis_server.start()
         written(self, *said)
 
-    monkeypatch.setattr(backup._Backup, "_write_said", restarted)
+    monkeypatch.setattr(backup._Backup, "_write_predictions", restarted)
     with pytest.raises(StoreUnavailable):
         back_up(client, tmp_path / "b")
     assert not (tmp_path / "b").exists()

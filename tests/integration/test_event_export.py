@@ -133,26 +133,31 @@ async def test_kill_9_at_any_moment_loses_no_event_and_brings_none_twice(redis, 
     log, count = RedisEvents(redis), 60_000
     for start in range(0, count, 10_000):
         await log.append([event(number) for number in range(start, start + 10_000)])
-    command = [*NOTELLM, "events", "export", "--to", str(tmp_path / "events"), "--remove"]
-    seen = []
-    for pause_s in (0.0, 0.05, 0.12, 0.2, 0.0):
+    folder = tmp_path / "events"
+    command = [*NOTELLM, "events", "export", "--to", str(folder), "--remove"]
+
+    def unfinished() -> int:
+        return len(list(folder.glob("dt=*/.part*")))
+
+    def cursor() -> str:
+        return json.loads((folder / CURSOR).read_bytes())["entry"] if (folder / CURSOR).exists() else "0-0"
+
+    # Killed while it writes its first part, or some time after the cursor has moved.
+    for pause_s in (None, 0.0, 0.05, None, 0.1):
+        parts, start = unfinished(), cursor()
         run = subprocess.Popen(command, env=UNSET | {"NOTELLM_REDIS_URL": redis_server.url})
-        before = len(list((tmp_path / "events").glob("dt=*/.part*")))
-        while run.poll() is None and not (tmp_path / "events" / CURSOR).exists():
+        while run.poll() is None and (unfinished() == parts if pause_s is None else cursor() == start):
             time.sleep(0.001)
-        while run.poll() is None and len(list((tmp_path / "events").glob("dt=*/.part*"))) == before:
-            time.sleep(0.001)
-        time.sleep(pause_s)
+        time.sleep(pause_s or 0.0)
         run.kill()
         run.wait(PATIENCE_S)
-        seen.append(json.loads((tmp_path / "events" / CURSOR).read_bytes())["entry"])
+    assert cursor() != "0-0"
     subprocess.run(command, env=UNSET | {"NOTELLM_REDIS_URL": redis_server.url}, check=True)
 
-    found = exported(tmp_path / "events")
+    found = exported(folder)
     assert len(found) == count
     assert set(found) == {f"e{number}" for number in range(count)}
-    assert len(set(seen)) > 1
-    assert not list((tmp_path / "events").glob("dt=*/.part*"))
+    assert not unfinished()
 
 
 async def test_a_folder_that_is_not_ours_is_refused_and_left_as_it_is(redis, client, tmp_path):
@@ -166,6 +171,13 @@ async def test_a_folder_that_is_not_ours_is_refused_and_left_as_it_is(redis, cli
     with pytest.raises(ExportError, match=r"holds other files and no _cursor\.json"):
         export(client, tmp_path / "events")
     assert exported(tmp_path / "events") == parts
+
+
+async def test_a_run_that_was_killed_before_its_first_cursor_leaves_a_folder_to_go_on_with(redis, client, tmp_path):
+    await RedisEvents(redis).append([event(1)])
+    (tmp_path / f".{CURSOR}.part").write_text("{")
+
+    assert export(client, tmp_path) == Exported(1, 0)
 
 
 async def test_a_damaged_event_is_passed_over_and_counted(redis, client, tmp_path):

@@ -1,4 +1,4 @@
-"""Shards and replicas as real processes, following one Redis: they agree, stand in for each other and come back."""
+"""Shards and replicas as real processes, following one Redis: they agree, replace each other and come back."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -8,6 +8,7 @@ import httpx
 import numpy as np
 import pytest
 from redis.asyncio import Redis
+from support.index import neighbors
 from support.indexers import Indexers
 from support.redis import RedisServer
 
@@ -44,12 +45,12 @@ async def cluster(tmp_path: Path, redis: Redis, redis_server: RedisServer) -> As
     cluster.end_all()
 
 
-async def until_found(searcher: ShardedSearcher, notes: int) -> SearchResult:
+async def until_indexed(searcher: ShardedSearcher, notes: int) -> SearchResult:
     async with asyncio.timeout(120):
         while True:
-            found = await searcher.search(VECTORS[ASKED], NOTES + 10, timeout_s=5)
-            if found.shards_ok == SHARDS and len(found.neighbors) == notes:
-                return found
+            result = await searcher.search(VECTORS[ASKED], NOTES + 10, timeout_s=5)
+            if result.shards_ok == SHARDS and len(result.neighbors) == notes:
+                return result
             await asyncio.sleep(0.05)
 
 
@@ -69,32 +70,32 @@ async def test_replicas_agree_stand_in_for_each_other_and_come_back(cluster, red
         await store.put([StoredNote(Note(f"n{row}", f"n{row}"), 0) for row in rows])
         claimed = await queue.claim(NOTES, 0.1)
         await queue.publish(
-            [(item, StoredPrediction(1, MODEL, VECTORS[int(item.job.note_id[1:])], (), None)) for item in claimed]
+            [(claim, StoredPrediction(1, MODEL, VECTORS[int(claim.job.note_id[1:])], (), None)) for claim in claimed]
         )
 
     async def related() -> tuple[list[str], dict[str, int]]:
         answer = await gateway.get(f"/notes/n{ASKED}/related", params={"k": 10})
         assert answer.status_code == 200, answer.text
-        return [item["note_id"] for item in answer.json()["items"]], answer.json()["shards"]
+        return [note["note_id"] for note in answer.json()["items"]], answer.json()["shards"]
 
     await write(range(NOTES // 2))
     for place in cluster.everywhere:
         cluster.start(*place)
     whole = VectorIndex(VECTORS.shape[1], MODEL)
     whole.apply([Change("0-0", f"n{row}", 1, MODEL, vector) for row, vector in enumerate(VECTORS)])
-    [expected] = whole.search(VECTORS[ASKED][None], NOTES)
+    [expected] = neighbors(whole, VECTORS[ASKED][None], NOTES)
     order = [f"n{row}" for row in np.argsort(-(VECTORS @ VECTORS[ASKED]))]
     try:
-        await until_found(everybody, NOTES // 2)
+        await until_indexed(everybody, NOTES // 2)
         await write(range(NOTES // 2, NOTES))
         for searcher in (everybody, seconds):
-            found = await until_found(searcher, NOTES)
-            assert [neighbor.id for neighbor in found.neighbors] == [neighbor.id for neighbor in expected] == order
-            assert np.allclose([near.score for near in found.neighbors], [near.score for near in expected], atol=1e-6)
+            result = await until_indexed(searcher, NOTES)
+            assert [neighbor.id for neighbor in result.neighbors] == [neighbor.id for neighbor in expected] == order
+            assert np.allclose([near.score for near in result.neighbors], [near.score for near in expected], atol=1e-6)
         assert await related() == (order[1:11], {"ok": SHARDS, "total": SHARDS})
 
         cluster.end(LOST, 0)
-        assert (await until_found(everybody, NOTES)).shards_ok == SHARDS
+        assert (await until_indexed(everybody, NOTES)).shards_ok == SHARDS
         cluster.end(LOST, 1)
         left = [id_ for id_ in order[1:] if shard_of(id_, SHARDS) != LOST]
         assert await related() == (left[:10], {"ok": SHARDS - 1, "total": SHARDS})
@@ -102,8 +103,8 @@ async def test_replicas_agree_stand_in_for_each_other_and_come_back(cluster, red
         gone = next(id_ for id_ in order if shard_of(id_, SHARDS) == LOST)
         await store.delete(gone)
         cluster.start(LOST, 1)
-        found = await until_found(everybody, NOTES - 1)
-        assert gone not in {neighbor.id for neighbor in found.neighbors}
+        result = await until_indexed(everybody, NOTES - 1)
+        assert gone not in {neighbor.id for neighbor in result.neighbors}
         there = [id_ for id_ in order[1:] if id_ != gone]
         assert await related() == (there[:10], {"ok": SHARDS, "total": SHARDS})
         # One name for each, also after a restart, whatever its address is then.

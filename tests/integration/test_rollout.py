@@ -83,7 +83,7 @@ class Rollout:
         def recommender(model: str) -> Recommender:
             return Recommender(self.store, events, self.searcher.of(model), workers.of(model), settings, model)
 
-        self.active = ActiveModel(self.registry, "", recommender)
+        self.active = ActiveModel(self.registry.active, "", recommender)
         transport = httpx.ASGITransport(create_app(self.active, RedisAnswers(redis), settings))
         self.client = httpx.AsyncClient(transport=transport, base_url="http://gateway")
 

@@ -9,7 +9,8 @@ from support.redis import RedisServer
 
 from model.note import Note
 from service.shard.store_metrics import StoreWatch
-from service.store.connection import open_redis, redis_state
+from service.store.connection import open_redis
+from service.store.info import redis_info
 from service.store.jobs import JobQueue
 from service.store.notes import RedisStore
 from service.store.records import StoredNote
@@ -28,7 +29,7 @@ def store(redis: Redis) -> RedisStore:
 
 @pytest.fixture
 def watch(redis: Redis, store: RedisStore) -> StoreWatch:
-    return StoreWatch(partial(redis_state, redis), Registry(redis), store)
+    return StoreWatch(partial(redis_info, redis), Registry(redis), store)
 
 
 async def test_the_queue_of_every_registered_model_is_shown_until_it_is_retired(redis, store, watch):
@@ -89,7 +90,7 @@ async def test_a_redis_that_is_gone_is_down_until_it_is_back():
     server = RedisServer()
     server.start()
     redis = open_redis(server.url, timeout_s=2)
-    watch = StoreWatch(partial(redis_state, redis), Registry(redis), RedisStore(redis, 1000))
+    watch = StoreWatch(partial(redis_info, redis), Registry(redis), RedisStore(redis, 1000))
     try:
         await watch.look()
         assert shown("redis_up") == 1

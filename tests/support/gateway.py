@@ -15,10 +15,7 @@ from service.store.records import StoredNote
 
 
 class MemoryGateway:
-    """A whole gateway in memory; `drain` and `publish` play the worker and the index.
-
-    ``answers`` to idempotency keys are kept in memory, too, unless others are given.
-    """
+    """A whole gateway in memory; `drain` and `publish` play the worker and the index."""
 
     def __init__(self, keys: Keyring | None = None, answers: Answers | None = None, **http: float) -> None:
         self.store = MemoryStore()
@@ -41,10 +38,10 @@ class MemoryGateway:
         await self.drain()
 
     async def drain(self) -> None:
-        """Read every queued note and put it into the index."""
+        """Predict for every queued note and index it."""
         for note_id, version in self.store.jobs:
             [record] = await self.store.get([note_id])
             if record and record.version == version and not record.deleted:
                 self.store.suggest(note_id, Suggestion(version, FINGERPRINT, (("suggested", 0.5),), ("Travel", 0.9)))
-                self.searcher.hold(note_id, version, bag_of_words(record.note), record.note.category, record.author)
+                self.searcher.put(note_id, version, bag_of_words(record.note), record.note.category, record.author)
         self.store.jobs.clear()

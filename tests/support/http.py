@@ -1,4 +1,4 @@
-"""HTTP over real sockets, byte by byte: an application behind the gateway's protocol, and a client without manners."""
+"""HTTP over real sockets, byte by byte: an application behind the gateway's server, and a client without manners."""
 
 import asyncio
 import contextlib
@@ -31,9 +31,9 @@ class Answer:
 
 
 @asynccontextmanager
-async def listening(app: ASGIApp, gate: Admission | None = None) -> AsyncIterator[int]:
-    """The port of the application, served in this event loop, behind a gate that is wide open unless one is given."""
-    server = GatewayServer(app, gate or Admission(LimitSettings()))
+async def listening(app: ASGIApp) -> AsyncIterator[int]:
+    """The port of the application, served in this event loop; it may come with an admission, else all are let in."""
+    server = GatewayServer(app if isinstance(app, Admission) else Admission(app, LimitSettings()))
     server.config.load()
     server.lifespan = server.config.lifespan_class(server.config)
     listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
@@ -60,13 +60,13 @@ async def exchange(port: int, *parts: bytes, pause_s: float = 0.02) -> bytes:
     """Everything that comes back until the connection ends, while the parts are sent one after the other."""
     received = bytearray()
     async with connected(port) as (reader, writer):
-        prediction = asyncio.create_task(_read_into(received, reader))
+        reading = asyncio.create_task(_read_into(received, reader))
         with contextlib.suppress(ConnectionError):
             for part in parts:
                 writer.write(part)
                 await writer.drain()
                 await asyncio.sleep(pause_s)
-        await prediction
+        await reading
     return bytes(received)
 
 

@@ -10,12 +10,12 @@ from model.data.readers import amazon_reviews, mind, qilin
 from model.data.readers.layout import Source, Written, write
 
 READERS: Mapping[str, Callable[[Path], Source]] = {
-    "amazon-reviews": amazon_reviews.read,
-    "mind": mind.read,
-    "qilin": qilin.read,
+    "amazon-reviews": amazon_reviews.load,
+    "mind": mind.load,
+    "qilin": qilin.load,
 }
 
 
 def convert(layout: str, source: Path, out: Path, *, clicks_only: bool = False) -> Written:
-    """Read ``source``, in the layout of that name, and write it to ``out``; see `write`. Raises DataError."""
+    """Load ``source``, in the layout of that name, and write it to ``out``; see `write`. Raises DataError."""
     return write(out, READERS[layout](source), clicks_only=clicks_only)

@@ -5,18 +5,18 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from model.data.readers.layout import Event, Source, identifier, read_lines, several, text, whole
+from model.data.readers.layout import Event, Source, identifier, load_lines, several, text, whole
 from model.data.rows import DataError, json_object
 from model.note import Note
 
-# Whoever gave four or five stars liked the item; any other review says no more than that it was bought and opened.
+# Four or five stars are a like; any other review is a click: the item was bought and opened.
 LIKED = 4
 
 _SUFFIXES = (".jsonl", ".jsonl.gz")
 _META = "meta_"
 
 
-def read(source: Path) -> Source:
+def load(source: Path) -> Source:
     """Every category that lies in a folder or below it, packed (``.jsonl.gz``) or not.
 
     A note is an item under its ``parent_asin``, which its variants share; exposure is its number of reviews. The
@@ -25,7 +25,7 @@ def read(source: Path) -> Source:
     A review is a click at its timestamp, in milliseconds since 1970, or a like from 4 stars on.
 
     Raises:
-        DataError: here or while drawing, if a file is missing or not as published.
+        DataError: here or while iterating, if a file is missing or not as published.
     """
     reviews, items = _files(source)
     reviewed: Counter[str] = Counter()
@@ -83,4 +83,4 @@ def _notes(paths: Sequence[Path], reviewed: Counter[str]) -> Iterator[Note]:
 
 
 def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    return ((where, json_object(line, where)) for where, line in read_lines(path))
+    return ((where, json_object(line, where)) for where, line in load_lines(path))

@@ -1,4 +1,4 @@
-"""What the readers share: published files in, row by row, and notes and events in our layout out.
+"""The shared parts of the readers: published files in, row by row, and notes and events in our layout out.
 
 A row is named in errors as `model.data.rows` names it: the 1-based line of a text file, the 0-based row of a Parquet
 file. A field that is missing means another layout and is an error; null and NaN mean "not given".
@@ -47,7 +47,7 @@ class Event(NamedTuple):
 
 
 class Source(NamedTuple):
-    """A published set, read as it is drawn. Exposure is counted on the way: draw every event before the first note."""
+    """A published set, loaded as it is iterated: first the events, on the way of which exposure is counted."""
 
     events: Iterator[Event]
     notes: Iterator[Note]
@@ -83,7 +83,7 @@ def write(out: Path, source: Source, *, clicks_only: bool = False) -> Written:
     return Written(num_notes, num_events)
 
 
-def read_lines(path: Path) -> Iterator[tuple[str, bytes]]:
+def load_lines(path: Path) -> Iterator[tuple[str, bytes]]:
     """Each line that is not blank as (place, line without its end); a ``.gz`` file is unpacked on the way.
 
     Raises:
@@ -91,7 +91,7 @@ def read_lines(path: Path) -> Iterator[tuple[str, bytes]]:
     """
     number, blank = 0, True
     try:
-        with _existing(path).open("rb") as raw, bar(f"read {place(path)}", path.stat().st_size, "B") as progress:
+        with _existing(path).open("rb") as raw, bar(f"load {place(path)}", path.stat().st_size, "B") as progress:
             lines = io.BufferedReader(gzip.GzipFile(fileobj=raw)) if path.suffix == ".gz" else raw
             for number, line in enumerate(lines, start=1):
                 progress.update(raw.tell() - progress.n)
@@ -104,8 +104,8 @@ def read_lines(path: Path) -> Iterator[tuple[str, bytes]]:
         raise DataError(f"{place(path)} is empty")
 
 
-def read_parquet(path: Path, columns: Iterable[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each row as (place, the named columns); the file is read piece by piece.
+def load_parquet(path: Path, columns: Iterable[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each row as (place, the named columns), loaded batch by batch.
 
     Raises:
         DataError: if there is no such file, it is not Parquet, lacks a column, or has no rows.
@@ -114,7 +114,7 @@ def read_parquet(path: Path, columns: Iterable[str]) -> Iterator[tuple[str, dict
     try:
         with (
             pq.ParquetFile(_existing(path)) as file,
-            bar(f"read {place(path)}", file.metadata.num_rows, "rows") as progress,
+            bar(f"load {place(path)}", file.metadata.num_rows, "rows") as progress,
         ):
             _require(columns, file.schema_arrow.names, place(path))
             if not file.metadata.num_rows:

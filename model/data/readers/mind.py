@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from model.data.readers.layout import Event, Source, read_lines
+from model.data.readers.layout import Event, Source, load_lines
 from model.data.rows import DataError
 from model.note import Note
 
@@ -19,15 +19,15 @@ _EVENTS = {"0": "view", "1": "click"}
 _SPLITS = ("train", "dev", "test")
 
 
-def read(source: Path) -> Source:
+def load(source: Path) -> Source:
     """The splits of a folder: every folder with the two files, itself or below it.
 
     An impression is a view or a click at its time, in seconds since 1970, and counts as exposure. The history
-    that stands beside a user's first impression becomes clicks too. It is in order but without times: their ts is
+    of a user's first impression becomes clicks too. It is in order but without times: their ts is
     their position, which is before any impression. Later histories only repeat clicks that were seen by then.
 
     Raises:
-        DataError: here or while drawing, if a file is missing or not as published.
+        DataError: here or while iterating, if a file is missing or not as published.
     """
     folders = _folders(source)
     shown: Counter[str] = Counter()
@@ -69,7 +69,7 @@ def _events(folders: Sequence[Path], shown: Counter[str]) -> Iterator[Event]:
 def _shown(impression: str, where: str) -> tuple[str, str]:
     note_id, dash, label = impression.rpartition("-")
     if not dash:
-        return impression, "view"  # the test split keeps its labels back
+        return impression, "view"  # the test split has no labels
     if not note_id or label not in _EVENTS:
         raise DataError(f"{where}: impressions must be news ids that end in -0 or -1, got {impression!r}")
     return note_id, _EVENTS[label]
@@ -92,7 +92,7 @@ def _notes(folders: Sequence[Path], shown: Counter[str]) -> Iterator[Note]:
 
 
 def _rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
-    for where, line in read_lines(path):
+    for where, line in load_lines(path):
         try:
             fields = line.decode().split("\t")
         except UnicodeDecodeError:

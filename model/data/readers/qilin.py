@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from model.data.readers.layout import Event, Source, identifier, read_parquet, several, text, whole
+from model.data.readers.layout import Event, Source, identifier, load_parquet, several, text, whole
 from model.data.rows import DataError
 from model.note import Note
 
@@ -16,22 +16,22 @@ RESULTS = "rec_result_details_with_idx"
 RECENT = "recent_clicked_note_idxs"
 REQUEST_FIELDS = ("user_idx", RESULTS, RECENT)
 
-# What a reader did with a shown note, the strongest first; none of it leaves a view.
+# Actions on a shown note, the strongest first; without any it is a view.
 _DEEDS = (("collect", "save"), ("like", "like"), ("click", "click"), ("comment", "click"), ("share", "click"))
 # How the app writes a hashtag into a note's text.
 _HASHTAG = re.compile(r"#([^#\[\]\n]+)\[话题\]#")
 _NOT_GIVEN = ("", "nan")
 
 
-def read(source: Path) -> Source:
+def load(source: Path) -> Source:
     """The notes and the recommendation requests of a folder that holds the published folders.
 
-    Hashtags move out of the content, else a model that writes hashtags would read the answer. The category is
+    Hashtags move out of the content, else the prompt of a hashtag model would hold the answer. The category is
     ``taxonomy1_id``, exposure is ``imp_num``. A note shown in a request is one event, the strongest deed, at its
     ``request_timestamp`` in milliseconds; clicks that a request lists as recent come just before it, see `_earlier`.
 
     Raises:
-        DataError: here or while drawing, if a file is missing or not as published.
+        DataError: here or while iterating, if a file is missing or not as published.
     """
     requests = [path for name in REQUESTS for path in _files(source, name)]
     return Source(_events(requests), _notes(_files(source, NOTES)))
@@ -46,7 +46,7 @@ def _files(source: Path, name: str) -> list[Path]:
 
 def _notes(paths: Sequence[Path]) -> Iterator[Note]:
     for path in paths:
-        for where, row in read_parquet(path, NOTE_FIELDS):
+        for where, row in load_parquet(path, NOTE_FIELDS):
             content, category = text(row, "note_content", where), text(row, "taxonomy1_id", where)
             exposure = whole(row, "imp_num", where) or 0
             if exposure < 0:
@@ -65,7 +65,7 @@ def _events(paths: Sequence[Path]) -> Iterator[Event]:
     clicks: dict[tuple[str, str], int] = {}  # when a user first clicked a note
     listed: dict[tuple[str, str], int] = {}  # when a request first listed it as recent
     for path in paths:
-        for where, row in read_parquet(path, REQUEST_FIELDS):
+        for where, row in load_parquet(path, REQUEST_FIELDS):
             user_id = identifier(row, "user_idx", where)
             shown = [_shown(user_id, result, where) for result in several(row, RESULTS, dict, where)]
             yield from shown
@@ -90,8 +90,8 @@ def _keep_first(times: dict[tuple[str, str], int], key: tuple[str, str], ts: int
 def _earlier(clicks: Mapping[tuple[str, str], int], listed: Mapping[tuple[str, str], int]) -> Iterator[Event]:
     """Clicks from before the log: listed as recent by a request, and not clicked in one before that.
 
-    They are listed without times. The millisecond before the first request that lists one is late but in order:
-    after all that earlier requests showed, before all that this one did, and beside the others on its list.
+    They are listed without times. The millisecond before the first request that lists one is late but in order: after
+    every note that earlier requests showed, before every note of this one, and at the time of the others on its list.
     """
     for (user_id, note_id), ts in listed.items():
         if clicks.get((user_id, note_id), ts) >= ts:

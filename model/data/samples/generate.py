@@ -26,7 +26,7 @@ def sample_notes() -> list[Note]:
     Raises:
         ValueError: if a file of the material is malformed, with file and block.
     """
-    return [note for path in sorted(_MATERIAL.glob("*.txt")) for note in _read(path)]
+    return [note for path in sorted(_MATERIAL.glob("*.txt")) for note in _load(path)]
 
 
 def clicks(notes: Sequence[Note], sessions: int = SESSIONS, seed: int = 0) -> Iterator[tuple[str, str, int]]:
@@ -58,7 +58,7 @@ def clicks(notes: Sequence[Note], sessions: int = SESSIONS, seed: int = 0) -> It
 
 
 def write(folder: Path, sessions: int = SESSIONS, seed: int = 0) -> tuple[int, int]:
-    """Write ``notes.jsonl`` and ``events.jsonl``; how many of each. A note's exposure is 20 times its clicks."""
+    """Write ``notes.jsonl`` and ``events.jsonl``, and count both. A note's exposure is 20 times its clicks."""
     folder.mkdir(parents=True, exist_ok=True)
     notes = sample_notes()
     log = list(clicks(notes, sessions, seed))
@@ -78,7 +78,7 @@ def write(folder: Path, sessions: int = SESSIONS, seed: int = 0) -> tuple[int, i
     return len(notes), len(log)
 
 
-def _read(path: Path) -> Iterator[Note]:
+def _load(path: Path) -> Iterator[Note]:
     head, *blocks = path.read_text(encoding="utf-8").strip().split("\n\n")
     if not head.startswith("category: "):
         raise ValueError(f"{path.name} must begin with 'category: '")

@@ -1,10 +1,11 @@
-"""Readers beside the writer and beside compaction: every answer fits some moment of the history."""
+"""Readers during writes and compactions: every result fits some moment of the history."""
 
 import threading
 from collections.abc import Callable
 
 import numpy as np
 import pytest
+from support.index import neighbors
 
 import indexer.index
 from indexer.index import VectorIndex
@@ -19,7 +20,7 @@ def unit_rows(rows: int, seed: int) -> np.ndarray:
 
 
 def while_running(work: Callable[[], None], readers: list[Callable[[], None]]) -> None:
-    """Run ``work`` with the readers in a loop beside it; re-raise what any reader raised."""
+    """Run ``work`` while the readers run in loops; re-raise the first error of a reader."""
     done, errors = threading.Event(), []
 
     def loop(read: Callable[[], None]) -> None:
@@ -51,7 +52,7 @@ def test_readers_see_known_ids_once_with_a_score_they_had_while_bases_are_swappe
     possible = np.stack([queries @ even.T, queries @ odd.T])
 
     def search() -> None:
-        for number, found in enumerate(index.search(queries, 40)):
+        for number, found in enumerate(neighbors(index, queries, 40)):
             assert len(found) == 40
             assert len({neighbor.id for neighbor in found}) == 40
             for neighbor in found:
@@ -59,9 +60,9 @@ def test_readers_see_known_ids_once_with_a_score_they_had_while_bases_are_swappe
 
     def lookup() -> None:
         for row in range(0, 300, 7):
-            held = index.lookup(str(row))
-            expected = even if held.version % 2 else odd
-            np.testing.assert_allclose(held.vector, expected[row], atol=1e-6)
+            indexed = index.lookup(str(row))
+            expected = even if indexed.version % 2 else odd
+            np.testing.assert_allclose(indexed.vector, expected[row], atol=1e-6)
 
     def compact() -> None:
         index.compact()
@@ -78,7 +79,7 @@ def test_readers_see_known_ids_once_with_a_score_they_had_while_bases_are_swappe
     assert all(index.lookup(str(row)).version == 11 for row in range(300))
 
 
-def test_what_lookup_has_seen_a_later_search_finds():
+def test_a_search_finds_every_id_that_an_earlier_lookup_found():
     """The map from id to row follows publication, so "searchable" is never said too early."""
     vectors = unit_rows(2000, seed=4)
     index = VectorIndex(DIM, "m")
@@ -86,7 +87,7 @@ def test_what_lookup_has_seen_a_later_search_finds():
     def see() -> None:
         newest = len(index)
         if newest < len(vectors) and index.lookup(str(newest)) is not None:
-            [[nearest]] = index.search(vectors[newest][None], 1)
+            [[nearest]] = neighbors(index, vectors[newest][None], 1)
             assert nearest.id == str(newest)
 
     def write() -> None:
@@ -128,17 +129,17 @@ def test_changes_that_arrive_during_a_compaction_are_kept(monkeypatch: pytest.Mo
     compaction.join()
 
     expected = {"a": (2, 4), "c": (3, 5), "d": (1, 3), "e": (1, 6)}
-    [found] = index.search(vectors[:1], 10)
+    [found] = neighbors(index, vectors[:1], 10)
     assert {neighbor.id for neighbor in found} == set(expected)
     assert len(index) == 4
     for name in "abcdef":
-        held = index.lookup(name)
+        indexed = index.lookup(name)
         if name not in expected:
-            assert held is None
+            assert indexed is None
             continue
         version, row = expected[name]
-        assert held.version == version
-        assert held.vector == pytest.approx(vectors[row], abs=1e-6)
+        assert indexed.version == version
+        assert indexed.vector == pytest.approx(vectors[row], abs=1e-6)
     assert index.apply([Change("0-8", "b", 1, "m", vectors[1])]).stale == 1
 
 
@@ -158,7 +159,7 @@ def test_a_snapshot_is_of_one_moment_though_the_index_goes_on():
 
 
 def test_eight_readers_find_every_note_through_two_hundred_swaps():
-    """Nothing is written meanwhile: whatever base answers, it must hold all notes, each once."""
+    """Nothing is written meanwhile: every base must hold all notes, each once."""
     vectors = unit_rows(500, seed=7)
     index = VectorIndex(DIM, "m")
     index.apply([Change("0-0", str(row), 1, "m", vector) for row, vector in enumerate(vectors)])
@@ -166,7 +167,7 @@ def test_eight_readers_find_every_note_through_two_hundred_swaps():
 
     def search() -> None:
         before = index.generation
-        [found] = index.search(vectors[:1], len(vectors))
+        [found] = neighbors(index, vectors[:1], len(vectors))
         assert len(found) == len(names)
         assert {neighbor.id for neighbor in found} == names
         assert found[0].id == "0"

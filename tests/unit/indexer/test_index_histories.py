@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.index import neighbors
 
 from indexer.index import VectorIndex
 from indexer.rows.tombstones import Tombstones
@@ -57,13 +58,13 @@ def check(index: VectorIndex, oracle: Oracle) -> None:
     live = oracle.live()
     assert len(index) == len(live)
     for id_ in IDS:
-        held = index.lookup(id_)
-        assert (held is not None) == (id_ in live)
-        if held is not None:
-            assert held.version == live[id_].version
-            np.testing.assert_allclose(held.vector, live[id_].vector, atol=1e-6)
+        indexed = index.lookup(id_)
+        assert (indexed is not None) == (id_ in live)
+        if indexed is not None:
+            assert indexed.version == live[id_].version
+            np.testing.assert_allclose(indexed.vector, live[id_].vector, atol=1e-6)
     for k, exclude in ((1, []), (3, ["a"]), (10, [])):
-        for query, found in zip(POOL[:3], index.search(POOL[:3], k, exclude), strict=True):
+        for query, found in zip(POOL[:3], neighbors(index, POOL[:3], k, exclude), strict=True):
             cosines = {id_: float(query @ change.vector) for id_, change in live.items() if id_ not in exclude}
             best = sorted(cosines.values(), reverse=True)[:k]
             assert len({neighbor.id for neighbor in found}) == len(found)
@@ -118,8 +119,8 @@ class IgnoresVersions(VectorIndex):
 
 
 class ForgetsTombstones(VectorIndex):
-    def compact(self, *, anew: bool = False) -> None:
-        super().compact(anew=anew)
+    def compact(self, *, retrain: bool = False) -> None:
+        super().compact(retrain=retrain)
         self._tombstones = Tombstones()
 
 

@@ -24,13 +24,22 @@ def test_every_shard_fits_and_one_less_would_not_do(notes, dim, memory_bytes):
         assert plan(rows, dim, 10**15).building_bytes > memory_bytes
 
 
-def test_a_million_notes_take_what_was_measured():
+def test_a_million_notes_take_the_measured_memory():
     """Ids were 26 letters shorter in `make bench-index`."""
     made = plan(1_000_000, 128, 16 * GIB)
 
     assert made.shards == 1
     assert made.resident_bytes / 1_000_000 - 26 == pytest.approx(86, abs=3)
     assert made.mapped_bytes == 256_000_000
+
+
+@pytest.mark.parametrize(("notes", "dim", "expected"), [(1_000_000, 128, (16, 20)), (500_000, 256, (32, 20))])
+def test_times_and_peak_memory_are_those_of_the_measured_million_scaled(notes, dim, expected):
+    made = plan(notes, dim, 10**12)
+
+    assert made.recipe.nlist == 2048
+    assert (made.training_s, made.filling_s) == expected
+    assert made.building_bytes == 2 * made.resident_bytes + 2 * dim * notes + 4 * dim * 64 * 2048
 
 
 def test_a_small_community_is_searched_exactly_and_trains_nothing():
@@ -40,7 +49,7 @@ def test_a_small_community_is_searched_exactly_and_trains_nothing():
 
 
 @pytest.mark.parametrize(("notes", "memory_bytes"), [(0, GIB), (1, 100)])
-def test_what_cannot_be_is_refused(notes, memory_bytes):
+def test_an_impossible_plan_is_refused(notes, memory_bytes):
     with pytest.raises(ValueError, match="note"):
         plan(notes, 128, memory_bytes)
 

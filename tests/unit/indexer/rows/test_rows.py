@@ -55,11 +55,11 @@ def test_labels_give_the_rows_of_a_code_and_the_code_of_each_row(codes):
 
     assert labels.each().tolist() == codes
     for code in (0, 1, 2, 7, 2**64 - 1):
-        assert labels.rows(code).tolist() == [row for row, held in enumerate(codes) if held == code]
+        assert labels.rows(code).tolist() == [row for row, own in enumerate(codes) if own == code]
 
 
 def test_ids_whose_hashes_collide_are_told_apart(monkeypatch):
-    monkeypatch.setattr("indexer.rows.rows._hash", lambda id_: len(id_))
+    monkeypatch.setattr("indexer.rows.rows.hash64", len)
     names = ["a", "b", "cc", "a", "dd"]
 
     check(Rows.of(entries(names)), names)

@@ -1,6 +1,7 @@
 """The RPC over real sockets: many calls at once, and every way in which the other side can fail."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -80,32 +81,41 @@ def frame(message: Any) -> bytes:
     return framed(msgpack.packb(message))
 
 
-async def test_an_answer_is_what_the_handler_returned(client):
+async def test_a_call_returns_the_result_of_the_handler(client):
     params = {"vector": b"\0\1", "k": 3, "exclude": ["ä"], "nested": {"none": None, "f": 0.5}}
 
     assert await client.call("echo", params, timeout_s=5) == params
 
 
-async def test_answers_find_their_callers_though_they_come_in_another_order(client):
+async def test_responses_find_their_callers_though_they_come_in_another_order(client):
     delays = [0.05, 0.0, 0.03, 0.01]
 
-    answers = await asyncio.gather(*(client.call("sleep", {"s": delay}, timeout_s=5) for delay in delays))
+    results = await asyncio.gather(*(client.call("sleep", {"s": delay}, timeout_s=5) for delay in delays))
 
-    assert [answer["s"] for answer in answers] == delays
+    assert [result["s"] for result in results] == delays
 
 
 async def test_a_thousand_calls_share_one_connection(client):
-    answers = await asyncio.gather(*(client.call("echo", {"n": n}, timeout_s=20) for n in range(1000)))
+    results = await asyncio.gather(*(client.call("echo", {"n": n}, timeout_s=20) for n in range(1000)))
 
-    assert [answer["n"] for answer in answers] == list(range(1000))
+    assert [result["n"] for result in results] == list(range(1000))
 
 
 async def test_large_frames_travel_whole_in_both_directions(client):
     data = b"x" * (MAX_FRAME_BYTES - 100)
 
-    answers = await asyncio.gather(*(client.call("echo", {"data": data}, timeout_s=20) for _ in range(3)))
+    results = await asyncio.gather(*(client.call("echo", {"data": data}, timeout_s=20) for _ in range(3)))
 
-    assert all(answer["data"] == data for answer in answers)
+    assert all(result["data"] == data for result in results)
+
+
+async def test_small_frames_are_sent_without_delay(server, client):
+    await client.call("echo", {}, timeout_s=5)
+
+    [connection] = server._connections
+    for transport in (connection.transport, client._connection.transport):
+        sock = transport.get_extra_info("socket")
+        assert sock.family == socket.AF_UNIX or sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 async def test_a_call_larger_than_a_frame_is_the_callers_mistake_and_the_next_one_works(client):
@@ -136,7 +146,22 @@ async def test_the_log_of_a_failed_handler_holds_no_text_of_the_call(client, cap
     assert "text of a note" not in str(record.__dict__)
 
 
-async def test_a_late_answer_reaches_nobody_and_later_calls_are_right(client):
+async def test_a_call_without_a_task_needs_a_connection_that_can_send_it_at_once(server, client):
+    assert client.begin("echo", {"n": 1}) is None
+
+    await client.call("echo", {}, timeout_s=5)
+    assert await client.begin("echo", {"n": 1}) == {"n": 1}
+    client._connection.pause_writing()
+    assert client.begin("echo", {"n": 1}) is None
+    client._connection.resume_writing()
+    assert await client.begin("echo", {"n": 2}) == {"n": 2}
+
+    await server.close()
+    await client._connection.closed.wait()
+    assert client.begin("echo", {"n": 1}) is None
+
+
+async def test_a_late_response_reaches_nobody_and_later_calls_are_right(client):
     with pytest.raises(RpcTimeout):
         await client.call("sleep", {"s": 0.05}, timeout_s=0.01)
 
@@ -186,7 +211,7 @@ async def test_a_client_connects_again_to_a_server_that_came_back(tmp_path):
             await client.call("echo", {}, timeout_s=5)
 
 
-async def test_handlers_of_a_caller_who_left_are_cancelled(tmp_path):
+async def test_handlers_of_a_disconnected_caller_are_cancelled(tmp_path):
     started, cancelled = asyncio.Event(), asyncio.Event()
 
     async def wait(params: Params) -> Params:
@@ -211,19 +236,19 @@ async def test_handlers_of_a_caller_who_left_are_cancelled(tmp_path):
 
 
 @pytest.mark.parametrize("how", ["cancelled", "out of time"])
-async def test_the_handler_of_a_call_that_was_given_up_is_cancelled_and_no_other(server, client, how):
+async def test_the_handler_of_an_abandoned_call_is_cancelled_and_no_other(server, client, how):
     stays = asyncio.create_task(client.call("sleep", {"s": 0.3}, timeout_s=60))
-    given_up = asyncio.create_task(client.call("sleep", {"s": 60}, timeout_s=60 if how == "cancelled" else 0.1))
+    abandoned = asyncio.create_task(client.call("sleep", {"s": 60}, timeout_s=60 if how == "cancelled" else 0.1))
     await client.call("echo", {}, timeout_s=60)
     if how == "cancelled":
-        given_up.cancel()
-    await asyncio.wait([given_up])
+        abandoned.cancel()
+    await asyncio.wait([abandoned])
     await client.call("echo", {}, timeout_s=60)
 
     [serving] = server._connections
     assert len(serving._tasks) <= 1
     assert await stays == {"s": 0.3}
-    assert given_up.cancelled() or isinstance(given_up.exception(), RpcTimeout)
+    assert abandoned.cancelled() or isinstance(abandoned.exception(), RpcTimeout)
 
 
 async def test_two_calls_of_one_id_end_the_connection(server):
@@ -266,7 +291,7 @@ async def test_a_malformed_frame_ends_its_own_connection_only(server, client, da
 
 
 class Saying(asyncio.Protocol):
-    """A server's end that answers anything with the same bytes."""
+    """A server that responds to anything with the same bytes."""
 
     def __init__(self, data: bytes, transports: list[asyncio.BaseTransport]) -> None:
         self.data = data
@@ -303,7 +328,7 @@ async def test_a_server_that_speaks_another_language_breaks_the_connection(data)
         await client.close()
 
 
-async def test_an_answer_nobody_asked_for_is_ignored():
+async def test_a_response_without_a_call_is_ignored():
     async with server_that_says(frame([7, True, {}]) + frame([0, True, {"n": 1}])) as address:
         client = RpcClient(address)
 
@@ -311,7 +336,7 @@ async def test_an_answer_nobody_asked_for_is_ignored():
         await client.close()
 
 
-async def test_a_server_that_never_answers_costs_the_timeout_and_no_more():
+async def test_a_silent_server_costs_the_timeout_and_no_more():
     async with server_that_says(b"") as address:
         client = RpcClient(address)
 
@@ -320,8 +345,8 @@ async def test_a_server_that_never_answers_costs_the_timeout_and_no_more():
         await client.close()
 
 
-async def test_a_caller_that_reads_no_answers_is_not_read_either(server):
-    """Otherwise the answers would pile up in memory; the server stays there for others."""
+async def test_a_caller_that_reads_no_responses_is_not_read_either(server):
+    """Otherwise the responses would pile up in memory; the server stays there for others."""
     _, writer = await opened(server.address)
     call = frame([1, "echo", {"data": b"x" * 1_000_000}])
 
@@ -376,7 +401,7 @@ def test_no_bytes_raise_anything_but_malformed(body):
     connection = Collecting()
     connection._buffer += framed(body)
     with suppress(Malformed):
-        while connection._cut() is not None:
+        while connection._next_message() is not None:
             pass
 
 

@@ -1,4 +1,4 @@
-"""Concurrent searches: who waits, who is searched with whom, and who gets whose answer."""
+"""Concurrent searches: which wait, which run together, and whose hits a caller gets."""
 
 import asyncio
 import threading
@@ -12,14 +12,14 @@ from indexer.types import Hits, Query
 
 
 class Gated:
-    """Answers a query with its k as its id, once it is let; ``batches`` holds the k's of each call."""
+    """Finds the k of a query as its one id, once ``open`` allows; ``batches`` holds the k's of each call."""
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
         self.open = threading.Semaphore(0)
         self.entered = threading.Semaphore(0)
 
-    def answer(self, queries: Sequence[Query]) -> list[Hits]:
+    def search(self, queries: Sequence[Query]) -> list[Hits]:
         self.batches.append([query.k for query in queries])
         self.entered.release()
         assert self.open.acquire(timeout=30)
@@ -39,7 +39,7 @@ def gated() -> Gated:
 
 @pytest.fixture
 async def batcher(gated: Gated) -> AsyncIterator[Batcher]:
-    batcher = Batcher(gated.answer, searchers=2, threads=1)
+    batcher = Batcher(gated.search, searchers=2, threads=1)
     yield batcher
     for _ in range(100):
         gated.open.release()
@@ -57,10 +57,10 @@ async def test_while_a_thread_is_free_a_search_starts_alone(batcher, gated):
 
     assert sorted(gated.batches) == [[1], [2]]
     gated.open.release(2)
-    assert [answer.ids for [answer] in await asyncio.gather(*searches)] == [["1"], ["2"]]
+    assert [hits.ids for [hits] in await asyncio.gather(*searches)] == [["1"], ["2"]]
 
 
-async def test_what_arrives_meanwhile_is_searched_together_and_everybody_gets_their_own(batcher, gated):
+async def test_searches_that_arrive_meanwhile_run_together_and_every_caller_gets_its_own_hits(batcher, gated):
     searches = [asyncio.create_task(batcher.search([query(k)])) for k in range(1, 7)]
     await entered(gated, 2)
     gated.open.release()
@@ -68,7 +68,7 @@ async def test_what_arrives_meanwhile_is_searched_together_and_everybody_gets_th
 
     assert gated.batches[2] == [3, 4, 5, 6]
     gated.open.release(2)
-    assert [answer.ids for [answer] in await asyncio.gather(*searches)] == [[str(k)] for k in range(1, 7)]
+    assert [hits.ids for [hits] in await asyncio.gather(*searches)] == [[str(k)] for k in range(1, 7)]
 
 
 async def test_one_callers_searches_go_together_and_come_back_in_order(batcher, gated):
@@ -77,7 +77,7 @@ async def test_one_callers_searches_go_together_and_come_back_in_order(batcher, 
     await entered(gated, 2)
     gated.open.release(3)
 
-    assert [[answer.ids for answer in answers] for answers in await asyncio.gather(*searches)] == [
+    assert [[hits.ids for hits in own] for own in await asyncio.gather(*searches)] == [
         [["1"], ["2"]],
         [["3"], ["4"]],
     ]
@@ -94,7 +94,7 @@ async def test_a_batch_has_a_largest_size(batcher, gated):
     assert sorted(map(len, gated.batches)) == [1, 1, 1, LARGEST_BATCH]
 
 
-async def test_who_gave_up_waiting_is_not_searched_for(batcher, gated):
+async def test_a_cancelled_search_is_not_run(batcher, gated):
     searches = [asyncio.create_task(batcher.search([query(k)])) for k in range(1, 5)]
     await entered(gated, 2)
     searches[2].cancel()
@@ -105,7 +105,7 @@ async def test_who_gave_up_waiting_is_not_searched_for(batcher, gated):
     assert gated.batches[2] == [4]
 
 
-async def test_a_batch_that_fails_fails_for_those_in_it_only(batcher, gated):
+async def test_a_batch_that_fails_fails_its_own_searches_only(batcher, gated):
     searches = [asyncio.create_task(batcher.search([query(k)])) for k in (1, 2, 3, 13)]
     await entered(gated, 2)
     gated.open.release(3)
@@ -114,4 +114,4 @@ async def test_a_batch_that_fails_fails_for_those_in_it_only(batcher, gated):
     assert [type(result) for result in results] == [list, list, MemoryError, MemoryError]
     again = asyncio.create_task(batcher.search([query(5)]))
     gated.open.release()
-    assert [answer.ids for answer in await again] == [["5"]]
+    assert [hits.ids for hits in await again] == [["5"]]

@@ -1,4 +1,4 @@
-"""One shard's server as a caller sees it who may send anything."""
+"""One shard's server, to a caller that may send anything."""
 
 from collections.abc import AsyncIterator
 
@@ -20,7 +20,7 @@ async def client() -> AsyncIterator[RpcClient]:
     index = VectorIndex(DIM, "m")
     index.apply([Change("0-0", "a", 3, "m", EAST), Change("0-0", "b", 1, "m", -EAST)])
     server = await serve_shard("127.0.0.1:0", shard=2)
-    server.answer_for(index, cursor=lambda: "5-1", recall=lambda: 0.97)
+    server.add(index, cursor=lambda: "5-1", recall=lambda: 0.97)
     client = RpcClient(server.address)
     yield client
     await client.close()
@@ -34,20 +34,20 @@ def search(*queries: dict[str, object]) -> dict[str, object]:
     return {"queries": [list(query.values()) for query in queries or [QUERY]], "fingerprint": "m"}
 
 
-async def test_a_call_answers_each_of_its_searches_with_ids_and_scores(client):
-    answer = await client.call("search", search(QUERY, QUERY | {"k": 1, "exclude": ["a"]}), timeout_s=5)
+async def test_a_call_returns_ids_and_scores_of_each_of_its_searches(client):
+    result = await client.call("search", search(QUERY, QUERY | {"k": 1, "exclude": ["a"]}), timeout_s=5)
 
-    assert answer == {"answers": [[["a", "b"], [1.0, -1.0]], [["b"], [-1.0]]], "generation": 0}
+    assert result == {"hits": [[["a", "b"], [1.0, -1.0]], [["b"], [-1.0]]], "generation": 0}
 
 
-async def test_a_lookup_answers_version_and_vector_or_nothing(client):
-    held = await client.call("lookup", {"id": "a", "fingerprint": "m"}, timeout_s=5)
+async def test_a_lookup_returns_version_and_vector_or_nothing(client):
+    indexed = await client.call("lookup", {"id": "a", "fingerprint": "m"}, timeout_s=5)
 
-    assert held == {"version": 3, "vector": EAST.tobytes()}
+    assert indexed == {"version": 3, "vector": EAST.tobytes()}
     assert await client.call("lookup", {"id": "never seen", "fingerprint": "m"}, timeout_s=5) == {}
 
 
-async def test_status_says_what_the_shard_holds_and_how_far_it_has_read(client):
+async def test_status_reports_the_rows_and_the_cursor_of_the_shard(client):
     assert await client.call("status", {"fingerprint": "m"}, timeout_s=5) == {
         "shard": 2,
         "notes": 2,
@@ -61,8 +61,8 @@ async def test_status_says_what_the_shard_holds_and_how_far_it_has_read(client):
 
 
 @pytest.mark.parametrize("fingerprint", ["other", None, ["m"]])
-@pytest.mark.parametrize("method", ["search", "lookup", "status", "lacks"])
-async def test_another_models_vectors_are_not_compared(client, method, fingerprint):
+@pytest.mark.parametrize("method", ["search", "lookup", "status", "missing"])
+async def test_a_call_for_another_model_is_refused(client, method, fingerprint):
     with pytest.raises(RpcRefused, match="another model"):
         await client.call(method, search() | {"fingerprint": fingerprint, "id": "a"}, timeout_s=5)
 
@@ -89,14 +89,14 @@ async def test_another_models_vectors_are_not_compared(client, method, fingerpri
         {"vector": None},
     ],
 )
-async def test_a_search_that_makes_no_sense_is_refused_and_the_next_one_answered(client, changed):
+async def test_a_search_that_makes_no_sense_is_refused_and_the_next_one_runs(client, changed):
     with pytest.raises(RpcRefused, match="bad search"):
         await client.call("search", search(QUERY | changed), timeout_s=5)
 
-    assert (await client.call("search", search(), timeout_s=5))["answers"] == [[["a", "b"], [1.0, -1.0]]]
+    assert (await client.call("search", search(), timeout_s=5))["hits"] == [[["a", "b"], [1.0, -1.0]]]
 
 
 @pytest.mark.parametrize("queries", [None, 5, [5], [[]], [[EAST.tobytes(), 5]]])
-async def test_what_is_no_search_is_refused(client, queries):
+async def test_a_malformed_search_is_refused(client, queries):
     with pytest.raises(RpcRefused, match="bad search"):
         await client.call("search", {"queries": queries, "fingerprint": "m"}, timeout_s=5)

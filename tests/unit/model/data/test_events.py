@@ -23,7 +23,7 @@ def named_events(events: EventTable) -> list[tuple[int, str, int, bool]]:
 
 
 @pytest.mark.parametrize(("write", "name"), [(jsonl, "events.jsonl"), (parquet, "events.parquet")])
-def test_events_are_read_alike_from_both_formats(tmp_path, write, name):
+def test_events_are_loaded_alike_from_both_formats(tmp_path, write, name):
     """View, click, like and save of two users; only the view is no click; a missing time is counted."""
     rows = [
         {"user_id": "u1", "note_id": "n1", "event": "view", "ts": 5},
@@ -62,7 +62,7 @@ def test_events_of_many_row_groups_keep_their_ids(tmp_path):
     assert len(set(zip(events.users.tolist(), [row["user_id"] for row in rows], strict=True))) == 7
 
 
-def test_categorical_columns_and_float_times_are_read(tmp_path):
+def test_categorical_columns_and_float_times_are_loaded(tmp_path):
     table = pa.table(
         {
             "user_id": pa.array(["u", "v"]).dictionary_encode(),

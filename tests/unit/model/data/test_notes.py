@@ -25,7 +25,7 @@ FULL = {
 
 
 @pytest.mark.parametrize(("write", "name"), [(jsonl, "notes.jsonl"), (parquet, "notes.parquet")])
-def test_a_note_is_read_alike_from_both_formats_and_from_its_folder(tmp_path, write, name):
+def test_a_note_is_loaded_alike_from_both_formats_and_from_its_folder(tmp_path, write, name):
     write(tmp_path / name, [FULL, {"note_id": "n2"}])
     expected = [Note("n1", "Walk", "Along the river", ("citywalk", "河边"), "Travel", 7), Note("n2")]
 

@@ -85,7 +85,7 @@ def test_items_become_notes_and_reviews_events_packed_or_not(tmp_path, suffix):
     ]
 
 
-def test_the_events_read_back_as_clicks_of_both_users(tmp_path):
+def test_the_events_load_back_as_clicks_of_both_users(tmp_path):
     convert("amazon-reviews", category(tmp_path / "in", REVIEWS, [ITEM]), tmp_path / "out", clicks_only=True)
 
     events = load_events(tmp_path / "out")

@@ -51,7 +51,7 @@ def test_impressions_become_views_and_clicks_and_the_history_clicks_before_them(
     assert written == (3, 7)
 
 
-def test_the_notes_read_back_with_the_impressions_shown_as_exposure(tmp_path):
+def test_the_notes_load_back_with_the_impressions_shown_as_exposure(tmp_path):
     convert("mind", split(tmp_path / "in", BEHAVIORS), tmp_path / "out")
 
     assert load_notes(tmp_path / "out") == [
@@ -61,7 +61,7 @@ def test_the_notes_read_back_with_the_impressions_shown_as_exposure(tmp_path):
     ]
 
 
-def test_the_events_read_back_and_give_pairs_in_the_order_of_reading(tmp_path):
+def test_the_events_load_back_and_give_pairs_in_the_order_of_clicks(tmp_path):
     convert("mind", split(tmp_path / "in", [("1", "U1", "11/15/2019 8:00:00 AM", "N2 N1", "N3-1")]), tmp_path / "out")
     events = load_events(tmp_path / "out")
 

@@ -63,7 +63,7 @@ def log(folder: Path, user_id: str) -> list[tuple[str, str, int]]:
     return [(row["note_id"], row["event"], row["ts"] - DAY) for row in rows if row["user_id"] == user_id]
 
 
-def test_the_notes_read_back_with_their_hashtags_out_of_the_content(tmp_path):
+def test_the_notes_load_back_with_their_hashtags_out_of_the_content(tmp_path):
     convert("qilin", qilin(tmp_path / "in", [request(1, [shown(0, 0)], [])]), tmp_path / "out")
 
     assert load_notes(tmp_path / "out") == [
@@ -94,7 +94,7 @@ def test_a_shown_note_is_one_event_the_strongest_deed(tmp_path):
     ]
 
 
-def test_train_and_test_requests_are_both_read_and_views_can_be_left_out(tmp_path):
+def test_train_and_test_requests_are_both_loaded_and_views_can_be_left_out(tmp_path):
     source = qilin(tmp_path / "in", [request(1, [shown(1, 0, click=1), shown(2, 0)], [])])
     parquet(source / "recommendation_test" / "more.parquet", [request(2, [shown(3, 5, click=1)], [])])
 
@@ -131,7 +131,7 @@ def test_a_recent_click_that_comes_again_later_stays(tmp_path):
     assert log(tmp_path / "out", "1") == [("5", "view", 100), ("20", "click", 500), ("20", "click", 99)]
 
 
-def test_the_events_read_back_and_give_pairs_in_order(tmp_path):
+def test_the_events_load_back_and_give_pairs_in_order(tmp_path):
     source = qilin(tmp_path / "in", [request(1, [shown(0, 10, click=1)], [7])], [request(1, [shown(0, 11)], [7])])
 
     convert("qilin", source, tmp_path / "out")

@@ -60,7 +60,7 @@ def test_a_session_shows_no_note_twice_and_mostly_notes_of_one_kind(notes):
     assert 0.6 < sum(same) / len(same) < 0.98
 
 
-def test_what_is_written_can_be_read_by_every_other_command(tmp_path, notes):
+def test_what_is_written_can_be_loaded_by_every_other_command(tmp_path, notes):
     from model.data.events import load_events
     from model.data.notes import load_notes
 

@@ -96,8 +96,7 @@ def test_tfidf_reads_cjk_without_spaces():
     assert scores[2] == 0
 
 
-@pytest.mark.parametrize(("k1", "b"), [(1.2, 0.75), (2.0, 0.0)])
-def test_bm25_is_the_formula_written_out(k1, b):
+def test_bm25_is_lucenes_formula_with_k1_of_1_2_and_b_of_three_quarters():
     texts = ["the river the river bank", "a river", "the loud street", "", "river bank holiday in the city of rivers"]
     pool = [Note(str(number), title=text) for number, text in enumerate(texts)]
     notes = [text.split() for text in texts]
@@ -109,10 +108,10 @@ def test_bm25_is_the_formula_written_out(k1, b):
             holding = sum(word in other for other in notes)
             rarity = math.log(1 + (len(notes) - holding + 0.5) / (holding + 0.5))
             found = note.count(word)
-            total += rarity * found * (k1 + 1) / (found + k1 * (1 - b + b * len(note) / mean))
+            total += rarity * found / (found + 1.2 * (0.25 + 0.75 * len(note) / mean))
         return total
 
-    scores = BM25(pool, k1, b).scores(range(5))
+    scores = BM25(pool).scores(range(5))
 
     assert scores == pytest.approx(np.array([[bm25(query, note) for note in notes] for query in notes]), rel=1e-5)
 

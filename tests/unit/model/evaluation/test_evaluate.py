@@ -108,21 +108,6 @@ def test_pairs_of_one_user_or_more_are_all_pairs(folder):
     assert [result.name for result in evaluate(folder, min_users=1).gold] == ["all pairs"]
 
 
-def test_other_models_are_ranked_on_the_same_pool_and_led_or_not(folder):
-    def nothing(notes: Sequence[Note]) -> np.ndarray:
-        return np.ones((len(notes), 3), dtype=np.float32)
-
-    report = evaluate(folder, topics, embeddings={"w/o CSFT": topics, "knows nothing": nothing}, ks=(10,))
-
-    result = report.gold[0]
-    rows = {row.name: row for row in result.rankers}
-    assert rows["w/o CSFT"].ranks.tolist() == rows[NOTELLM].ranks.tolist()
-    by_over = {lead.over: lead.lead for lead in result.leads}
-    assert (by_over["w/o CSFT"].low, by_over["w/o CSFT"].high) == (0, 0)
-    assert by_over["knows nothing"].low > 0
-    assert evaluate(folder, embeddings={"alone": topics}, ks=(10,)).gold[0].leads == []
-
-
 def test_the_popularity_weight_is_fitted_on_training_notes_alone(folder):
     """Exposure is the note's number here; the model lets later notes of a topic come nearer."""
     shown: list[set[str]] = []
@@ -160,7 +145,7 @@ def test_no_note_of_a_training_pair_is_in_the_pool(folder):
 def test_the_model_never_sees_what_it_is_asked_for(folder):
     asked: list[list[Note]] = []
 
-    def read(notes: Sequence[Note]) -> list[Prediction]:
+    def predict(notes: Sequence[Note]) -> list[Prediction]:
         asked.append(list(notes))
         return [
             Prediction(
@@ -175,7 +160,7 @@ def test_the_model_never_sees_what_it_is_asked_for(folder):
         asked.append(list(notes))
         return ["no category"] * len(notes)
 
-    report = evaluate(folder, read=read, write=write)
+    report = evaluate(folder, predict=predict, write=write)
 
     for_categories, written, for_hashtags = asked
     assert written == for_categories
@@ -188,14 +173,14 @@ def test_the_model_never_sees_what_it_is_asked_for(folder):
     assert (report.hashtags.rows[0].f1, report.hashtags.rows[0].rouge1) == (1, 1)
 
 
-def test_a_limit_bounds_what_is_read_for_categories_and_for_hashtags(folder):
+def test_a_limit_bounds_what_is_predicted_for_categories_and_for_hashtags(folder):
     asked: list[int] = []
 
-    def read(notes: Sequence[Note]) -> list[Prediction]:
+    def predict(notes: Sequence[Note]) -> list[Prediction]:
         asked.append(len(notes))
         return [Prediction(np.ones(2, dtype=np.float32), (), None) for _ in notes]
 
-    report = evaluate(folder, read=read, limit=9)
+    report = evaluate(folder, predict=predict, limit=9)
 
     assert asked == [9, 9]
     assert report.categories is not None
@@ -215,10 +200,10 @@ def test_a_folder_without_a_gold_pair_says_what_is_needed(folder):
 
 
 def test_the_report_is_markdown_with_every_ranker_and_figure(folder):
-    def read(notes: Sequence[Note]) -> list[Prediction]:
+    def predict(notes: Sequence[Note]) -> list[Prediction]:
         return [Prediction(topics([note])[0], (Scored("daily", 0.5),), Scored("Coffee", 0.5)) for note in notes]
 
-    report = evaluate(folder, topics, read, lambda notes: ["Coffee"] * len(notes), ks=(10,))
+    report = evaluate(folder, topics, predict, lambda notes: ["Coffee"] * len(notes), ks=(10,))
 
     text = format_report(report)
     tables = [block for block in text.split("\n\n") if block.startswith("|")]

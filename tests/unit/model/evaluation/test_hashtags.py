@@ -11,9 +11,9 @@ from model.data.cooccurrence import split_notes
 from model.evaluation.hashtags import (
     WITH_NEIGHBORS,
     HashtagReport,
+    JudgedHashtags,
     compare_hashtags,
     evaluate_categories,
-    evaluate_hashtags,
     evaluate_tags,
     format_categories,
     format_hashtags,
@@ -30,19 +30,19 @@ def test_categories_are_scored_against_the_closed_set():
 
 
 def test_hashtags_are_compared_as_the_service_cleans_them():
-    row = evaluate_hashtags([["city_walk", "咖啡"]], [["#City Walk", "咖啡"]])
+    row = JudgedHashtags("mine", [["city_walk", "咖啡"]], [["#City Walk", "咖啡"]]).row()
 
     assert [row.bleu4, row.rouge1, row.rouge2, row.rouge_l, row.f1] == pytest.approx([1] * 5)
 
 
 def test_texts_are_compared_at_the_true_number_of_hashtags_and_f1_at_five():
-    row = evaluate_hashtags([["a", "b", "c", "d"]], [["a"]])
+    row = JudgedHashtags("mine", [["a", "b", "c", "d"]], [["a"]]).row()
 
     assert row.rouge1 == 1
     assert row.f1 == pytest.approx(2 * 1 / (4 + 1))
 
 
-def test_free_categories_are_scored_beside_the_constrained_ones():
+def test_free_categories_are_scored_next_to_the_constrained_ones():
     row = evaluate_categories(["Food", "Travel"], ["Food", "Food"], ["Food", "Travel"], ["a recipe", "Food"])
 
     assert (row.accuracy, row.illegal) == (0.5, 0)
@@ -106,7 +106,7 @@ def topic_of(note: Note) -> int:
     return next(number for number, topic in enumerate(TOPICS) if topic in note.title)
 
 
-class Reader:
+class Predictor:
     """Knows each note's topic, and writes it as a hashtag."""
 
     def __init__(self) -> None:
@@ -122,13 +122,13 @@ def embed(notes: Sequence[Note]) -> np.ndarray:
 
 
 def reported(notes: Sequence[Note] | Path, **options: object) -> HashtagReport:
-    report = evaluate_tags(notes, Reader(), embed, **options)
+    report = evaluate_tags(notes, Predictor(), embed, **options)
     assert report is not None
     return report
 
 
 def test_hashtags_are_compared_with_neighbors_and_the_most_frequent_ones_without_any_events():
-    """True: topic, one of its own, ``daily``. The reader names the topic; its neighbors add ``daily``."""
+    """True: topic, one of its own, ``daily``. The predictor names the topic; its neighbors add ``daily``."""
     report = reported(NOTES)
 
     by_name = {row.name: row for row in report.rows}
@@ -146,29 +146,29 @@ def test_hashtags_are_compared_with_neighbors_and_the_most_frequent_ones_without
 
 def test_drafts_show_title_and_content_alone_and_no_held_out_hashtag_reaches_an_opponent():
     """Every note carries a hashtag of its own: whoever names that of a held-out note has seen it."""
-    reader = Reader()
+    predictor = Predictor()
 
-    report = evaluate_tags(NOTES, reader, embed)
+    report = evaluate_tags(NOTES, predictor, embed)
 
     held_out = split_notes(note.id for note in NOTES)
-    assert {note.id for note in reader.asked} == held_out
-    assert all(note.hashtags == () and note.category is None for note in reader.asked)
+    assert {note.id for note in predictor.asked} == held_out
+    assert all(note.hashtags == () and note.category is None for note in predictor.asked)
     assert report is not None
     assert all(row.f1 < 1 and row.rouge1 < 1 for row in report.rows)
 
 
 def test_a_limit_asks_about_the_same_notes_each_time():
-    readers = [Reader(), Reader()]
+    predictors = [Predictor(), Predictor()]
 
-    for reader, notes in zip(readers, (NOTES, NOTES[::-1]), strict=True):
-        evaluate_tags(notes, reader, limit=7)
+    for predictor, notes in zip(predictors, (NOTES, NOTES[::-1]), strict=True):
+        evaluate_tags(notes, predictor, limit=7)
 
-    first, second = ({note.id for note in reader.asked} for reader in readers)
+    first, second = ({note.id for note in predictor.asked} for predictor in predictors)
     assert first == second
     assert len(first) == 7
 
 
-def test_hashtags_can_be_read_from_a_folder_with_notes_alone(tmp_path):
+def test_hashtags_can_be_loaded_from_a_folder_with_notes_alone(tmp_path):
     (tmp_path / "notes.jsonl").write_text(
         "".join(
             f'{{"note_id": "{note.id}", "title": "{note.title}", "hashtags": ["{note.hashtags[0]}"]}}\n'
@@ -181,5 +181,5 @@ def test_hashtags_can_be_read_from_a_folder_with_notes_alone(tmp_path):
 
 def test_without_training_hashtags_the_model_stands_alone_and_without_any_nothing_does():
     assert [row.name for row in reported(NOTES, holdout=1.0).rows] == [NOTELLM]
-    assert evaluate_tags([Note("a", "text")], Reader(), holdout=1.0) is None
-    assert evaluate_tags([Note("a", " ", "", ("tag",))], Reader(), holdout=1.0) is None
+    assert evaluate_tags([Note("a", "text")], Predictor(), holdout=1.0) is None
+    assert evaluate_tags([Note("a", " ", "", ("tag",))], Predictor(), holdout=1.0) is None

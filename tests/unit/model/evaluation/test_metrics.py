@@ -11,12 +11,10 @@ from model.evaluation.metrics import (
     bleu4,
     bleu4_public_code,
     bootstrap,
-    f1_at,
     f1_of_each,
     illegal_share,
     paired_bootstrap,
     recall_at,
-    rouge,
     rouge_of_each,
     words,
 )
@@ -44,7 +42,7 @@ def test_illegal_share_counts_what_the_closed_set_lacks():
 def test_a_perfect_prediction_scores_one(text):
     assert bleu4([text], [text]) == pytest.approx(1)
     if len(words(text)) > 1:
-        assert rouge([text], [text]) == {"rouge1": 1, "rouge2": 1, "rougeL": 1}
+        assert rouge_of_each([text], [text]) == {"rouge1": [1], "rouge2": [1], "rougeL": [1]}
 
 
 def test_bleu_is_the_geometric_mean_of_precisions_times_the_brevity_penalty():
@@ -84,14 +82,14 @@ def test_the_public_codes_figure_of_a_perfect_prediction_is_close_to_nothing():
     assert bleu4_public_code(["coffee, walk, tea", "x"], ["coffee, walk, tea", " "]) == pytest.approx(0.05)
 
 
-def test_rouge_is_the_mean_f1_of_shared_words_pairs_and_subsequence():
+def test_rouge_is_the_f1_of_shared_words_pairs_and_subsequence():
     """First text: 2 of 3 words match 2 of 4, 1 of 2 pairs 1 of 3, "city walk" in a row. Second: none."""
-    scores = rouge(["city walk food", "x"], ["city walk coffee river", "y"])
+    scores = rouge_of_each(["city walk food", "x"], ["city walk coffee river", "y"])
 
     f1 = 2 * (2 / 3) * (2 / 4) / (2 / 3 + 2 / 4)
-    assert scores["rouge1"] == pytest.approx(f1 / 2)
-    assert scores["rouge2"] == pytest.approx(2 * (1 / 2) * (1 / 3) / (1 / 2 + 1 / 3) / 2)
-    assert scores["rougeL"] == pytest.approx(f1 / 2)
+    assert scores["rouge1"] == pytest.approx([f1, 0])
+    assert scores["rouge2"] == pytest.approx([2 * (1 / 2) * (1 / 3) / (1 / 2 + 1 / 3), 0])
+    assert scores["rougeL"] == pytest.approx([f1, 0])
 
 
 def test_figures_of_each_text_stand_in_order():
@@ -101,15 +99,15 @@ def test_figures_of_each_text_stand_in_order():
 
 def test_rouge_and_bleu_see_what_cjk_texts_share():
     """Four characters, three shared: a tokenizer that knows no CJK would say zero."""
-    assert rouge(["上海咖啡"], ["上海咖喱"])["rouge1"] == pytest.approx(3 / 4)
+    assert rouge_of_each(["上海咖啡"], ["上海咖喱"])["rouge1"] == pytest.approx([3 / 4])
     assert bleu4(["上海咖啡店"], ["上海咖啡馆"]) == pytest.approx((4 / 5 * 3 / 4 * 2 / 3 * 1 / 2) ** 0.25)
 
 
 def test_f1_takes_the_first_k_distinct_hashtags_against_all_true_ones():
     # First two distinct: a, b. One of them is true, of three: 2 * 1 / (2 + 3).
-    assert f1_at([["A", "a", "b", "c"]], [{"a", "c", "d"}], 2) == pytest.approx(2 / 5)
-    assert f1_at([["a", "b"], []], [["b", "A"], ["c"]], 5) == pytest.approx(0.5)
-    assert f1_at([["a"]], [[]], 5) == 0
+    assert f1_of_each([["A", "a", "b", "c"]], [{"a", "c", "d"}], 2) == pytest.approx([2 / 5])
+    assert f1_of_each([["a", "b"], []], [["b", "A"], ["c"]], 5) == pytest.approx([1, 0])
+    assert f1_of_each([["a"]], [[]], 5) == pytest.approx([0])
 
 
 def test_an_interval_holds_the_mean_and_has_the_width_of_theory():
@@ -157,8 +155,8 @@ def test_pairing_takes_out_what_both_have_in_common():
         lambda: bleu4([], []),
         lambda: bleu4_public_code([], []),
         lambda: bleu4_public_code(["a"], [" "]),
-        lambda: rouge([], []),
-        lambda: f1_at([], [], 5),
+        lambda: rouge_of_each([], []),
+        lambda: f1_of_each([], [], 5),
         lambda: bootstrap(np.array([])),
     ],
 )
@@ -167,7 +165,7 @@ def test_a_mean_over_nothing_is_refused(score):
         score()
 
 
-@pytest.mark.parametrize("score", [accuracy, bleu4, bleu4_public_code, rouge])
+@pytest.mark.parametrize("score", [accuracy, bleu4, bleu4_public_code, rouge_of_each])
 def test_predictions_and_truths_must_match_in_number(score):
     with pytest.raises(ValueError, match="zip"):
         score(["a", "b"], ["a"])

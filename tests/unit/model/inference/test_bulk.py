@@ -234,7 +234,7 @@ def test_two_runs_never_write_into_one_folder(tmp_path: Path):
     embed_missing(load, HashingBackend())
 
 
-def test_no_more_than_one_part_is_tokenised_at_a_time(tmp_path: Path):
+def test_no_more_than_one_part_is_tokenized_at_a_time(tmp_path: Path):
     class Counting(HashingBackend):
         largest = 0
 

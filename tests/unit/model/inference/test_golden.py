@@ -21,7 +21,7 @@ def folder(tmp_path_factory) -> Path:
 
 
 class Twin:
-    """A backend whose readings something changes."""
+    """A backend whose predictions something changes."""
 
     def __init__(self, folder: Path, change, dtype: str = "float32") -> None:
         self.honest = HfBackend.open(folder)

@@ -44,7 +44,7 @@ def test_the_vector_is_the_training_forwards(shape):
 
 @pytest.mark.parametrize("template", [SHARED, PAPER])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_a_note_reads_the_same_alone_and_in_a_batch(shape, template):
+def test_a_note_is_predicted_the_same_alone_and_in_a_batch(shape, template):
     backend = _backend(shape, template)
     together = backend.predict(backend.tokenize(NOTES), 3)
     for note, among_others in zip(NOTES, together, strict=True):
@@ -76,7 +76,7 @@ def test_decoding_from_the_cache_equals_generating_anew(shape):
 
 @pytest.mark.parametrize("shape", SHAPES)
 @torch.no_grad()
-def test_the_category_is_the_greedy_path_of_the_closed_set_with_its_renormalised_probability(shape):
+def test_the_category_is_the_greedy_path_of_the_closed_set_with_its_renormalized_probability(shape):
     backend = _backend(shape)
     builder = backend.builder
     [prompt] = backend.tokenize(NOTES[:1])
@@ -96,7 +96,7 @@ def test_the_category_is_the_greedy_path_of_the_closed_set_with_its_renormalised
     assert prediction.category.score == pytest.approx(score, abs=1e-4)
 
 
-def test_reading_twice_gives_the_same():
+def test_predicting_twice_gives_the_same():
     backend = _backend("llama")
     first, second = (backend.predict(backend.tokenize(NOTES), 5) for _ in range(2))
     for one, other in zip(first, second, strict=True):
@@ -104,7 +104,7 @@ def test_reading_twice_gives_the_same():
         assert (one.category, one.hashtags) == (other.category, other.hashtags)
 
 
-def test_embedding_alone_gives_the_vectors_of_reading_in_the_callers_order():
+def test_embedding_alone_gives_the_vectors_of_predictions_in_the_callers_order():
     backend = _backend("llama")
     prompts = backend.tokenize(NOTES)
     vectors = backend.embed(prompts)
@@ -131,7 +131,7 @@ def test_a_model_with_one_category_is_sure_of_it():
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_hostile_notes_read_like_any_other(shape):
+def test_hostile_notes_are_predicted_like_any_other(shape):
     """Special tokens, prompt fragments, very long and empty texts: a category of the set, clean hashtags, no error."""
     backend = _backend(shape)
     texts = [
@@ -152,7 +152,7 @@ def test_hostile_notes_read_like_any_other(shape):
         assert all(clean_tag(tag.name) == tag.name for tag in prediction.hashtags)
 
 
-def test_a_prompt_that_does_not_end_in_emb_fails_instead_of_reading_another_state():
+def test_a_prompt_that_does_not_end_in_emb_fails_instead_of_taking_another_state():
     backend = _backend("llama")
     [prompt] = backend.tokenize(NOTES[:1])
     with pytest.raises(ValueError, match=r"does not end in \[EMB\]"):

@@ -7,7 +7,6 @@ from model.network.losses import (
     MAX_LOG_SCALE,
     contrastive_loss,
     generation_loss,
-    matryoshka_loss,
     teacher_loss,
     total_loss,
 )
@@ -78,30 +77,6 @@ def test_the_generation_loss_is_summed_over_tokens():
     probabilities = torch.softmax(logits, dim=1)
     expected = -sum(math.log(probabilities[row, token]) for row, token in enumerate(target))
     assert generation_loss(logits, target).item() == pytest.approx(expected, rel=1e-5)
-
-
-def test_further_negatives_join_the_denominator_unless_they_are_related():
-    emb, others = _notes(4), _notes(3, seed=1)
-    related = torch.zeros(4, 3, dtype=torch.bool)
-    related[0, 2] = True
-    unit, far = (rows / rows.norm(dim=1, keepdim=True) for rows in (emb, others))
-    scale, expected = math.exp(1.0), 0.0
-    for i in range(4):
-        near = {j: math.exp(float(unit[i] @ unit[j]) * scale) for j in range(4) if j != i}
-        beyond = [math.exp(float(unit[i] @ far[m]) * scale) for m in range(3) if not related[i, m]]
-        expected -= math.log(near[i ^ 1] / (sum(near.values()) + sum(beyond))) / 4
-    found = contrastive_loss(emb, torch.tensor(1.0), None, others, related).item()
-    assert found == pytest.approx(expected, rel=1e-5)
-
-
-def test_matryoshka_is_the_mean_over_the_sizes():
-    emb = _notes(4)
-
-    def loss_of(part: torch.Tensor) -> torch.Tensor:
-        return contrastive_loss(part, torch.tensor(1.0))
-
-    expected = (loss_of(emb) + loss_of(emb[:, :2]) + loss_of(emb[:, :5])) / 3
-    assert matryoshka_loss(emb, (2, 5), loss_of).item() == pytest.approx(expected.item(), rel=1e-6)
 
 
 def test_a_pupil_that_points_where_the_teacher_points_has_nothing_to_learn():

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from model.evaluation.metrics import bootstrap, paired_bootstrap
-from model.evaluation.reliability_plot import COLORS, INK, OURS_COLOR
+from model.evaluation.plots import COLORS, INK, OURS_COLOR
 from model.evaluation.report import ALL_PAIRS
 from model.files import write_json
 from model.reproduction.analysis import SUPPORTED, build_report
@@ -267,7 +267,7 @@ def test_the_statement_says_what_was_measured(saved):
     assert f"{SUPPORTED}: 40 of " in text
 
 
-def test_plots_are_svg_with_titles_units_and_legible_colours(saved):
+def test_plots_are_svg_with_titles_units_and_legible_colors(saved):
     everything(saved)
     write_report(saved.out, KS)
 
@@ -315,16 +315,16 @@ def test_without_exposure_there_are_no_buckets_and_no_plot_of_them(saved):
     assert json.loads((saved.out / JSON).read_text()) == json.loads(json.dumps(asdict(report)))
 
 
-def luminance(colour: str) -> float:
+def luminance(color: str) -> float:
     """Relative luminance as WCAG 2 defines it."""
-    parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+    parts = [int(color[place : place + 2], 16) / 255 for place in (1, 3, 5)]
     linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
-@pytest.mark.parametrize("colour", [INK, OURS_COLOR, *COLORS])
+@pytest.mark.parametrize("color", [INK, OURS_COLOR, *COLORS])
 @pytest.mark.parametrize("page", ["#ffffff", "#0d1117"])
-def test_every_colour_is_legible_on_light_and_dark_pages(colour, page):
-    light, dark = sorted((luminance(colour), luminance(page)), reverse=True)
+def test_every_color_is_legible_on_light_and_dark_pages(color, page):
+    light, dark = sorted((luminance(color), luminance(page)), reverse=True)
 
     assert (light + 0.05) / (dark + 0.05) >= 3

@@ -19,17 +19,18 @@ from model.files import write_bytes
 from model.network.checkpoint import FORMAT, MANIFEST, Manifest
 from model.note import Note
 from model.recipes import Recipe, mini, small
-from model.reproduction.grid import Request, Run, Untrained, Variant, plan, unique_runs, variants
+from model.reproduction.grid import Cell, GridRow, Plan, Request, Untrained, grid, plan, unique_cells
 from model.reproduction.report import write_report
-from model.reproduction.reproduce import data_digest, load_question, preview, reproduce
+from model.reproduction.reproduce import preview, reproduce
 from model.reproduction.results import ANSWERS, PLAN, RANKS, load_result
 from model.reproduction.run import Runners
+from model.reproduction.split import data_digest, load_data
 from model.text.prompt import SpecialIds
 
 RECIPE = replace(small(), steps=3)
 
 
-class Workshop:
+class Workshop(Runners):
     """Trains in no time, and writes down what it was asked to do."""
 
     def __init__(self, fails_at: str | None = None) -> None:
@@ -37,18 +38,14 @@ class Workshop:
         self.notes: list[Note] = []
         self.pairs: list[tuple[str, str]] = []
         self.embedded: list[str] = []
-        self.read: list[tuple[str, tuple[str, ...]]] = []
+        self.predicted: list[tuple[str, tuple[str, ...]]] = []
         self.fails_at = fails_at
-
-    @property
-    def tools(self) -> Runners:
-        return Runners(self._train, self._embedder, self._writer, lambda recipe: self._embed)
 
     @property
     def names(self) -> list[str]:
         return [recipe.name for recipe in self.trained]
 
-    def _train(self, recipe: Recipe, notes: Sequence[Note], pairs: Sequence[tuple[str, str]], out: Path) -> None:
+    def train(self, recipe: Recipe, notes: Sequence[Note], pairs: Sequence[tuple[str, str]], out: Path) -> None:
         if recipe.name == self.fails_at:
             out.mkdir(parents=True)
             (out / "state").write_text("half of the steps")
@@ -59,17 +56,20 @@ class Workshop:
         out.mkdir(parents=True, exist_ok=True)
         (out / MANIFEST).write_text(json.dumps({"format": FORMAT, **asdict(manifest)}))
 
-    def _embedder(self, recipe: Recipe, checkpoint: Path):
+    def embedder(self, recipe: Recipe, checkpoint: Path):
         self.embedded.append(checkpoint.parent.name)
         return self._embed
 
-    def _writer(self, checkpoint: Path):
-        def read(notes: Sequence[Note]) -> list[Prediction]:
-            self.read.append((checkpoint.parent.name, tuple(note.id for note in notes)))
+    def zero_shot(self, recipe: Recipe):
+        return self._embed
+
+    def predictor(self, checkpoint: Path):
+        def predict(notes: Sequence[Note]) -> list[Prediction]:
+            self.predicted.append((checkpoint.parent.name, tuple(note.id for note in notes)))
             assert not any(note.category for note in notes)
             return [Prediction(np.ones(2, np.float32), (Scored("tea", 0.5),), Scored("Tea", 0.5)) for _ in notes]
 
-        return read, lambda notes: ["Coffee or tea"] * len(notes)
+        return predict, lambda notes: ["Coffee or tea"] * len(notes)
 
     def _embed(self, notes: Sequence[Note]) -> np.ndarray:
         """Notes of one category stand together."""
@@ -89,11 +89,15 @@ def request_of_two_tables() -> Request:
     return Request(RECIPE, tables=(4, 5), tag_notes=20)
 
 
+def plan_of(request: Request, out: Path) -> Plan:
+    return plan(request, "digest", True, out)
+
+
 def labels(table: int, recipe: Recipe = RECIPE) -> list[str]:
-    return [variant.label for variant in variants(recipe) if variant.table == table]
+    return [row.label for row in grid(recipe) if row.table == table]
 
 
-def recipes(rows: Sequence[Variant]) -> dict[str, Recipe]:
+def recipes(rows: Sequence[GridRow]) -> dict[str, Recipe]:
     return {row.label: row.method for row in rows if isinstance(row.method, Recipe)}
 
 
@@ -139,7 +143,7 @@ def test_a_recipes_own_values_join_the_sweeps():
 
 
 def test_every_rival_differs_from_the_recipe_in_what_the_paper_says():
-    rows = recipes([row for row in variants(RECIPE) if row.table in (2, 4)])
+    rows = recipes([row for row in grid(RECIPE) if row.table in (2, 4)])
 
     def changed(label: str) -> dict[str, object]:
         ours, other = asdict(RECIPE), asdict(rows[label])
@@ -159,7 +163,7 @@ def test_a_backbone_that_is_no_encoder_leaves_sentence_bert_to_minilm(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
 
     def base_of(name: str) -> str:
-        return recipes(variants(replace(RECIPE, base_model=name)))["SentenceBERT, fine-tuned"].base_model
+        return recipes(grid(replace(RECIPE, base_model=name)))["SentenceBERT, fine-tuned"].base_model
 
     assert base_of("meta-llama/Llama-2-7b-hf") == "minilm"
     assert base_of(str(tmp_path)) == str(tmp_path)
@@ -168,7 +172,7 @@ def test_a_backbone_that_is_no_encoder_leaves_sentence_bert_to_minilm(tmp_path):
 def test_what_two_tables_share_is_trained_once(data, tmp_path, request_of_two_tables):
     workshop = Workshop()
 
-    reproduce(data, request_of_two_tables, tmp_path, workshop.tools)
+    reproduce(data, request_of_two_tables, tmp_path, workshop)
 
     shared = ["notellm", "without-csft", "without-gcl-r-0.4", "without-gcl-r-0", "without-gcl-r-1"]
     assert workshop.names == [*shared, "r-0", "r-0.2", "r-0.6", "r-0.8", "r-1"]
@@ -180,7 +184,7 @@ def test_what_two_tables_share_is_trained_once(data, tmp_path, request_of_two_ta
 def test_training_sees_no_held_out_note_and_pairs_with_two_users(data, tmp_path):
     workshop = Workshop()
 
-    reproduce(data, Request(RECIPE, tables=(3,)), tmp_path, workshop.tools)
+    reproduce(data, Request(RECIPE, tables=(3,)), tmp_path, workshop)
 
     held_out = split_notes(note.id for note in load_notes(data))
     assert workshop.pairs
@@ -189,22 +193,22 @@ def test_training_sees_no_held_out_note_and_pairs_with_two_users(data, tmp_path)
 
 
 def test_a_second_call_does_nothing_again(data, tmp_path, request_of_two_tables):
-    reproduce(data, request_of_two_tables, tmp_path, Workshop().tools)
+    reproduce(data, request_of_two_tables, tmp_path, Workshop())
     again = Workshop()
 
-    reproduce(data, request_of_two_tables, tmp_path, again.tools)
+    reproduce(data, request_of_two_tables, tmp_path, again)
 
-    assert (again.trained, again.embedded, again.read) == ([], [], [])
+    assert (again.trained, again.embedded, again.predicted) == ([], [], [])
 
 
 def test_an_interrupted_call_goes_on_with_the_run_it_was_at(data, tmp_path, request_of_two_tables):
     first, second, whole = Workshop(fails_at="r-0"), Workshop(), Workshop()
     with pytest.raises(KeyboardInterrupt):
-        reproduce(data, request_of_two_tables, tmp_path / "a", first.tools)
+        reproduce(data, request_of_two_tables, tmp_path / "a", first)
     states = preview(data, request_of_two_tables, tmp_path / "a")
 
-    reproduce(data, request_of_two_tables, tmp_path / "a", second.tools)
-    reproduce(data, request_of_two_tables, tmp_path / "b", whole.tools)
+    reproduce(data, request_of_two_tables, tmp_path / "a", second)
+    reproduce(data, request_of_two_tables, tmp_path / "b", whole)
 
     assert "interrupted" in next(line for line in states.splitlines() if line.startswith("r-0-"))
     assert first.names + second.names == whole.names
@@ -214,80 +218,77 @@ def test_an_interrupted_call_goes_on_with_the_run_it_was_at(data, tmp_path, requ
 
 def test_a_kill_between_training_and_ranking_keeps_the_training(data, tmp_path):
     request = Request(RECIPE, tables=(3,))
-    reproduce(data, request, tmp_path, Workshop().tools)
+    reproduce(data, request, tmp_path, Workshop())
     [result] = (tmp_path / "runs").glob("notellm-*/result.json")
     result.unlink()
     again = Workshop()
 
-    reproduce(data, request, tmp_path, again.tools)
+    reproduce(data, request, tmp_path, again)
 
     assert (again.trained, [name.startswith("notellm-") for name in again.embedded]) == ([], [True])
 
 
-def test_asking_for_more_notes_reads_again_and_trains_nothing(data, tmp_path):
-    reproduce(data, Request(RECIPE, tables=(4,), tag_notes=10), tmp_path, Workshop().tools)
+def test_asking_for_more_notes_predicts_again_and_trains_nothing(data, tmp_path):
+    reproduce(data, Request(RECIPE, tables=(4,), tag_notes=10), tmp_path, Workshop())
     again = Workshop()
 
-    reproduce(data, Request(RECIPE, tables=(4,), tag_notes=15), tmp_path, again.tools)
+    reproduce(data, Request(RECIPE, tables=(4,), tag_notes=15), tmp_path, again)
 
     assert (again.trained, again.embedded) == ([], [])
-    assert {len(asked) for _, asked in again.read} == {15}
+    assert {len(asked) for _, asked in again.predicted} == {15}
 
 
 def test_every_run_is_asked_about_the_same_notes(data, tmp_path, request_of_two_tables):
     workshop = Workshop()
 
-    reproduce(data, request_of_two_tables, tmp_path, workshop.tools)
+    reproduce(data, request_of_two_tables, tmp_path, workshop)
 
-    assert len({run for run, _ in workshop.read}) == 10
-    assert len({frozenset(asked) for _, asked in workshop.read}) == 1
+    assert len({run for run, _ in workshop.predicted}) == 10
+    assert len({frozenset(asked) for _, asked in workshop.predicted}) == 1
 
 
-def test_tables_of_related_notes_alone_need_no_reading(data, tmp_path):
+def test_tables_of_related_notes_alone_need_no_predictions(data, tmp_path):
     workshop = Workshop()
 
-    reproduce(data, Request(RECIPE, tables=(3,)), tmp_path, workshop.tools)
+    reproduce(data, Request(RECIPE, tables=(3,)), tmp_path, workshop)
 
-    assert workshop.read == []
+    assert workshop.predicted == []
 
 
 def test_changed_data_and_another_split_are_trained_anew(data, tmp_path):
     request = Request(RECIPE, tables=(3,))
     changed = tmp_path / "changed"
     write(changed, 1501)
-    reproduce(data, request, tmp_path / "out", Workshop().tools)
+    reproduce(data, request, tmp_path / "out", Workshop())
     for folder, asked in ((changed, request), (data, replace(request, split_seed=1))):
         workshop = Workshop()
-        reproduce(folder, asked, tmp_path / "out", workshop.tools)
+        reproduce(folder, asked, tmp_path / "out", workshop)
         assert workshop.names == ["sentence-bert", "prompteol-cse", "repllama", "notellm"]
 
 
 def test_the_digest_is_of_the_content(data):
-    question, notes, events = load_question(data, Request(RECIPE))
+    loaded = load_data(data)
+    notes, events = loaded.notes, loaded.events
     other = [*notes[:-1], replace(notes[-1], title="Another title")]
 
-    assert data_digest(notes, events) == question.data
-    assert data_digest(other, events) != question.data
-    assert data_digest(notes[:-1], events) != question.data
+    assert data_digest(notes, events) == loaded.digest
+    assert data_digest(other, events) != loaded.digest
+    assert data_digest(notes[:-1], events) != loaded.digest
 
 
-def test_every_seed_is_a_run_of_what_is_trained_and_of_nothing_else(data, tmp_path):
-    question, _, _ = load_question(data, Request(RECIPE))
+def test_every_seed_is_a_run_of_what_is_trained_and_of_nothing_else(tmp_path):
+    rows = plan_of(Request(RECIPE, seeds=(0, 1)), tmp_path)
 
-    rows = plan(Request(RECIPE, seeds=(0, 1)), question, tmp_path)
-
-    for variant, runs in rows:
-        assert len(runs) == (1 if isinstance(variant.method, Untrained) else 2)
-    [ours] = [runs for variant, runs in rows if variant.label == "NoteLLM" and variant.table == 2]
-    assert [run.method.seed for run in ours if isinstance(run.method, Recipe)] == [0, 1]
-    assert len(unique_runs(rows)) == len({run.folder for _, runs in rows for run in runs})
+    for row, cells in rows:
+        assert len(cells) == (1 if isinstance(row.method, Untrained) else 2)
+    [ours] = [cells for row, cells in rows if row.label == "NoteLLM" and row.table == 2]
+    assert [cell.method.seed for cell in ours if isinstance(cell.method, Recipe)] == [0, 1]
+    assert len(unique_cells(rows)) == len({cell.folder for _, cells in rows for cell in cells})
 
 
-def test_a_runs_folder_does_not_depend_on_the_tables_asked_for(data, tmp_path):
-    question, _, _ = load_question(data, Request(RECIPE))
-
+def test_a_runs_folder_does_not_depend_on_the_tables_asked_for(tmp_path):
     def folders(*tables: int) -> set[Path]:
-        return {run.folder for run in unique_runs(plan(Request(RECIPE, tables=tables), question, tmp_path))}
+        return {cell.folder for cell in unique_cells(plan_of(Request(RECIPE, tables=tables), tmp_path))}
 
     assert folders(6) <= folders(2, 3, 4, 5, 6)
 
@@ -302,19 +303,17 @@ def test_the_preview_lists_runs_and_trains_nothing(data, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_without_categories_nobody_ranks_by_them(data, tmp_path):
-    question, _, _ = load_question(data, Request(RECIPE))
+def test_without_categories_nobody_ranks_by_them(tmp_path):
+    rows = plan(Request(RECIPE, tables=(2,)), "digest", False, tmp_path)
 
-    rows = plan(Request(RECIPE, tables=(2,)), replace(question, has_categories=False), tmp_path)
-
-    assert "same category, by popularity" not in [variant.label for variant, _ in rows]
+    assert "same category, by popularity" not in [row.label for row, _ in rows]
 
 
 def test_another_process_of_torchrun_trains_and_writes_nothing(data, tmp_path, monkeypatch):
     monkeypatch.setenv("RANK", "1")
     workshop = Workshop()
 
-    reproduce(data, Request(RECIPE, tables=(3,)), tmp_path, workshop.tools)
+    reproduce(data, Request(RECIPE, tables=(3,)), tmp_path, workshop)
 
     assert workshop.names == ["sentence-bert", "prompteol-cse", "repllama", "notellm"]
     assert workshop.embedded == []
@@ -323,7 +322,7 @@ def test_another_process_of_torchrun_trains_and_writes_nothing(data, tmp_path, m
 
 def test_answers_are_judged_note_by_note(data, tmp_path):
     """The workshop calls everything Tea."""
-    reproduce(data, Request(RECIPE, tables=(4,), tag_notes=2000), tmp_path, Workshop().tools)
+    reproduce(data, Request(RECIPE, tables=(4,), tag_notes=2000), tmp_path, Workshop())
 
     [folder] = (tmp_path / "runs").glob("notellm-*")
     result = load_result(folder)
@@ -339,7 +338,7 @@ def test_answers_are_judged_note_by_note(data, tmp_path):
 
 
 def test_ranks_are_those_of_the_gold_pairs(data, tmp_path):
-    reproduce(data, Request(RECIPE, tables=(3,)), tmp_path, Workshop().tools)
+    reproduce(data, Request(RECIPE, tables=(3,)), tmp_path, Workshop())
 
     plan_file = json.loads((tmp_path / PLAN).read_text())
     with (
@@ -353,7 +352,7 @@ def test_ranks_are_those_of_the_gold_pairs(data, tmp_path):
 
 
 def test_popularity_is_taken_out_of_our_own_ranks_alone(data, tmp_path):
-    reproduce(data, Request(RECIPE, tables=(3,)), tmp_path, Workshop().tools)
+    reproduce(data, Request(RECIPE, tables=(3,)), tmp_path, Workshop())
 
     names = {folder.name.rpartition("-")[0]: folder for folder in (tmp_path / "runs").iterdir()}
     for name, folder in names.items():
@@ -372,7 +371,7 @@ def test_where_exposure_says_nothing_there_is_no_debias(data, tmp_path):
     notes = [json.loads(line) | {"exposure": 0} for line in (data / "notes.jsonl").read_text().splitlines()]
     (folder / "notes.jsonl").write_text("".join(json.dumps(note) + "\n" for note in notes))
 
-    reproduce(folder, Request(RECIPE, tables=(3,)), tmp_path / "out", Workshop().tools)
+    reproduce(folder, Request(RECIPE, tables=(3,)), tmp_path / "out", Workshop())
 
     rows = json.loads((tmp_path / "out" / PLAN).read_text())["rows"]
     assert [row["label"] for row in rows][-1] == "NoteLLM"
@@ -381,7 +380,7 @@ def test_where_exposure_says_nothing_there_is_no_debias(data, tmp_path):
 
 def test_too_few_users_behind_the_training_pairs_is_one_clear_line(data, tmp_path):
     with pytest.raises(DataError, match=r"0 of \d+ training pairs have 999 users behind them.* fewer users"):
-        reproduce(data, Request(RECIPE, pairs_min_users=999), tmp_path, Workshop().tools)
+        reproduce(data, Request(RECIPE, pairs_min_users=999), tmp_path, Workshop())
 
 
 def test_a_table_that_the_paper_does_not_have_is_refused():
@@ -404,10 +403,10 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
 
 
 def test_a_checkpoint_half_written_is_not_a_trained_one(tmp_path):
-    run = Run(RECIPE, tmp_path, reads=False)
-    run.checkpoint.mkdir()
+    cell = Cell(RECIPE, tmp_path, predicts=False)
+    cell.checkpoint.mkdir()
 
-    assert run.trained_on() is None
+    assert cell.trained_on() is None
 
 
 def test_the_real_thing_on_a_handful_of_notes(tmp_path, monkeypatch):

@@ -133,7 +133,7 @@ def test_a_list_ends_behind_its_last_hashtag():
 
 
 def test_the_probabilities_of_all_paths_through_the_closed_set_add_up_to_one():
-    """Each step is renormalised over what the set allows, so the categories share out probability 1."""
+    """Each step is renormalized over what the set allows, so the categories share out probability 1."""
     names = ["Home Decor", "Home Gym", "Baking", "Travel"]
     grammar = CategoryGrammar(BUILDER, names)
     logits = torch.randn(SIZE, generator=torch.Generator().manual_seed(1))

@@ -34,8 +34,8 @@ def test_the_state_at_a_position_predicts_the_next_token_and_never_the_embedding
 
 
 def test_ranks_share_the_notes_of_a_batch():
-    found, draw = texts(), Sampling(3, None, 4, 0)
-    shares = [found.batch(1, draw, rank, 2) for rank in (0, 1)]
+    found, sampling = texts(), Sampling(3, None, 4, 0)
+    shares = [found.batch(1, sampling, rank, 2) for rank in (0, 1)]
     assert shares[0].notes == shares[1].notes
     rows = [row for share in shares for chunk in share.chunks for row in chunk.rows]
     assert sorted(rows) == list(range(6))
@@ -43,7 +43,7 @@ def test_ranks_share_the_notes_of_a_batch():
 
 def test_an_adapted_decoder_says_more_of_its_teacher_and_writes_better(tmp_path, monkeypatch):
     # Six notes are so few that the head alone could say all of it.
-    monkeypatch.setattr(model.adapt, "follow_teacher", lambda *_: None)
+    monkeypatch.setattr(model.training.adapt, "follow_teacher", lambda *_: None)
     history = adapt(RECIPE, NOTES, tmp_path)
     assert history[-1].teacher < history[0].teacher
     assert history[-1].generation < history[0].generation
@@ -52,14 +52,16 @@ def test_an_adapted_decoder_says_more_of_its_teacher_and_writes_better(tmp_path,
 
 def test_training_starts_from_the_adapted_network_and_the_first_rows_of_its_head(tmp_path, monkeypatch):
     kept = {}
-    save_head = model.adapt.save_head
+    save_head = model.training.adapt.save_head
     monkeypatch.setattr(
-        model.adapt, "save_head", lambda folder, network: kept.update(head=network.head) or save_head(folder, network)
+        model.training.adapt,
+        "save_head",
+        lambda folder, network: kept.update(head=network.head) or save_head(folder, network),
     )
     adapt(RECIPE, NOTES, tmp_path / "base")
     recipe = replace(small(), base_model=str(tmp_path / "base"), steps=1, pairs_per_batch=2, dim=16, learning_rate=0.0)
     train(recipe, NOTES, PAIRS, tmp_path / "checkpoint")
-    network, _, _ = model.checkpoint.load(tmp_path / "checkpoint")
+    network, _, _ = model.network.checkpoint.load(tmp_path / "checkpoint")
     torch.testing.assert_close(network.head.weight, kept["head"].weight[:16])
 
 

@@ -20,7 +20,7 @@ def _builder(training_set: TrainingSet) -> PromptBuilder:
     return training_set._builder
 
 
-def _draw(pairs: int, share: float | None = 0.0, chunk: int = 3, seed: int = 0) -> Sampling:
+def _sampling(pairs: int, share: float | None = 0.0, chunk: int = 3, seed: int = 0) -> Sampling:
     return Sampling(pairs, share, chunk, seed)
 
 
@@ -45,7 +45,7 @@ def _outputs(training_set: TrainingSet, batch: Batch) -> dict[int, str]:
 def test_partners_stand_side_by_side_and_the_state_before_emb_is_named(template):
     training_set = _set(template)
     builder = _builder(training_set)
-    batch = training_set.batch(0, _draw(2, 0.4))
+    batch = training_set.batch(0, _sampling(2, 0.4))
     rows = [row for chunk in batch.chunks for row in chunk.rows]
     assert sorted(rows) == [0, 1, 2, 3]
     for chunk in batch.chunks:
@@ -58,7 +58,7 @@ def test_partners_stand_side_by_side_and_the_state_before_emb_is_named(template)
 
 
 def test_the_state_before_each_output_token_predicts_it():
-    for chunk in _set().batch(0, _draw(3, 0.5)).chunks:
+    for chunk in _set().batch(0, _sampling(3, 0.5)).chunks:
         assert chunk.ids_CL.flatten()[chunk.predict_T + 1].tolist() == chunk.target_T.tolist()
 
 
@@ -66,7 +66,7 @@ def test_notes_of_like_length_share_a_chunk_and_little_is_padding():
     lengths = [
         (chunk.ids_CL != _builder(training_set).special.pad).sum(dim=1).tolist()
         for training_set in [_set()]
-        for chunk in training_set.batch(0, _draw(3, 0.0, chunk=2)).chunks
+        for chunk in training_set.batch(0, _sampling(3, 0.0, chunk=2)).chunks
     ]
     flat = [length for chunk in lengths for length in chunk]
     assert flat == sorted(flat)
@@ -76,7 +76,7 @@ def test_notes_of_like_length_share_a_chunk_and_little_is_padding():
 def test_a_share_of_one_makes_every_note_with_hashtags_generate_them():
     training_set = _set()
     tags = {tag for note in NOTES for tag in clean_tags(list(note.hashtags))}
-    batch = training_set.batch(0, _draw(5, 1.0))
+    batch = training_set.batch(0, _sampling(5, 1.0))
     outputs = _outputs(training_set, batch)
     assert len(outputs) >= 8
     for output in outputs.values():
@@ -85,26 +85,28 @@ def test_a_share_of_one_makes_every_note_with_hashtags_generate_them():
 
 def test_a_share_of_zero_makes_every_note_with_a_category_generate_it():
     training_set = _set()
-    batch = training_set.batch(0, _draw(5, 0.0))
+    batch = training_set.batch(0, _sampling(5, 0.0))
     assert set(_outputs(training_set, batch).values()) <= {"Travel", "Baking", "Home Decor"}
 
 
 def test_a_note_without_a_category_keeps_its_hashtags_in_sight_unless_it_is_drawn_for_them():
     notes = [Note(f"n{i}", "t", "", ("alpha", "beta")) for i in range(8)]
     training_set = _set(notes=notes, pairs=[(f"n{i}", f"n{i + 1}") for i in range(0, 8, 2)])
-    batch = training_set.batch(0, _draw(4, 0.25))
+    batch = training_set.batch(0, _sampling(4, 0.25))
     assert len(_outputs(training_set, batch)) == 2, "r of the batch writes hashtags, the rest nothing"
 
 
 def test_without_a_share_nothing_is_generated():
-    batch = _set().batch(0, _draw(5, None))
+    batch = _set().batch(0, _sampling(5, None))
     assert batch.num_output_tokens == 0
 
 
 def test_the_number_and_choice_of_hashtags_is_drawn_anew_each_time():
     training_set = _set(pairs=[("n5", "n6"), ("n1", "n6")])
-    draw = _draw(2, 1.0)
-    drawn = {output for step in range(60) for output in _outputs(training_set, training_set.batch(step, draw)).values()}
+    sampling = _sampling(2, 1.0)
+    drawn = {
+        output for step in range(60) for output in _outputs(training_set, training_set.batch(step, sampling)).values()
+    }
     of_n6 = {output for output in drawn if set(output.split(", ")) <= {"plants", "repotting", "diy"}}
     assert of_n6 == {
         "plants",
@@ -122,7 +124,7 @@ def test_a_hashtag_that_is_asked_for_never_stands_in_the_prompt():
     training_set = _set(notes=notes, pairs=[("n0", "n1"), ("n2", "n3")])
     builder = _builder(training_set)
     for step in range(30):
-        batch = training_set.batch(step, _draw(2, 1.0))
+        batch = training_set.batch(step, _sampling(2, 1.0))
         outputs = _outputs(training_set, batch)
         for chunk in batch.chunks:
             for row, ids in zip(chunk.rows, chunk.ids_CL.tolist(), strict=True):
@@ -132,7 +134,7 @@ def test_a_hashtag_that_is_asked_for_never_stands_in_the_prompt():
 
 def test_a_note_twice_in_a_batch_and_known_pairs_are_marked():
     training_set = _set(pairs=[("n1", "n6"), ("n2", "n6")])
-    batch = training_set.batch(0, _draw(2))
+    batch = training_set.batch(0, _sampling(2))
     # Rows are n1 n6 n2 n6 or n2 n6 n1 n6: every row but the two first notes of the pairs knows the others.
     assert batch.related.tolist() == [
         [True, True, False, True],
@@ -145,7 +147,7 @@ def test_a_note_twice_in_a_batch_and_known_pairs_are_marked():
 def test_a_pass_uses_every_pair_once_and_the_next_one_in_another_order():
     training_set = _set(pairs=[(a, b) for a in ("n1", "n2", "n3") for b in ("n4", "n5", "n6")])
     passes = [
-        [training_set.batch(step, _draw(3)).notes[row : row + 2] for step in steps for row in (0, 2, 4)]
+        [training_set.batch(step, _sampling(3)).notes[row : row + 2] for step in steps for row in (0, 2, 4)]
         for steps in (range(3), range(3, 6))
     ]
     assert sorted(passes[0]) == sorted(passes[1]) == sorted(training_set.pairs)
@@ -162,25 +164,14 @@ def test_the_shares_of_two_ranks_are_the_batch_of_one():
                 rows[row] = ids[: emb + 2]
         return rows
 
-    draw = _draw(4, 0.5)
-    alone = training_set.batch(3, draw)
-    shares = [training_set.batch(3, draw, rank, 2) for rank in (0, 1)]
+    sampling = _sampling(4, 0.5)
+    alone = training_set.batch(3, sampling)
+    shares = [training_set.batch(3, sampling, rank, 2) for rank in (0, 1)]
     assert examples(*shares) == examples(alone)
     assert sum(share.num_output_tokens for share in shares) == alone.num_output_tokens
     assert {share.notes for share in shares} == {alone.notes}
     with pytest.raises(ValueError, match="cannot be shared evenly by 3"):
-        training_set.batch(3, draw, 0, 3)
-
-
-def test_hard_negatives_stand_behind_the_pairs_and_generate_nothing():
-    tokenizer = tiny_tokenizer()
-    builder = PromptBuilder(tokenizer, special_ids(tokenizer, "<s>", "</s>", None), SHARED, 20, 80)
-    index = {note.id: place for place, note in enumerate(NOTES)}
-    training_set = TrainingSet(NOTES, PAIRS, builder, {index["n1"]: [index["n2"]], index["n2"]: [index["n3"]]})
-    batch = training_set.batch(0, _draw(5, 0.5))
-    assert sorted(batch.notes[10:]) == sorted([index["n2"], index["n2"], index["n3"], index["n3"]])
-    assert batch.related.shape == (10, 14)
-    assert set(_outputs(training_set, batch)) <= set(range(10))
+        training_set.batch(3, sampling, 0, 3)
 
 
 def test_a_pair_of_an_unknown_note_is_refused():
@@ -191,3 +182,19 @@ def test_a_pair_of_an_unknown_note_is_refused():
 def test_one_pair_is_too_few():
     with pytest.raises(ValueError, match="at least two pairs"):
         _set(pairs=[("n1", "n2")])
+
+
+def test_a_few_of_ten_prompts_hide_the_known_hashtags_as_those_of_drafts_do():
+    notes = [Note(f"n{i}", "t", "", ("alpha", "beta"), "Travel") for i in range(4)]
+    training_set = _set(notes=notes, pairs=[("n0", "n1"), ("n2", "n3")])
+    builder = _builder(training_set)
+    prompts = [
+        builder.decode(ids[: ids.index(builder.special.emb)])
+        for step in range(50)
+        for chunk in training_set.batch(step, _sampling(2, 0.0)).chunks
+        for ids in chunk.ids_CL.tolist()
+    ]
+    hidden = sum("alpha" not in prompt for prompt in prompts)
+    assert len(prompts) == 200
+    assert 40 <= hidden <= 80
+    assert all(("alpha" in prompt) == ("beta" in prompt) for prompt in prompts)

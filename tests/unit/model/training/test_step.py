@@ -17,11 +17,11 @@ from model.recipes import Recipe, small
 from model.text.prompt import SHARED, PromptBuilder
 from model.training.distributed import Ranks, clip, spread, whole
 from model.training.examples import Sampling, TrainingSet
-from model.training.step import CachedNegatives, Losses, Step
+from model.training.step import Losses, Step
 
 PAIRS = [("n1", "n3"), ("n2", "n4"), ("n5", "n6"), ("n1", "n6"), ("n2", "n6"), ("n3", "n6")]
 RECIPE = replace(small(), pairs_per_batch=4, dim=8, compute_dtype="float32", alpha=0.7, chunk_notes=3)
-DRAW = Sampling(4, 0.5, 3, 0)
+SAMPLING = Sampling(4, 0.5, 3, 0)
 
 Gradients = dict[str, torch.Tensor]
 
@@ -36,9 +36,9 @@ def parts(shape: str = "llama") -> tuple[NoteLLM, TrainingSet]:
 
 
 def gradient(network: NoteLLM, training_set: TrainingSet, recipe: Recipe, ranks: Ranks, run: object) -> Losses:
-    draw = replace(DRAW, chunk_notes=recipe.chunk_notes)
-    batch = training_set.batch(5, draw, ranks.rank, ranks.world)
-    return Step(run, training_set, recipe, ranks).backward(batch, network.log_scale, 0.0)
+    sampling = replace(SAMPLING, chunk_notes=recipe.chunk_notes)
+    batch = training_set.batch(5, sampling, ranks.rank, ranks.world)
+    return Step(run, recipe, ranks).backward(batch, network.log_scale, 0.0)
 
 
 def alone(recipe: Recipe, shape: str = "llama") -> tuple[Losses, Gradients]:
@@ -51,8 +51,8 @@ def alone(recipe: Recipe, shape: str = "llama") -> tuple[Losses, Gradients]:
 def oracle(shape: str) -> tuple[float, Gradients]:
     """Eq. (4) of the whole batch in one plain graph, token-wise mean and all."""
     network, training_set = parts(shape)
-    [chunk] = training_set.batch(5, replace(DRAW, chunk_notes=99)).chunks
-    batch = training_set.batch(5, DRAW)
+    [chunk] = training_set.batch(5, replace(SAMPLING, chunk_notes=99)).chunks
+    batch = training_set.batch(5, SAMPLING)
     hidden = network.hidden(chunk.ids_CL)
     emb = network.embedding(hidden[torch.arange(8), chunk.before_emb_C])
     emb = emb[torch.tensor(chunk.rows).argsort()]
@@ -96,24 +96,6 @@ def test_gradient_checkpointing_changes_nothing():
     assert_same({name: weight.grad for name, weight in network.named_parameters()}, expected)
 
 
-def test_vectors_of_earlier_batches_are_negatives_unless_their_notes_are_related():
-    network, training_set = parts()
-    ranks, recipe = Ranks(0, 1, torch.device("cpu")), replace(RECIPE, alpha=0.0)
-    cached = CachedNegatives(5)
-    step = Step(network, training_set, recipe, ranks, cached=cached)
-    first, second = (training_set.batch(number, replace(DRAW, hashtag_share=None)) for number in (0, 1))
-    step.backward(first, network.log_scale, 0.0)
-    assert list(cached.notes) == list(first.notes[-5:])
-    earlier = torch.stack(list(cached.vectors))
-    with torch.no_grad():
-        rows = [row for chunk in second.chunks for row in chunk.rows]
-        emb = network(second.chunks)[0][torch.tensor(rows).argsort()]
-    known = torch.tensor([[a == b or b in training_set.related[a] for b in first.notes[-5:]] for a in second.notes])
-    expected = contrastive_loss(emb, network.log_scale, second.related, earlier, known).item()
-    assert known.any()
-    assert step.backward(second, network.log_scale, 0.0).contrastive == pytest.approx(expected, rel=1e-5)
-
-
 def test_a_thousand_notes_fit_the_memory_of_one_chunk():
     """With recomputation the number of activations alive at once is that of a chunk, however large the batch is."""
     network, _ = parts()
@@ -124,7 +106,7 @@ def test_a_thousand_notes_fit_the_memory_of_one_chunk():
     training_set = TrainingSet(many, pairs, parts()[1]._builder)
     recipe = replace(RECIPE, recompute=True, chunk_notes=32, pairs_per_batch=256)
     batch = training_set.batch(0, Sampling(256, 0.5, 32, 0))
-    Step(network, training_set, recipe, Ranks(0, 1, torch.device("cpu"))).backward(batch, network.log_scale, 0.0)
+    Step(network, recipe, Ranks(0, 1, torch.device("cpu"))).backward(batch, network.log_scale, 0.0)
     assert max(alive) == 32
     assert len(alive) == 2 * 512 / 32
 

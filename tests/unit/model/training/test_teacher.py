@@ -8,8 +8,8 @@ from model.network.notellm import NoteLLM, add_embedding_token
 from model.recipes import small
 from model.text.prompt import SHARED, PromptBuilder
 from model.training.examples import TrainingSet
-from model.training.head_init import _states, follow_teacher
-from model.training.teacher import hard_negatives, principal_components, teacher_vectors
+from model.training.head_init import follow_teacher, paired_states
+from model.training.teacher import principal_components, teacher_vectors
 
 
 def unit(rows: int, size: int, seed: int = 0) -> np.ndarray:
@@ -17,12 +17,12 @@ def unit(rows: int, size: int, seed: int = 0) -> np.ndarray:
     return drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
 
 
-def test_all_components_keep_every_cosine_of_the_centred_vectors():
+def test_all_components_keep_every_cosine_of_the_centered_vectors():
     vectors = unit(40, 12)
-    centred = vectors - vectors.mean(axis=0)
-    centred /= np.linalg.norm(centred, axis=1, keepdims=True)
+    centered = vectors - vectors.mean(axis=0)
+    centered /= np.linalg.norm(centered, axis=1, keepdims=True)
     reduced = principal_components(vectors, 12)
-    np.testing.assert_allclose(reduced @ reduced.T, centred @ centred.T, atol=1e-5)
+    np.testing.assert_allclose(reduced @ reduced.T, centered @ centered.T, atol=1e-5)
 
 
 def test_the_strongest_components_are_kept_and_missing_ones_are_zero():
@@ -32,16 +32,6 @@ def test_the_strongest_components_are_kept_and_missing_ones_are_zero():
     np.testing.assert_allclose(kept @ kept.T, whole @ whole.T, atol=0.02)
     assert principal_components(flat, 16).shape == (50, 16)
     assert not principal_components(flat, 16)[:, 10:].any()
-
-
-def test_hard_negatives_are_the_closest_notes_that_are_not_related():
-    vectors = unit(30, 6)
-    related = {note: {(note + 1) % 30, (note + 2) % 30} for note in range(30)}
-    found = hard_negatives(vectors, range(30), related, 4)
-    for note in range(30):
-        cosines = vectors @ vectors[note]
-        allowed = [other for other in range(30) if other != note and other not in related[note]]
-        assert found[note] == sorted(allowed, key=lambda other: -cosines[other])[:4]
 
 
 def test_the_teacher_finds_the_notes_about_one_thing_close():
@@ -57,7 +47,7 @@ def test_a_head_that_follows_a_teacher_starts_nearer_to_it_than_chance():
     network = NoteLLM(base.backbone, 8)
     builder = PromptBuilder(base.tokenizer, special, SHARED, 20, 80)
     training_set = TrainingSet(NOTES, [("n1", "n2"), ("n3", "n4"), ("n5", "n6")], builder)
-    states, notes = _states(network, training_set)
+    states, notes = paired_states(network, training_set)
     # A teacher that is a linear map of the states can be followed all the way, but for the ridge.
     torch.manual_seed(0)
     target = torch.zeros(len(NOTES), 8)

@@ -5,11 +5,13 @@ import pytest
 import torch
 from support.tiny import NOTES, tiny_base
 
+import model.training.loop
 import model.training.state
 import model.training.train
 from model.network.checkpoint import CheckpointError, load, load_manifest
 from model.recipes import Recipe, mini, paper, small
-from model.training.train import TrainingError, train
+from model.training.loop import TrainingError
+from model.training.train import train
 
 PAIRS = [("n1", "n3"), ("n2", "n4"), ("n5", "n6"), ("n1", "n6"), ("n2", "n6"), ("n3", "n6")]
 
@@ -17,7 +19,7 @@ PAIRS = [("n1", "n3"), ("n2", "n4"), ("n5", "n6"), ("n1", "n6"), ("n2", "n6"), (
 @pytest.fixture
 def recipe(monkeypatch) -> Recipe:
     """A few steps on a tiny model with random weights."""
-    monkeypatch.setattr(model.train, "open_base", lambda name, notes, dtype: tiny_base("llama"))
+    monkeypatch.setattr(model.training.train, "open_base", lambda name, notes, dtype: tiny_base("llama"))
     return replace(small(), base_model="tiny", steps=6, pairs_per_batch=3, dim=16, learning_rate=3e-3)
 
 
@@ -46,8 +48,8 @@ def test_one_pass_over_the_pairs_when_no_steps_are_given(recipe, tmp_path):
 
 def test_a_checkpoint_gives_back_what_was_trained(recipe, tmp_path):
     manifest, _ = train(recipe, NOTES, PAIRS, tmp_path)
-    network, builder, read = load(tmp_path)
-    assert read == manifest
+    network, builder, loaded = load(tmp_path)
+    assert loaded == manifest
     assert manifest.categories == ("Baking", "Home Decor", "Travel")
     assert network.dim == 16
     assert builder.template.name == "shared"
@@ -71,7 +73,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(recipe, tmp_path):
 
 def test_tau_and_biases_stay_out_of_weight_decay():
     network = model.training.train.NoteLLM(tiny_base("bert").backbone, 16)
-    decayed, free, scale = model.training.train._parameter_groups(network, 0.001)
+    decayed, free, scale = model.training.loop.parameter_groups(network, 0.001)
     assert decayed["weight_decay"] == 0.001
     assert free["weight_decay"] == scale["weight_decay"] == 0.0
     assert [weight is network.log_scale for weight in scale["params"]] == [True]
@@ -84,11 +86,11 @@ class Killed(Exception):
     """As a signal would end the run."""
 
 
-@pytest.mark.parametrize("extras", [{}, {"cached_negatives": 20}, {"lora_rank": 2}])
+@pytest.mark.parametrize("extras", [{}, {"lora_rank": 2}])
 def test_a_resumed_run_is_the_uninterrupted_run_to_the_last_bit(recipe, tmp_path, monkeypatch, extras):
     recipe = replace(recipe, steps=9, **extras)
     manifest, history = train(recipe, NOTES, PAIRS, tmp_path / "whole", save_every=2)
-    original = model.training.train.clip
+    original = model.training.loop.clip
     calls = []
 
     def clip(*arguments):
@@ -97,7 +99,7 @@ def test_a_resumed_run_is_the_uninterrupted_run_to_the_last_bit(recipe, tmp_path
             raise Killed
         return original(*arguments)
 
-    monkeypatch.setattr(model.train, "clip", clip)
+    monkeypatch.setattr(model.training.loop, "clip", clip)
     with pytest.raises(Killed):
         train(recipe, NOTES, PAIRS, tmp_path / "resumed", save_every=2)
     calls.clear()
@@ -155,8 +157,6 @@ def test_adapters_train_little_and_leave_a_checkpoint_like_any_other(recipe, tmp
     "extras",
     [
         {"teacher": "minilm"},
-        {"teacher": "minilm", "hard_negatives": 2},
-        {"matryoshka": (4, 8)},
         {"gradient_checkpointing": True},
         {"template": "eol", "alpha": 0.0},
         {"template": "bare", "alpha": 0.0},
@@ -192,6 +192,18 @@ def test_a_manifest_without_a_head_is_never_filled_in(recipe, tmp_path):
     (tmp_path / "notellm.json").write_text(json.dumps(manifest))
     with pytest.raises(CheckpointError, match="names no head"):
         load(tmp_path)
+
+
+def test_a_recipe_with_a_field_of_before_loads_unless_the_field_was_used(recipe, tmp_path):
+    trained, _ = train(recipe, NOTES, PAIRS, tmp_path)
+    manifest = json.loads((tmp_path / "notellm.json").read_text())
+    manifest["recipe"] |= {"matryoshka": [], "hard_negatives": 0, "cached_negatives": 0}
+    (tmp_path / "notellm.json").write_text(json.dumps(manifest))
+    assert load_manifest(tmp_path) == trained
+    manifest["recipe"]["hard_negatives"] = 2
+    (tmp_path / "notellm.json").write_text(json.dumps(manifest))
+    with pytest.raises(CheckpointError, match="hard_negatives"):
+        load_manifest(tmp_path)
 
 
 def test_an_unknown_format_is_refused(tmp_path):

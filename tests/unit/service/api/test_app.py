@@ -87,7 +87,7 @@ class TestErrors:
         async def broken(*args: object, **kwargs: object) -> None:
             raise ZeroDivisionError(MARK)
 
-        monkeypatch.setattr(gateway.recommender, "describe", broken)
+        monkeypatch.setattr(gateway.recommender, "details", broken)
         with caplog.at_level(logging.INFO):
             response = await client.get("/notes/n1")
 
@@ -104,11 +104,11 @@ class TestErrors:
         async def verbose(*args: object, **kwargs: object) -> None:
             raise BadRequest("🙂\1" * 5000)
 
-        monkeypatch.setattr(gateway.recommender, "describe", verbose)
+        monkeypatch.setattr(gateway.recommender, "details", verbose)
 
         response = await client.get("/notes/n1")
 
-        error_of(response)
+        assert len(error_of(response)["message"]) == 300
         assert len(response.content) <= 2048
 
     async def test_when_the_client_hangs_up_in_the_body_are_no_500(self, client, monkeypatch):
@@ -145,7 +145,7 @@ class TestTraces:
             logging.getLogger("service.test").warning("half_way")
             raise BadRequest("no")
 
-        monkeypatch.setattr(gateway.recommender, "describe", talks)
+        monkeypatch.setattr(gateway.recommender, "details", talks)
         stream = io.StringIO()
         handler = logging.StreamHandler(stream)
         handler.setFormatter(JsonFormatter())

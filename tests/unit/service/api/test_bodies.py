@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
 from model.note import Note
-from service.api.bodies import draft_note, note_record, parse, parse_bulk
+from service.api.bodies import parse, parse_bulk
+from service.api.records import draft_note, note_record
 from service.contract.notes import BulkNoteIn, NoteIn
 from service.contract.tags import DraftIn
 from service.errors import BadRequest

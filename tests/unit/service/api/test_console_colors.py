@@ -1,4 +1,4 @@
-"""The console's colours, by the formula of WCAG 2.2 (relative luminance, contrast ratio), in both themes."""
+"""The console's colors, by the formula of WCAG 2.2 (relative luminance, contrast ratio), in both themes."""
 
 import re
 from importlib.resources import files

@@ -16,6 +16,7 @@ from service.contract.notes import BulkOut, NoteOut, WrittenOut
 from service.contract.related import RelatedOut
 from service.contract.status import StatusOut
 from service.contract.tags import TagsOut
+from service.keys import Keyring, create_key
 from service.recommend.memory import FINGERPRINT
 from service.store.interfaces import Suggestion
 from service.store.records import Event
@@ -630,6 +631,16 @@ class TestIdempotency:
         other = await client.put("/notes/n2", json=NOTE, headers=self.KEY)
 
         check_error(other, 422, "idempotency_key_reused")
+
+    async def test_a_key_of_one_caller_does_not_answer_another(self, tmp_path):
+        secrets = [create_key(tmp_path / "keys.json", ["write"])[1] for _ in range(2)]
+        async with MemoryGateway(Keyring(tmp_path / "keys.json")).client() as client:
+            answers = [
+                await client.put("/notes/n1", json=NOTE, headers=self.KEY | {"Authorization": f"Bearer {secret}"})
+                for secret in (*secrets, *secrets)
+            ]
+
+        assert [answer.headers.get("idempotency-replayed") for answer in answers] == [None, None, "true", "true"]
 
     async def test_deletes_bulks_and_events_take_a_key_too(self, client):
         for _ in range(2):

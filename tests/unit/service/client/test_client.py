@@ -2,8 +2,6 @@
 
 import asyncio
 import json
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -358,12 +356,3 @@ async def test_an_answer_that_does_not_come_is_waited_for_so_long_and_so_is_what
             await client.status()
         with pytest.raises(NoAnswer, match=r'"read": 9\.5'):
             await client.put("n1", {"title": "a"}, wait_s=2.5)
-
-
-def test_the_client_needs_no_part_that_serves():
-    heavy = ("fastapi", "starlette", "uvicorn", "torch", "transformers", "faiss", "redis")
-    script = f"import sys, service.client.client; print([name for name in {heavy} if name in sys.modules])"
-
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-
-    assert done.stdout.strip() == "[]"

@@ -53,9 +53,9 @@ class TestRelated:
 
         related = await gateway.recommender.related("n0", RelatedQuery(12))
 
-        assert [item.score for item in related.items] == sorted(cosine.values(), reverse=True)[:12]
-        assert all(cosine[item.note_id] == item.score for item in related.items)
-        assert len({item.note_id for item in related.items}) == 12
+        assert [note.score for note in related.notes] == sorted(cosine.values(), reverse=True)[:12]
+        assert all(cosine[note.note_id] == note.score for note in related.notes)
+        assert len({note.note_id for note in related.notes}) == 12
         assert (related.generation, related.degraded, related.shards_ok, related.shards_total) == (
             3,
             False,
@@ -66,30 +66,30 @@ class TestRelated:
     async def test_never_hold_a_deleted_note_that_the_index_still_has(self, gateway):
         corpus = notes(20)
         await gateway.publish(*corpus)
-        [closest, *_] = (await gateway.recommender.related("n0", RelatedQuery(5))).items
+        [closest, *_] = (await gateway.recommender.related("n0", RelatedQuery(5))).notes
 
         await gateway.recommender.delete(closest.note_id)
 
         related = await gateway.recommender.related("n0", RelatedQuery(19))
-        assert len(related.items) == 18
-        assert closest.note_id not in {item.note_id for item in related.items}
+        assert len(related.notes) == 18
+        assert closest.note_id not in {note.note_id for note in related.notes}
 
     async def test_still_are_k_when_many_of_the_closest_were_deleted(self, gateway):
         await gateway.publish(*notes(150))
-        order = [item.note_id for item in (await gateway.recommender.related("n0", RelatedQuery(100))).items]
+        order = [note.note_id for note in (await gateway.recommender.related("n0", RelatedQuery(100))).notes]
         for note_id in order[:70]:
             await gateway.recommender.delete(note_id)
 
         related = await gateway.recommender.related("n0", RelatedQuery(10))
 
-        assert [item.note_id for item in related.items] == order[70:80]
+        assert [note.note_id for note in related.notes] == order[70:80]
 
     async def test_stop_widening_when_the_index_has_no_more(self, gateway):
         await gateway.publish(*notes(4))
 
         related = await gateway.recommender.related("n0", RelatedQuery(50))
 
-        assert len(related.items) == 3
+        assert len(related.notes) == 3
         assert gateway.searcher.searches == 1
 
     async def test_of_an_unknown_or_deleted_note_are_not_found(self, gateway):
@@ -105,7 +105,7 @@ class TestRelated:
         await gateway.store.put([StoredNote(Note("edited", "castle"), 0), StoredNote(Note("new", "tram"), 0)])
 
         for note_id in ("edited", "new"):
-            with pytest.raises(NotePending, match="not searchable yet"):
+            with pytest.raises(NotePending, match=r"searchable yet$"):
                 await gateway.recommender.related(note_id, RelatedQuery(10))
 
     async def test_of_a_note_that_failed_say_why(self, gateway):
@@ -120,7 +120,7 @@ class TestRelated:
         gateway.store.suggest("n", Suggestion(version, FINGERPRINT, failure="OverflowError"))
         await gateway.store.put([StoredNote(Note("n", "castle"), 0)])
 
-        with pytest.raises(NotePending, match="not searchable yet"):
+        with pytest.raises(NotePending, match=r"searchable yet$"):
             await gateway.recommender.related("n", RelatedQuery(10))
 
     @pytest.mark.parametrize("trouble", ["down", "hangs"])
@@ -132,8 +132,8 @@ class TestRelated:
         related = await gateway.recommender.related("n0", RelatedQuery(10))
 
         assert related.degraded
-        assert [(item.note_id, item.score, item.card) for item in related.items] == [
-            (item.note_id, item.score, None) for item in whole.items
+        assert [(note.note_id, note.score, note.summary) for note in related.notes] == [
+            (note.note_id, note.score, None) for note in whole.notes
         ]
 
     async def test_without_the_store_of_an_id_that_no_shard_holds_are_unavailable(self, gateway):
@@ -150,7 +150,7 @@ class TestRelated:
         related = await gateway.recommender.related("n0", RelatedQuery(10))
 
         assert (related.degraded, related.shards_ok, related.shards_total) == (True, 1, 2)
-        assert {gateway.searcher.shard_of(item.note_id) for item in related.items} == {own_shard}
+        assert {gateway.searcher.shard_of(note.note_id) for note in related.notes} == {own_shard}
 
     async def test_without_the_notes_own_shard_are_unavailable(self, gateway):
         await gateway.publish(*notes(3))
@@ -179,7 +179,7 @@ class TestRelated:
 
         own = bag_of_words(corpus[0])
         rare = sorted((float(own @ bag_of_words(note)) for note in corpus if note.category == "Rare"), reverse=True)
-        assert [item.score for item in related.items] == rare
+        assert [note.score for note in related.notes] == rare
 
     async def test_of_several_categories_are_the_nearest_of_all_of_them(self, gateway):
         corpus = [replace(note, category="abc"[place % 3]) for place, note in enumerate(notes(90))]
@@ -189,13 +189,13 @@ class TestRelated:
 
         own = bag_of_words(corpus[0])
         wanted = sorted((float(own @ bag_of_words(n)) for n in corpus[1:] if n.category in "ab"), reverse=True)
-        assert [item.score for item in related.items] == wanted[:20]
+        assert [note.score for note in related.notes] == wanted[:20]
 
     async def test_do_not_show_a_category_that_the_index_alone_still_believes_in(self, gateway):
         await gateway.publish(Note("n0", "harbor"), Note("n1", "harbor tram", category="Old"))
         await gateway.store.put([StoredNote(Note("n1", "harbor tram", category="New"), 0)])
 
-        assert (await gateway.recommender.related("n0", RelatedQuery(5, categories=("Old",)))).items == []
+        assert (await gateway.recommender.related("n0", RelatedQuery(5, categories=("Old",)))).notes == []
 
     async def test_leave_out_the_excluded_and_the_author(self, gateway):
         mine = [StoredNote(note, 0, author="me") for note in notes(20)]
@@ -206,12 +206,12 @@ class TestRelated:
             "n0", RelatedQuery(100, exclude=("yn1", "yn2", "never"), exclude_author=True)
         )
 
-        assert {item.note_id for item in related.items} == {f"yn{number}" for number in (0, *range(3, 20))}
+        assert {note.note_id for note in related.notes} == {f"yn{number}" for number in (0, *range(3, 20))}
 
     async def test_of_a_note_without_author_exclude_nobody(self, gateway):
         await gateway.publish(*notes(5))
 
-        assert len((await gateway.recommender.related("n0", RelatedQuery(10, exclude_author=True))).items) == 4
+        assert len((await gateway.recommender.related("n0", RelatedQuery(10, exclude_author=True))).notes) == 4
 
     async def test_debiased_lose_what_popularity_adds_and_stand_by_the_new_score(self):
         gateway = MemoryGateway(popularity_weight=0.05)
@@ -222,21 +222,32 @@ class TestRelated:
 
         own = bag_of_words(corpus[0])
         scores = {n.id: float(own @ bag_of_words(n)) - 0.6 * 0.05 * math.log1p(n.exposure) for n in corpus[1:]}
-        assert [item.score for item in related.items] == pytest.approx(sorted(scores.values(), reverse=True)[:10])
-        assert all(item.score == pytest.approx(item.cosine - item.popularity) for item in related.items)
-        assert all(scores[item.note_id] == pytest.approx(item.score) for item in related.items)
+        assert [note.score for note in related.notes] == pytest.approx(sorted(scores.values(), reverse=True)[:10])
+        assert all(note.score == pytest.approx(note.cosine - note.popularity) for note in related.notes)
+        assert all(scores[note.note_id] == pytest.approx(note.score) for note in related.notes)
+
+    @pytest.mark.parametrize("k", [1, 30])
+    async def test_debiased_come_from_further_away_than_the_first_k(self, k):
+        gateway = MemoryGateway(popularity_weight=1.0)
+        popular = [Note(f"p{n}", "harbor tram", exposure=10**6) for n in range(3 * k)]
+        unknown = [Note(f"u{n}", "harbor tram castle market museum") for n in range(k)]
+        await gateway.publish(Note("n0", "harbor tram"), *popular, *unknown)
+
+        related = await gateway.recommender.related("n0", RelatedQuery(k, debias=0.5))
+
+        assert {note.note_id for note in related.notes} == {note.id for note in unknown}
 
     async def test_diverse_repeat_themselves_less_and_still_stand_by_score(self, gateway):
         corpus = [Note("n0", "harbor tram"), *(Note(f"s{n}", "harbor tram noodle") for n in range(9)), *notes(40)[1:]]
         await gateway.publish(*corpus)
 
-        plain = (await gateway.recommender.related("n0", RelatedQuery(10))).items
-        diverse = (await gateway.recommender.related("n0", RelatedQuery(10, diversity=0.5))).items
+        plain = (await gateway.recommender.related("n0", RelatedQuery(10))).notes
+        diverse = (await gateway.recommender.related("n0", RelatedQuery(10, diversity=0.5))).notes
 
-        assert sum(item.note_id.startswith("s") for item in plain) == 9
-        assert sum(item.note_id.startswith("s") for item in diverse) < 5
+        assert sum(note.note_id.startswith("s") for note in plain) == 9
+        assert sum(note.note_id.startswith("s") for note in diverse) < 5
         assert diverse[0].score == plain[0].score
-        assert [item.score for item in diverse] == sorted((item.score for item in diverse), reverse=True)
+        assert [note.score for note in diverse] == sorted((note.score for note in diverse), reverse=True)
 
     async def test_asked_for_again_need_no_second_lookup_and_follow_an_edit(self, gateway, monkeypatch):
         await gateway.publish(*notes(10))
@@ -256,7 +267,7 @@ class TestRelated:
         await gateway.drain()
         edited = await gateway.recommender.related("n0", RelatedQuery(3))
         best = max(float(bag_of_words(Note("", "castle")) @ bag_of_words(note)) for note in notes(10)[1:])
-        assert edited.items[0].score == best
+        assert edited.notes[0].score == best
 
     async def test_asked_for_again_after_a_delete_are_not_found(self, gateway):
         await gateway.publish(*notes(10))
@@ -279,66 +290,82 @@ class TestRelated:
 
 class TestTags:
     async def test_of_the_model_alone_stand_most_likely_first(self, gateway):
-        tagged = await tags(gateway, Note("", "harbor tram noodle"))
+        suggestions = await tags(gateway, Note("", "harbor tram noodle"))
 
-        assert [(tag.tag, tag.source) for tag in tagged.hashtags] == [
+        assert [(tag.tag, tag.source) for tag in suggestions.hashtags] == [
             ("harbor", "generated"),
             ("tram", "generated"),
             ("noodle", "generated"),
         ]
-        assert [tag.score for tag in tagged.hashtags] == pytest.approx([0.8, 0.4, 0.2])
-        assert tagged.category == ("Travel", 0.93)
+        assert [tag.score for tag in suggestions.hashtags] == pytest.approx([0.8, 0.4, 0.2])
+        assert suggestions.category == ("Travel", 0.93)
 
     async def test_join_those_of_related_notes_by_the_stated_formula(self, gateway):
         near = Note("near", "harbor tram", hashtags=("harbor", "seaside"))
         await gateway.publish(near)
         draft = Note("", "harbor tram")
 
-        tagged = await tags(gateway, draft)
+        suggestions = await tags(gateway, draft)
 
         vote = float(bag_of_words(near) @ bag_of_words(draft)) / VOTERS
-        assert {tag.tag: (tag.source, pytest.approx(tag.score)) for tag in tagged.hashtags} == {
+        assert {tag.tag: (tag.source, pytest.approx(tag.score)) for tag in suggestions.hashtags} == {
             "harbor": ("both", 1 - (1 - 0.8) * (1 - vote)),
             "tram": ("generated", 0.4),
             "seaside": ("neighbors", vote),
         }
 
     async def test_are_at_most_as_many_as_wanted_and_none_that_the_draft_has(self, gateway):
-        tagged = await tags(gateway, Note("", "harbor tram noodle castle", hashtags=("#Harbors",)), max_hashtags=2)
+        suggestions = await tags(gateway, Note("", "harbor tram noodle castle", hashtags=("#Harbors",)), max_hashtags=2)
 
-        assert [tag.tag for tag in tagged.hashtags] == ["tram", "noodle"]
+        assert [tag.tag for tag in suggestions.hashtags] == ["tram", "noodle"]
+
+    @pytest.mark.parametrize(
+        ("vocabulary", "max_hashtags", "own", "predicted"),
+        [("open", 3, (), 3), ("open", 3, ("a", "b"), 5), ("open", 9, ("a", "b"), 10), ("known", 3, (), 10)],
+    )
+    async def test_are_predicted_no_more_than_may_be_needed(self, gateway, vocabulary, max_hashtags, own, predicted):
+        asked = []
+        predict = gateway.drafter.predict
+        gateway.drafter.predict = lambda note, count, **options: asked.append(count) or predict(note, count, **options)
+
+        await tags(gateway, Note("", "harbor", hashtags=own), vocabulary=vocabulary, max_hashtags=max_hashtags)
+
+        assert asked == [predicted]
 
     async def test_come_in_the_spelling_that_most_live_notes_use(self, gateway):
         notes = [Note("a", "river", hashtags=("NightTram",)), Note("b", "river", hashtags=("NightTram",))]
         await gateway.publish(*notes, Note("c", "nighttram", hashtags=("night tram",)))
 
-        tagged = await tags(gateway, Note("", "nighttram castle"))
+        suggestions = await tags(gateway, Note("", "nighttram castle"))
 
-        assert [(tag.tag, tag.source) for tag in tagged.hashtags] == [("NightTram", "both"), ("castle", "generated")]
+        assert [(tag.tag, tag.source) for tag in suggestions.hashtags] == [
+            ("NightTram", "both"),
+            ("castle", "generated"),
+        ]
 
     async def test_of_the_known_vocabulary_are_all_carried_by_live_notes(self, gateway):
         await gateway.publish(Note("a", "river", hashtags=("Tram",)), Note("b", "river", hashtags=("noodle",)))
         await gateway.recommender.delete("b")
 
-        tagged = await tags(gateway, Note("", "harbor tram noodle"), vocabulary="known")
+        suggestions = await tags(gateway, Note("", "harbor tram noodle"), vocabulary="known")
 
-        assert [tag.tag for tag in tagged.hashtags] == ["Tram"]
+        assert [tag.tag for tag in suggestions.hashtags] == ["Tram"]
 
     async def test_of_the_known_vocabulary_follow_the_edits_of_notes(self, gateway):
         await gateway.publish(Note("a", "river", hashtags=("tram", "noodle")))
         await gateway.publish(Note("a", "river", hashtags=("noodles",)))
 
-        tagged = await tags(gateway, Note("", "harbor tram noodle"), vocabulary="known")
+        suggestions = await tags(gateway, Note("", "harbor tram noodle"), vocabulary="known")
 
-        assert [tag.tag for tag in tagged.hashtags] == ["noodles"]
+        assert [tag.tag for tag in suggestions.hashtags] == ["noodles"]
 
     async def test_of_the_known_vocabulary_look_past_the_number_that_is_wanted(self, gateway):
         await gateway.publish(Note("a", "river", hashtags=("castle",)))
 
         draft = Note("", "harbor tram noodle castle")
-        tagged = await tags(gateway, draft, vocabulary="known", max_hashtags=1)
+        suggestions = await tags(gateway, draft, vocabulary="known", max_hashtags=1)
 
-        assert [tag.tag for tag in tagged.hashtags] == ["castle"]
+        assert [tag.tag for tag in suggestions.hashtags] == ["castle"]
 
     async def test_of_the_known_vocabulary_are_as_many_as_wanted_if_model_and_neighbors_know_as_many(self, gateway):
         """The model's likely words are unknown; its unlikely ones and the hashtags of the farthest voter are not."""
@@ -348,9 +375,9 @@ class TestTags:
         )
         draft = Note("", " ".join(WORDS))
 
-        tagged = await tags(gateway, draft, vocabulary="known", max_hashtags=3)
+        suggestions = await tags(gateway, draft, vocabulary="known", max_hashtags=3)
 
-        assert {tag.tag for tag in tagged.hashtags} == {"market", "pier", "quay"}
+        assert {tag.tag for tag in suggestions.hashtags} == {"market", "pier", "quay"}
 
     async def test_do_without_the_spelling_when_the_store_goes_between_two_questions(self, gateway, monkeypatch):
         async def down(tags: object) -> object:
@@ -359,9 +386,9 @@ class TestTags:
         await gateway.publish(Note("near", "harbor", hashtags=("Tram",)))
         monkeypatch.setattr(gateway.store, "spellings", down)
 
-        tagged = await tags(gateway, Note("", "harbor tram"))
+        suggestions = await tags(gateway, Note("", "harbor tram"))
 
-        assert [tag.tag for tag in tagged.hashtags] == ["harbor", "tram"]
+        assert [tag.tag for tag in suggestions.hashtags] == ["harbor", "tram"]
         with pytest.raises(StoreUnavailable):
             await tags(gateway, Note("", "harbor tram"), vocabulary="known")
 
@@ -370,10 +397,10 @@ class TestTags:
         await gateway.publish(*corpus)
         draft = Note("", "harbor castle")
 
-        tagged = await tags(gateway, draft, related=20)
+        suggestions = await tags(gateway, draft, related=20)
 
         cosines = sorted((float(bag_of_words(draft) @ bag_of_words(note)) for note in corpus), reverse=True)
-        assert [item.score for item in tagged.related] == cosines[:20]
+        assert [note.score for note in suggestions.related] == cosines[:20]
 
     async def test_without_the_index_or_the_store_are_the_models(self, gateway):
         await gateway.publish(Note("near", "harbor tram", hashtags=("seaside",)))
@@ -386,7 +413,7 @@ class TestTags:
         assert [tag.tag for tag in without_index.hashtags] == ["harbor"]
         assert without_index.related == []
         assert [tag.tag for tag in without_store.hashtags] == ["harbor"]
-        assert [(item.note_id, item.card) for item in without_store.related] == [("near", None)]
+        assert [(note.note_id, note.summary) for note in without_store.related] == [("near", None)]
 
     async def test_of_the_known_vocabulary_need_the_store(self, gateway):
         gateway.store.down = True
@@ -416,15 +443,15 @@ class TestCalibratedScores:
         near = Note("near", "harbor tram", hashtags=("noodle",))
         await gateway.publish(near)
 
-        tagged = await tags(gateway, Note("", "harbor tram noodle"))
+        suggestions = await tags(gateway, Note("", "harbor tram noodle"))
 
         vote = float(bag_of_words(near) @ bag_of_words(Note("", "harbor tram noodle"))) / VOTERS
-        assert [(tag.tag, tag.score) for tag in tagged.hashtags] == [
+        assert [(tag.tag, tag.score) for tag in suggestions.hashtags] == [
             ("noodle", pytest.approx(sigmoid(-1.0 + strength(vote)))),
             ("harbor", pytest.approx(sigmoid(-1.0))),
             ("tram", pytest.approx(sigmoid(-1.0))),
         ]
-        assert tagged.category == ("Travel", pytest.approx(sigmoid(-2.0)))
+        assert suggestions.category == ("Travel", pytest.approx(sigmoid(-2.0)))
 
     @pytest.mark.parametrize("missing", ["store", "index"])
     async def test_of_a_model_that_speaks_alone_are_those_of_the_model(self, gateway, missing):
@@ -433,19 +460,19 @@ class TestCalibratedScores:
         gateway.store.down = missing == "store"
         gateway.searcher.down = {0, 1} if missing == "index" else set()
 
-        tagged = await tags(gateway, Note("", "harbor"))
+        suggestions = await tags(gateway, Note("", "harbor"))
 
-        assert [(tag.tag, tag.score) for tag in tagged.hashtags] == [("harbor", pytest.approx(sigmoid(2.0)))]
+        assert [(tag.tag, tag.score) for tag in suggestions.hashtags] == [("harbor", pytest.approx(sigmoid(2.0)))]
 
     async def test_are_those_of_a_stored_note_too(self, gateway):
         gateway.recommender._scores = self.MAPS
         await gateway.publish(Note("n", "harbor"))
 
-        described = await gateway.recommender.describe("n")
+        details = await gateway.recommender.details("n")
 
-        assert described.suggestion is not None
-        assert described.suggestion.hashtags == (("suggested", pytest.approx(sigmoid(2.0))),)
-        assert described.suggestion.category == ("Travel", pytest.approx(sigmoid(-2.0)))
+        assert details.suggestion is not None
+        assert details.suggestion.hashtags == (("suggested", pytest.approx(sigmoid(2.0))),)
+        assert details.suggestion.category == ("Travel", pytest.approx(sigmoid(-2.0)))
 
 
 class TestWrites:
@@ -524,11 +551,11 @@ class TestWrites:
 class TestDescription:
     async def test_follows_a_note_from_pending_to_searchable_to_edited(self, gateway):
         await gateway.store.put([StoredNote(Note("n", "harbor"), 0)])
-        new = await gateway.recommender.describe("n")
+        new = await gateway.recommender.details("n")
         await gateway.drain()
-        read = await gateway.recommender.describe("n")
+        read = await gateway.recommender.details("n")
         await gateway.store.put([StoredNote(Note("n", "castle"), 0)])
-        edited = await gateway.recommender.describe("n")
+        edited = await gateway.recommender.details("n")
 
         assert (new.status, new.suggestion) == ("pending", None)
         assert read.status == "searchable"
@@ -540,23 +567,23 @@ class TestDescription:
         [version] = await gateway.store.put([StoredNote(Note("n", "harbor"), 0)])
         gateway.store.suggest("n", Suggestion(version, FINGERPRINT, failure="OverflowError"))
 
-        described = await gateway.recommender.describe("n")
+        details = await gateway.recommender.details("n")
 
-        assert described.status == "failed"
-        assert described.suggestion is not None
-        assert described.suggestion.failure == "OverflowError"
+        assert details.status == "failed"
+        assert details.suggestion is not None
+        assert details.suggestion.failure == "OverflowError"
 
     async def test_without_the_notes_shard_is_pending_because_nobody_can_find_it(self, gateway):
         await gateway.publish(Note("n", "harbor"))
         gateway.searcher.down = {0, 1}
 
-        assert (await gateway.recommender.describe("n")).status == "pending"
+        assert (await gateway.recommender.details("n")).status == "pending"
 
     async def test_needs_the_store(self, gateway):
         gateway.store.down = True
 
         with pytest.raises(StoreUnavailable):
-            await gateway.recommender.describe("n")
+            await gateway.recommender.details("n")
 
 
 class TestStatus:

@@ -30,7 +30,7 @@ def test_fewer_than_asked_for_are_all_taken():
 
 
 @pytest.mark.parametrize("diversity", [0.1, 0.5, 0.9, 1.0])
-def test_each_choice_maximises_the_marginal_relevance_of_the_definition(diversity):
+def test_each_choice_maximizes_the_marginal_relevance_of_the_definition(diversity):
     draw = np.random.default_rng(3)
     vectors = draw.normal(size=(30, 8)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)

@@ -1,0 +1,26 @@
+"""Bodies of the contract as the store and the model take them: notes, drafts and events."""
+
+from datetime import datetime
+
+from model.note import Note
+from service.contract.events import EventIn
+from service.contract.notes import NoteIn
+from service.contract.tags import DraftIn
+from service.store.records import Event, StoredNote
+
+
+def note_record(note: NoteIn, note_id: str) -> StoredNote:
+    """A note for the store, which gives it its version."""
+    stored = Note(note_id, note.title, note.content, tuple(note.hashtags), note.category, note.exposure)
+    return StoredNote(stored, version=0, author=note.author, created_at=note.created_at)
+
+
+def draft_note(draft: DraftIn) -> Note:
+    """A draft for the model; it has no id."""
+    return Note("", draft.title, draft.content, tuple(draft.hashtags))
+
+
+def event_record(event: EventIn) -> Event:
+    """An event for the store, its time in seconds since 1970."""
+    ts = event.ts if isinstance(event.ts, float | int) else datetime.fromisoformat(event.ts.upper()).timestamp()
+    return Event(event.event_id, event.user_id, event.note_id, event.type, ts, event.source_note_id)

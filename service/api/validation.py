@@ -1,0 +1,20 @@
+"""Errors of validation in words: our field and its rule, and never the caller's input."""
+
+from typing import Any
+
+from pydantic import ValidationError
+
+_EXPLAINED = 3
+
+
+def explain(error: ValidationError, *place: str) -> str:
+    """The first errors, by field and rule. ``place`` leads to the validated value."""
+    errors = error.errors(include_url=False, include_input=False)[:_EXPLAINED]
+    return "; ".join(dict.fromkeys(_explain_one((*place, *one["loc"]), one["type"], one["msg"]) for one in errors))
+
+
+def _explain_one(place: tuple[Any, ...], kind: str, message: str) -> str:
+    rule = message.removeprefix("Value error, ")
+    if kind == "extra_forbidden":  # an unknown field's name is input
+        place, rule = place[:-1], "unknown field"
+    return f"{'.'.join(map(str, place))}: {rule}" if place else rule

@@ -1,0 +1,75 @@
+"""The neighborhood of a note, where the recommender's tests do not reach: cached vectors and merged searches."""
+
+from indexer.serving.memory import MemorySearcher
+from indexer.types import Hits, IndexedVector, SearchResult
+from model.note import Note
+from service.deadlines import Deadline
+from service.recommend.memory import FINGERPRINT, bag_of_words
+from service.recommend.note_cache import NoteCache
+from service.recommend.related import Neighborhood, RelatedQuery
+from service.store.memory import MemoryStore
+from service.store.records import StoredNote
+
+
+class Searcher(MemorySearcher):
+    """Records lookups; ``by_category`` overrides the results of searches."""
+
+    def __init__(self) -> None:
+        super().__init__(fingerprint=FINGERPRINT)
+        self.lookups: list[str] = []
+        self.by_category: dict[str | None, SearchResult] = {}
+
+    async def lookup(self, note_id: str, **options: float) -> IndexedVector | None:
+        self.lookups.append(note_id)
+        return await super().lookup(note_id, **options)
+
+    async def search(self, *args: object, category: str | None = None, **options: object) -> SearchResult:
+        if self.by_category:
+            return self.by_category[category]
+        return await super().search(*args, category=category, **options)
+
+
+async def neighborhood_of(*notes: Note, vectors: int = 10) -> tuple[Neighborhood, Searcher]:
+    store, searcher = MemoryStore(), Searcher()
+    versions = await store.put([StoredNote(note, 0) for note in notes])
+    for note, version in zip(notes, versions, strict=True):
+        searcher.put(note.id, version, bag_of_words(note), note.category, None)
+    cache = NoteCache(store, 100, 1.0)
+    return Neighborhood(store, cache, searcher, FINGERPRINT, popularity_weight=0.0, capacity=vectors), searcher
+
+
+async def test_a_hot_notes_vector_stays_and_a_colder_one_is_evicted():
+    neighborhood, searcher = await neighborhood_of(*(Note(f"n{number}", "harbor") for number in range(3)), vectors=2)
+    for note_id in ("n0", "n1", "n0", "n2"):
+        await neighborhood.of_note(note_id, RelatedQuery(1), Deadline(5.0))
+    assert searcher.lookups == ["n0", "n1", "n2"]
+
+    await neighborhood.of_note("n0", RelatedQuery(1), Deadline(5.0))
+    assert searcher.lookups == ["n0", "n1", "n2"]
+    await neighborhood.of_note("n1", RelatedQuery(1), Deadline(5.0))
+    assert searcher.lookups == ["n0", "n1", "n2", "n1"]
+
+
+async def test_several_categories_are_as_fresh_and_as_whole_as_the_worst_of_their_searches():
+    notes = [Note("n0", "harbor"), Note("a1", "harbor", category="a"), Note("b1", "harbor", category="b")]
+    neighborhood, searcher = await neighborhood_of(*notes)
+    searcher.by_category = {
+        "a": SearchResult(Hits(["a1"], [0.5]), generation=7, shards_ok=1, shards_total=2),
+        "b": SearchResult(Hits(["b1"], [0.9]), generation=4, shards_ok=2, shards_total=2),
+    }
+
+    related = await neighborhood.of_note("n0", RelatedQuery(5, categories=("a", "b")), Deadline(5.0))
+
+    assert [(note.note_id, note.score) for note in related.notes] == [("b1", 0.9), ("a1", 0.5)]
+    assert (related.generation, related.shards_ok, related.shards_total) == (4, 1, 2)
+    assert related.degraded
+
+
+async def test_equal_scores_of_several_categories_stand_by_id():
+    notes = [Note("n0", "harbor"), Note("y", "harbor", category="a"), Note("x", "harbor", category="b")]
+    neighborhood, _ = await neighborhood_of(*notes)
+
+    related = await neighborhood.of_note("n0", RelatedQuery(5, categories=("a", "b")), Deadline(5.0))
+
+    assert [note.note_id for note in related.notes] == ["x", "y"]
+    assert related.notes[0].score == related.notes[1].score
