@@ -237,7 +237,7 @@ def test_a_header_that_says_nothing_to_us_changes_nothing(send, request_of, fiel
         "GET /notes/" + "x" * 60_000,
         "GET http://x-mark-x/notes/a!",
         "GET /status?%ff",
-        "GET /status?" + "&".join(f"{MARK}{number}={number}" for number in range(4000)),
+        "GET /status?" + "&".join(f"{MARK}{number}={number}" for number in range(3000)),
         "GET /notes/a/related?" + "&".join(f"exclude={number}" for number in range(3000)),
         "GET /notes/a/related?k=" + "9" * 50_000,
         "GET /notes/a/related?category=" + "%F0%9F%99%82" * 129,
@@ -253,6 +253,13 @@ def test_a_strange_request_line_is_refused(send, request_of, line):
     [answer] = send(request_of(line))
 
     assert answer.status in (400, 404, 405, 422)
+
+
+@pytest.mark.parametrize("length", [66_000, 120_000, 1_000_000])
+def test_a_request_line_above_the_limit_is_refused_at_every_length(send, request_of, length):
+    [answer] = send(request_of("GET /status?" + "x" * length))
+
+    assert (answer.status, answer.code) == (431, "head_too_large")
 
 
 @pytest.mark.parametrize(

@@ -162,6 +162,25 @@ async def test_an_engine_that_ends_refuses_drafts_and_answers_those_that_wait():
         assert second.done()
 
 
+async def test_at_its_end_an_engine_cancels_the_drafts_and_the_stored_notes_that_wait():
+    gate = Gate()
+    backend = HashingBackend(before=gate)
+    engine = engine_of(backend)
+    async with engine.running():
+        first = draft(engine, "first")
+        await gate.closed_on()
+        second = draft(engine, "second")
+        await waiting(engine, 1)
+        stored = asyncio.create_task(engine.predict(backend.tokenize([Note("", "stored")]), 1))
+        await asyncio.sleep(0)
+        gate.open.set()
+
+    await asyncio.wait([second, stored], timeout=5)
+    assert second.cancelled()
+    assert stored.cancelled()
+    first.cancel()
+
+
 async def test_draining_is_over_when_its_time_is():
     gate = Gate()
     engine = engine_of(HashingBackend(before=gate))

@@ -551,6 +551,23 @@ async def test_a_text_that_comes_back_or_stands_in_another_note_is_read_once_whi
     ]
 
 
+async def test_the_time_in_the_queue_is_that_of_the_oldest_note_of_a_batch(redis, store):
+    def queued() -> tuple[float, float]:
+        name, labels = "notellm_embed_stage_duration_seconds", {"stage": "queue"}
+        return tuple(REGISTRY.get_sample_value(f"{name}_{part}", labels) or 0.0 for part in ("count", "sum"))
+
+    await store.put([stored("old")])
+    await asyncio.sleep(0.3)
+    await store.put([stored("new", "by bus")])
+    count, seconds = queued()
+    backend = HashingBackend()
+    await drain(backend, redis)
+
+    assert len(backend.batches) == 1
+    assert queued()[0] - count == 1
+    assert 0.3 <= queued()[1] - seconds < 60
+
+
 def ill() -> tuple[float, float]:
     names = ("notellm_categories_sampled_total", "notellm_categories_illegal_total")
     sampled, illegal = (REGISTRY.get_sample_value(name) for name in names)

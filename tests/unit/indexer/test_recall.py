@@ -62,5 +62,6 @@ def test_lists_are_added_to_the_search_until_its_recall_is_enough(narrow):
     assert probe.recall() < 0.96
     assert tune(narrow).sufficiency() >= 1.0
     assert narrow.recipe.nprobe > 1
+    assert narrow.recipe.nprobe.bit_count() == narrow.recipe.rerank.bit_count() == 1  # doubled
     assert probe.recall() >= 0.96
     assert probe.recall(100) >= 0.99

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -16,6 +17,7 @@ from indexer.rpc.client import RpcClient
 from indexer.rpc.frames import (
     MAX_CALLS,
     MAX_FRAME_BYTES,
+    UNACKNOWLEDGED_MS,
     Connection,
     Malformed,
     RpcBroken,
@@ -109,13 +111,16 @@ async def test_large_frames_travel_whole_in_both_directions(client):
     assert all(result["data"] == data for result in results)
 
 
-async def test_small_frames_are_sent_without_delay(server, client):
+async def test_sockets_send_at_once_and_notice_a_dead_peer(server, client):
     await client.call("echo", {}, timeout_s=5)
 
     [connection] = server._connections
     for transport in (connection.transport, client._connection.transport):
         sock = transport.get_extra_info("socket")
-        assert sock.family == socket.AF_UNIX or sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        if sock.family != socket.AF_UNIX:
+            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+            if sys.platform == "linux":
+                assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == UNACKNOWLEDGED_MS
 
 
 async def test_a_call_larger_than_a_frame_is_the_callers_mistake_and_the_next_one_works(client):
@@ -191,6 +196,18 @@ async def test_more_calls_than_a_connection_may_hold_are_refused_at_once(client)
 async def test_calls_in_flight_fail_at_once_when_the_server_goes(server, client):
     waiting = asyncio.create_task(client.call("sleep", {"s": 60}, timeout_s=60))
     await client.call("echo", {}, timeout_s=5)
+
+    await server.close()
+
+    with pytest.raises(RpcBroken):
+        await asyncio.wait_for(waiting, 10)
+
+
+async def test_a_call_that_waits_to_be_sent_fails_when_the_connection_breaks(server, client):
+    await client.call("echo", {}, timeout_s=5)
+    client._connection.pause_writing()
+    waiting = asyncio.create_task(client.call("echo", {}, timeout_s=60))
+    await asyncio.sleep(0)
 
     await server.close()
 

@@ -115,3 +115,15 @@ async def test_a_batch_that_fails_fails_its_own_searches_only(batcher, gated):
     again = asyncio.create_task(batcher.search([query(5)]))
     gated.open.release()
     assert [hits.ids for hits in await again] == [["5"]]
+
+
+async def test_close_waits_for_the_running_searches(gated):
+    batcher = Batcher(gated.search, searchers=1, threads=1)
+    search = asyncio.create_task(batcher.search([query(1)]))
+    await entered(gated, 1)
+    closing = asyncio.create_task(asyncio.to_thread(batcher.close))
+    await asyncio.wait([closing], timeout=0.05)
+
+    assert not closing.done()
+    gated.open.release()
+    await asyncio.gather(search, closing)

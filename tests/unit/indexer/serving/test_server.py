@@ -100,3 +100,9 @@ async def test_a_search_that_makes_no_sense_is_refused_and_the_next_one_runs(cli
 async def test_a_malformed_search_is_refused(client, queries):
     with pytest.raises(RpcRefused, match="bad search"):
         await client.call("search", {"queries": queries, "fingerprint": "m"}, timeout_s=5)
+
+
+@pytest.mark.parametrize("ids", [None, "ab", [1], ["a", 1]])
+async def test_vectors_of_malformed_ids_are_refused(client, ids):
+    with pytest.raises(RpcRefused, match="list of text"):
+        await client.call("vectors", {"ids": ids, "fingerprint": "m"}, timeout_s=5)

@@ -122,6 +122,15 @@ def test_thousands_of_errors_are_not_listed():
     assert refusal(NoteIn, body) == "too many errors to list"
 
 
+def test_the_first_three_errors_are_named_by_field_and_rule():
+    body = json.dumps({"title": 1, "content": 2, "hashtags": 3, "category": 4, "author": 5})
+
+    assert refusal(NoteIn, body) == (
+        "title: Input should be a valid string; content: Input should be a valid string; "
+        "hashtags: Input should be a valid array"
+    )
+
+
 def test_a_title_is_measured_after_trimming():
     note = parse(NoteIn, json.dumps({"title": " " * 200 + "t" * 300 + "\n"}))
 

@@ -5,6 +5,7 @@ import random
 from dataclasses import asdict
 
 import pytest
+from prometheus_client import REGISTRY
 from redis.asyncio import Redis
 
 from model.note import Note
@@ -66,6 +67,23 @@ async def test_a_note_is_fetched_once_and_again_only_after_a_write():
     await store.put([note("n1", "castle")])
     [summary] = await cache.get(["n1"])
     assert (fetched, summary.version) == (["n1", "n1"], 2)
+
+
+async def test_summaries_are_counted_by_their_source():
+    def counts() -> list[float]:
+        return [
+            REGISTRY.get_sample_value("notellm_cards_total", {"source": source}) or 0.0
+            for source in ("held", "fetched")
+        ]
+
+    store = MemoryStore()
+    await store.put([note(f"n{number}") for number in range(5)])
+    cache = NoteCache(store, 10, TIMEOUT_S)
+
+    for note_ids, cached, fetched in ((["n0", "n1"], 0, 2), (["n0", "n1"], 2, 0), (["n0", "n1", "n2", "n3"], 2, 2)):
+        before = counts()
+        await cache.get(note_ids)
+        assert [now - then for now, then in zip(counts(), before, strict=True)] == [cached, fetched]
 
 
 async def test_answers_that_wait_share_one_request_to_the_store():

@@ -208,6 +208,12 @@ class TestRelated:
 
         assert {note.note_id for note in related.notes} == {f"yn{number}" for number in (0, *range(3, 20))}
 
+    async def test_of_the_same_author_are_there_unless_they_are_excluded(self, gateway):
+        await gateway.publish(*(StoredNote(note, 0, author="me") for note in notes(5)))
+
+        assert len((await gateway.recommender.related("n0", RelatedQuery(10))).notes) == 4
+        assert (await gateway.recommender.related("n0", RelatedQuery(10, exclude_author=True))).notes == []
+
     async def test_of_a_note_without_author_exclude_nobody(self, gateway):
         await gateway.publish(*notes(5))
 
