@@ -62,7 +62,7 @@ EVENTS = Counter(
     "Events of readers, by delivery.",
     ["outcome"],  # accepted | duplicate
 )
-CARDS = Counter(
+NOTES_LOOKED_UP = Counter(
     "notellm_cards_total",
     "Notes looked up for answers.",
     ["source"],  # held: in the gateway's memory and confirmed | fetched: from the store

@@ -93,7 +93,7 @@ ROWS = (
                 "Dead letters",
                 "short",
                 {"": "max(notellm_dead_letters)"},
-                "Notes that were given up and that nobody removed.",
+                "Notes in the dead-letter stream that nobody removed.",
                 is_tile=True,
                 limits=((1, ORANGE),),
             ),
@@ -166,9 +166,9 @@ ROWS = (
                 {
                     "embedded": rate("notellm_notes_embedded_total"),
                     "known: {{cache}}": rate("notellm_embed_cache_hits_total", "cache"),
-                    "given up": rate("notellm_notes_failed_total"),
+                    "dead-lettered": rate("notellm_notes_failed_total"),
                 },
-                "Published; of these, known without asking the model; given up.",
+                "Published; of these, known without asking the model; dead-lettered.",
             ),
             Panel("Tokens", "ops", {"": rate("notellm_embed_tokens_total")}, "Prompt tokens that the model reads."),
             Panel(

@@ -17,7 +17,7 @@ from service.recommend.lru import LruCache
 from service.store.interfaces import NoteStore
 from service.store.records import StoredNote
 
-_CACHED, _FETCHED = metrics.CARDS.labels("held"), metrics.CARDS.labels("fetched")
+_CACHED, _FETCHED = metrics.NOTES_LOOKED_UP.labels("held"), metrics.NOTES_LOOKED_UP.labels("fetched")
 
 
 @dataclass(slots=True, eq=False)

@@ -409,6 +409,7 @@ def test_a_checkpoint_half_written_is_not_a_trained_one(tmp_path):
     assert cell.trained_on() is None
 
 
+@pytest.mark.timeout(900)  # a processor without bfloat16 takes minutes
 def test_the_real_thing_on_a_handful_of_notes(tmp_path, monkeypatch):
     """Two steps on a tiny Llama with random weights, the encoder on MiniLM; nothing is learned, everything runs."""
     monkeypatch.setattr("model.training.train.open_base", lambda name, notes, dtype: tiny_base("llama"))

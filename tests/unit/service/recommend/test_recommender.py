@@ -235,7 +235,7 @@ class TestRelated:
     @pytest.mark.parametrize("k", [1, 30])
     async def test_debiased_come_from_further_away_than_the_first_k(self, k):
         gateway = MemoryGateway(popularity_weight=1.0)
-        popular = [Note(f"p{n}", "harbor tram", exposure=10**6) for n in range(3 * k)]
+        popular = [Note(f"p{n}", "harbor tram", exposure=10**6) for n in range(90)]
         unknown = [Note(f"u{n}", "harbor tram castle market museum") for n in range(k)]
         await gateway.publish(Note("n0", "harbor tram"), *popular, *unknown)
 
