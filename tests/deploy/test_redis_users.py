@@ -25,7 +25,7 @@ ROOT = Path(__file__).parent.parent.parent
 ADDRESSES = {"NOTELLM_WORKER__ADDRESSES": ["worker.sock"], "NOTELLM_INDEX__ADDRESSES": ["shard-0.sock", "shard-1.sock"]}
 SCRIPTS = {
     "gateway": [notes.PUT, notes.DELETE, events.APPEND],
-    "worker": [jobs.INTRODUCE, jobs.FILL, jobs.PUBLISH, jobs.FAIL],
+    "worker": [jobs.REGISTER, jobs.FILL, jobs.PUBLISH, jobs.DEAD_LETTER],
     "indexer": [changes.REFUSE, changes.KEEP, changes.LAG],
 }
 
