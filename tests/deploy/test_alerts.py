@@ -111,7 +111,7 @@ def test_what_the_advice_asks_prometheus_is_a_question_about_exported_metrics(wa
 def test_the_advice_names_only_events_that_are_logged():
     named = re.findall(r"grep (?:-E )?'?([a-z_|]+)'?", ADVICE.read_text())
     code = "".join(
-        path.read_text() for folder in ("service", "indexer") for path in (DEPLOY.parent / folder).glob("*.py")
+        path.read_text() for folder in ("service", "indexer") for path in (DEPLOY.parent / folder).rglob("*.py")
     )
 
     assert named
