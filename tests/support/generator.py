@@ -134,15 +134,16 @@ class Generator:
         head = connection.buffer.find(b"\r\n\r\n")
         if head < 0:
             return
-        at = connection.buffer.find(_LENGTH) + len(_LENGTH)
-        length = int(connection.buffer[at : connection.buffer.index(b"\r", at)])
+        fields = connection.buffer[:head].lower() + b"\r"  # nginx writes names of headers its own way
+        at = fields.find(_LENGTH) + len(_LENGTH)
+        length = int(fields[at : fields.index(b"\r", at)])
         if len(connection.buffer) < head + 4 + length:
             return
         status = int(connection.buffer[9:12])
         assert connection.due_s is not None
         outcome.latencies_ms.setdefault(status, []).append((time.perf_counter() - connection.due_s) * 1000)
         if status in {429, 503}:
-            outcome.without_retry_after += b"\r\nretry-after: " not in connection.buffer[: head + 2]
+            outcome.without_retry_after += b"\r\nretry-after: " not in fields
         connection.buffer, connection.due_s = b"", None
         self._free.append(connection)
 
