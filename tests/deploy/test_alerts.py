@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 from support.metrics_table import documented
-from support.prometheus import CONFIG, DEPLOY, RULES, alerts_of, need
+from support.programs import need
+from support.prometheus import CONFIG, DEPLOY, RULES, alerts_of
 from support.watched import Watched
 
 TESTS = sorted((DEPLOY / "prometheus" / "tests").glob("*.yml"))
@@ -20,7 +21,7 @@ PARTS = ("**What it means.**", "**What users notice.**", "**Look.**", "**Do.**")
 
 
 def promtool(*words: str | Path) -> None:
-    ended = subprocess.run([need("promtool"), *words], capture_output=True, text=True, check=False)
+    ended = subprocess.run([need("promtool", "prometheus"), *words], capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stdout + ended.stderr
 
 

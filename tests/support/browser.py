@@ -1,13 +1,11 @@
 """A real Chromium for tests and screenshots, and a record of what a page did that it should not."""
 
-import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
 
-import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, Request, Route, expect, sync_playwright
+from support.programs import need
 
 ARGUMENTS = [
     "--no-sandbox",
@@ -27,12 +25,7 @@ Scheme = Literal["light", "dark"]
 @contextmanager
 def chromium() -> Iterator[Browser]:
     """The browser. Without one, tests are skipped; in CI they fail."""
-    binary = shutil.which("chromium")
-    if binary is None:
-        missing = "needs a browser: apt-get install chromium fonts-dejavu-core"
-        if os.environ.get("CI"):
-            pytest.fail(missing)
-        pytest.skip(missing)
+    binary = need("chromium", "chromium fonts-dejavu-core")
     expect.set_options(timeout=PATIENCE_MS)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=binary, args=ARGUMENTS)

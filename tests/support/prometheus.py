@@ -1,8 +1,6 @@
 """A real Prometheus for tests: the one of the PATH, on a free port, with the rules of deploy/."""
 
-import os
 import re
-import shutil
 import socket
 import subprocess
 import time
@@ -12,21 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 import yaml
+from support.programs import need
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 RULES = DEPLOY / "prometheus" / "rules" / "notellm.yml"
 CONFIG = DEPLOY / "prometheus" / "prometheus.yml"
 PATIENCE_S = 60
-
-
-def need(program: str) -> str:
-    """Path of a program of Debian's package prometheus; without it a test is skipped, and fails in CI."""
-    if found := shutil.which(program):
-        return found
-    say = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
-    return str(say(f"no {program} found: apt-get install prometheus"))
 
 
 def alerts_of(rules: Path = RULES) -> dict[str, dict[str, Any]]:
@@ -61,7 +51,7 @@ class Prometheus:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         command = [
-            need("prometheus"),
+            need("prometheus", "prometheus"),
             f"--config.file={self._folder / 'prometheus.yml'}",
             f"--storage.tsdb.path={self._folder / 'data'}",
             f"--web.listen-address=127.0.0.1:{port}",
