@@ -21,12 +21,13 @@ def fits(lengths: Sequence[int], max_tokens: int) -> int:
 def batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
     """Positions grouped into padded batches of at most ``max_tokens``, notes of like length together."""
     order = sorted(range(len(lengths)), key=lambda position: lengths[position])
-    grouped = []
-    while order:
-        count = fits([lengths[position] for position in order], max_tokens)
-        grouped.append(order[:count])
-        order = order[count:]
-    return grouped
+    grouped, start = [], 0
+    for place, position in enumerate(order):
+        # In this order every note is the longest of its batch so far.
+        if place > start and (place - start + 1) * lengths[position] > max_tokens:
+            grouped.append(order[start:place])
+            start = place
+    return [*grouped, order[start:]] if order else []
 
 
 def together(lengths: Sequence[int], max_tokens: int) -> list[int]:

@@ -67,11 +67,16 @@ def load_events(path: Path) -> EventTable:
     Raises:
         DataError: if the files cannot be read as events.
     """
-    files = _days(path) or [data_file(path, "events")]
+    files = event_files(path)
     events = _jsonl_events(files[0]) if files[0].suffix == ".jsonl" else _parquet_events(files)
     if not len(events):
         raise DataError(f"{files[0].name} holds no events")
     return events
+
+
+def event_files(path: Path) -> list[Path]:
+    """The files of a log: one, or those of a folder by day, oldest first. Raises DataError."""
+    return _days(path) or [data_file(path, "events")]
 
 
 def _days(path: Path) -> list[Path]:

@@ -39,6 +39,17 @@ def stream_notes(file: Path) -> Iterator[Note]:
         raise DataError(f"{file.name} holds no notes")
 
 
+def write_notes(path: Path, notes: Sequence[Note]) -> None:
+    """Write notes as Parquet, with every column that `load_notes` knows."""
+    import pyarrow as pa  # not every command that loads notes needs it
+    import pyarrow.parquet as pq
+
+    kinds = (pa.string(), pa.string(), pa.string(), pa.list_(pa.string()), pa.string(), pa.int64())
+    rows = [(note.id, note.title, note.content, list(note.hashtags), note.category, note.exposure) for note in notes]
+    columns = [pa.array([row[place] for row in rows], kind) for place, kind in enumerate(kinds)]
+    pq.write_table(pa.table(columns, names=list(NOTE_COLUMNS)), path, compression="zstd")
+
+
 def is_blank(note: Note) -> bool:
     """True for a note without text and hashtags: no ranker can tell two of them apart."""
     return not (note.title.strip() or note.content.strip() or any(tag.strip() for tag in note.hashtags))

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from model.data.cooccurrence import HOLDOUT, SEED, related_pairs, split_notes
+from model.data.cooccurrence import HOLDOUT, SEED, PairRules, related_pairs, split_notes
 from model.data.events import EventTable, load_events
 from model.data.notes import is_blank, load_notes
 from model.data.pairs import Pairs
@@ -64,7 +64,7 @@ def evaluate(
     notes, events = load_notes(data), load_events(data)
     held_out = split_notes((note.id for note in notes), holdout, seed)
     pool = [note for note in notes if note.id in held_out and not is_blank(note)]
-    gold = related_pairs(events, ordered=not events.untimed, within=frozenset(note.id for note in pool))
+    gold = related_pairs(events, PairRules(ordered=not events.untimed), within=frozenset(note.id for note in pool))
     supported = gold.supported_by(min_users)
     if not supported:
         raise DataError(

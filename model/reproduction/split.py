@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model.data.cooccurrence import related_pairs, split_notes, training_pairs
+from model.data.cooccurrence import PairRules, related_pairs, split_notes, training_pairs
 from model.data.events import EventTable, load_events
 from model.data.notes import is_blank, load_notes
 from model.data.pairs import Pairs
@@ -79,9 +79,10 @@ def data_digest(notes: Sequence[Note], events: EventTable) -> str:
 
 def split_data(data: Data, request: Request) -> Split:
     """Split the data by note and find the pairs on either side. Raises DataError if a side has too few."""
-    notes, events, ordered = data.notes, data.events, not data.events.untimed
+    notes, events = data.notes, data.events
     held_out = split_notes((note.id for note in notes), request.holdout, request.split_seed)
-    pairs = training_pairs(notes, events, holdout=request.holdout, seed=request.split_seed, ordered=ordered)
+    rules = PairRules(ordered=not events.untimed)
+    pairs = training_pairs(notes, events, rules, holdout=request.holdout, seed=request.split_seed)
     training = pairs.supported_by(request.pairs_min_users)
     if len(training) < 2:
         raise DataError(
@@ -89,7 +90,7 @@ def split_data(data: Data, request: Request) -> Split:
             "are needed; ask for fewer users a pair"
         )
     pool = [note for note in notes if note.id in held_out and not is_blank(note)]
-    gold = related_pairs(events, ordered=ordered, within=frozenset(note.id for note in pool))
+    gold = related_pairs(events, rules, within=frozenset(note.id for note in pool))
     if not gold:
         raise DataError(f"no two of the {len(pool)} held-out notes are related; a larger holdout is needed")
     training_notes = [note for note in notes if note.id not in held_out and not is_blank(note)]

@@ -1,10 +1,16 @@
 """The commands that make data to train on: samples, published sets, and pairs of any."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
-from service.cli.common import FILE, FOLDER, holdout_options, mistakes
+from service.cli.common import FILE, FOLDER, Command, holdout_options, mistakes
+
+if TYPE_CHECKING:
+    from model.data.cooccurrence import PairRules, Resources
+    from model.data.pairs import Pairs
 
 FORMATS = ("amazon-reviews", "mind", "qilin")
 
@@ -61,15 +67,61 @@ def samples(out: Path, sessions: int, seed: int) -> None:
     click.echo(f"{notes} notes and {events} clicks in {out}")
 
 
+def rules_options(command: Command) -> Command:
+    """The options of eq. 1, for `pair_rules`."""
+    options = [
+        click.option("--unordered", is_flag=True, help="Count A and B whichever came first; needs no ts."),
+        click.option("--upper", default=30.0, show_default=True, help="u: drop pairs of a higher score."),
+        click.option("--lower", default=0.01, show_default=True, help="l: drop pairs of a lower score."),
+        click.option(
+            "--top", type=click.IntRange(min=1), default=10, show_default=True, help="t: related notes a note."
+        ),
+        click.option("--since", type=int, help="Only events from this ts on count, in the unit of the log."),
+        click.option("--until", type=int, help="Only events before this ts count."),
+        click.option(
+            "--max-clicks", type=click.IntRange(min=1), default=1000, show_default=True,
+            help="Readers with more clicked notes count for nothing.",
+        ),
+        click.option(
+            "--max-views", type=click.IntRange(min=0), default=1000, show_default=True,
+            help="Of the notes that a reader saw and never clicked, the last so many count.",
+        ),
+    ]  # fmt: skip
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 @click.command()
 @click.argument("data", type=FOLDER)
 @click.option("--out", type=FILE, required=True, help="The .parquet file to write.")
-@click.option("--unordered", is_flag=True, help="Count A and B whichever came first; needs no ts.")
+@rules_options
 @click.option(
     "--min-users", default=1, show_default=True, help="Keep pairs with as many users; 2 helps where most have one."
 )
 @holdout_options
-def pairs(data: Path, out: Path, unordered: bool, min_users: int, holdout: float, split_seed: int) -> None:
+@click.option("--test-from", type=int, help="Split by time instead: test on notes first seen from this ts on.")
+@click.option(
+    "--test-share", type=float, help="The same, from the ts on from which this share of the notes is first seen."
+)
+@click.option("--test", type=FOLDER, help="With either: folder for the test notes and their pairs (pool and gold).")
+@click.option("--memory", default="1GB", show_default=True, help="Memory of the join; what does not fit goes to disk.")
+@click.option("--threads", type=click.IntRange(min=1), help="Threads of the join; by default one a core.")
+@click.option("--spill", type=FOLDER, help="Where it goes; by default a temporary folder.")
+def pairs(
+    data: Path,
+    out: Path,
+    min_users: int,
+    holdout: float,
+    split_seed: int,
+    test_from: int | None,
+    test_share: float | None,
+    test: Path | None,
+    memory: str,
+    threads: int | None,
+    spill: Path | None,
+    **rules: Any,
+) -> None:
     """Find related pairs in a click log (co-occurrence, eq. 1 of the paper), for training.
 
     DATA is a folder with notes and events, as .parquet or .jsonl:
@@ -80,19 +132,59 @@ def pairs(data: Path, out: Path, unordered: bool, min_users: int, holdout: float
 
     Held-out notes take part in no pair. Writes note_id, related_id, score and users.
 
+    Split by time, as the paper does, training sees the events before a moment and the notes first seen before it. The
+    folder of --test gets notes.parquet and pairs.parquet of what came after, for `notellm evaluate --pool --gold`.
+
     \b
-    Example:
+    Examples:
       notellm pairs ./data --out pairs.parquet
+      notellm pairs ./data --out pairs.parquet --test-share 0.2 --test ./test
     """
+    by_time = test_from is not None or test_share is not None
+    if by_time != (test is not None) or (test_from is not None and test_share is not None):
+        raise click.UsageError("a split by time takes --test, and one of --test-from and --test-share")
+    if by_time and any(
+        click.get_current_context().get_parameter_source(name) is ParameterSource.COMMANDLINE for name in ("holdout", "split_seed")
+    ):
+        raise click.UsageError("--holdout and --split-seed are of the split by note; leave them out with --test")
     with mistakes():
-        from model.data.cooccurrence import training_pairs
-        from model.data.events import load_events
+        from model.data.cooccurrence import PairRules, Resources, training_pairs
         from model.data.notes import load_notes
         from model.data.pairs import write_pairs
+        from model.data.parquet_events import open_events
 
-        related = training_pairs(
-            load_notes(data), load_events(data), holdout=holdout, seed=split_seed, ordered=not unordered
-        )
+        chosen = PairRules(ordered=not rules.pop("unordered"), **rules)
+        resources = Resources(memory, threads, spill)
+        if test is None:
+            events = open_events(data)
+            related = training_pairs(
+                load_notes(data), events, chosen, holdout=holdout, seed=split_seed, resources=resources
+            )
+        else:
+            related = _by_time(data, chosen, resources, test_from, test_share, test)
+        skipped = related.skipped_users
         related = related.supported_by(min_users)
         write_pairs(out, related)
     click.echo(f"{len(related)} pairs of {len(set(related.note_ids))} notes in {out}")
+    if skipped:
+        click.echo(f"{skipped} readers clicked more than {rules['max_clicks']} notes and count for nothing", err=True)
+
+
+def _by_time(
+    data: Path, rules: "PairRules", resources: "Resources", start: int | None, share: float | None, test: Path
+) -> "Pairs":
+    """The training pairs of a split by time; writes pool and gold."""
+    from model.data.events import load_events
+    from model.data.notes import is_blank, load_notes, write_notes
+    from model.data.pairs import write_pairs
+    from model.data.periods import split_periods, temporal_pairs
+
+    notes, events = load_notes(data), load_events(data)
+    periods = split_periods(events, start=start, share=share)
+    related, gold = temporal_pairs(notes, events, periods, rules, resources)
+    pool = [note for note in notes if note.id in periods.after and not is_blank(note)]
+    test.mkdir(parents=True, exist_ok=True)
+    write_notes(test / "notes.parquet", pool)
+    write_pairs(test / "pairs.parquet", gold)
+    click.echo(f"{len(gold)} pairs of {len(pool)} notes first seen from {periods.start} on, in {test}")
+    return related

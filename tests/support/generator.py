@@ -94,8 +94,8 @@ class Generator:
                 self._send(connection, waiting.popleft())
             for number, _ in self._poll.poll(max(0.0, min(next_s, end_s) - time.perf_counter()), 256):
                 self._read(self._connections[number], outcome)
-                if again and self._free:
-                    self._send(self._free.popleft(), time.perf_counter())
+                if again and (connection := self._idle()):
+                    self._send(connection, time.perf_counter())
         outcome.unsent = len(waiting)
         outcome.connections = len(self._connections)
         self._close()
@@ -127,8 +127,7 @@ class Generator:
             data = b""
         if not data:
             outcome.broken += connection.due_s is not None
-            del self._connections[connection.socket.fileno()]
-            connection.socket.close()
+            self._end(connection)
             return
         connection.buffer += data
         head = connection.buffer.find(b"\r\n\r\n")
@@ -145,7 +144,16 @@ class Generator:
         if status in {429, 503}:
             outcome.without_retry_after += b"\r\nretry-after: " not in fields
         connection.buffer, connection.due_s = b"", None
-        self._free.append(connection)
+        if b"\r\nconnection: close" in fields:  # nginx ends a connection after a thousand requests
+            self._end(connection)
+        else:
+            self._free.append(connection)
+
+    def _end(self, connection: _Connection) -> None:
+        del self._connections[connection.socket.fileno()]
+        with contextlib.suppress(ValueError):  # it was not free
+            self._free.remove(connection)
+        connection.socket.close()
 
     def _close(self) -> None:
         for connection in self._connections.values():

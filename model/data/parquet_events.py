@@ -1,0 +1,66 @@
+"""Events in Parquet files which DuckDB reads itself: a log may be larger than memory."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+
+from model.data.events import CLICKS, EventTable, event_files, load_events
+
+_WHOLE = {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER"}
+_CLICKS = ", ".join(f"'{kind}'" for kind, clicked in CLICKS.items() if clicked)
+_CHECK = """
+SELECT count(*), count(*) FILTER (ts IS NULL), count(*) FILTER (
+    user_id IS NULL OR user_id = '' OR note_id IS NULL OR note_id = '' OR event IS NULL
+    OR NOT list_contains($kinds, event)
+) FROM read_parquet($files)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class ParquetEvents:
+    """A log of ``count`` events in files; see `EventTable`. ``untimed`` events have no ``ts``."""
+
+    files: Sequence[Path]
+    count: int
+    untimed: int
+
+    def __len__(self) -> int:
+        return self.count
+
+    def add_to(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Add them as the view ``stored``: user_id, note_id, ts and clicked; ``ts`` is 0 where there is none."""
+        connection.read_parquet([str(file) for file in self.files]).project(
+            f"user_id, note_id, coalesce(ts, 0)::BIGINT AS ts, event IN ({_CLICKS}) AS clicked"
+        ).create_view("stored")
+
+
+def open_events(path: Path) -> EventTable | ParquetEvents:
+    """Events of a file or folder, see `load_events`: in memory, or left on disk where DuckDB can read them as they are.
+
+    Raises:
+        DataError: if the files cannot be read as events.
+    """
+    files = event_files(path)
+    if all(file.suffix == ".parquet" for file in files) and (found := _checked(files)):
+        return found
+    # Other types of columns; or something is wrong, and this says what and where.
+    return load_events(path)
+
+
+def _checked(files: Sequence[Path]) -> ParquetEvents | None:
+    """The events of files, if they are of the types that need no conversion, and without a mistake."""
+    names = [str(file) for file in files]
+    try:
+        with duckdb.connect() as connection:
+            found = connection.read_parquet(names)
+            types = dict(zip(found.columns, map(str, found.types), strict=True))
+            texts = {types.get(name) for name in ("user_id", "note_id", "event")}
+            if texts != {"VARCHAR"} or types.get("ts") not in _WHOLE:
+                return None
+            parameters = {"files": names, "kinds": list(CLICKS)}
+            [(count, untimed, wrong)] = connection.execute(_CHECK, parameters).fetchall()
+    except duckdb.Error:
+        return None
+    return ParquetEvents(files, count, untimed) if count and not wrong else None
