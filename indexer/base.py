@@ -254,7 +254,7 @@ class IvfBase:
 
 
 def build_base(recipe: IndexRecipe, vectors_MD: Vectors, scratch: Path | None = None) -> Base:
-    """Train and fill a base from unit vectors. The same vectors give the same base.
+    """Train and fill a base from unit vectors. The same vectors give the same base, on a CPU.
 
     With a folder ``scratch``, the re-rank store is mapped from an unnamed file there.
 
@@ -265,6 +265,7 @@ def build_base(recipe: IndexRecipe, vectors_MD: Vectors, scratch: Path | None = 
         return FlatBase(recipe, vectors_MD[:])
     sample_MD = vectors_MD[_sample(len(vectors_MD), SAMPLE_PER_LIST * recipe.nlist)]
     ivf = _faiss.index_factory(sample_MD.shape[1], recipe.name, faiss.METRIC_INNER_PRODUCT)
+    _cluster_on_gpu(ivf)
     run_low_priority(ivf.train, sample_MD)
     encoder = _empty_store(sample_MD.shape[1])
 
@@ -275,6 +276,15 @@ def build_base(recipe: IndexRecipe, vectors_MD: Vectors, scratch: Path | None = 
             yield run_low_priority(encoder.sa_encode, chunk_MD)
 
     return IvfBase(recipe, ivf, build_store(added(), scratch))
+
+
+def _cluster_on_gpu(ivf: Any) -> None:
+    """Let GPUs find the lists, where FAISS was built for them and there is one: for a large shard the k-means is nearly
+    all of the training. It gives other lists than a CPU's, as good."""
+    if hasattr(_faiss, "StandardGpuResources") and _faiss.get_num_gpus():
+        lists = _faiss.extract_index_ivf(ivf)
+        lists.clustering_index = _faiss.index_cpu_to_all_gpus(_faiss.IndexFlatL2(lists.d))
+        lists.referenced_objects = [lists.clustering_index]  # FAISS does not own it
 
 
 def build_store(pieces: Iterable[Bytes], folder: Path | None) -> Any:

@@ -14,7 +14,7 @@ of Parquet folders skip names that begin with a dot or an underscore. Memory hol
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -78,8 +78,7 @@ def begin(source: Path, out: Path, fingerprint: str, notes_per_part: int = NOTES
         BulkError: if the folder was begun with another model, input or size of parts.
     """
     source = notes_file(source)
-    with source.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    sha256 = _sha256(source)
     begun = _begun(source, out)
     if begun is None:
         notes = sum(1 for _ in stream_notes(source))
@@ -93,6 +92,36 @@ def begin(source: Path, out: Path, fingerprint: str, notes_per_part: int = NOTES
     if begun.notes_per_part != notes_per_part:
         raise _other(out, f"parts of {begun.notes_per_part} notes, not of {notes_per_part}")
     return begun
+
+
+def finished_load(source: Path, out: Path) -> BulkLoad:
+    """The load of a file of notes, or of a folder with one, whose every part is in ``out``.
+
+    Raises:
+        DataError: if there is no such file.
+        BulkError: if parts are missing, or the folder holds vectors of other notes.
+    """
+    source = notes_file(source)
+    load = _begun(source, out)
+    if load is None:
+        raise BulkError(f"{out} holds no {MANIFEST}: it is not what `notellm embed` wrote")
+    if load.sha256 != _sha256(source):
+        raise BulkError(f"{out} holds vectors of another input than {source.name} is now: embed it into a new folder")
+    missing = load.parts - len(load.finished())
+    if missing:
+        raise BulkError(f"{missing} of {load.parts} parts are missing in {out}: run the same `notellm embed` again")
+    return load
+
+
+def embedded_notes(load: BulkLoad) -> Iterator[tuple[list[Note], NDArray[np.float32]]]:
+    """The notes of each part with their vectors, shape (notes, D). Raises BulkError on a part of something else."""
+    notes = stream_notes(load.source)
+    for part in range(load.parts):
+        own = list(islice(notes, load.notes_per_part))
+        table = pq.read_table(load.path(part))
+        if table["note_id"].to_pylist() != [note.id for note in own]:
+            raise BulkError(f"{load.path(part)} holds vectors of other notes: remove it, and run `notellm embed` again")
+        yield own, table["vector"].combine_chunks().flatten().to_numpy().reshape(len(own), -1)
 
 
 def embed_missing(load: BulkLoad, backend: Backend) -> None:
@@ -125,6 +154,11 @@ def _write_vectors(path: Path, ids: Sequence[str], vectors_ND: NDArray[np.float3
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(vectors_ND.reshape(-1)), vectors_ND.shape[1])
     table = pa.table({"note_id": pa.array(list(ids), pa.string()), "vector": vectors})
     pq.write_table(table.replace_schema_metadata({"fingerprint": fingerprint}), path, compression="zstd")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _begun(source: Path, out: Path) -> BulkLoad | None:

@@ -144,7 +144,8 @@ def pairs(
     if by_time != (test is not None) or (test_from is not None and test_share is not None):
         raise click.UsageError("a split by time takes --test, and one of --test-from and --test-share")
     if by_time and any(
-        click.get_current_context().get_parameter_source(name) is ParameterSource.COMMANDLINE for name in ("holdout", "split_seed")
+        click.get_current_context().get_parameter_source(name) is ParameterSource.COMMANDLINE
+        for name in ("holdout", "split_seed")
     ):
         raise click.UsageError("--holdout and --split-seed are of the split by note; leave them out with --test")
     with mistakes():

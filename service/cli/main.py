@@ -4,12 +4,13 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from service.cli.backup import backup, restore
-from service.cli.common import load_settings, mistakes
+from service.cli.common import FOLDER, load_settings, mistakes, store
 from service.cli.data import convert, pairs, samples
 from service.cli.embed import embed
 from service.cli.evaluate import calibrate, evaluate
@@ -127,7 +128,11 @@ def settings() -> None:
 @click.option("--url", default="http://127.0.0.1:8000", show_default=True, help="The running service.")
 @key_option
 @click.option("--no-wait", is_flag=True, help="Return when all are written; do not wait until they can be found.")
-def load(notes: str, url: str, key: str | None, no_wait: bool) -> None:
+@click.option(
+    "--vectors", type=FOLDER,
+    help="What `notellm embed` wrote for the same NOTES: straight into the store, and no worker reads them.",
+)  # fmt: skip
+def load(notes: str, url: str, key: str | None, no_wait: bool, vectors: Path | None) -> None:
     """Send NOTES to a running service and wait until all of them can be found.
 
     NOTES is a .jsonl or .parquet file, a folder that holds notes.jsonl or notes.parquet, or the word
@@ -139,11 +144,21 @@ def load(notes: str, url: str, key: str | None, no_wait: bool) -> None:
     Loading the same notes again changes nothing. Prints how many notes were written and how fast. A service with
     keys wants one with the scopes write and, to wait, read.
 
+    With --vectors, notes go into Redis with their vectors, and indexers follow: into the one of NOTELLM_REDIS_URL, or
+    of `notellm serve` in NOTELLM_STATE_DIR, whether it runs or not. Such notes have no suggestions of their own.
+
     \b
     Examples:
       notellm load samples
       notellm load ./notes.jsonl --url http://10.0.0.4:8000
+      notellm load ./notes.parquet --vectors ./vectors
     """
+    if vectors is not None:
+        with mistakes(), store(make=True) as redis:
+            from service.backup.vectors import load_vectors
+
+            click.echo(str(load_vectors(redis, Path(notes), vectors)))
+        return
     with mistakes():
         from service.cli.load import LoadError, load_source, send
 

@@ -66,35 +66,43 @@ return queued
 """
 )
 
+# Stores a prediction for this version of a live note and announces it to the indexes, unless it was before; how often.
+PUBLISH_PREDICTION = """
+local function publish(model, id, number, note, prediction, vector, written_ms)
+  local known = redis.call('HGET', READINGS .. model, id)
+  if known and version(known) == number then return 0 end
+  redis.call('HSET', READINGS .. model, id, prediction)
+  redis.call('HDEL', FAILED .. model, id)
+  local change = {'id', id, 'version', string.format('%.0f', number), 'fingerprint', model, 'vector', vector}
+  change[#change + 1] = 'written_ms'
+  change[#change + 1] = written_ms
+  local stored = cmsgpack.unpack(note)
+  for _, label in ipairs({'category', 'author'}) do
+    if type(stored[label]) == 'string' then
+      change[#change + 1] = label
+      change[#change + 1] = stored[label]
+    end
+  end
+  redis.call('XADD', EMBEDDINGS, '*', unpack(change))
+  return 1
+end
+"""
+
 # ARGV: the model, then for each job: entry, id, version, prediction, vector. Publishes the predictions for the present
 # version of a live note that are not published yet, and returns how many; finishes all jobs.
 PUBLISH = (
     LUA
+    + PUBLISH_PREDICTION
     + """
 local model, published = ARGV[1], 0
 if not registered(model) then return 0 end
 for i = 2, #ARGV, 5 do
-  local entry, id, number, prediction = ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2]), ARGV[i + 3]
+  local entry, id, number = ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2])
   local note = redis.call('GET', NOTE .. id)
   if live(note, number) then
-    local known = redis.call('HGET', READINGS .. model, id)
-    if not (known and version(known) == number) then
-      redis.call('HSET', READINGS .. model, id, prediction)
-      redis.call('HDEL', FAILED .. model, id)
-      local change = {'id', id, 'version', ARGV[i + 2], 'fingerprint', model, 'vector', ARGV[i + 4]}
-      -- The write itself queued the job, so its entry carries the time of the write.
-      change[#change + 1] = 'written_ms'
-      change[#change + 1] = string.match(entry, '^%d+')
-      local stored = cmsgpack.unpack(note)
-      for _, label in ipairs({'category', 'author'}) do
-        if type(stored[label]) == 'string' then
-          change[#change + 1] = label
-          change[#change + 1] = stored[label]
-        end
-      end
-      redis.call('XADD', EMBEDDINGS, '*', unpack(change))
-      published = published + 1
-    end
+    -- The write itself queued the job, so its entry carries the time of the write.
+    local written_ms = string.match(entry, '^%d+')
+    published = published + publish(model, id, number, note, ARGV[i + 3], ARGV[i + 4], written_ms)
   end
   redis.call('XACK', JOBS .. model, WORKERS, entry)
   redis.call('XDEL', JOBS .. model, entry)

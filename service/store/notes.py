@@ -29,6 +29,29 @@ local function at_expected(note, expected)
 end
 """
 
+# Stores a record, its version not yet known, over the old one (or nil) if it says something else, and queues jobs for
+# all models but one; returns the version.
+PUT_NOTE = """
+local function put_note(record, id, old, models, predicted, traceparent)
+  local number = old and version(old) or 0
+  if old and body(old) == body(record) then return number end
+  number = number + 1
+  redis.call('SET', NOTE .. id, with_version(record, number))
+  if not old or deleted(old) then redis.call('HINCRBY', COUNTS, 'live', 1) end
+  if old then
+    if deleted(old) then redis.call('HINCRBY', COUNTS, 'deleted', -1) end
+    count_tags(old, -1)
+  end
+  count_tags(record, 1)
+  for _, model in ipairs(models) do
+    redis.call('HDEL', FAILED .. model, id)
+    if model ~= predicted then queue(model, id, number, traceparent) end
+  end
+  wrote(id)
+  return number
+end
+"""
+
 # ARGV: most jobs that may wait, the version expected of the (then only) note, the traceparent of the write, then one
 # record a note, its version not yet known. Nil when too many wait, 0 when the note is not as expected. Before the first
 # model is registered, every live note waits. A model that is not active may never have a worker again, so its jobs must
@@ -36,6 +59,7 @@ end
 PUT = (
     LUA
     + _EXPECTED
+    + PUT_NOTE
     + """
 local models, active = redis.call('HKEYS', MODELS), redis.call('GET', ACTIVE)
 local most, notes = tonumber(ARGV[1]), tonumber(redis.call('HGET', COUNTS, 'live') or 0)
@@ -49,26 +73,10 @@ for _, model in ipairs(models) do
 end
 local versions = {}
 for i = 4, #ARGV do
-  local note = cmsgpack.unpack(ARGV[i])
-  local old = redis.call('GET', NOTE .. note.id)
-  local number = old and version(old) or 0
+  local id = cmsgpack.unpack(ARGV[i]).id
+  local old = redis.call('GET', NOTE .. id)
   if not at_expected(old, ARGV[2]) then return 0 end
-  if not old or body(old) ~= body(ARGV[i]) then
-    number = number + 1
-    redis.call('SET', NOTE .. note.id, with_version(ARGV[i], number))
-    if not old or deleted(old) then redis.call('HINCRBY', COUNTS, 'live', 1) end
-    if old then
-      if deleted(old) then redis.call('HINCRBY', COUNTS, 'deleted', -1) end
-      count_tags(old, -1)
-    end
-    count_tags(ARGV[i], 1)
-    for _, model in ipairs(models) do
-      redis.call('HDEL', FAILED .. model, note.id)
-      queue(model, note.id, number, ARGV[3])
-    end
-    wrote(note.id)
-  end
-  versions[i - 3] = number
+  versions[i - 3] = put_note(ARGV[i], id, old, models, nil, ARGV[3])
 end
 return versions
 """

@@ -1,5 +1,6 @@
 """An index on an IVF base against an exhaustive search."""
 
+import faiss
 import numpy as np
 import pytest
 from support.index import neighbors
@@ -43,6 +44,31 @@ def big(vectors) -> VectorIndex:
 
 def exact_rows(queries: np.ndarray, vectors: np.ndarray, k: int) -> np.ndarray:
     return np.argsort(-(queries.astype(np.float64) @ vectors.T.astype(np.float64)), axis=1)[:, :k]
+
+
+def test_the_lists_are_found_on_a_gpu_where_faiss_has_one(monkeypatch, vectors, queries):
+    """There is none here: an index on the CPU takes its place."""
+    recipe, asked = recipe_for(ROWS, DIM), []
+
+    def moved(index):
+        assert isinstance(index, faiss.IndexFlatL2)
+        asked.append(index)
+        return index
+
+    monkeypatch.setattr(faiss, "StandardGpuResources", object, raising=False)
+    monkeypatch.setattr(faiss, "index_cpu_to_all_gpus", moved, raising=False)
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 0)
+    build_base(recipe, vectors)
+    assert not asked
+
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1)
+    base = build_base(recipe, vectors)
+
+    [index] = asked
+    assert index.ntotal == recipe.nlist  # the k-means left its centers there
+    found = base.search(queries, 10, Selection(ROWS))[1]
+    exact = exact_rows(queries, vectors, 10)
+    assert np.mean([len(set(one) & set(other)) / 10 for one, other in zip(found, exact, strict=True)]) > 0.9
 
 
 def test_the_same_vectors_build_the_same_base(vectors, queries):

@@ -1,0 +1,140 @@
+"""Notes that were embedded without the service, into its store with their vectors: no worker reads them again."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from model.inference.bulk import BulkError, BulkLoad, embedded_notes, finished_load
+from model.note import Note
+from model.progress import bar
+from service.api.records import note_record
+from service.api.validation import explain
+from service.contract.notes import BulkNoteIn
+from service.store.connection import redis_errors
+from service.store.jobs import PUBLISH_PREDICTION
+from service.store.notes import PUT_NOTE
+from service.store.records import StoredNote, StoredPrediction, pack_vector
+from service.store.schema import LUA, MODELS
+
+if TYPE_CHECKING:
+    from redis import Redis as SyncRedis
+
+# Notes of one script, which nothing else in Redis runs beside.
+_BATCH = 200
+_SHOWN = 5
+
+# ARGV: the model, the dimension of its vectors. A store's first model is active. 1 if its vectors can be loaded.
+OPEN = (
+    LUA
+    + """
+if redis.call('EXISTS', MODELS) == 0 then
+  redis.call('HSET', MODELS, ARGV[1], ARGV[2])
+  redis.call('SET', ACTIVE, ARGV[1])
+end
+return registered(ARGV[1]) and 1 or 0
+"""
+)
+
+# ARGV: the model, the time in ms, then for each note: record and prediction, their versions not yet known, vector.
+# Stores all and returns how many predictions were not there before.
+PUT_PREDICTED = (
+    LUA
+    + PUT_NOTE
+    + PUBLISH_PREDICTION
+    + """
+local model, models, published = ARGV[1], redis.call('HKEYS', MODELS), 0
+for i = 3, #ARGV, 3 do
+  local id = cmsgpack.unpack(ARGV[i]).id
+  local number = put_note(ARGV[i], id, redis.call('GET', NOTE .. id), models, model, '')
+  local prediction = with_version(ARGV[i + 1], number)
+  published = published + publish(model, id, number, ARGV[i], prediction, ARGV[i + 2], ARGV[2])
+end
+return published
+"""
+)
+
+
+@dataclass(slots=True)
+class LoadedVectors:
+    """Counts of a load: notes that are in the store with their vectors, how many of these are new, and the notes that
+    the service would refuse; ``problems`` has the first few of those, each in one line."""
+
+    model: str
+    notes: int = 0
+    new: int = 0
+    rejected: int = 0
+    problems: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        """The summary that the command prints."""
+        lines = [f"{self.notes} notes with vectors of model {self.model} in the store, {self.new} of them new"]
+        if self.rejected:
+            lines += [f"{self.rejected} were rejected:", *(f"  {problem}" for problem in self.problems)]
+        return "\n".join(lines)
+
+
+def load_vectors(redis: "SyncRedis", source: Path, folder: Path) -> LoadedVectors:
+    """Put notes and what `notellm embed` wrote for them into the store; a repeated call changes nothing.
+
+    The notes have no suggestions of their own. Other registered models read them as they read any.
+
+    Raises:
+        BulkError: if notes and vectors do not belong together, or are of a model that is not registered.
+        DataError: if the notes cannot be read.
+        StoreUnavailable: if Redis stopped answering; the same call finishes the work.
+    """
+    load = finished_load(source, folder)
+    done = LoadedVectors(load.fingerprint)
+    with redis_errors(), bar("load", load.notes, "note") as progress:
+        put = redis.register_script(PUT_PREDICTED)
+        for part, (notes, vectors_ND) in enumerate(embedded_notes(load)):
+            if not part:
+                _open(redis, load, vectors_ND.shape[1])
+            for start in range(0, len(notes), _BATCH):
+                batch = slice(start, start + _BATCH)
+                _put(put, done, notes[batch], vectors_ND[batch])
+                progress.update(len(notes[batch]))
+    return done
+
+
+def _open(redis: "SyncRedis", load: BulkLoad, dim: int) -> None:
+    if not redis.register_script(OPEN)(args=[load.fingerprint, dim]):
+        known = ", ".join(sorted(model.decode() for model in redis.hkeys(MODELS)))  # type: ignore[union-attr]
+        raise BulkError(
+            f"{load.out} holds vectors of model {load.fingerprint}, and the store is of {known}: embed with that "
+            "checkpoint, or start a worker of this model first"
+        )
+
+
+def _put(put: Any, done: LoadedVectors, notes: list[Note], vectors_ND: NDArray[np.float32]) -> None:
+    args: list[Any] = [done.model, int(time.time() * 1000)]
+    for note, vector in zip(notes, vectors_ND, strict=True):
+        try:
+            record = _record(note)
+        except ValidationError as error:
+            done.rejected += 1
+            done.problems = (*done.problems, f"{note.id}: {explain(error)}")[:_SHOWN]
+            continue
+        prediction = StoredPrediction(0, done.model, vector, (), None)
+        args += [record.encode(), prediction.encode(), pack_vector(vector)]
+        done.notes += 1
+    if len(args) > 2:
+        done.new += int(put(args=args))
+
+
+def _record(note: Note) -> StoredNote:
+    """The record that a write of this note would give. Raises ValidationError where the contract refuses it."""
+    fields = {
+        "note_id": note.id,
+        "title": note.title,
+        "content": note.content,
+        "hashtags": list(note.hashtags),
+        "category": note.category,
+        "exposure": note.exposure,
+    }
+    return note_record(BulkNoteIn.model_validate(fields), note.id)
