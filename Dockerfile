@@ -1,4 +1,4 @@
-# One small image a process: docker build --target gateway|indexer|worker|worker-cuda|trainer .
+# One small image a process: docker build --target gateway|indexer|worker|worker-cuda|trainer|trainer-cuda .
 # For x86-64. Packages come by version and hash, as deploy/requirements/lock.py wrote them. Where pip needs a
 # configuration of its own (a mirror, a password), give it as a secret; where torch's CPU build is, as an argument:
 #   docker build --secret id=pip,src=pip.conf --build-arg PIP_EXTRA_INDEX_URL --target worker .
@@ -66,6 +66,15 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf,required=false \
 COPY --from=wheel /wheel /wheel
 RUN /build/bin/pip --python /opt/notellm install --no-deps --no-index /wheel/*.whl \
  && /opt/notellm/bin/python -c "import sys, torch; sys.exit(torch.version.cuda and 'torch is the CUDA build')" \
+ && /opt/notellm/bin/python -m compileall -q -x '/(testing|tests)/' --invalidation-mode unchecked-hash /opt/notellm/lib
+
+FROM build AS build-trainer-cuda
+COPY deploy/requirements/trainer-cuda.txt packages.txt
+RUN --mount=type=secret,id=pip,target=/etc/pip.conf,required=false \
+    /build/bin/pip --python /opt/notellm install --require-hashes -r packages.txt
+COPY --from=wheel /wheel /wheel
+RUN /build/bin/pip --python /opt/notellm install --no-deps --no-index /wheel/*.whl \
+ && /opt/notellm/bin/python -c "import sys, torch; sys.exit(not torch.version.cuda and 'torch is the CPU build')" \
  && /opt/notellm/bin/python -m compileall -q -x '/(testing|tests)/' --invalidation-mode unchecked-hash /opt/notellm/lib
 
 # The base without what builds or installs Python packages, and without any way to another user.
@@ -138,5 +147,11 @@ CMD ["worker"]
 FROM process AS trainer
 ENV MPLCONFIGDIR=/tmp
 COPY --from=build-trainer /opt/notellm /opt/notellm
+HEALTHCHECK NONE
+CMD ["train", "--help"]
+
+FROM process AS trainer-cuda
+ENV MPLCONFIGDIR=/tmp
+COPY --from=build-trainer-cuda /opt/notellm /opt/notellm
 HEALTHCHECK NONE
 CMD ["train", "--help"]

@@ -1,7 +1,7 @@
 """Writes the requirements of every image, one file a target: each package by version and by the hash of one file.
 
 Run it with the Python of the images (3.11 on x86-64 Linux, glibc 2.28 or newer), so that pip resolves for it. Versions
-are those of constraints.txt. ``torch`` is the CPU build in all images but worker-cuda: pip has to find it
+are those of constraints.txt. ``torch`` is the CPU build in all images but those for CUDA: pip has to find it
 (``PIP_FIND_LINKS`` or ``PIP_EXTRA_INDEX_URL``). Where packages come from is pip's configuration; no file names a host.
 """
 
@@ -26,6 +26,7 @@ TARGETS = {
     "worker": (".[hf]", EARLY),
     "worker-cuda": (".[vllm]", EARLY, CUDA_TORCH),
     "trainer": (".[train]", EARLY),
+    "trainer-cuda": (".[train]", EARLY, CUDA_TORCH),
 }
 
 
@@ -34,7 +35,7 @@ def main() -> None:
     for target in sys.argv[1:] or TARGETS:
         lines = sorted(_pinned(_resolved(TARGETS[target])))
         torch = [line for line in lines if line.startswith("torch==")]
-        if torch and ("+cpu" in torch[0]) != (target != "worker-cuda"):
+        if torch and ("+cpu" in torch[0]) == target.endswith("-cuda"):
             sys.exit(f"{target}: {torch[0].split()[0]} is the wrong build; let pip find the CPU build, too")
         (FOLDER / f"{target}.txt").write_text("\n".join([f"# Made by lock.py for the target {target}.", *lines, ""]))
 

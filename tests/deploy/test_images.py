@@ -56,8 +56,8 @@ def test_every_image_has_its_limits_and_its_requirements():
     last = set(re.findall(r"^FROM (?:process|served) AS (\w[\w-]*)$", DOCKERFILE, re.MULTILINE)) - {"served"}
     limited = tomllib.loads(TABLE.read_text())
 
-    assert last == {"gateway", "indexer", "worker", "worker-cuda", "trainer"}
-    assert set(limited) == last - {"worker-cuda"}
+    assert last == {"gateway", "indexer", "worker", "worker-cuda", "trainer", "trainer-cuda"}
+    assert set(limited) == last - {"worker-cuda", "trainer-cuda"}
     assert {path.stem for path in REQUIREMENTS.glob("*.txt")} == last | {"build"}
     assert all(0 < rule["mb"] <= rule["max_mb"] for rule in limited.values())
 
@@ -99,7 +99,7 @@ def test_torch_is_the_cpu_build_wherever_no_gpu_is_asked_for():
     builds = {target: match[1] for target, match in found.items() if match}
 
     assert {target for target, version in builds.items() if version.endswith("+cpu")} == {"worker", "trainer"}
-    assert {target for target, version in builds.items() if "+" not in version} == {"worker-cuda"}
+    assert {target for target, version in builds.items() if "+" not in version} == {"worker-cuda", "trainer-cuda"}
 
 
 def test_the_label_of_the_version_is_the_projects():

@@ -178,8 +178,12 @@ class Party:
     drip: bytes = b""
 
 
-def hold(port: int, parties: Sequence[Party]) -> list[list[float]]:
-    """Let all of them connect within a second; for each party, the seconds until the service ended each connection."""
+def hold(port: int, parties: Sequence[Party], seconds_held: float) -> list[list[float]]:
+    """Let all of them connect within a second, and give up after so many seconds.
+
+    For each party, the seconds until each connection was ended by the other side; those that were not are left out.
+    """
+    give_up_s = time.perf_counter() + seconds_held
     poll = select.epoll()
     held: dict[int, tuple[int, socket.socket, float]] = {}
     clients = [number for number, party in enumerate(parties) for _ in range(party.count)]
@@ -191,7 +195,7 @@ def hold(port: int, parties: Sequence[Party]) -> list[list[float]]:
         time.sleep(0.9 / len(clients))
     seconds: list[list[float]] = [[] for _ in parties]
     drip_s = time.perf_counter()
-    while held:
+    while held and time.perf_counter() < give_up_s:
         for ended in _ended(poll, held):
             number, connection, since_s = held.pop(ended)
             connection.close()
@@ -201,6 +205,8 @@ def hold(port: int, parties: Sequence[Party]) -> list[list[float]]:
             for number, connection, _ in held.values():
                 with contextlib.suppress(OSError):
                     connection.sendall(parties[number].drip)
+    for _, connection, _ in held.values():
+        connection.close()
     return seconds
 
 
