@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.data.events import EventTable
-from model.evaluation.metrics import words
 from model.network.minilm import minilm_folder
 from model.note import Note
+from model.text.words import terms
 
 MINILM = "MiniLM zero-shot"
 _MINILM_TOKENS = 126
@@ -85,7 +85,7 @@ class TfIdf:
 
 
 class BM25:
-    """BM25 of the target's `words` in each note, in the variant of Lucene, with k1 = 1.2 and b = 0.75.
+    """BM25 of the target's `terms` in each note, in the variant of Lucene, with k1 = 1.2 and b = 0.75.
 
     The sum over the target's words, each as often as it stands there, of
     ``log(1 + (N - n + 0.5) / (n + 0.5)) * f / (f + k1 * (1 - b + b * length / mean length))``: the word stands in n
@@ -97,13 +97,13 @@ class BM25:
     def __init__(self, pool: Sequence[Note]) -> None:
         import bm25s
 
-        self._words = [words(text_of(note)) for note in pool]
+        self._terms = [terms(text_of(note)) for note in pool]
         self._index = bm25s.BM25(k1=1.2, b=0.75, method="lucene")
-        self._index.index(self._words, show_progress=False)
+        self._index.index(self._terms, show_progress=False)
 
     def scores(self, targets: Sequence[int]) -> NDArray[np.float32]:
         """BM25, shape (len(targets), N)."""
-        queries = [self._index.get_tokens_ids(self._words[target]) for target in targets]
+        queries = [self._index.get_tokens_ids(self._terms[target]) for target in targets]
         return np.stack([self._index.get_scores_from_ids(query) for query in queries])
 
 
@@ -146,17 +146,22 @@ def minilm_vectors(notes: Sequence[Note]) -> NDArray[np.float32]:
 
 
 def tfidf_vectorizer() -> Any:
-    """scikit-learn's TF-IDF of `words` and pairs of them, rows of unit norm, float32."""
+    """scikit-learn's TF-IDF of `terms` and pairs of them, rows of unit norm, float32."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     return TfidfVectorizer(
-        tokenizer=words, token_pattern=None, lowercase=False, ngram_range=(1, 2), sublinear_tf=True, dtype=np.float32
+        tokenizer=terms, token_pattern=None, lowercase=False, ngram_range=(1, 2), sublinear_tf=True, dtype=np.float32
     )
 
 
 def text_of(note: Note) -> str:
     """Title, content and hashtags in one text, for every baseline."""
     return " ".join(part for part in (note.title, note.content, *note.hashtags) if part)
+
+
+def clicks_of(pool: Sequence[Note], events: EventTable) -> NDArray[np.int64]:
+    """How many users clicked each note of the pool, shape (N,)."""
+    return np.asarray(_user_by_note(pool, events, events.clicked).sum(axis=0), dtype=np.int64).reshape(-1)
 
 
 def _user_by_note(pool: Sequence[Note], events: EventTable, chosen: NDArray[np.bool_]) -> Any:

@@ -1,4 +1,4 @@
-"""How well rankers find related notes: one pool and one set of gold pairs for all (section 5.2).
+"""How well rankers find related notes: one pool and one set of gold pairs for all (section 5.1).
 
 Shapes: N notes in the pool, P gold pairs, T distinct targets.
 """
@@ -13,17 +13,20 @@ from tqdm import tqdm
 
 from model.data.pairs import Pairs
 from model.evaluation.baselines import Embeddings, Ranker
-from model.evaluation.metrics import Interval, bootstrap, paired_bootstrap, recall_at
+from model.evaluation.metrics import Interval, average_hits, bootstrap, paired_bootstrap, recall_at
 from model.evaluation.tables import markdown, percent, percent_interval
 from model.note import Note
 
 if TYPE_CHECKING:
     import torch
 
-# The paper reports up to 100,000 on a pool of 257,937 notes; pools here are about a hundredth of that.
 KS = (10, 100, 1000)
-# Section 5.4: the 30% of the notes with least exposure, and the 10% with most.
+# Section 5.1, of a pool of 257,937 notes; `KS` suits one of a hundredth of that.
+PAPER_KS = (100, 1000, 10_000, 100_000)
+# Section 5.3: the 30% of the notes with least exposure, and the 10% with most.
 LOW_EXPOSURE, HIGH_EXPOSURE = 0.3, 0.1
+# Users who clicked a note, from this number on: what is cold, lukewarm and warm.
+CLICKS = {"no clicks": 0, "1 or 2 clicks": 1, "3 to 9 clicks": 3, "10 clicks or more": 10}
 NOTELLM = "NoteLLM"
 
 BLOCK_BYTES = 2**28
@@ -36,15 +39,18 @@ Embed = Callable[[Sequence[Note]], NDArray[np.float32]]
 
 @dataclass(frozen=True, slots=True)
 class RankerRow:
-    """The figures of one ranker. ``recall`` maps k to Recall@k with its 95% interval.
+    """The figures of one ranker. ``recall`` maps k to Recall@k with its 95% interval, ``average`` is their mean.
 
-    ``buckets``: Recall@k by exposure of the truth, see `exposure_buckets`.
-    ``ranks``: 0-based rank of each gold pair's truth, int64, shape (P,).
+    ``buckets``: Recall@k by exposure of the truth, see `exposure_buckets`. ``by_clicks``: by the clicks of the truth,
+    see `click_buckets`; empty where those are not known. ``ranks``: 0-based rank of each gold pair's truth, int64,
+    shape (P,).
     """
 
     name: str
     recall: dict[int, Interval]
+    average: Interval
     buckets: dict[str, dict[int, float]]
+    by_clicks: dict[str, dict[int, Interval]]
     ranks: NDArray[np.int64]
 
 
@@ -57,8 +63,27 @@ class Lead:
     lead: Interval
 
 
+def fitting(ks: Sequence[int], num_notes: int) -> tuple[int, ...]:
+    """The k at which rankers of ``num_notes`` notes can differ, in order: of as many as there are, Recall@k is 1.
+
+    Raises:
+        ValueError: if no k is left.
+    """
+    kept = tuple(k for k in ks if k < num_notes - 1)
+    if not kept:
+        raise ValueError(
+            f"the pool has {num_notes} notes, so that Recall@{min(ks)} is 1 whatever their order; "
+            "a larger pool or a smaller k is needed"
+        )
+    return kept
+
+
 def evaluate_rankers(
-    rankers: Sequence[Ranker], pool: Sequence[Note], gold: Pairs, ks: Sequence[int] = KS
+    rankers: Sequence[Ranker],
+    pool: Sequence[Note],
+    gold: Pairs,
+    ks: Sequence[int] = KS,
+    clicks_N: NDArray[np.int64] | None = None,
 ) -> list[RankerRow]:
     """Recall@k of every ranker over the gold pairs, in order; see `ranker_rows`.
 
@@ -71,21 +96,35 @@ def evaluate_rankers(
         raise ValueError(f"two rankers are called {min(twice)!r}")
     targets, truths = places_of(pool, gold)
     ranks = {ranker.name: truth_ranks(ranker, targets, truths, len(pool)) for ranker in rankers}
-    return ranker_rows(ranks, pool, gold, ks)
+    return ranker_rows(ranks, pool, gold, ks, clicks_N)
 
 
 def ranker_rows(
-    ranks: Mapping[str, NDArray[np.int64]], pool: Sequence[Note], gold: Pairs, ks: Sequence[int] = KS
+    ranks: Mapping[str, NDArray[np.int64]],
+    pool: Sequence[Note],
+    gold: Pairs,
+    ks: Sequence[int] = KS,
+    clicks_N: NDArray[np.int64] | None = None,
 ) -> list[RankerRow]:
-    """A row for each ranker's ranks of the gold pairs' truths, shape (P,); a bucket without any truth is left out."""
+    """A row for each ranker's ranks of the gold pairs' truths, shape (P,); a bucket without any truth is left out.
+
+    ``clicks_N``: how many users clicked each note of the pool, as `clicks_of` counts them.
+    """
     targets, truths = places_of(pool, gold)
-    by_note = exposure_buckets(exposure_of(pool))
-    buckets = {name: inside[truths] for name, inside in by_note.items() if inside[truths].any()}
+    by_exposure = _of_truths(exposure_buckets(exposure_of(pool)), truths)
+    by_clicks = {} if clicks_N is None else _of_truths(click_buckets(clicks_N), truths)
+
+    def recall(ranks_P: NDArray[np.int64], inside_P: NDArray[np.bool_]) -> dict[int, Interval]:
+        hits = {k: (ranks_P[inside_P] < k).astype(np.float64) for k in ks}
+        return {k: bootstrap(hits_P, targets[inside_P]) for k, hits_P in hits.items()}
+
     return [
         RankerRow(
             name,
-            {k: bootstrap((ranks_P < k).astype(np.float64), targets) for k in ks},
-            {bucket: recall_at(ranks_P[inside_P], ks) for bucket, inside_P in buckets.items()},
+            recall(ranks_P, np.ones(len(ranks_P), dtype=np.bool_)),
+            bootstrap(average_hits(ranks_P, ks), targets),
+            {bucket: recall_at(ranks_P[inside_P], ks) for bucket, inside_P in by_exposure.items()},
+            {bucket: recall(ranks_P, inside_P) for bucket, inside_P in by_clicks.items()},
             ranks_P,
         )
         for name, ranks_P in ranks.items()
@@ -131,7 +170,7 @@ def truth_ranks(
 
 
 def exposure_buckets(exposure_N: NDArray[np.int64]) -> dict[str, NDArray[np.bool_]]:
-    """Which notes have low and which have high exposure (section 5.4), bool, shape (N,).
+    """Which notes have low and which have high exposure (section 5.3), bool, shape (N,).
 
     The bounds are the pool's quantiles, because the paper's (1,500 and 75,000 impressions) fit its traffic
     alone. No buckets where every note has the same exposure.
@@ -140,6 +179,17 @@ def exposure_buckets(exposure_N: NDArray[np.int64]) -> dict[str, NDArray[np.bool
         return {}
     low, high = np.quantile(exposure_N, [LOW_EXPOSURE, 1 - HIGH_EXPOSURE])
     return {"low exposure": exposure_N <= low, "high exposure": exposure_N >= high}
+
+
+def click_buckets(clicks_N: NDArray[np.int64]) -> dict[str, NDArray[np.bool_]]:
+    """Which notes so many users clicked, bool, shape (N,), coldest first: see `CLICKS`.
+
+    A truth of a pair that was made of clicks has been clicked itself, so that there are no truths without any.
+    """
+    bounds = [*CLICKS.values(), np.inf]
+    return {
+        name: (clicks_N >= low) & (clicks_N < high) for name, low, high in zip(CLICKS, bounds, bounds[1:], strict=False)
+    }
 
 
 def leads(rows: Sequence[RankerRow], gold: Pairs) -> list[Lead]:
@@ -177,9 +227,11 @@ def lead_at(first: RankerRow, second: RankerRow, gold: Pairs, k: int) -> Interva
 
 
 def format_table(rows: Sequence[RankerRow]) -> str:
-    """Recall in percent with its 95% interval, as a Markdown table."""
-    header = ["ranker", *(f"R@{k} (95% interval)" for k in rows[0].recall)]
-    return markdown(header, [[row.name, *map(percent_interval, row.recall.values())] for row in rows])
+    """Recall in percent with its 95% interval, and the average over several k, as a Markdown table."""
+    several = len(rows[0].recall) > 1
+    header = ["ranker", *(f"R@{k} (95% interval)" for k in rows[0].recall), *["Avg. (95% interval)"][:several]]
+    body = [[*row.recall.values(), *[row.average][:several]] for row in rows]
+    return markdown(header, [[row.name, *map(percent_interval, cells)] for row, cells in zip(rows, body, strict=True)])
 
 
 def format_buckets(rows: Sequence[RankerRow]) -> str:
@@ -189,10 +241,26 @@ def format_buckets(rows: Sequence[RankerRow]) -> str:
     return markdown(header, [[row.name, *(percent(row.buckets[bucket][k]) for bucket, k in columns)] for row in rows])
 
 
+def format_clicks(rows: Sequence[RankerRow], pairs: Mapping[str, int]) -> str:
+    """Recall in percent by clicks of the truth, coldest first, as a Markdown table; ``pairs`` is how many there are."""
+    header = ["truth with", "pairs", "ranker", *(f"R@{k} (95% interval)" for k in rows[0].recall)]
+    body = [
+        [bucket, f"{count:,}", row.name, *map(percent_interval, row.by_clicks[bucket].values())]
+        for bucket, count in pairs.items()
+        for row in rows
+    ]
+    return markdown(header, body)
+
+
 def format_leads(leads: Sequence[Lead]) -> str:
     """NoteLLM's leads in points with their 95% intervals, as a Markdown table."""
     body = [[lead.over, f"R@{lead.k}", percent_interval(lead.lead)] for lead in leads]
     return markdown([f"{NOTELLM} ahead of", "at", "points (95% interval)"], body)
+
+
+def _of_truths(buckets: Mapping[str, NDArray[np.bool_]], truths: NDArray[np.int64]) -> dict[str, NDArray[np.bool_]]:
+    """Which pairs have their truth in each bucket, bool, shape (P,); without buckets that hold none."""
+    return {name: inside_N[truths] for name, inside_N in buckets.items() if inside_N[truths].any()}
 
 
 def _scorer(ranker: Ranker, device: "torch.device") -> "Callable[[NDArray[np.int64]], torch.Tensor]":

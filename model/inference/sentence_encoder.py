@@ -18,7 +18,7 @@ from model.network.sentence_bert import SentenceBert, encoder_builder, open_enco
 from model.note import Note
 from model.text.prompt import PromptBuilder
 
-TITLE_TOKENS, CONTENT_TOKENS = 20, 80  # as NoteLLM's (section 5.1.2)
+TITLE_TOKENS, CONTENT_TOKENS = 20, 80  # as NoteLLM's (section 5.1)
 _BATCH_TOKENS = 8192
 
 

@@ -1,4 +1,4 @@
-"""SentenceBERT: a bidirectional encoder with mean pooling, the paper's online baseline (section 5.1.3).
+"""SentenceBERT: a bidirectional encoder with mean pooling, the paper's online baseline (section 5.2).
 
 It is trained on the same pairs with the same loss (eq. 2) as NoteLLM; it generates nothing. It also serves as a
 teacher. Shapes: C notes of a chunk, L tokens, H hidden values; its embedding is as wide as its states.

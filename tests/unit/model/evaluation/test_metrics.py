@@ -8,6 +8,7 @@ from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 
 from model.evaluation.metrics import (
     accuracy,
+    average_hits,
     bleu4,
     bleu4_public_code,
     bootstrap,
@@ -16,18 +17,19 @@ from model.evaluation.metrics import (
     paired_bootstrap,
     recall_at,
     rouge_of_each,
-    words,
 )
+from model.text.words import words
 
 
 def test_recall_counts_ranks_below_k():
     assert recall_at([0, 9, 10, 99, 100], (1, 10, 100)) == {1: 0.2, 10: 0.4, 100: 0.8}
 
 
-def test_words_split_latin_runs_and_single_cjk_characters():
-    assert words("City_Walk 2026: 上海咖啡, カフェ & 서울!") == [
-        "city", "walk", "2026", "上", "海", "咖", "啡", "カ", "フ", "ェ", "서", "울",
-    ]  # fmt: skip
+def test_the_average_is_the_mean_of_the_recalls():
+    ranks, ks = [0, 9, 10, 99, 100], (1, 10, 100)
+
+    assert average_hits(ranks, ks).tolist() == pytest.approx([1, 2 / 3, 1 / 3, 1 / 3, 0])
+    assert average_hits(ranks, ks).mean() == pytest.approx(sum(recall_at(ranks, ks).values()) / 3)
 
 
 def test_accuracy_looks_past_case_and_outer_space():
@@ -97,10 +99,13 @@ def test_figures_of_each_text_stand_in_order():
     assert f1_of_each([["a"], ["x"], ["b"]], [["a"], ["y"], ["b", "c"]], 5) == pytest.approx([1, 0, 2 / 3])
 
 
-def test_rouge_and_bleu_see_what_cjk_texts_share():
-    """Four characters, three shared: a tokenizer that knows no CJK would say zero."""
-    assert rouge_of_each(["上海咖啡"], ["上海咖喱"])["rouge1"] == pytest.approx([3 / 4])
-    assert bleu4(["上海咖啡店"], ["上海咖啡馆"]) == pytest.approx((4 / 5 * 3 / 4 * 2 / 3 * 1 / 2) ** 0.25)
+def test_rouge_and_bleu_count_the_words_that_chinese_texts_share():
+    """Two words, one shared; by characters three of four would be, and a tokenizer without Chinese would see none."""
+    assert words("上海咖啡") == ["上海", "咖啡"]
+    assert rouge_of_each(["上海咖啡"], ["上海咖喱"])["rouge1"] == pytest.approx([1 / 2])
+    assert bleu4(["我 爱 北京 天安门 广场"], ["我 爱 北京 天安门 城楼"]) == pytest.approx(
+        (4 / 5 * 3 / 4 * 2 / 3 * 1 / 2) ** 0.25
+    )
 
 
 def test_f1_takes_the_first_k_distinct_hashtags_against_all_true_ones():

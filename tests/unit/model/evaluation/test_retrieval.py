@@ -12,8 +12,11 @@ from model.data.pairs import Pairs
 from model.evaluation.baselines import Embeddings
 from model.evaluation.retrieval import (
     NOTELLM,
+    click_buckets,
     evaluate_rankers,
     exposure_buckets,
+    fitting,
+    format_clicks,
     format_leads,
     format_table,
     leads,
@@ -127,6 +130,41 @@ def test_recall_and_buckets_are_those_of_the_ranks():
     assert row.buckets == {"low exposure": {1: 0.5, 2: 1, 9: 1}, "high exposure": {1: 0, 2: 0, 9: 1}}
 
 
+def test_the_average_and_recall_by_clicks_are_those_of_the_ranks():
+    """Truths at places 0, 1 and 8, clicked by 1, 2 and 30 users."""
+    pool = [Note(str(number), "x") for number in range(10)]
+    scores = np.tile(-np.arange(10), (10, 1))
+    clicks = np.array([0, 1, 2, 5, 0, 0, 0, 0, 0, 30])
+
+    [row] = evaluate_rankers([Given(scores)], pool, pairs(("0", "1"), ("0", "2"), ("0", "9")), (1, 2), clicks)
+
+    assert row.average.mean == pytest.approx((1 / 3 + 2 / 3) / 2)
+    means = {bucket: [recall[k].mean for k in (1, 2)] for bucket, recall in row.by_clicks.items()}
+    assert means == {"1 or 2 clicks": [0.5, 1], "10 clicks or more": [0, 0]}
+    assert format_clicks([row], {"1 or 2 clicks": 2, "10 clicks or more": 1}).splitlines()[2:] == [
+        "| 1 or 2 clicks | 2 | given | 50.0 (50.0 to 50.0) | 100.0 (100.0 to 100.0) |",
+        "| 10 clicks or more | 1 | given | 0.0 (0.0 to 0.0) | 0.0 (0.0 to 0.0) |",
+    ]
+
+
+def test_every_note_is_in_one_bucket_of_clicks():
+    buckets = click_buckets(np.array([0, 1, 2, 3, 9, 10, 5000]))
+
+    assert {name: np.flatnonzero(inside).tolist() for name, inside in buckets.items()} == {
+        "no clicks": [0],
+        "1 or 2 clicks": [1, 2],
+        "3 to 9 clicks": [3, 4],
+        "10 clicks or more": [5, 6],
+    }
+
+
+def test_a_k_that_takes_in_the_whole_pool_is_left_out():
+    """Of 101 notes 100 are ranked: Recall@100 is 1 for everybody, Recall@99 is not."""
+    assert fitting((10, 99, 100, 1000), 101) == (10, 99)
+    with pytest.raises(ValueError, match="the pool has 11 notes, so that Recall@10 is 1 whatever their order"):
+        fitting((100, 10), 11)
+
+
 def test_gold_pairs_outside_the_pool_are_refused():
     with pytest.raises(ValueError, match="1 notes of the gold pairs are not in the pool, 'z' for one"):
         evaluate_rankers([Given(np.zeros((2, 2)))], [Note("a"), Note("b")], pairs(("a", "z")))
@@ -184,6 +222,11 @@ def test_tables_show_percent_and_the_bounds_of_the_interval():
         "| --- | ---: |",
         "| other | 50.0 (50.0 to 50.0) |",
         "| NoteLLM | 100.0 (100.0 to 100.0) |",
+    ]
+    several = evaluate_rankers([Given(second, "other")], pool, gold, ks=(1, 2))
+    assert format_table(several).splitlines()[::2] == [
+        "| ranker | R@1 (95% interval) | R@2 (95% interval) | Avg. (95% interval) |",
+        "| other | 0.0 (0.0 to 0.0) | 50.0 (50.0 to 50.0) | 25.0 (25.0 to 25.0) |",
     ]
     assert format_leads(leads(rows, gold)).splitlines()[2:] == ["| other | R@2 | 50.0 (50.0 to 50.0) |"]
 
