@@ -7,14 +7,15 @@ import torch
 from tokenizers import Tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
 
+import model
 from model.data.samples.generate import sample_notes
 from model.network.checkpoint import load_manifest, save
 from model.network.notellm import NoteLLM
 from model.note import Note
 from model.recipes import mini
 from model.text.prompt import SpecialIds
-from service.settings import MINI
 
+MINI = Path(model.__file__).parent / "mini"
 VOCABULARY = 32_000  # as Llama 2 has it; the mini model's tokenizer, which is used, has fewer
 SHAPES = {  # hidden, intermediate, layers, heads
     "tiny": (256, 688, 4, 4),
@@ -24,8 +25,10 @@ SHAPES = {  # hidden, intermediate, layers, heads
 }
 
 
-def random_llama(shape: str, device: torch.device) -> tuple[NoteLLM, Tokenizer, SpecialIds]:
-    """The network in bfloat16, its tokenizer, and the ids that frame a prompt."""
+def random_llama(
+    shape: str, device: torch.device, dtype: torch.dtype = torch.bfloat16
+) -> tuple[NoteLLM, Tokenizer, SpecialIds]:
+    """The network, its tokenizer, and the ids that frame a prompt."""
     hidden, intermediate, layers, heads = SHAPES[shape]
     config = LlamaConfig(
         vocab_size=VOCABULARY,
@@ -38,7 +41,7 @@ def random_llama(shape: str, device: torch.device) -> tuple[NoteLLM, Tokenizer, 
     )
     torch.manual_seed(0)
     with torch.device(device):
-        backbone = LlamaForCausalLM(config).to(torch.bfloat16)
+        backbone = LlamaForCausalLM(config).to(dtype)
     tokenizer = Tokenizer.from_file(str(MINI / "tokenizer.json"))
     return NoteLLM(backbone, 128).to(device), tokenizer, load_manifest(MINI).special
 
