@@ -18,7 +18,7 @@ class Recipe:
     base_model: str
     template: str
     pairs_per_batch: int  # B; a batch holds 2B notes
-    steps: int  # 0 means one pass over the pairs
+    steps: int  # 0 means `epochs` passes over the pairs
     learning_rate: float
     alpha: float  # weight of the generation loss, eq. (4); 0 leaves it out (without CSFT)
     hashtag_share: float = 0.4  # r: share of a batch that generates hashtags, the rest categories
@@ -32,18 +32,27 @@ class Recipe:
     # The paper has no teacher; figures are in model/README.md.
     teacher: str | None = None  # the embedding stays close to its vectors: minilm, or a SentenceBERT checkpoint
     teacher_weight: float = 1.0  # at the first step; it falls linearly to zero
+    # How long: see `model.training.validation`.
+    epochs: int = 1
+    validate_every: int = 0  # steps between two measurements of Recall@10 on notes kept apart; 0 makes none
+    validation_share: float = 0.05  # of the notes with pairs: those kept apart
+    patience: int = 0  # measurements without a better one after which training ends; 0 goes on to the last step
     # The computation.
     chunk_notes: int = 16  # notes of like length that run through the network together
     recompute: bool = False  # run each chunk twice and keep no activations: any batch fits the memory of one chunk
     gradient_checkpointing: bool = False  # keep the activations of layer borders only
-    lora_rank: int = 0  # 0 trains every weight
+    lora_rank: int = 0  # 0 trains every weight; frozen ones are kept in `compute_dtype`
     warmup_share: float = 0.1
     weight_decay: float = 0.001
     max_grad_norm: float = 1.0
-    dtype: str = "float32"  # of the weights while training
-    compute_dtype: str = "bfloat16"  # of the matrix products while training
-    saved_dtype: str = "float32"
+    # Of the matrix products while training. The weights that learn are float32 (decision 048).
+    compute_dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    saved_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     seed: int = 0
+
+
+# Settings that change how a run is computed and not what it learns: a run that goes on may change them.
+COMPUTATION = frozenset({"chunk_notes", "recompute", "gradient_checkpointing"})
 
 
 def paper() -> Recipe:
@@ -56,7 +65,6 @@ def paper() -> Recipe:
         steps=0,
         learning_rate=3e-6,
         alpha=0.01,
-        dtype="bfloat16",
         saved_dtype="bfloat16",
     )
 

@@ -25,7 +25,7 @@ def last_token(recipe: Recipe, notes: Sequence[Note]) -> NDArray[np.float32]:
 
     With the template ``bare`` that is LLaMA zero-shot, with ``eol`` PromptEOL zero-shot.
     """
-    base = open_base(recipe.base_model, notes, recipe.dtype)
+    base = open_base(recipe.base_model, notes)
     special = special_ids(base.tokenizer, base.bos, base.eos, base.pad)
     add_embedding_token(base.backbone, base.tokenizer.get_vocab_size())
     network = NoteLLM(base.backbone.eval(), recipe.dim)

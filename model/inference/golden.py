@@ -13,13 +13,14 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from model.backend import Backend, Prediction
+from model.backend import Backend, Prediction, Scored
 from model.inference.canaries import CANARIES
 from model.network.checkpoint import CheckpointError, Manifest, add_golden
 
 HASHTAGS = 5
 LEAST_COSINE = {"float32": 0.999, "bfloat16": 0.99, "float16": 0.99}
-# Greedy decoding takes another path wherever two tokens are equally likely, so a few may differ.
+# Greedy decoding takes another path wherever two tokens are equally likely, so a few may differ. Each counts by its
+# probability: a network that is sure of nothing says something else in every precision.
 LEAST_TAGS_ALIKE = 0.8
 
 
@@ -29,27 +30,28 @@ class GoldenError(CheckpointError):
 
 @dataclass(frozen=True, slots=True)
 class Golden:
-    """Answers to `CANARIES`, in their order. ``vectors_ND``: unit norm, float32."""
+    """Answers to `CANARIES`, in their order: vectors of unit norm, float32, and the probability of each tag."""
 
     vectors_ND: NDArray[np.float32]
-    categories: tuple[str | None, ...]
-    hashtags: tuple[tuple[str, ...], ...]
+    categories: tuple[dict[str, float], ...]  # none or one a note
+    hashtags: tuple[dict[str, float], ...]
 
     @classmethod
     def of(cls, predictions: Sequence[Prediction]) -> Self:
         """The answers in these predictions."""
         return cls(
             np.stack([prediction.vector for prediction in predictions]),
-            tuple(prediction.category.name if prediction.category else None for prediction in predictions),
-            tuple(tuple(tag.name for tag in prediction.hashtags) for prediction in predictions),
+            tuple(_scores([prediction.category] if prediction.category else []) for prediction in predictions),
+            tuple(_scores(prediction.hashtags) for prediction in predictions),
         )
 
     @classmethod
     def decode(cls, written: dict[str, Any], dim: int) -> Self:
         """From the manifest."""
         halves = np.frombuffer(base64.b64decode(written["vectors"]), dtype="<f2").reshape(-1, dim)
-        hashtags = tuple(tuple(names) for names in written["hashtags"])
-        return cls(halves.astype(np.float32), tuple(written["categories"]), hashtags)
+        return cls(
+            halves.astype(np.float32), *(tuple(map(_decoded, written[name])) for name in ("categories", "hashtags"))
+        )
 
     def encode(self) -> dict[str, Any]:
         """For the manifest: vectors as base64 of little-endian float16."""
@@ -110,15 +112,24 @@ def _strayed(found_ND: NDArray[np.float32], expected_ND: NDArray[np.float32], ti
 
 
 def _check_tags(actual: Golden, expected: Golden) -> None:
-    categories = np.mean([one == other for one, other in zip(actual.categories, expected.categories, strict=True)])
-    if categories < LEAST_TAGS_ALIKE:
-        raise GoldenError(f"only {categories:.0%} of the canaries' categories are the checkpoint's")
-    hashtags = np.mean([_overlap(*pair) for pair in zip(actual.hashtags, expected.hashtags, strict=True)])
-    if hashtags < LEAST_TAGS_ALIKE:
-        raise GoldenError(f"only {hashtags:.0%} of the canaries' hashtags are the checkpoint's")
+    for kind in ("categories", "hashtags"):
+        alike = np.mean([_alike(*pair) for pair in zip(getattr(actual, kind), getattr(expected, kind), strict=True)])
+        if alike < LEAST_TAGS_ALIKE:
+            raise GoldenError(f"only {alike:.0%} of the canaries' {kind} are the checkpoint's")
 
 
-def _overlap(one: Sequence[str], other: Sequence[str]) -> float:
-    """Jaccard: hashtags of both over hashtags of either."""
-    either = set(one) | set(other)
-    return len(set(one) & set(other)) / len(either) if either else 1.0
+def _alike(one: dict[str, float], other: dict[str, float]) -> float:
+    """1 less the mean, over the tags of either, of the probability of one that is missing. Jaccard, if sure."""
+    differing = [probability for name, probability in (one | other).items() if name not in one or name not in other]
+    return 1.0 - sum(differing) / len(one | other) if differing else 1.0
+
+
+def _scores(tags: Sequence[Scored]) -> dict[str, float]:
+    return {tag.name: round(tag.score, 4) for tag in tags}
+
+
+def _decoded(tags: Any) -> dict[str, float]:
+    """Of a note in the manifest; in earlier ones there are names alone, which count as sure."""
+    if isinstance(tags, dict):
+        return tags
+    return dict.fromkeys([] if tags is None else [tags] if isinstance(tags, str) else tags, 1.0)

@@ -20,6 +20,8 @@ from model.network.checkpoint import MANIFEST, CheckpointError, Manifest, load, 
 from model.network.notellm import quiet_transformers
 
 SERVING = "serving.json"
+# vLLM answers a request with the logits of so many chosen tokens at most.
+MOST_DIMENSIONS = 128
 # vLLM pads vocabularies to such multiples, and splits them among GPUs.
 _MULTIPLE = 64
 _ARCHITECTURES = {"llama", "mistral", "opt", "qwen2", "qwen3"}
@@ -51,6 +53,9 @@ def write_serving(checkpoint: Path, out: Path) -> ServingCheckpoint:
     if architecture not in _ARCHITECTURES:
         known = ", ".join(sorted(_ARCHITECTURES))
         raise CheckpointError(f"vLLM cannot serve {checkpoint}: it is a {architecture}; use one of {known}, or hf")
+    if manifest.dim > MOST_DIMENSIONS:
+        numbers = f"its vectors have {manifest.dim} numbers and {MOST_DIMENSIONS} is the most"
+        raise CheckpointError(f"vLLM cannot serve {checkpoint}: {numbers}; use hf")
     network, _, manifest = load(checkpoint, manifest.recipe.saved_dtype)
     first = _append_projection(network.backbone, network.head.weight.detach())
     out.parent.mkdir(parents=True, exist_ok=True)

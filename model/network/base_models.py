@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from tokenizers import Tokenizer
-from transformers import AutoModel, AutoTokenizer, PreTrainedModel
+from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
 from model.network.bert_as_opt import as_decoder
 from model.network.minilm import minilm_folder
@@ -42,12 +42,11 @@ def open_base(name: str, notes: Sequence[Note], dtype: str = "float32") -> BaseM
     """
     if name in ("minilm", "minilm-mini"):
         return _minilm(None if name == "minilm" else notes, dtype)
+    tokenizer = _open_tokenizer(name)
     try:
         backbone = open_backbone(name, dtype)
-        tokenizer = AutoTokenizer.from_pretrained(name)
     except OSError as error:
-        reason = str(error).splitlines()[0]
-        raise BaseModelError(f"cannot open the base model {name}: {reason}") from None
+        raise BaseModelError(_cannot_open(name, error)) from None
     return BaseModel(
         backbone,
         tokenizer.backend_tokenizer,
@@ -55,6 +54,25 @@ def open_base(name: str, notes: Sequence[Note], dtype: str = "float32") -> BaseM
         tokenizer.eos_token or tokenizer.sep_token,
         tokenizer.pad_token,
     )
+
+
+def _open_tokenizer(name: str) -> PreTrainedTokenizerFast:
+    """Before the weights, which may take minutes."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise BaseModelError(_cannot_open(name, error)) from None
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise BaseModelError(
+            f"the base model {name} has no tokenizer.json, the one form of a tokenizer that is understood"
+        )
+    if not (tokenizer.eos_token or tokenizer.sep_token):
+        raise BaseModelError(f"the tokenizer of the base model {name} names no end token (eos_token)")
+    return tokenizer
+
+
+def _cannot_open(name: str, error: Exception) -> str:
+    return f"cannot open the base model {name}: {str(error).splitlines()[0]}"
 
 
 def _minilm(notes: Sequence[Note] | None, dtype: str) -> BaseModel:

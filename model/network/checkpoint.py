@@ -33,8 +33,13 @@ if TYPE_CHECKING:
 FORMAT = 1
 MANIFEST = "notellm.json"
 HEAD = "head.safetensors"
-# Fields of earlier recipes, with the value that left them unused.
-_DROPPED: dict[str, Any] = {"matryoshka": [], "hard_negatives": 0, "cached_negatives": 0}
+# Fields of earlier recipes, with the values that mean nothing to a checkpoint.
+_DROPPED: dict[str, list[Any]] = {
+    "matryoshka": [[]],
+    "hard_negatives": [0],
+    "cached_negatives": [0],
+    "dtype": ["float32", "bfloat16"],
+}
 
 
 class CheckpointError(ValueError):
@@ -91,7 +96,7 @@ def load_manifest(folder: Path) -> Manifest:
 
 def _recipe(raw: dict[str, Any]) -> Recipe:
     """The recipe of a manifest, without dropped fields that were unused."""
-    return Recipe(**{name: value for name, value in raw.items() if _DROPPED.get(name, ...) != value})
+    return Recipe(**{name: value for name, value in raw.items() if value not in _DROPPED.get(name, [])})
 
 
 def prompt_builder(folder: Path, manifest: Manifest) -> PromptBuilder:

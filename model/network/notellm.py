@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers import logging as transformers_logging
 
 from model.network.chunk import Chunk
@@ -88,12 +88,17 @@ def open_backbone(path: str | Path, dtype: str = "float32") -> PreTrainedModel:
 
     Raises:
         OSError: if there is no model of that name or in that folder.
-        ValueError: if it is an encoder other than BERT.
+        ValueError: if it is no causal language model, or an encoder other than BERT.
     """
     config = AutoConfig.from_pretrained(path)
     if config.model_type in _OTHER_ENCODERS:
         # Untested: their positions start elsewhere, and their output layers hide a transform.
         raise ValueError(f"{path} is a {config.model_type}; of the encoders only BERT can run as a causal decoder")
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING or config.is_encoder_decoder:
+        raise ValueError(
+            f"{path} is a {config.model_type}, which does not write one token after the other: "
+            "name a decoder, such as Llama, Mistral, Qwen or OPT"
+        )
     if config.model_type == "bert":
         config.is_decoder = True
     # attn_implementation: padding-safe and fast on every device; flash variants are not there on CPUs.

@@ -96,7 +96,7 @@ def adapt(recipe: Recipe, notes: Sequence[Note], out: Path, teacher: str = "mini
     recipe = replace(recipe, contrastive=False, teacher=teacher)
     with Ranks.join() as ranks:
         torch.manual_seed(recipe.seed)
-        base = open_base(recipe.base_model, notes, recipe.dtype)
+        base = open_base(recipe.base_model, notes)
         special = special_ids(base.tokenizer, base.bos, base.eos, base.pad)
         add_embedding_token(base.backbone, base.tokenizer.get_vocab_size())
         network = NoteLLM(base.backbone, base.backbone.config.hidden_size)
@@ -107,11 +107,10 @@ def adapt(recipe: Recipe, notes: Sequence[Note], out: Path, teacher: str = "mini
         step = Step(spread(network, ranks, "ddp"), recipe, ranks, teacher_ND)
         state = TrainingState(out / RUN, run_identity(recipe, notes, ()), ranks)
         history = fit(network, texts, step, state)
-        if ranks.first:
-            with quiet_transformers():
-                base.backbone.save_pretrained(out)
-            save_tokenizer(out, base.tokenizer, special)
-            save_head(out, network)
-            state.delete()
-        ranks.wait()
-    return history
+    if ranks.first:
+        with quiet_transformers():
+            base.backbone.save_pretrained(out)
+        save_tokenizer(out, base.tokenizer, special)
+        save_head(out, network)
+        state.delete()
+    return history.losses

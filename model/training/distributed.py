@@ -13,8 +13,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 Strategy = Literal["ddp", "fsdp"]
@@ -77,36 +77,41 @@ class Ranks:
             dist.barrier()
 
 
-def spread(network: nn.Module, ranks: Ranks, strategy: Strategy) -> Any:
-    """The network wrapped for the ranks; gradients are then means over the ranks.
+def spread(network: nn.Module, ranks: Ranks, strategy: Strategy, compute_dtype: str = "float32") -> Any:
+    """The network wrapped for the ranks; gradients are then means over the ranks, in float32.
 
     Args:
-        network: its ``backbone`` holds the layers, its ``log_scale`` has the same gradient on every rank.
+        network: its ``backbone`` holds the layers, its ``log_scale`` has the same gradient on every rank. Weights that
+            learn are float32; frozen ones may have another type.
+        compute_dtype: FSDP2 exchanges weights in it. Elsewhere `torch.autocast` alone decides.
     """
-    network.to(ranks.device)
+    assert isinstance(network.log_scale, nn.Parameter)
+    if ranks.world == 1 or strategy == "ddp":
+        network.to(ranks.device)
     if ranks.world == 1:
         return network
     if strategy == "ddp":
         device_ids = [ranks.device.index] if ranks.device.type == "cuda" else None
-        return DistributedDataParallel(network, device_ids=device_ids)
+        # As a view, a gradient does not exist a second time in the buffers of the exchange.
+        return DistributedDataParallel(network, device_ids=device_ids, gradient_as_bucket_view=True)
+    # Layer by layer: no device holds the whole network, not even before it is shared out.
     mesh = init_device_mesh(ranks.device.type, (ranks.world,))
+    policy = MixedPrecisionPolicy(param_dtype=getattr(torch, compute_dtype), reduce_dtype=torch.float32)
     for layer in _layers(network):
-        fully_shard(layer, mesh=mesh)
-    assert isinstance(network.log_scale, nn.Parameter)
+        fully_shard(layer, mesh=mesh, mp_policy=policy)
     # A single number cannot be shared out, and every rank computes the whole of its gradient.
-    return fully_shard(network, mesh=mesh, ignored_params={network.log_scale})
+    network.log_scale.data = network.log_scale.data.to(ranks.device)
+    return fully_shard(network, mesh=mesh, mp_policy=policy, ignored_params={network.log_scale})
 
 
 @contextlib.contextmanager
 def synchronized(network: Any, last: bool) -> Iterator[None]:
-    """Exchange gradients only after the last backward pass of a step."""
-    if isinstance(network, DistributedDataParallel) and not last:
-        with network.no_sync():
-            yield
-        return
-    if hasattr(network, "set_requires_gradient_sync"):
-        network.set_requires_gradient_sync(last)
-    yield
+    """Exchange DDP's gradients only after the last backward pass of a step.
+
+    FSDP2 exchanges them in every pass: until it does, each rank would hold the gradient of all weights.
+    """
+    with network.no_sync() if isinstance(network, DistributedDataParallel) and not last else contextlib.nullcontext():
+        yield
 
 
 def whole(tensor: Tensor) -> Tensor:
@@ -114,25 +119,26 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def shared_like(full: Tensor, like: Tensor) -> Tensor:
-    """A full tensor, sharded as another one is."""
-    if isinstance(like, DTensor):
-        return distribute_tensor(full.to(like.device), like.device_mesh, like.placements)
-    return full.to(like.device)
+def gather_weights(module: nn.Module, ranks: Ranks, dtype: torch.dtype | None = None) -> None:
+    """Put the weights that FSDP2 shares out back in full on the first rank, tensor by tensor, in its main memory.
 
+    Every rank must call it. The others keep none of them, and the module cannot train afterwards.
 
-def gather_weights(network: nn.Module) -> None:
-    """Put every weight back in full on this rank, so that it can be changed and saved like a plain one.
-
-    Every rank must call it; the network cannot train afterwards.
+    Args:
+        dtype: of the gathered weights, by default their own.
     """
-    for module in network.modules():
-        for name, weight in list(module.named_parameters(recurse=False)):
+    gathered: dict[Tensor, nn.Parameter] = {}  # a matrix that is input and output is one weight
+    for part in module.modules():
+        for name, weight in list(part.named_parameters(recurse=False)):
             if isinstance(weight, DTensor):
-                setattr(module, name, nn.Parameter(whole(weight.detach()).cpu(), weight.requires_grad))
-        if isinstance(module, FSDPModule):
+                if weight not in gathered:
+                    full = whole(weight.detach())
+                    full = full.to("cpu", dtype) if ranks.first else full.new_empty(0)
+                    gathered[weight] = nn.Parameter(full, weight.requires_grad)
+                setattr(part, name, gathered[weight])
+        if isinstance(part, FSDPModule):
             # FSDP2 puts a class of its own in front of the module's, which refuses whole weights.
-            module.__class__ = type(module).__mro__[2]
+            part.__class__ = type(part).__mro__[2]
 
 
 def clip(parameters: Iterator[nn.Parameter], max_norm: float) -> float:

@@ -6,6 +6,7 @@ the gradient of one process on the joined batch; gathering without a gradient wo
 ranks in the contrastive term, and alpha with it. Shapes: N rows of a batch, D embedding size.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ from model.network.chunk import Chunk
 from model.network.losses import contrastive_loss, teacher_loss, total_loss
 from model.recipes import Recipe
 from model.training.distributed import Ranks, synchronized
-from model.training.examples import Batch
+from model.training.examples import Batch, Examples
 
 Forward = tuple[Tensor, Tensor]  # embeddings of some chunks, and their summed generation loss
 
@@ -69,6 +70,19 @@ class Step:
             self._send_back(groups, first, d_local_ND[order.argsort()], per_token, log_scale * d_tau)
         return losses
 
+    @torch.no_grad()
+    def embed(self, examples: Examples, notes: Sequence[int]) -> Tensor:
+        """Embeddings of these notes' prompts, in order, shape (N, D), not normalized, the same on every rank."""
+        ranks, share = self.ranks, -(-len(notes) // self.ranks.world)
+        # Every rank runs as many chunks as the others, or FSDP2 would wait for it.
+        filled = [*notes, *notes[: share * ranks.world - len(notes)]][ranks.rank * share : (ranks.rank + 1) * share]
+        size = self.recipe.chunk_notes
+        chunks = [examples.prompts(filled[start : start + size]) for start in range(0, share, size)]
+        self.network.eval()
+        rows_ND = torch.cat([self._forward([chunk.to(ranks.device)])[0] for chunk in chunks])
+        self.network.train()
+        return ranks.gather(rows_ND)[: len(notes)]
+
     def _send_back(
         self, groups: list[list[Chunk]], first: list[Forward], d_rows_ND: Tensor, per_token: Tensor, of_tau: Tensor
     ) -> None:
@@ -84,8 +98,8 @@ class Step:
                 surrogate.backward()  # type: ignore[no-untyped-call]
 
     def _forward(self, chunks: list[Chunk]) -> Forward:
-        dtype = getattr(torch, self.recipe.compute_dtype)
-        with torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=dtype is torch.bfloat16):
+        half = self.recipe.compute_dtype == "bfloat16"
+        with torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=half):
             emb_ND, generation = self.network(chunks)
         return emb_ND, generation
 

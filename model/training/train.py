@@ -1,7 +1,7 @@
 """One training run: from related pairs to a checkpoint."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from model.inference import golden
+from model.inference.vllm_checkpoint import MOST_DIMENSIONS
 from model.network.base_models import open_base
 from model.network.checkpoint import HEAD, Manifest, load_head, load_manifest, save, special_ids
 from model.network.lora import add_adapters, fold_adapters
@@ -23,9 +24,10 @@ from model.training.distributed import Ranks, Strategy, gather_weights, spread
 from model.training.examples import TrainingSet
 from model.training.head_init import follow_teacher, whiten_head
 from model.training.loop import SAVE_EVERY, fit
-from model.training.state import RUN, Pairs, TrainingState, run_identity
+from model.training.state import RUN, History, Pairs, TrainingState, run_identity
 from model.training.step import Losses, Step
 from model.training.teacher import principal_components, teacher_folder, teacher_vectors
+from model.training.validation import NAME, Validation, split_off
 
 _LAST = 20  # steps averaged for the figures in the checkpoint
 
@@ -39,7 +41,7 @@ def train(
     categories: Sequence[str] | None = None,
     strategy: Strategy = "ddp",
     save_every: int = SAVE_EVERY,
-) -> tuple[Manifest, list[Losses]]:
+) -> tuple[Manifest | None, list[Losses]]:
     """Train from the recipe's base model on related pairs and write a checkpoint to ``out``.
 
     A killed run resumes from its last saved state in ``out``. The same recipe, notes and pairs give the same losses on
@@ -51,32 +53,54 @@ def train(
         strategy: how the processes of `torchrun`, if any, hold the weights.
         save_every: steps between saved states.
 
+    Returns:
+        The manifest and the losses of every step. The ranks but the first leave with the last step, without a manifest:
+        nobody waits in a collective while the checkpoint is written.
+
     Raises:
         TrainingError: if a loss is not finite, or ``out`` holds the state of another run.
-        BaseModelError, ValueError: see `open_base` and `TrainingSet`.
+        BaseModelError, ValueError: see `open_base`, `TrainingSet`, `split_off` and `_refuse_mistakes`.
     """
-    if not recipe.contrastive and not pairs:
-        # Pairs only decide which notes share a batch then.
-        pairs = [(first.id, second.id) for first, second in zip(notes[::2], notes[1::2], strict=False)]
     with Ranks.join() as ranks:
+        _refuse_mistakes(recipe, pairs, ranks)
         torch.manual_seed(recipe.seed)
-        start = _encoder(recipe, notes, pairs) if recipe.architecture == "encoder" else _decoder(recipe, notes, pairs)
+        start = _start(recipe, notes, pairs)
         network = start.network
-        step = Step(spread(network, ranks, strategy), recipe, ranks, start.teacher_ND)
+        step = Step(spread(network, ranks, strategy, recipe.compute_dtype), recipe, ranks, start.teacher_ND)
         state = TrainingState(out / RUN, run_identity(recipe, notes, pairs), ranks)
-        history = fit(network, start.training_set, step, state, save_every)
-        gather_weights(network)
-        fold_adapters(network.backbone)
-        closed = categories or {note.category for note in notes if note.category}
-        trained_on = {"notes": len(notes), "pairs": len(pairs), **_outcome(history)}
-        if ranks.first:
-            save(out, network, start.tokenizer, start.special, recipe, tuple(sorted(closed)), trained_on)
-            if recipe.architecture == "decoder":
-                golden.record(out)
-            state.delete()
-        ranks.wait()
-        manifest = load_manifest(out)
-    return manifest, history
+        history = fit(network, start.training_set, step, state, save_every, start.validation)
+        saved_dtype = getattr(torch, recipe.saved_dtype)
+        # Adapters have to be folded in before anything is rounded.
+        gather_weights(network.backbone, ranks, None if recipe.lora_rank else saved_dtype)
+        gather_weights(network, ranks)
+    if not ranks.first:
+        return None, history.losses
+    fold_adapters(network.backbone, saved_dtype)
+    closed = categories or {note.category for note in notes if note.category}
+    trained_on = {"notes": len(notes), "pairs": len(pairs), **_outcome(history, start.validation)}
+    save(out, network, start.tokenizer, start.special, recipe, tuple(sorted(closed)), trained_on)
+    del network, step, start  # the golden answers come from the files
+    manifest = golden.record(out) if recipe.architecture == "decoder" else load_manifest(out)
+    state.delete()
+    return manifest, history.losses
+
+
+def _refuse_mistakes(recipe: Recipe, pairs: Pairs, ranks: Ranks) -> None:
+    """Raises ValueError if the recipe cannot be run with these pairs on these ranks, or the result could not serve."""
+    if recipe.architecture == "decoder" and recipe.dim > MOST_DIMENSIONS:
+        raise ValueError(
+            f"dim={recipe.dim} is more than vLLM can serve, which gives {MOST_DIMENSIONS} numbers a note at most; "
+            f"set dim={MOST_DIMENSIONS} or less"
+        )
+    batch = min(recipe.pairs_per_batch, len(pairs)) if pairs else recipe.pairs_per_batch
+    if batch % ranks.world:
+        raise ValueError(
+            f"a batch of {batch} pairs cannot be shared evenly by {ranks.world} processes; set pairs_per_batch"
+        )
+    if recipe.validate_every and not pairs:
+        raise ValueError("validation measures how well pairs are found; without any, set validate_every=0")
+    if recipe.patience and not recipe.validate_every:
+        raise ValueError("patience counts measurements of validation; set validate_every, too")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +111,19 @@ class _Start:
     tokenizer: Tokenizer
     special: SpecialIds
     training_set: TrainingSet
+    validation: Validation | None = None
     teacher_ND: Tensor | None = None
+
+
+def _start(recipe: Recipe, notes: Sequence[Note], pairs: Pairs) -> _Start:
+    if not recipe.contrastive and not pairs:
+        # Pairs only decide which notes share a batch then.
+        pairs = [(first.id, second.id) for first, second in zip(notes[::2], notes[1::2], strict=False)]
+    gold: Pairs = ()
+    if recipe.validate_every:
+        pairs, gold = split_off(pairs, recipe.validation_share, recipe.seed)
+    start = _encoder(recipe, notes, pairs) if recipe.architecture == "encoder" else _decoder(recipe, notes, pairs)
+    return replace(start, validation=Validation.of(gold, [note.id for note in notes])) if gold else start
 
 
 def _encoder(recipe: Recipe, notes: Sequence[Note], pairs: Pairs) -> _Start:
@@ -102,7 +138,8 @@ def _encoder(recipe: Recipe, notes: Sequence[Note], pairs: Pairs) -> _Start:
 
 def _decoder(recipe: Recipe, notes: Sequence[Note], pairs: Pairs) -> _Start:
     """NoteLLM on a causal language model, with head and adapters as the recipe starts them."""
-    base = open_base(recipe.base_model, notes, recipe.dtype)
+    # What learns is float32: in bfloat16 an update is smaller than half the step to the next number (decision 048).
+    base = open_base(recipe.base_model, notes, recipe.compute_dtype if recipe.lora_rank else "float32")
     special = special_ids(base.tokenizer, base.bos, base.eos, base.pad)
     add_embedding_token(base.backbone, base.tokenizer.get_vocab_size())
     if recipe.gradient_checkpointing:
@@ -121,10 +158,14 @@ def _decoder(recipe: Recipe, notes: Sequence[Note], pairs: Pairs) -> _Start:
         whiten_head(network, training_set)
     if recipe.lora_rank:
         add_adapters(network.backbone, recipe.lora_rank)
-    return _Start(network, base.tokenizer, special, training_set, teacher_ND)
+    return _Start(network, base.tokenizer, special, training_set, teacher_ND=teacher_ND)
 
 
-def _outcome(history: Sequence[Losses]) -> dict[str, Any]:
-    last = [asdict(losses) for losses in history[-_LAST:]]
+def _outcome(history: History, validation: Validation | None) -> dict[str, Any]:
+    last = [asdict(losses) for losses in history.losses[-_LAST:]]
     means = {name: round(sum(losses[name] for losses in last) / len(last), 4) for name in last[0]}
-    return {"steps": len(history), "last_losses": means}
+    outcome: dict[str, Any] = {"steps": len(history.losses), "last_losses": means}
+    if validation is not None:
+        counts = {"notes": len(validation.notes), "pairs": len(validation.pairs) // 2}
+        outcome["validation"] = {"step": history.best, NAME: round(history.recalls[history.best], 4), **counts}
+    return outcome

@@ -1,11 +1,14 @@
 """The commands that train: a base model from text alone, and a checkpoint from related pairs."""
 
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
 
 from service.cli.common import FILE, FOLDER, holdout_options, mistakes
+
+if TYPE_CHECKING:
+    from model.network.checkpoint import Manifest
 
 
 @click.command()
@@ -25,6 +28,15 @@ from service.cli.common import FILE, FOLDER, holdout_options, mistakes
 )  # fmt: skip
 @click.option("--base-model", help="Another base model than the recipe's: a name or a folder.")
 @click.option("--steps", type=click.IntRange(min=1), help="Another number of steps than the recipe's.")
+@click.option("--epochs", type=click.IntRange(min=1), help="Passes over the pairs, instead of a number of steps.")
+@click.option(
+    "--validate-every", type=click.IntRange(min=1), metavar="STEPS",
+    help="Keep a twentieth of the notes apart, measure their Recall@10 that often, and save the best weights.",
+)  # fmt: skip
+@click.option(
+    "--patience", type=click.IntRange(min=1), metavar="TIMES",
+    help="End when so many measurements in a row were no better than the best before them.",
+)  # fmt: skip
 @click.option("--seed", type=int, help="Another seed than the recipe's.")
 @click.option(
     "--set", "settings", multiple=True, metavar="FIELD=VALUE",
@@ -47,6 +59,9 @@ def train(
     categories_file: Path | None,
     base_model: str | None,
     steps: int | None,
+    epochs: int | None,
+    validate_every: int | None,
+    patience: int | None,
     seed: int | None,
     settings: tuple[str, ...],
     strategy: Literal["ddp", "fsdp"],
@@ -60,16 +75,18 @@ def train(
     write its category or its hashtags (eq. 3). A recipe holds every scientific setting and is saved with
     the checkpoint; the same recipe, data and number of threads give the same losses. Given again after a
     kill, the same command resumes from the last saved state; OUT/run holds that state and a log for
-    TensorBoard.
+    TensorBoard. It may then compute otherwise (chunk_notes, recompute, gradient_checkpointing, --strategy,
+    the number of processes), but not learn otherwise.
 
     \b
     Examples:
       notellm pairs ./data --out pairs.parquet
       notellm train ./data --pairs pairs.parquet --recipe small --out ./checkpoint
+      notellm train ./data --pairs pairs.parquet --epochs 20 --validate-every 50 --patience 5 --out ./checkpoint
       NOTELLM_CHECKPOINT=./checkpoint notellm serve
 
     \b
-    A 7B model on eight GPUs, with batches of any size in the memory of sixteen notes:
+    A 7B model on eight GPUs of 80 GB (model/README.md says what fits where):
       torchrun --nproc-per-node 8 --no-python notellm train ./data --pairs pairs.parquet \\
         --recipe paper --strategy fsdp --set recompute=true --set gradient_checkpointing=true --out ./checkpoint
     """
@@ -80,7 +97,16 @@ def train(
         from model.recipes import RECIPES, changed
         from model.training.train import train as run
 
-        given = {"base_model": base_model, "steps": steps, "seed": seed}
+        if epochs is not None and steps is not None:
+            raise click.UsageError("--steps and --epochs both say how long; give one of them")
+        given = {
+            "base_model": base_model,
+            "steps": 0 if epochs is not None else steps,
+            "epochs": epochs,
+            "validate_every": validate_every,
+            "patience": patience,
+            "seed": seed,
+        }
         shorthand = [f"{name}={value}" for name, value in given.items() if value is not None]
         chosen = changed(RECIPES[recipe](), [*shorthand, *settings])
         if pairs_file is None and chosen.contrastive:
@@ -96,11 +122,18 @@ def train(
             notes = [note for note in notes if note.id not in kept_out]
         related = load_pairs(pairs_file).ends() if pairs_file else []
         manifest, _ = run(chosen, notes, related, out, categories=categories, strategy=strategy, save_every=save_every)
-    last = manifest.trained_on["last_losses"]
-    click.echo(
-        f"checkpoint {manifest.fingerprint} in {out}: {manifest.trained_on['steps']} steps, "
+    if manifest is not None:
+        click.echo(_summary(manifest, out))
+
+
+def _summary(manifest: "Manifest", out: Path) -> str:
+    trained_on = manifest.trained_on
+    last, validation = trained_on["last_losses"], trained_on.get("validation")
+    best = f"best recall@10 {validation['recall@10']} at step {validation['step']}, " if validation else ""
+    return (
+        f"checkpoint {manifest.fingerprint} in {out}: {trained_on['steps']} steps, "
         f"contrastive loss {last['contrastive']}, generation loss {last['generation']}, "
-        f"{len(manifest.categories)} categories"
+        f"{best}{len(manifest.categories)} categories"
     )
 
 

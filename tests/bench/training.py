@@ -81,7 +81,7 @@ def measure(loop: str, base_model: str, steps: int) -> dict[str, float]:
 
 def prepared(recipe: Recipe) -> tuple[NoteLLM, TrainingSet]:
     notes = list(sample_notes())
-    base = open_base(recipe.base_model, notes, recipe.dtype)
+    base = open_base(recipe.base_model, notes)
     special = special_ids(base.tokenizer, base.bos, base.eos, base.pad)
     add_embedding_token(base.backbone, base.tokenizer.get_vocab_size())
     builder = PromptBuilder(

@@ -85,11 +85,12 @@ def test_recording_keeps_the_fingerprint(folder):
             lambda predictions: [
                 dataclasses.replace(prediction, category=Scored("Elsewhere", 1.0)) for prediction in predictions
             ],
-            "only 0% of the canaries' categories",
+            "of the canaries' categories",
         ),
         (
             lambda predictions: [
-                dataclasses.replace(prediction, hashtags=(Scored("else", 1.0),)) for prediction in predictions
+                dataclasses.replace(prediction, hashtags=tuple(Scored(f"else {place}", 1.0) for place in range(5)))
+                for prediction in predictions
             ],
             "of the canaries' hashtags",
         ),
@@ -105,6 +106,23 @@ def test_half_precision_may_round_more(folder):
     golden.check(Twin(folder, rotated(0.002), "bfloat16"), manifest)
     with pytest.raises(golden.GoldenError, match=r"0\.99 is the least in bfloat16"):
         golden.check(Twin(folder, rotated(0.02), "bfloat16"), manifest)
+
+
+def test_hashtags_that_differ_count_by_their_probability():
+    """Where all are sure it is the Jaccard similarity; the other side of a tie is hardly a difference."""
+    assert golden._alike({"a": 1.0, "b": 1.0}, {"a": 1.0, "c": 1.0}) == pytest.approx(1 / 3)
+    assert golden._alike({"a": 0.3}, {"b": 0.29}) == pytest.approx(1 - 0.59 / 2)
+    assert golden._alike({"a": 0.3}, {"a": 0.9}) == golden._alike({}, {}) == 1.0
+    assert golden._alike({}, {"a": 0.9}) == pytest.approx(0.1)
+
+
+def test_a_manifest_of_before_without_probabilities_is_understood(folder):
+    written = load_manifest(folder).golden
+    names = [list(tags) for tags in written["hashtags"]]
+    before = {**written, "hashtags": names, "categories": [*[None] * 31, "Travel"]}
+    decoded = golden.Golden.decode(before, 16)
+    assert decoded.hashtags == tuple(dict.fromkeys(tags, 1.0) for tags in names)
+    assert decoded.categories[30:] == ({}, {"Travel": 1.0})
 
 
 def test_a_neighbor_may_change_between_ties_alone():

@@ -2,6 +2,7 @@
 
 import copy
 import os
+import socket
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch.multiprocessing as mp
 from support.tiny import NOTES, tiny_base
 
 from model.network.checkpoint import special_ids
+from model.network.lora import add_adapters
 from model.network.losses import contrastive_loss, generation_loss, total_loss
 from model.network.notellm import NoteLLM, add_embedding_token
 from model.recipes import Recipe, small
@@ -127,37 +129,75 @@ def test_clipping_scales_all_gradients_to_the_norm_that_torch_finds():
         torch.testing.assert_close(ours.grad, theirs.grad)
 
 
-def _rank(rank: int, port: int, strategy: str, recompute: bool, out: str) -> None:
+# Every way to spread a run: strategy, compute_dtype, recompute, adapters.
+WAYS = [
+    ("ddp", "float32", False, 0),
+    ("ddp", "float32", True, 0),
+    ("fsdp", "float32", False, 0),
+    ("fsdp", "float32", True, 0),
+    ("ddp", "bfloat16", True, 0),
+    ("fsdp", "bfloat16", True, 0),
+    ("ddp", "bfloat16", True, 2),
+    ("fsdp", "bfloat16", True, 2),
+]
+
+
+def adapted(network: NoteLLM, rank: int) -> NoteLLM:
+    """With adapters on frozen bfloat16 weights, if any; both of their factors have a gradient."""
+    if rank:
+        torch.manual_seed(3)
+        network.backbone.bfloat16()
+        add_adapters(network.backbone, rank)
+        for name, weight in network.backbone.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(weight, std=0.1)
+    return network
+
+
+def _rank(rank: int, port: int, folder: str) -> None:
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     with Ranks.join() as ranks:
-        network, training_set = parts()
-        run = spread(network, ranks, strategy)
-        losses = gradient(network, training_set, replace(RECIPE, recompute=recompute, chunk_notes=2), ranks, run)
-        norm = clip(network.parameters(), 1e9)
-        found = {name: whole(weight.grad) for name, weight in network.named_parameters()}
-        if ranks.first:
-            torch.save({"losses": losses.total, "norm": norm, "gradients": found}, out)
+        for number, (strategy, dtype, recompute, adapters) in enumerate(WAYS):
+            network, training_set = parts()
+            run = spread(adapted(network, adapters), ranks, strategy, dtype)
+            recipe = replace(RECIPE, recompute=recompute, chunk_notes=2, compute_dtype=dtype)
+            losses = gradient(network, training_set, recipe, ranks, run)
+            norm = clip(network.parameters(), 1e9)
+            trained = [(name, weight) for name, weight in network.named_parameters() if weight.requires_grad]
+            found = {name: whole(weight.grad) for name, weight in trained}
+            if ranks.first:
+                torch.save({"losses": losses.total, "norm": norm, "gradients": found}, Path(folder, str(number)))
         ranks.wait()
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-@pytest.mark.parametrize("recompute", [False, True])
-def test_two_ranks_give_the_gradient_of_one_process_on_the_joined_batch(strategy, recompute, tmp_path, free_port):
-    _, expected = alone(RECIPE)
-    out = tmp_path / "gradients"
-    mp.spawn(_rank, (free_port, strategy, recompute, str(out)), nprocs=2, daemon=True)
-    found = torch.load(out, weights_only=True)
-    assert_same(found["gradients"], expected)
-    norm = sum(float((value**2).sum()) for value in expected.values()) ** 0.5
-    assert found["norm"] == pytest.approx(norm, rel=1e-4)
-
-
-@pytest.fixture
-def free_port(tmp_path: Path) -> int:
-    import socket
-
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory) -> Path:
+    """What two processes computed, by the place in `WAYS`."""
+    folder = tmp_path_factory.mktemp("ranks")
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+        port = listener.getsockname()[1]
+    mp.spawn(_rank, (port, str(folder)), nprocs=2, daemon=True)
+    return folder
+
+
+@pytest.mark.parametrize("number", range(len(WAYS)), ids=["-".join(map(str, way)) for way in WAYS])
+def test_two_ranks_give_the_gradient_of_one_process_on_the_joined_batch(two_ranks, number):
+    _, dtype, _, adapters = WAYS[number]
+    network, training_set = parts()
+    losses = gradient(adapted(network, adapters), training_set, RECIPE, Ranks(0, 1, torch.device("cpu")), network)
+    expected = {name: weight.grad for name, weight in network.named_parameters() if weight.grad is not None}
+    found = torch.load(two_ranks / str(number), weights_only=True)
+
+    assert {value.dtype for value in found["gradients"].values()} == {torch.float32}
+    norm = sum(float((value**2).sum()) for value in expected.values()) ** 0.5
+    if dtype == "float32":
+        assert_same(found["gradients"], expected)
+        assert found["norm"] == pytest.approx(norm, rel=1e-4)
+    else:
+        assert found["gradients"].keys() == expected.keys()
+        difference = sum(float(((found["gradients"][name] - value) ** 2).sum()) for name, value in expected.items())
+        assert difference**0.5 < 0.05 * norm
+    assert found["losses"] == pytest.approx(losses.total, rel=1e-5 if dtype == "float32" else 1e-2)

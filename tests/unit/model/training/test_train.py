@@ -1,5 +1,6 @@
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ import model.training.loop
 import model.training.state
 import model.training.train
 from model.network.checkpoint import CheckpointError, load, load_manifest
-from model.recipes import Recipe, mini, paper, small
+from model.recipes import RECIPES, Recipe, mini, paper, small
 from model.training.loop import TrainingError
 from model.training.train import train
 
@@ -41,9 +42,9 @@ def test_both_losses_fall(recipe, tmp_path):
         assert mean(name, history[-15:]) < 0.6 * mean(name, history[:15])
 
 
-def test_one_pass_over_the_pairs_when_no_steps_are_given(recipe, tmp_path):
-    _, history = train(replace(recipe, steps=0), NOTES, PAIRS, tmp_path)
-    assert len(history) == len(PAIRS) // 3
+def test_as_many_passes_over_the_pairs_as_epochs_when_no_steps_are_given(recipe, tmp_path):
+    _, history = train(replace(recipe, steps=0, epochs=3), NOTES, PAIRS, tmp_path)
+    assert len(history) == 3 * (len(PAIRS) // 3)
 
 
 def test_a_checkpoint_gives_back_what_was_trained(recipe, tmp_path):
@@ -108,10 +109,13 @@ def test_a_resumed_run_is_the_uninterrupted_run_to_the_last_bit(recipe, tmp_path
     assert len(calls) == 6 + 9 - 4, "it goes on from step 4, the last one saved"
     assert resumed == history
     assert again.fingerprint == manifest.fingerprint
-    assert not (tmp_path / "resumed" / "run" / "training.safetensors").exists()
+    assert not list((tmp_path / "resumed" / "run").glob("*state-*"))
 
 
-def test_the_state_of_another_run_is_not_taken_for_ones_own(recipe, tmp_path, monkeypatch):
+@pytest.fixture
+def interrupted(recipe, tmp_path, monkeypatch) -> Path:
+    """The folder of a run whose state was saved after step 4 and not deleted."""
+
     def killed(*_):
         raise Killed
 
@@ -119,8 +123,41 @@ def test_the_state_of_another_run_is_not_taken_for_ones_own(recipe, tmp_path, mo
         patch.setattr(model.training.state.TrainingState, "delete", killed)
         with pytest.raises(Killed):
             train(recipe, NOTES, PAIRS, tmp_path, save_every=2)
-    with pytest.raises(TrainingError, match="other settings or data"):
-        train(recipe, NOTES, PAIRS[1:], tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("settings", "pairs", "difference"),
+    [
+        ({"alpha": 0.5, "learning_rate": 1e-5}, PAIRS, "learning_rate was 0.003, alpha was 0.1; finish"),
+        ({}, PAIRS[1:], "notes and pairs was "),
+    ],
+)
+def test_the_state_of_another_run_is_refused_and_what_differs_is_named(
+    recipe, interrupted, settings, pairs, difference
+):
+    with pytest.raises(TrainingError, match=difference):
+        train(replace(recipe, **settings), NOTES, pairs, interrupted)
+
+
+def test_a_run_that_goes_on_may_be_computed_in_another_way(recipe, interrupted):
+    _, history = train(recipe, NOTES, PAIRS, interrupted / "whole")
+    changes = {"chunk_notes": 2, "recompute": True, "gradient_checkpointing": True}
+    _, resumed = train(replace(recipe, **changes), NOTES, PAIRS, interrupted)
+    assert resumed[:4] == history[:4]
+    assert [losses.total for losses in resumed[4:]] == pytest.approx([losses.total for losses in history[4:]], rel=0.02)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_moves_the_weights(recipe, tmp_path, monkeypatch, name):
+    """In bfloat16 an update at the paper's learning rate would be rounded away: 4% of the weights moved."""
+    fields = {"base_model": "tiny", "steps": 4, "pairs_per_batch": 3, "dim": 16, "saved_dtype": "float32"}
+    train(replace(RECIPES[name](), **fields), NOTES, PAIRS, tmp_path)
+    before = tiny_base("llama").backbone.model.layers.state_dict()
+    after = load(tmp_path)[0].backbone.model.layers.state_dict()
+    assert len(before) > 10
+    for weight, value in before.items():
+        assert (after[weight] != value).float().mean() > 0.95, weight
 
 
 def test_every_step_is_logged_for_tensorboard(recipe, tmp_path):
@@ -197,13 +234,34 @@ def test_a_manifest_without_a_head_is_never_filled_in(recipe, tmp_path):
 def test_a_recipe_with_a_field_of_before_loads_unless_the_field_was_used(recipe, tmp_path):
     trained, _ = train(recipe, NOTES, PAIRS, tmp_path)
     manifest = json.loads((tmp_path / "notellm.json").read_text())
-    manifest["recipe"] |= {"matryoshka": [], "hard_negatives": 0, "cached_negatives": 0}
+    manifest["recipe"] |= {"matryoshka": [], "hard_negatives": 0, "cached_negatives": 0, "dtype": "bfloat16"}
     (tmp_path / "notellm.json").write_text(json.dumps(manifest))
     assert load_manifest(tmp_path) == trained
     manifest["recipe"]["hard_negatives"] = 2
     (tmp_path / "notellm.json").write_text(json.dumps(manifest))
     with pytest.raises(CheckpointError, match="hard_negatives"):
         load_manifest(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"dim": 256}, "dim=256 is more than vLLM can serve"),
+        ({"patience": 2}, "set validate_every"),
+        ({"validate_every": 2}, "validation needs 30 pairs of 20 notes at least"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_before_the_model_is_opened(
+    recipe, tmp_path, monkeypatch, settings, message
+):
+    monkeypatch.delattr(model.training.train, "open_base")
+    with pytest.raises(ValueError, match=message):
+        train(replace(recipe, **settings), NOTES, PAIRS, tmp_path)
+
+
+def test_validation_without_pairs_is_refused(recipe, tmp_path):
+    with pytest.raises(ValueError, match="without any, set validate_every=0"):
+        train(replace(recipe, contrastive=False, validate_every=2), NOTES, (), tmp_path)
 
 
 def test_an_unknown_format_is_refused(tmp_path):
