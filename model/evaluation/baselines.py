@@ -3,19 +3,20 @@
 Shapes: N notes in the pool, T targets, U users, V words, D embedding size.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from model.data.events import EventTable
-from model.network.minilm import minilm_folder
+from model.network.checkpoint import MANIFEST
 from model.note import Note
 from model.text.words import terms
 
 MINILM = "MiniLM zero-shot"
-_MINILM_TOKENS = 126
+_ENCODER_TOKENS = 126
 
 
 class Ranker(Protocol):
@@ -133,16 +134,30 @@ class Embeddings:
         return cosine_TN
 
 
-def minilm_vectors(notes: Sequence[Note]) -> NDArray[np.float32]:
-    """Unit vectors of all-MiniLM-L6-v2 as it comes, shape (len(notes), 384): a ranking without any behavior.
+def sentence_bert_name(encoder: str) -> str:
+    """The name of an encoder's row."""
+    if encoder == "minilm":
+        return MINILM
+    trained = (Path(encoder) / MANIFEST).is_file()
+    return f"SentenceBERT ({encoder}){'' if trained else ' zero-shot'}"
 
-    They are of the first 126 tokens of a note's whole text, more than a network trained here is shown. Raises
-    ModuleNotFoundError if its package is not installed.
+
+def open_sentence_bert(encoder: str, dtype: str = "auto") -> Callable[[Sequence[Note]], NDArray[np.float32]]:
+    """Unit vectors of notes by any encoder, see `SentenceEncoder`: a ranking without any behavior, as it comes.
+
+    They are then of the first 126 tokens of a note's whole text, more than a network trained here is shown.
     """
     from model.inference.sentence_encoder import SentenceEncoder
 
-    encoder = SentenceEncoder.open(minilm_folder(), content_tokens=_MINILM_TOKENS)
-    return encoder.embed([Note(note.id, content=text_of(note)) for note in notes])
+    opened = SentenceEncoder.open(encoder, content_tokens=_ENCODER_TOKENS, dtype=dtype)
+    if (Path(encoder) / MANIFEST).is_file():
+        return opened.embed
+    return lambda notes: opened.embed([Note(note.id, content=text_of(note)) for note in notes])
+
+
+def minilm_vectors(notes: Sequence[Note]) -> NDArray[np.float32]:
+    """Those of all-MiniLM-L6-v2, shape (len(notes), 384). ModuleNotFoundError if its package is not installed."""
+    return open_sentence_bert("minilm")(notes)
 
 
 def tfidf_vectorizer() -> Any:

@@ -1,153 +1,162 @@
-"""The evaluation of section 5 on a folder's held-out notes: related notes, categories, hashtags, popularity debias."""
+"""The evaluation of section 5 on held-out notes: related notes, categories, hashtags, popularity debias."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
-from model.data.cooccurrence import HOLDOUT, SEED, PairRules, related_pairs, split_notes
-from model.data.events import EventTable, load_events
-from model.data.notes import is_blank, load_notes
 from model.data.pairs import Pairs
 from model.data.rows import DataError
-from model.evaluation.baselines import BM25, MINILM, Embeddings, Popularity, Ranker, SameCategory, TfIdf, minilm_vectors
+from model.evaluation.baselines import BM25, Embeddings, Popularity, Ranker, SameCategory, TfIdf, clicks_of
 from model.evaluation.debias import DEPTH, STEPS, evaluate_debias, fit_popularity_weight, validation_notes
-from model.evaluation.hashtags import CategoryRow, Predict, Write, evaluate_categories, evaluate_tags, sample_notes
-from model.evaluation.report import ALL_PAIRS, MIN_USERS, DebiasReport, GoldResult, Report, supported_pairs
+from model.evaluation.hashtags import Predict, Write, evaluate_categories, evaluate_tags, sample_notes
+from model.evaluation.held_out import HeldOut
+from model.evaluation.report import ALL_PAIRS, DebiasReport, GoldResult, Report, supported_pairs
 from model.evaluation.retrieval import (
     KS,
     NOTELLM,
     Embed,
-    RankerRow,
     evaluate_rankers,
     exposure_of,
+    fitting,
     leads,
+    pairs_by_clicks,
     ranker_rows,
 )
-from model.network.minilm import has_minilm
-from model.note import Note
 from model.text.suggestions import Scores
 
 
 def evaluate(
-    data: Path,
+    held_out: HeldOut,
     embed: Embed | None = None,
     predict: Predict | None = None,
     write: Write | None = None,
     *,
+    encoders: Mapping[str, Embed] | None = None,
     categories: Sequence[str] | None = None,
-    holdout: float = HOLDOUT,
-    seed: int = SEED,
-    min_users: int = MIN_USERS,
     ks: Sequence[int] = KS,
     limit: int | None = None,
     scores: Scores | None = None,
 ) -> Report:
-    """Compare popularity, words, MiniLM (if installed) and NoteLLM (if given) on held-out notes.
+    """Compare popularity, words, sentence encoders and NoteLLM (if given) on held-out notes.
 
-    Pairs are ordered where every event has a time. Pool and pairs are without blank notes.
+    Notes of which nothing says what is related are judged by their categories and hashtags alone.
 
     Args:
-        data: folder with notes and events, see `load_notes` and `load_events`.
         embed: NoteLLM's embeddings, of training notes too, for the debias and for hashtags.
         predict: NoteLLM's predictions of notes, whose category or hashtags it does not see.
         write: NoteLLM's unconstrained categories; needs ``predict``.
-        categories: the closed set for Ill.; by default every category of the predicted notes.
-        holdout, seed: as when the training pairs were made, or NoteLLM is tested on its training notes.
-        min_users: users behind the pairs of the first set of gold pairs; the second is all pairs.
-        ks: the k of Recall@k.
+        encoders: other models' embeddings, by the names of their rows.
+        categories: the model's closed set; by default every category of the predicted notes.
+        ks: the k of Recall@k; those that the pool is too small for are left out.
         limit: notes to predict at most for categories, and for hashtags; see `sample_notes`.
         scores: order NoteLLM's hashtags merged with the neighbors'.
 
     Raises:
-        DataError: if a file is not what it should be, or leaves no gold pair.
+        ValueError: if the pool is too small for every k.
+        DataError: if there is nothing to measure.
     """
-    notes, events = load_notes(data), load_events(data)
-    held_out = split_notes((note.id for note in notes), holdout, seed)
-    pool = [note for note in notes if note.id in held_out and not is_blank(note)]
-    gold = related_pairs(events, PairRules(ordered=not events.untimed), within=frozenset(note.id for note in pool))
-    supported = gold.supported_by(min_users)
-    if not supported:
-        raise DataError(
-            f"{data}: no pair of the {len(pool)} held-out notes has {min_users} users behind it; "
-            "more events, a larger holdout or fewer users a pair are needed"
-        )
-    rankers = _baselines(pool, events)
+    if held_out.gold is None and predict is None:
+        raise DataError("nothing says which notes are related, and no model predicts their categories and hashtags")
+    report = Report(pool=len(held_out.pool), blank=held_out.blank, origin=held_out.origin)
+    if held_out.gold is not None:
+        report = _with_related(report, held_out, held_out.gold, embed, encoders or {}, ks)
+    if predict is not None:
+        report = _with_categories(report, held_out, predict, write, categories, limit)
+        hashtags = evaluate_tags(held_out.training, held_out.pool, predict, embed, limit=limit, scores=scores)
+        report = replace(report, hashtags=hashtags)
+    return report
+
+
+def _with_related(
+    report: Report,
+    held_out: HeldOut,
+    gold: Pairs,
+    embed: Embed | None,
+    encoders: Mapping[str, Embed],
+    ks: Sequence[int],
+) -> Report:
+    """The report with the rankings of the pool."""
+    pool, kept = held_out.pool, fitting(ks, len(held_out.pool))
+    left_out = [f"Recall@{k:,} is left out: the pool has {len(pool):,} notes." for k in ks if k not in kept]
+    rankers, debias = _rankers(held_out, encoders), None
     if embed is not None:
-        rankers.append(Embeddings(NOTELLM, embed(pool)))
-    training = [note for note in notes if note.id not in held_out and not is_blank(note)]
-    return Report(
-        pool=len(pool),
-        blank=len(held_out) - len(pool),
-        skipped_users=gold.skipped_users,
-        ordered=not events.untimed,
-        holdout=holdout,
-        seed=seed,
-        gold=_by_gold(evaluate_rankers(rankers, pool, gold, ks), pool, gold, min_users),
-        categories=_categories(
-            sample_notes([note for note in pool if note.category], limit), predict, write, categories
-        ),
-        hashtags=None
-        if predict is None
-        else evaluate_tags(notes, predict, embed, holdout=holdout, seed=seed, limit=limit, scores=scores),
-        debias=None
-        if embed is None
-        else _debias(rankers[-1], embed, validation_notes(training, seed), pool, supported, ks),
+        ours = Embeddings(NOTELLM, embed(pool))
+        rankers.append(ours)
+        debias = _debias(ours, embed, held_out, gold.supported_by(held_out.min_users), kept)
+    return replace(
+        report,
+        gold=_by_gold(rankers, held_out, gold, kept),
+        debias=debias,
+        remarks=[*report.remarks, *left_out],
     )
 
 
-def _baselines(pool: Sequence[Note], events: EventTable) -> list[Ranker]:
-    popularity = Popularity(pool, events)
-    rankers: list[Ranker] = [popularity]
-    if any(note.category for note in pool):
-        rankers.append(SameCategory(pool, popularity))
-    rankers += [TfIdf(pool), BM25(pool)]
-    if has_minilm():
-        rankers.append(Embeddings(MINILM, minilm_vectors(pool)))
-    return rankers
+def _with_categories(
+    report: Report,
+    held_out: HeldOut,
+    predict: Predict,
+    write: Write | None,
+    categories: Sequence[str] | None,
+    limit: int | None,
+) -> Report:
+    """The report with the predicted categories, unless the model knows none of the notes'."""
+    notes = sample_notes([note for note in held_out.pool if note.category], limit)
+    truth = [note.category or "" for note in notes]
+    closed = sorted(set(truth)) if categories is None else categories
+    unknown = {*truth} - {*closed}
+    if unknown:
+        remark = (
+            f"{len(unknown)} of {len({*truth})} categories are not in the model's closed set, {min(unknown)!r} for one."
+        )
+        report = replace(report, remarks=[*report.remarks, remark])
+    if not {*truth} & {*closed}:
+        return report
+    drafts = [replace(note, category=None) for note in notes]
+    predicted = [prediction.category.name if prediction.category else None for prediction in predict(drafts)]
+    written = None if write is None else write(drafts)
+    return replace(report, categories=evaluate_categories(predicted, truth, closed, written))
 
 
-def _by_gold(rows: list[RankerRow], pool: Sequence[Note], gold: Pairs, min_users: int) -> list[GoldResult]:
+def _rankers(held_out: HeldOut, encoders: Mapping[str, Embed]) -> list[Ranker]:
+    """The opponents; those by popularity need events."""
+    pool, rankers = held_out.pool, list[Ranker]()
+    if held_out.events is not None:
+        popularity = Popularity(pool, held_out.events)
+        rankers.append(popularity)
+        if any(note.category for note in pool):
+            rankers.append(SameCategory(pool, popularity))
+    return [*rankers, TfIdf(pool), BM25(pool), *(Embeddings(name, encode(pool)) for name, encode in encoders.items())]
+
+
+def _by_gold(rankers: Sequence[Ranker], held_out: HeldOut, gold: Pairs, ks: Sequence[int]) -> list[GoldResult]:
     """The rows on the supported pairs and on all; a truth's rank is the same in both."""
+    pool, min_users = held_out.pool, held_out.min_users
+    clicks_N = None if held_out.events is None else clicks_of(pool, held_out.events)
+    rows = evaluate_rankers(rankers, pool, gold, ks, clicks_N)
     sets = {ALL_PAIRS: (gold, rows)}
     kept = gold.users >= min_users
     if not kept.all():
         supported = gold.supported_by(min_users)
-        few = ranker_rows({row.name: row.ranks[kept] for row in rows}, pool, supported, list(rows[0].recall))
+        few = ranker_rows({row.name: row.ranks[kept] for row in rows}, pool, supported, ks, clicks_N)
         sets = {supported_pairs(min_users): (supported, few), **sets}
     return [
-        GoldResult(name, len(pairs), len(set(pairs.note_ids)), rankers, leads(rankers, pairs))
-        for name, (pairs, rankers) in sets.items()
+        GoldResult(
+            name,
+            len(pairs),
+            len(set(pairs.note_ids)),
+            rows,
+            leads(rows, pairs),
+            {} if clicks_N is None else pairs_by_clicks(pool, pairs, clicks_N),
+        )
+        for name, (pairs, rows) in sets.items()
     ]
 
 
-def _categories(
-    notes: Sequence[Note], predict: Predict | None, write: Write | None, categories: Sequence[str] | None
-) -> CategoryRow | None:
-    if predict is None or not notes:
-        return None
-    truth = [note.category or "" for note in notes]
-    drafts = [replace(note, category=None) for note in notes]
-    predicted = [prediction.category.name if prediction.category else None for prediction in predict(drafts)]
-    return evaluate_categories(
-        predicted,
-        truth,
-        sorted(set(truth)) if categories is None else categories,
-        None if write is None else write(drafts),
-    )
-
-
-def _debias(
-    ranker: Ranker,
-    embed: Embed,
-    validation: Sequence[Note],
-    pool: Sequence[Note],
-    gold: Pairs,
-    ks: Sequence[int],
-) -> DebiasReport | None:
+def _debias(ours: Embeddings, embed: Embed, held_out: HeldOut, gold: Pairs, ks: Sequence[int]) -> DebiasReport | None:
     """None where exposure says nothing, or too few notes are left to fit on."""
+    validation = validation_notes(held_out.training, held_out.seed)
     exposure = exposure_of(validation)
     if len(validation) < 2 * DEPTH or exposure.min() == exposure.max():
         return None
     weight = fit_popularity_weight(embed(validation), exposure)
     steps = STEPS if weight else STEPS[:1]
-    return DebiasReport(weight, len(validation), evaluate_debias(ranker, weight, pool, gold, steps, ks))
+    return DebiasReport(weight, len(validation), evaluate_debias(ours, weight, held_out.pool, gold, steps, ks))

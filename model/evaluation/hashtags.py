@@ -1,19 +1,17 @@
-"""How well a model predicts categories and hashtags, and how much better than opponents without one (section 5.5).
+"""How well a model predicts categories and hashtags, and how much better than opponents without one (table 4).
 
 Shapes: Q held-out notes are predicted; the answer is never in their prompts.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from hashlib import blake2b
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from model.backend import Prediction
-from model.data.cooccurrence import HOLDOUT, SEED, split_notes
-from model.data.notes import load_notes
 from model.evaluation.baselines import Embeddings
 from model.evaluation.hashtag_baselines import MostFrequentTags, NeighborTags, TagBaseline, nearest_notes
 from model.evaluation.metrics import (
@@ -21,6 +19,7 @@ from model.evaluation.metrics import (
     accuracy,
     bleu4,
     bleu4_public_code,
+    bootstrap,
     f1_of_each,
     illegal_share,
     paired_bootstrap,
@@ -31,10 +30,12 @@ from model.evaluation.tables import markdown, percent, percent_interval
 from model.note import Note
 from model.text.hashtags import clean_tags
 from model.text.prompt import topics_text
-from model.text.suggestions import Scores, Uncalibrated, candidates, usual_spellings
+from model.text.suggestions import Scores, TaggedNeighbors, Uncalibrated, candidates, usual_spellings
+from model.text.words import how_cut
 
 HASHTAGS = 5
 WITH_NEIGHBORS = "NoteLLM + neighbors"
+NEIGHBORS_ALONE = "hashtags of NoteLLM neighbors"
 LEAD_METRICS = {"ROUGE1": "rouge1", f"F1@{HASHTAGS}": "f1"}
 
 Predict = Callable[[Sequence[Note]], Sequence[Prediction]]
@@ -45,34 +46,35 @@ Write = Callable[[Sequence[Note]], Sequence[str]]
 
 @dataclass(frozen=True, slots=True)
 class CategoryRow:
-    """Figures of generated categories of ``notes`` notes that have one; shares in 0..1.
+    """Figures of generated categories of ``notes`` notes that have one; shares in 0..1 with 95% intervals.
 
     ``accuracy`` and ``illegal``: held to the closed set. ``unconstrained``: written freely, as in the paper; None where
     none were.
     """
 
     notes: int
-    accuracy: float
-    illegal: float
-    unconstrained_accuracy: float | None = None
-    unconstrained_illegal: float | None = None
+    accuracy: Interval
+    illegal: Interval
+    unconstrained_accuracy: Interval | None = None
+    unconstrained_illegal: Interval | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class HashtagRow:
     """Figures of suggested hashtags for ``notes`` notes that have some; shares in 0..1, F1 at five.
 
-    ``bleu4_public_code`` is no BLEU: see `model.evaluation.metrics.bleu4_public_code`.
+    Those that are means over the notes have a 95% interval. ``bleu4_public_code`` is no BLEU: see
+    `model.evaluation.metrics.bleu4_public_code`.
     """
 
     name: str
     notes: int
     bleu4: float
     bleu4_public_code: float
-    rouge1: float
-    rouge2: float
-    rouge_l: float
-    f1: float
+    rouge1: Interval
+    rouge2: Interval
+    rouge_l: Interval
+    f1: Interval
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +89,14 @@ class HashtagLead:
 
 @dataclass(frozen=True, slots=True)
 class HashtagReport:
-    """NoteLLM's hashtags and its opponents', for the same notes."""
+    """NoteLLM's hashtags and its opponents', for the same notes.
+
+    ``words`` says how the words were told apart that BLEU and ROUGE count, where spaces do not: see `how_cut`.
+    """
 
     rows: list[HashtagRow]
     leads: list[HashtagLead]
+    words: str
 
 
 def evaluate_categories(
@@ -103,14 +109,12 @@ def evaluate_categories(
 
     ``written``: the categories that were written freely.
     """
-    row = CategoryRow(len(truth), accuracy(predicted, truth), illegal_share(predicted, categories))
+    held = {name: bootstrap(values) for name, values in judge_categories(predicted, truth, categories).items()}
+    row = CategoryRow(len(truth), held["accuracy"], held["illegal"])
     if written is None:
         return row
-    return replace(
-        row,
-        unconstrained_accuracy=accuracy(written, truth),
-        unconstrained_illegal=illegal_share(written, categories),
-    )
+    free = {name: bootstrap(values) for name, values in judge_categories(written, truth, categories).items()}
+    return replace(row, unconstrained_accuracy=free["accuracy"], unconstrained_illegal=free["illegal"])
 
 
 def judge_categories(
@@ -147,9 +151,18 @@ class JudgedHashtags:
         return {"bleu4": bleu4(*texts), "bleu4_public_code": bleu4_public_code(*texts)}
 
     def row(self) -> HashtagRow:
-        """The means over the notes."""
-        means = {name: float(values.mean()) for name, values in self.of_each.items()}
-        return HashtagRow(self.name, len(self._texts), **self.at_once(), **means)
+        """The means over the notes, with their intervals."""
+        at_once, means = self.at_once(), {name: bootstrap(values) for name, values in self.of_each.items()}
+        return HashtagRow(
+            self.name,
+            len(self._texts),
+            at_once["bleu4"],
+            at_once["bleu4_public_code"],
+            means["rouge1"],
+            means["rouge2"],
+            means["rouge_l"],
+            means["f1"],
+        )
 
     def lead(self, other: "JudgedHashtags", metric: str) -> HashtagLead:
         """How far it is ahead of the other in one of `LEAD_METRICS`."""
@@ -159,50 +172,47 @@ class JudgedHashtags:
 
 
 def evaluate_tags(
-    data: Path | Sequence[Note],
+    training: Sequence[Note],
+    held_out: Sequence[Note],
     predict: Predict,
     embed: Embed | None = None,
     *,
-    holdout: float = HOLDOUT,
-    seed: int = SEED,
     limit: int | None = None,
     scores: Scores | None = None,
 ) -> HashtagReport | None:
-    """Compare generated hashtags with opponents that need no model, on the same held-out notes; needs no events.
+    """Compare generated hashtags with opponents that need no generation, on the same held-out notes; needs no events.
 
-    The opponents are fitted on the notes that are not held out: hashtags of TF-IDF neighbors, and the most frequent
-    ones. With ``embed``, NoteLLM's hashtags are also merged with those of its own nearest training notes, as the
-    service does.
+    The opponents are fitted on the training notes: hashtags of TF-IDF neighbors, and the most frequent ones. With
+    ``embed`` there are the hashtags of NoteLLM's own nearest training notes, too, and NoteLLM's hashtags merged with
+    those, as the service does.
 
     Args:
-        data: notes, or the file or folder to load them from.
         predict: sees title and content alone.
         embed: sees the training notes whole; its vectors have the size of the predictions'.
-        holdout, seed: as when the model was trained.
         limit: notes to predict at most, see `sample_notes`.
         scores: order the merged hashtags, as the checkpoint's calibration does.
 
     Returns:
         None if no held-out note has both hashtags and text. Without hashtags on the training notes NoteLLM stands
         alone.
-
-    Raises:
-        DataError: if the notes cannot be loaded.
     """
-    notes = load_notes(data) if isinstance(data, Path) else data
-    held_out = split_notes((note.id for note in notes), holdout, seed)
-    tagged = [note for note in notes if has_hashtags(note)]
-    asked = sample_notes([note for note in tagged if note.id in held_out], limit)
-    training = [note for note in tagged if note.id not in held_out]
+    asked = sample_notes([note for note in held_out if has_hashtags(note)], limit)
+    training = [note for note in training if has_hashtags(note)]
     if not asked:
         return None
     drafts = [replace(note, hashtags=(), category=None) for note in asked]
     predictions = predict(drafts)
-    ours = {NOTELLM: [[scored.name for scored in prediction.hashtags] for prediction in predictions]}
-    if training and embed is not None:
-        ours[WITH_NEIGHBORS] = _with_neighbors(predictions, training, embed(training), scores or Uncalibrated())
+    written = [[(scored.name, scored.score) for scored in prediction.hashtags] for prediction in predictions]
+    ours = {NOTELLM: [[name for name, _ in tags] for tags in written]}
     opponents: list[TagBaseline] = [NeighborTags(training), MostFrequentTags(training)] if training else []
     theirs = {opponent.name: opponent.tags(drafts) for opponent in opponents}
+    if training and embed is not None:
+        carried = [note.hashtags for note in training]
+        query_QD = np.stack([prediction.vector for prediction in predictions])
+        near = nearest_notes(query_QD, Embeddings(NOTELLM, embed(training)).unit_ND, carried)
+        suggest = partial(_suggestions, near=near, usual=usual_spellings(carried), scores=scores or Uncalibrated())
+        ours[WITH_NEIGHBORS] = suggest(written)
+        theirs = {NEIGHBORS_ALONE: suggest([[] for _ in written]), **theirs}
     return compare_hashtags(ours, theirs, [note.hashtags for note in asked])
 
 
@@ -217,6 +227,7 @@ def compare_hashtags(
     return HashtagReport(
         [judged.row() for judged in [*first, *second]],
         [one.lead(other, metric) for one in first for other in second for metric in LEAD_METRICS],
+        how_cut(tag for tags in truth for tag in tags),
     )
 
 
@@ -235,40 +246,41 @@ def sample_notes(notes: Sequence[Note], limit: int | None) -> list[Note]:
 
 
 def format_categories(row: CategoryRow) -> str:
-    """Acc. and Ill. in percent, as a Markdown table."""
-    body = [["held to the closed set", f"{row.notes:,}", percent(row.accuracy), percent(row.illegal)]]
+    """Acc. and Ill. in percent with 95% intervals, as a Markdown table."""
+    body = [["held to the closed set", f"{row.notes:,}", *map(percent_interval, (row.accuracy, row.illegal))]]
     if row.unconstrained_accuracy is not None and row.unconstrained_illegal is not None:
-        free = [percent(row.unconstrained_accuracy), percent(row.unconstrained_illegal)]
+        free = [percent_interval(row.unconstrained_accuracy), percent_interval(row.unconstrained_illegal)]
         body.append(["unconstrained", f"{row.notes:,}", *free])
-    return markdown(["category", "notes", "Acc.", "Ill."], body)
+    return markdown(["category", "notes", "Acc. (95% interval)", "Ill. (95% interval)"], body)
 
 
 def format_hashtags(report: HashtagReport) -> str:
-    """Every row in percent, and the leads in points with 95% intervals, as Markdown tables."""
-    header = ["hashtags", "notes", "BLEU4", "BLEU4 of the public code", "ROUGE1", "ROUGE2", "ROUGEL", f"F1@{HASHTAGS}"]
+    """Every row in percent, how words were told apart, and the leads in points, as Markdown; with 95% intervals."""
+    of_each = [f"{figure} (95% interval)" for figure in ("ROUGE1", "ROUGE2", "ROUGEL", f"F1@{HASHTAGS}")]
+    header = ["hashtags", "notes", "BLEU4", "BLEU4 of the public code", *of_each]
     body = []
     for row in report.rows:
-        shares = (row.bleu4, row.bleu4_public_code, row.rouge1, row.rouge2, row.rouge_l, row.f1)
-        body.append([row.name, f"{row.notes:,}", *map(percent, shares)])
-    tables = [markdown(header, body)]
+        shares = [percent(row.bleu4), percent(row.bleu4_public_code)]
+        means = map(percent_interval, (row.rouge1, row.rouge2, row.rouge_l, row.f1))
+        body.append([row.name, f"{row.notes:,}", *shares, *means])
+    parts = [markdown(header, body)]
+    if report.words:
+        parts.append(report.words)
     if report.leads:
         leads = [[lead.name, lead.over, lead.metric, percent_interval(lead.lead)] for lead in report.leads]
-        tables.append(markdown(["hashtags of", "ahead of", "in", "points (95% interval)"], leads))
-    return "\n\n".join(tables)
+        parts.append(markdown(["hashtags of", "ahead of", "in", "points (95% interval)"], leads))
+    return "\n\n".join(parts)
 
 
-def _with_neighbors(
-    predictions: Sequence[Prediction], training: Sequence[Note], emb_ND: NDArray[np.float32], scores: Scores
+def _suggestions(
+    written: Sequence[Sequence[tuple[str, float]]],
+    near: Sequence[TaggedNeighbors],
+    usual: Mapping[str, str],
+    scores: Scores,
 ) -> list[list[str]]:
-    """The service's suggestions for each prediction if the training notes were its community."""
-    unit_QD = np.stack([prediction.vector for prediction in predictions])
-    carried = [note.hashtags for note in training]
-    usual = usual_spellings(carried)
+    """The service's suggestions for drafts: the model's written hashtags, if any, merged with the neighbors'."""
     suggested = []
-    for prediction, near in zip(
-        predictions, nearest_notes(unit_QD, Embeddings(NOTELLM, emb_ND).unit_ND, carried), strict=True
-    ):
-        merged = candidates([(tag.name, tag.score) for tag in prediction.hashtags], near)
-        merged.sort(key=lambda candidate: -scores.suggestion(candidate))
+    for tags, neighbors in zip(written, near, strict=True):
+        merged = sorted(candidates(tags, neighbors), key=lambda candidate: -scores.suggestion(candidate))
         suggested.append([usual.get(candidate.key, candidate.tag) for candidate in merged])
     return suggested

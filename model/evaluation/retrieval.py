@@ -15,6 +15,7 @@ from model.data.pairs import Pairs
 from model.evaluation.baselines import Embeddings, Ranker
 from model.evaluation.metrics import Interval, average_hits, bootstrap, paired_bootstrap, recall_at
 from model.evaluation.tables import markdown, percent, percent_interval
+from model.inference.open import default_device
 from model.note import Note
 
 if TYPE_CHECKING:
@@ -67,8 +68,10 @@ def fitting(ks: Sequence[int], num_notes: int) -> tuple[int, ...]:
     """The k at which rankers of ``num_notes`` notes can differ, in order: of as many as there are, Recall@k is 1.
 
     Raises:
-        ValueError: if no k is left.
+        ValueError: if no k is left, or one is below 1.
     """
+    if min(ks) < 1:
+        raise ValueError(f"the k of Recall@k must be at least 1, got {min(ks)}")
     kept = tuple(k for k in ks if k < num_notes - 1)
     if not kept:
         raise ValueError(
@@ -153,10 +156,7 @@ def truth_ranks(
     Raises:
         ValueError: if a score is not finite: a comparison with NaN would put the truth first.
     """
-    import torch
-
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    score = _scorer(ranker, device)
+    score = _scorer(ranker, default_device())
     ranks = np.empty(len(targets), dtype=np.int64)
     by_target = np.argsort(targets, kind="stable")  # pairs of one target side by side share its scores
     step = max(1, block_bytes // (_BYTES_PER_SCORE * num_notes))
@@ -190,6 +190,12 @@ def click_buckets(clicks_N: NDArray[np.int64]) -> dict[str, NDArray[np.bool_]]:
     return {
         name: (clicks_N >= low) & (clicks_N < high) for name, low, high in zip(CLICKS, bounds, bounds[1:], strict=False)
     }
+
+
+def pairs_by_clicks(pool: Sequence[Note], gold: Pairs, clicks_N: NDArray[np.int64]) -> dict[str, int]:
+    """How many pairs have their truth in each bucket of clicks that holds any."""
+    inside = _of_truths(click_buckets(clicks_N), places_of(pool, gold)[1])
+    return {name: int(inside_P.sum()) for name, inside_P in inside.items()}
 
 
 def leads(rows: Sequence[RankerRow], gold: Pairs) -> list[Lead]:

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from model.batching import batches
+from model.inference.open import default_device, precision
 from model.network.base_models import open_base
 from model.network.checkpoint import special_ids
 from model.network.chunk import Chunk
@@ -20,15 +21,16 @@ _BATCH_TOKENS = 8192
 
 
 @torch.inference_mode()
-def last_token(recipe: Recipe, notes: Sequence[Note]) -> NDArray[np.float32]:
-    """The state before [EMB] of the recipe's base model as it comes; shape (N, H).
+def last_token(recipe: Recipe, notes: Sequence[Note], dtype: str = "auto") -> NDArray[np.float32]:
+    """The state before [EMB] of the recipe's base model as it comes, shape (N, H); on the GPU if there is one.
 
-    With the template ``bare`` that is LLaMA zero-shot, with ``eol`` PromptEOL zero-shot.
+    ``dtype``: see `precision`. With the template ``bare`` that is LLaMA zero-shot, with ``eol`` PromptEOL zero-shot.
     """
-    base = open_base(recipe.base_model, notes)
+    base = open_base(recipe.base_model, notes, precision(dtype))
     special = special_ids(base.tokenizer, base.bos, base.eos, base.pad)
     add_embedding_token(base.backbone, base.tokenizer.get_vocab_size())
-    network = NoteLLM(base.backbone.eval(), recipe.dim)
+    network, device = NoteLLM(base.backbone.eval(), recipe.dim), default_device()
+    network.to(device)
     builder = PromptBuilder(
         base.tokenizer, special, TEMPLATES[recipe.template], recipe.title_tokens, recipe.content_tokens
     )
@@ -37,6 +39,6 @@ def last_token(recipe: Recipe, notes: Sequence[Note]) -> NDArray[np.float32]:
     with tqdm(total=len(notes), desc=f"embed {recipe.template}", unit="note", delay=1, disable=None) as progress:
         for positions in batches([len(ids) for ids in prompts], _BATCH_TOKENS):
             chunk = Chunk.of_prompts([prompts[position] for position in positions], special.pad)
-            states_NH[positions] = network.states(chunk).float().numpy()
+            states_NH[positions] = network.states(chunk.to(device)).float().cpu().numpy()
             progress.update(len(positions))
     return states_NH

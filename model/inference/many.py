@@ -41,3 +41,8 @@ def predict_all(backend: Backend, notes: Sequence[Note]) -> list[Prediction]:
             predictions.update(zip(positions, batch, strict=True))
             progress.update(len(positions))
     return [predictions[position] for position in range(len(notes))]
+
+
+def write_all(backend: Backend, notes: Sequence[Note]) -> list[str]:
+    """Freely written categories of any number of notes, in order."""
+    return backend.write_categories(backend.tokenize(notes))

@@ -2,8 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from model.backend import Backend
+
+if TYPE_CHECKING:
+    import torch
 
 BACKENDS = ("hf", "vllm")
 
@@ -13,7 +17,7 @@ class Runtime:
     """How a backend runs.
 
     Attributes:
-        dtype: precision of the weights; ``auto`` is float32 on a CPU and bfloat16 on a GPU.
+        dtype: precision of the weights, see `precision`.
         threads: of a CPU; 0 leaves the count to the backend.
         serving_dir: where vLLM's form of a checkpoint is written, in a folder named by its fingerprint.
         tensor_parallel: GPUs that share one copy of the weights; vLLM only.
@@ -44,7 +48,21 @@ def open_backend(name: str, checkpoint: Path, runtime: Runtime | None = None) ->
 
     if runtime.threads:
         torch.set_num_threads(runtime.threads)
-    return HfBackend.open(checkpoint, _precision(runtime))
+    return HfBackend.open(checkpoint, precision(runtime.dtype))
+
+
+def default_device() -> "torch.device":
+    """The GPU if there is one, the CPU otherwise."""
+    import torch
+
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def precision(dtype: str) -> str:
+    """The precision itself, or, for ``auto``, float32 on a CPU and bfloat16 on a GPU."""
+    if dtype != "auto":
+        return dtype
+    return "bfloat16" if default_device().type == "cuda" else "float32"
 
 
 def gpu_memory() -> int:
@@ -55,8 +73,6 @@ def gpu_memory() -> int:
 
 
 def _open_vllm(checkpoint: Path, runtime: Runtime) -> Backend:
-    import torch
-
     from model.inference.vllm import VllmBackend
     from model.inference.vllm_checkpoint import write_serving
     from model.network.checkpoint import load_manifest
@@ -64,16 +80,8 @@ def _open_vllm(checkpoint: Path, runtime: Runtime) -> Backend:
     folder = runtime.serving_dir / load_manifest(checkpoint).fingerprint
     write_serving(checkpoint, folder)
     options: dict[str, object] = {"tensor_parallel_size": runtime.tensor_parallel}
-    if torch.cuda.is_available():
+    if default_device().type == "cuda":
         options["gpu_memory_utilization"] = runtime.gpu_memory
     else:
         options["enforce_eager"] = True  # compiling takes minutes, and pays on a GPU alone
-    return VllmBackend.open(folder, _precision(runtime), **options)
-
-
-def _precision(runtime: Runtime) -> str:
-    import torch
-
-    if runtime.dtype != "auto":
-        return runtime.dtype
-    return "bfloat16" if torch.cuda.is_available() else "float32"
+    return VllmBackend.open(folder, precision(runtime.dtype), **options)

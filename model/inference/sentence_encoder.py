@@ -8,13 +8,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 from tqdm import tqdm
 
 from model.batching import batches
+from model.inference.open import default_device, precision
 from model.network.checkpoint import MANIFEST, load_manifest
 from model.network.chunk import Chunk
-from model.network.sentence_bert import SentenceBert, encoder_builder, open_encoder, special_ids
+from model.network.sentence_bert import SentenceBert, open_encoder
 from model.note import Note
 from model.text.prompt import PromptBuilder
 
@@ -30,18 +30,23 @@ class SentenceEncoder:
         self._builder = builder
 
     @classmethod
-    def open(cls, folder: Path, title_tokens: int = TITLE_TOKENS, content_tokens: int = CONTENT_TOKENS) -> Self:
-        """Open a folder with an encoder and its tokenizer, in the layout of transformers. OSError if there is none.
+    def open(
+        cls,
+        name: str | Path,
+        title_tokens: int = TITLE_TOKENS,
+        content_tokens: int = CONTENT_TOKENS,
+        dtype: str = "auto",
+    ) -> Self:
+        """Open an encoder by name or folder, on the GPU if there is one; see `open_encoder` and `precision`.
 
         An encoder that was trained here cuts texts as in training, without regard to the limits.
         """
-        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        special = special_ids(tokenizer)
-        if (folder / MANIFEST).exists():
-            recipe = load_manifest(folder).recipe
+        encoder = open_encoder(str(name), precision(dtype))
+        if (Path(name) / MANIFEST).is_file():
+            recipe = load_manifest(Path(name)).recipe
             title_tokens, content_tokens = recipe.title_tokens, recipe.content_tokens
-        network = SentenceBert(open_encoder(folder), special.pad)
-        return cls(network, encoder_builder(tokenizer, special, title_tokens, content_tokens))
+        network = SentenceBert(encoder.backbone, encoder.special.pad).to(default_device())
+        return cls(network, encoder.builder(title_tokens, content_tokens))
 
     @torch.inference_mode()
     def embed(self, notes: Sequence[Note]) -> NDArray[np.float32]:
@@ -51,6 +56,7 @@ class SentenceEncoder:
         with tqdm(total=len(notes), desc="embed", unit="note", delay=1, disable=None) as progress:
             for positions in batches([len(ids) for ids in prompts], _BATCH_TOKENS):
                 chunk = Chunk.of_prompts([prompts[position] for position in positions], self._builder.special.pad)
-                vectors_NH[positions] = F.normalize(self._network([chunk])[0], dim=-1).numpy()
+                embeddings_CH, _ = self._network([chunk.to(self._network.log_scale.device)])
+                vectors_NH[positions] = F.normalize(embeddings_CH, dim=-1).cpu().numpy()
                 progress.update(len(positions))
         return vectors_NH

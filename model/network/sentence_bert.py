@@ -5,15 +5,18 @@ teacher. Shapes: C notes of a chunk, L tokens, H hidden values; its embedding is
 """
 
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
-from transformers import AutoModel, PreTrainedModel
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
 
+from model.network.base_models import BaseModelError
+from model.network.checkpoint import special_ids
 from model.network.chunk import Chunk
+from model.network.minilm import minilm_folder
 from model.network.notellm import quiet_transformers
 from model.text.prompt import BARE, PromptBuilder, SpecialIds
 
@@ -49,31 +52,48 @@ class SentenceBert(nn.Module):
         return ((states_CLH * mask_CL1).sum(dim=1) / mask_CL1.sum(dim=1)).float()
 
 
-def open_encoder(folder: Path) -> PreTrainedModel:
-    """A bidirectional encoder without dropout: chunks that are recomputed must agree."""
-    with quiet_transformers():
-        encoder: Any = AutoModel.from_pretrained(
-            folder,
-            dtype=torch.float32,
-            add_pooling_layer=False,
-            hidden_dropout_prob=0.0,
-            attention_probs_dropout_prob=0.0,
+@dataclass(frozen=True, slots=True)
+class Encoder:
+    """A pre-trained encoder, its tokenizer, which has [EMB], and the ids that frame a text."""
+
+    backbone: PreTrainedModel
+    tokenizer: Tokenizer
+    special: SpecialIds
+
+    def builder(self, title_tokens: int, content_tokens: int) -> PromptBuilder:
+        """The bare text, framed as in pre-training: between [CLS] and [SEP] for a BERT."""
+        return PromptBuilder(self.tokenizer, self.special, BARE, title_tokens, content_tokens)
+
+
+def open_encoder(name: str, dtype: str = "float32") -> Encoder:
+    """Open ``minilm``, or any encoder that transformers can open by a name or folder.
+
+    It has no dropout, because chunks that are recomputed must agree, and no pooling layer, which a mean does without.
+
+    Raises:
+        BaseModelError: if it cannot be opened, or is not made for one text.
+        ModuleNotFoundError: if MiniLM is not installed.
+    """
+    folder = str(minilm_folder()) if name == "minilm" else name
+    try:
+        with quiet_transformers():
+            config = AutoConfig.from_pretrained(folder)
+            tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+            without = {
+                key: 0.0 for key, value in config.to_dict().items() if "drop" in key and isinstance(value, float)
+            }
+            backbone: Any = AutoModel.from_pretrained(folder, dtype=getattr(torch, dtype), **without)
+        special = special_ids(
+            tokenizer.backend_tokenizer,
+            tokenizer.cls_token or tokenizer.bos_token,
+            tokenizer.sep_token or tokenizer.eos_token,
+            tokenizer.pad_token,
         )
-    assert isinstance(encoder, PreTrainedModel)
-    return encoder
-
-
-def special_ids(tokenizer: Tokenizer) -> SpecialIds:
-    """The ids that frame a text for BERT, with [EMB] added if it is not there."""
-    tokenizer.add_special_tokens(["[EMB]"])
-    bos, eos, emb, pad = (tokenizer.token_to_id(token) for token in ("[CLS]", "[SEP]", "[EMB]", "[PAD]"))
-    assert bos is not None
-    assert eos is not None
-    assert emb is not None
-    assert pad is not None
-    return SpecialIds(bos, eos, emb, pad)
-
-
-def encoder_builder(tokenizer: Tokenizer, special: SpecialIds, title_tokens: int, content_tokens: int) -> PromptBuilder:
-    """The bare text between [CLS] and [SEP]."""
-    return PromptBuilder(tokenizer, special, BARE, title_tokens, content_tokens)
+    except (OSError, ValueError, AttributeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise BaseModelError(f"cannot open the encoder {name}: {reason}") from None
+    if config.is_encoder_decoder:
+        raise BaseModelError(f"{name} is a {config.model_type}, which encodes and decodes: an encoder alone is needed")
+    if getattr(backbone, "pooler", None) is not None:
+        backbone.pooler = None
+    return Encoder(backbone, tokenizer.backend_tokenizer, special)

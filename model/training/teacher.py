@@ -5,29 +5,14 @@ teacher's size, D the embedding's.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from model.network.minilm import minilm_folder
 from model.note import Note
 from model.recipes import Recipe
 
 Floats = NDArray[np.float32]
-
-
-def teacher_folder(name: str) -> Path:
-    """The folder of an encoder's weights: ``minilm``'s, or the folder ``name``.
-
-    Raises:
-        ValueError: if the folder holds no encoder with its tokenizer. ModuleNotFoundError if MiniLM is not installed.
-    """
-    if name == "minilm":
-        return minilm_folder()
-    if not (Path(name) / "tokenizer.json").is_file():
-        raise ValueError(f"{name} is no encoder: tokenizer.json is missing there")
-    return Path(name)
 
 
 def principal_components(vectors_NH: Floats, dim: int) -> Floats:
@@ -43,7 +28,7 @@ def principal_components(vectors_NH: Floats, dim: int) -> Floats:
 
 
 def teacher_vectors(name: str, notes: Sequence[Note], recipe: Recipe) -> Floats:
-    """Unit vectors of a teacher, of texts cut as the recipe cuts them, shape (N, H).
+    """Unit vectors of a teacher (see `open_encoder`), of texts cut as the recipe cuts them, shape (N, H).
 
     In bfloat16: several times faster where the CPU has it.
     """
@@ -52,5 +37,5 @@ def teacher_vectors(name: str, notes: Sequence[Note], recipe: Recipe) -> Floats:
     from model.inference.sentence_encoder import SentenceEncoder
 
     with torch.autocast("cpu", torch.bfloat16):
-        encoder = SentenceEncoder.open(teacher_folder(name), recipe.title_tokens, recipe.content_tokens)
+        encoder = SentenceEncoder.open(name, recipe.title_tokens, recipe.content_tokens)
         return encoder.embed(notes)

@@ -15,8 +15,7 @@ from model.network.base_models import open_base
 from model.network.checkpoint import HEAD, Manifest, load_head, load_manifest, save, special_ids
 from model.network.lora import add_adapters, fold_adapters
 from model.network.notellm import NoteLLM, add_embedding_token
-from model.network.sentence_bert import SentenceBert, encoder_builder, open_encoder
-from model.network.sentence_bert import special_ids as encoder_ids
+from model.network.sentence_bert import SentenceBert, open_encoder
 from model.note import Note
 from model.recipes import Recipe
 from model.text.prompt import TEMPLATES, PromptBuilder, SpecialIds
@@ -26,7 +25,7 @@ from model.training.head_init import follow_teacher, whiten_head
 from model.training.loop import SAVE_EVERY, fit
 from model.training.state import RUN, History, Pairs, TrainingState, run_identity
 from model.training.step import Losses, Step
-from model.training.teacher import principal_components, teacher_folder, teacher_vectors
+from model.training.teacher import principal_components, teacher_vectors
 from model.training.validation import NAME, Validation, split_off
 
 _LAST = 20  # steps averaged for the figures in the checkpoint
@@ -128,12 +127,10 @@ def _start(recipe: Recipe, notes: Sequence[Note], pairs: Pairs) -> _Start:
 
 def _encoder(recipe: Recipe, notes: Sequence[Note], pairs: Pairs) -> _Start:
     """SentenceBERT, with every weight as it was pre-trained."""
-    folder = teacher_folder(recipe.base_model)
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    special = encoder_ids(tokenizer)
-    network = SentenceBert(open_encoder(folder), special.pad, recipe.tau)
-    builder = encoder_builder(tokenizer, special, recipe.title_tokens, recipe.content_tokens)
-    return _Start(network, tokenizer, special, TrainingSet(notes, pairs, builder))
+    encoder = open_encoder(recipe.base_model)
+    network = SentenceBert(encoder.backbone, encoder.special.pad, recipe.tau)
+    builder = encoder.builder(recipe.title_tokens, recipe.content_tokens)
+    return _Start(network, encoder.tokenizer, encoder.special, TrainingSet(notes, pairs, builder))
 
 
 def _decoder(recipe: Recipe, notes: Sequence[Note], pairs: Pairs) -> _Start:

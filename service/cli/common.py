@@ -1,22 +1,44 @@
 """Shared by commands: options, settings, the store, and errors as one line."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
     from redis import Redis as SyncRedis
 
+    from model.backend import Backend
     from service.settings import Settings
 
 Command = Callable[..., None]
+PATH = click.Path(path_type=Path)
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
 SPLIT = "Keep it the same in `pairs` and `evaluate`, or a model is judged on notes that it was trained on."
+
+
+class _Numbers(click.ParamType[tuple[int, ...]]):
+    """Whole numbers with commas between them, as ``2,3,4``."""
+
+    name = "numbers"
+
+    def convert(
+        self, value: str | tuple[int, ...], param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(dict.fromkeys(int(part) for part in value.split(",")))
+        except ValueError:
+            self.fail(f"{value!r} is not whole numbers with commas between them, as 2,3,4", param, ctx)
+
+
+NUMBERS = _Numbers()
 
 
 def holdout_options(command: Command) -> Command:
@@ -28,14 +50,52 @@ def holdout_options(command: Command) -> Command:
     return share(seed(command))
 
 
+def runtime_options(command: Command) -> Command:
+    """What runs a model, and how; for `open_model`."""
+    options = [
+        click.option(
+            "--backend", type=click.Choice(["hf", "vllm"]), default="hf", show_default=True, help="What runs the model."
+        ),
+        click.option(
+            "--dtype", type=click.Choice(["auto", "float32", "bfloat16", "float16"]), default="auto", show_default=True,
+            help="Precision of the weights; auto is float32 on a CPU and bfloat16 on a GPU.",
+        ),
+        click.option(
+            "--tensor-parallel", type=click.IntRange(min=1), default=1, show_default=True,
+            help="GPUs that share one copy of the weights; vllm only.",
+        ),
+        click.option(
+            "--serving-dir", type=FOLDER, default=Path("serving"), show_default=True,
+            help="Where vllm's form of a checkpoint is written and found again; vllm only.",
+        ),
+    ]  # fmt: skip
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def open_model(checkpoint: Path, runtime: Mapping[str, Any]) -> "Backend":
+    """Open a checkpoint as `runtime_options` say. Raises as `open_backend` does."""
+    from model.inference.open import Runtime, open_backend
+
+    settings = Runtime(runtime["dtype"], serving_dir=runtime["serving_dir"], tensor_parallel=runtime["tensor_parallel"])
+    return open_backend(runtime["backend"], checkpoint, settings)
+
+
+def was_given(name: str) -> bool:
+    """Whether the option was typed, rather than left at its default."""
+    return click.get_current_context().get_parameter_source(name) is ParameterSource.COMMANDLINE
+
+
 @contextmanager
 def mistakes() -> Iterator[None]:
     """Errors that a person can mend become one line: wrong files, a wrong checkpoint, a missing package."""
     try:
         yield
     except ModuleNotFoundError as error:
+        extra = "vllm" if error.name == "vllm" else "train"
         raise click.ClickException(
-            f"{error.name} is not installed; this command needs: pip install 'notellm[train]'"
+            f"{error.name} is not installed; this command needs: pip install 'notellm[{extra}]'"
         ) from error
     except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error

@@ -1,10 +1,11 @@
 """The command `notellm embed`: vectors of many notes, without a running service."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
-from service.cli.common import FOLDER, mistakes
+from service.cli.common import FOLDER, mistakes, open_model, runtime_options
 
 
 @click.command()
@@ -14,21 +15,7 @@ from service.cli.common import FOLDER, mistakes
 )  # fmt: skip
 @click.option("--out", type=FOLDER, required=True, help="Folder of the vectors.")
 @click.option("--checkpoint", type=FOLDER, required=True, help="The model to embed with.")
-@click.option(
-    "--backend", type=click.Choice(["hf", "vllm"]), default="hf", show_default=True, help="What runs the model."
-)
-@click.option(
-    "--dtype", type=click.Choice(["auto", "float32", "bfloat16"]), default="auto", show_default=True,
-    help="Precision of the weights; auto is float32 on a CPU and bfloat16 on a GPU.",
-)  # fmt: skip
-@click.option(
-    "--tensor-parallel", type=click.IntRange(min=1), default=1, show_default=True,
-    help="GPUs that share one copy of the weights; vllm only.",
-)  # fmt: skip
-@click.option(
-    "--serving-dir", type=FOLDER, default=Path("serving"), show_default=True,
-    help="Where vllm's form of a checkpoint is written and found again; vllm only.",
-)  # fmt: skip
+@runtime_options
 @click.option(
     "--notes-per-part", type=click.IntRange(min=1), default=10_000, show_default=True,
     help="Notes in memory at once, and what a crash can cost at most.",
@@ -37,11 +24,8 @@ def embed(
     source: Path,
     out: Path,
     checkpoint: Path,
-    backend: str,
-    dtype: str,
-    tensor_parallel: int,
-    serving_dir: Path,
     notes_per_part: int,
+    **runtime: Any,
 ) -> None:
     """Embed the notes of a file without a running service: the first load of millions of notes.
 
@@ -66,9 +50,6 @@ def embed(
         load = begin(source, out, load_manifest(checkpoint).fingerprint, notes_per_part)
         finished = len(load.finished())
         if finished < load.parts:
-            from model.inference.open import Runtime, open_backend
-
-            runtime = Runtime(dtype, serving_dir=serving_dir, tensor_parallel=tensor_parallel)
-            embed_missing(load, open_backend(backend, checkpoint, runtime))
+            embed_missing(load, open_model(checkpoint, runtime))
     before = f", {finished} of them finished before" if finished else ""
     click.echo(f"{load.notes} vectors of model {load.fingerprint} in {load.parts} parts{before}, in {out}")

@@ -13,7 +13,7 @@ from service.cli.backup import backup, restore
 from service.cli.common import FOLDER, load_settings, mistakes, store
 from service.cli.data import convert, pairs, samples
 from service.cli.embed import embed
-from service.cli.evaluate import calibrate, evaluate
+from service.cli.evaluate import calibrate, cases, evaluate
 from service.cli.events import events
 from service.cli.export import export, golden
 from service.cli.index import index
@@ -172,6 +172,7 @@ for command in (
     adapt,
     backup,
     calibrate,
+    cases,
     convert,
     embed,
     evaluate,

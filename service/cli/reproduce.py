@@ -5,26 +5,8 @@ from pathlib import Path
 import click
 
 from model.recipes import RECIPES, changed
-from service.cli.common import FOLDER, mistakes
+from service.cli.common import FOLDER, NUMBERS, mistakes
 
-
-class _Numbers(click.ParamType[tuple[int, ...]]):
-    """Whole numbers with commas between them, as ``2,3,4``."""
-
-    name = "numbers"
-
-    def convert(
-        self, value: str | tuple[int, ...], param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, ...]:
-        if isinstance(value, tuple):
-            return value
-        try:
-            return tuple(dict.fromkeys(int(part) for part in value.split(",")))
-        except ValueError:
-            self.fail(f"{value!r} is not whole numbers with commas between them, as 2,3,4", param, ctx)
-
-
-NUMBERS = _Numbers()
 DATA = click.Path(path_type=Path, file_okay=False, exists=True)
 
 

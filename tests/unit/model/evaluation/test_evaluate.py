@@ -1,8 +1,9 @@
 """The whole evaluation of a small folder whose answers are known."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,10 +13,12 @@ from model.data.cooccurrence import related_pairs, split_notes, training_pairs
 from model.data.events import load_events
 from model.data.notes import load_notes
 from model.data.rows import DataError
+from model.evaluation import evaluate as evaluation
 from model.evaluation.baselines import Embeddings
-from model.evaluation.evaluate import evaluate
-from model.evaluation.report import format_report
-from model.evaluation.retrieval import NOTELLM, evaluate_rankers, format_table
+from model.evaluation.hashtags import Predict, Write
+from model.evaluation.held_out import load_held_out
+from model.evaluation.report import Report, format_report
+from model.evaluation.retrieval import NOTELLM, Embed, evaluate_rankers, format_table
 from model.note import Note
 
 TOPICS = ("coffee", "hiking", "sewing", "chess")
@@ -49,10 +52,22 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.fixture(autouse=True)
-def _without_minilm(monkeypatch: pytest.MonkeyPatch) -> None:
-    """MiniLM has tests of its own; here it would only take time."""
-    monkeypatch.setattr("model.evaluation.evaluate.has_minilm", lambda: False)
+def evaluate(
+    folder: Path,
+    embed: Embed | None = None,
+    predict: Predict | None = None,
+    write: Write | None = None,
+    *,
+    ks: Sequence[int] = (10,),
+    limit: int | None = None,
+    categories: Sequence[str] | None = None,
+    encoders: Mapping[str, Embed] | None = None,
+    **split: Any,
+) -> Report:
+    held_out = load_held_out(folder, **split)
+    return evaluation.evaluate(
+        held_out, embed, predict, write, encoders=encoders, categories=categories, ks=ks, limit=limit
+    )
 
 
 def topics(notes: Sequence[Note]) -> np.ndarray:
@@ -168,9 +183,10 @@ def test_the_model_never_sees_what_it_is_asked_for(folder):
     assert all(note.hashtags == () for note in for_hashtags)
     assert report.categories is not None
     assert report.hashtags is not None
-    assert (report.categories.accuracy, report.categories.illegal) == (1, 0)
-    assert (report.categories.unconstrained_accuracy, report.categories.unconstrained_illegal) == (0, 1)
-    assert (report.hashtags.rows[0].f1, report.hashtags.rows[0].rouge1) == (1, 1)
+    assert (report.categories.accuracy.mean, report.categories.illegal.mean) == (1, 0)
+    assert report.categories.unconstrained_accuracy is not None
+    assert report.categories.unconstrained_accuracy.mean == 0
+    assert (report.hashtags.rows[0].f1.mean, report.hashtags.rows[0].rouge1.mean) == (1, 1)
 
 
 def test_a_limit_bounds_what_is_predicted_for_categories_and_for_hashtags(folder):
@@ -191,11 +207,11 @@ def test_events_without_times_are_evaluated_on_unordered_pairs(folder):
     lines = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
     (folder / "events.jsonl").write_text("".join(json.dumps(event | {"ts": None}) + "\n" for event in lines))
 
-    assert not evaluate(folder, holdout=0.5).ordered
+    assert "unordered pairs" in evaluate(folder, holdout=0.5).origin
 
 
 def test_a_folder_without_a_gold_pair_says_what_is_needed(folder):
-    with pytest.raises(DataError, match=r"no pair of the .* held-out notes has 1000 users behind it; more events"):
+    with pytest.raises(DataError, match=r"no pair of the .* notes of the pool has 1000 users behind it; more events"):
         evaluate(folder, min_users=1000)
 
 
@@ -208,7 +224,9 @@ def test_the_report_is_markdown_with_every_ranker_and_figure(folder):
     text = format_report(report)
     tables = [block for block in text.split("\n\n") if block.startswith("|")]
 
-    assert len(tables) == 2 * 3 + 1 + 1 + 2, "recall, by exposure, leads; debias; categories; hashtags and their leads"
+    assert len(tables) == 2 * 4 + 1 + 1 + 2, (
+        "recall, by exposure, by clicks, leads; debias; categories; hashtags and their leads"
+    )
     for block in tables:
         assert len({line.count("|") for line in block.splitlines()}) == 1
     for result in report.gold:
@@ -216,3 +234,79 @@ def test_the_report_is_markdown_with_every_ranker_and_figure(folder):
         assert format_table(result.rankers) in tables
     assert "b = " in text
     assert "BLEU4 of the public code" in text
+
+
+def test_recall_by_clicks_is_that_of_the_pairs_whose_truth_has_so_many(folder):
+    report = evaluate(folder, topics, holdout=0.5, ks=(10,))
+
+    clicks: dict[str, set[str]] = {}
+    for line in (folder / "events.jsonl").read_text().splitlines():
+        event = json.loads(line)
+        clicks.setdefault(event["note_id"], set()).add(event["user_id"])
+    everything = report.gold[-1]
+    [notes, gold] = [load_held_out(folder, holdout=0.5).pool, load_held_out(folder, holdout=0.5).gold]
+    assert notes
+    assert gold is not None
+    expected = [len(clicks[truth]) >= 10 for truth in gold.related_ids]
+    assert everything.by_clicks == {
+        name: count
+        for name, count in {"3 to 9 clicks": expected.count(False), "10 clicks or more": expected.count(True)}.items()
+        if count
+    }
+    ours = everything.rankers[-1]
+    hits = (ours.ranks < 10)[np.array(expected)]
+    assert ours.by_clicks["10 clicks or more"][10].mean == pytest.approx(hits.mean())
+
+
+def test_encoders_stand_between_the_words_and_the_model_and_a_k_beyond_the_pool_is_told(folder):
+    report = evaluate(folder, topics, encoders={"other": topics}, holdout=0.5, ks=(10, 5000))
+
+    assert [row.name for row in report.gold[0].rankers][-3:] == ["BM25", "other", NOTELLM]
+    assert report.remarks == [f"Recall@5,000 is left out: the pool has {report.pool} notes."]
+    assert report.remarks[0] in format_report(report)
+
+
+def test_categories_that_the_model_does_not_know_are_told_and_without_any_known_there_is_no_row(folder):
+    def predict(notes: Sequence[Note]) -> list[Prediction]:
+        return [Prediction(topics([note])[0], (), Scored("Coffee", 0.5)) for note in notes]
+
+    some = evaluate(folder, predict=predict, categories=["Coffee", "Chess"])
+    none = evaluate(folder, predict=predict, categories=["Politics"])
+
+    assert some.remarks == ["2 of 4 categories are not in the model's closed set, 'Hiking' for one."]
+    assert some.categories is not None
+    assert some.categories.illegal.mean == 0
+    assert none.remarks == ["4 of 4 categories are not in the model's closed set, 'Chess' for one."]
+    assert none.categories is None
+
+
+def test_notes_without_events_are_judged_by_categories_and_hashtags(folder):
+    (folder / "events.jsonl").unlink()
+
+    def predict(notes: Sequence[Note]) -> list[Prediction]:
+        names = [TOPICS[topic_of(note)] for note in notes]
+        return [
+            Prediction(vector, (Scored(name, 0.5),), Scored(name.title(), 0.5))
+            for vector, name in zip(topics(notes), names, strict=True)
+        ]
+
+    report = evaluate(folder, topics, predict)
+
+    assert (report.gold, report.debias) == ([], None)
+    assert report.categories is not None
+    assert report.categories.accuracy.mean == 1
+    assert report.hashtags is not None
+    assert report.hashtags.rows[0].rouge1.mean == pytest.approx(2 / 3), "one of the two, and nothing else"
+    with pytest.raises(DataError, match="nothing says which notes are related, and no model"):
+        evaluate(folder)
+
+
+def test_the_figures_are_json_without_the_ranks(folder):
+    report = evaluate(folder, topics, holdout=0.5, ks=(5, 10))
+
+    figures = json.loads(json.dumps(report.as_json()))
+
+    ours = figures["gold"][0]["rankers"][-1]
+    assert ours["recall"]["10"]["mean"] == report.gold[0].rankers[-1].recall[10].mean
+    assert ours["average"]["mean"] == pytest.approx((ours["recall"]["5"]["mean"] + ours["recall"]["10"]["mean"]) / 2)
+    assert "ranks" not in ours

@@ -60,5 +60,5 @@ def test_a_head_that_follows_a_teacher_starts_nearer_to_it_than_chance():
 
 
 def test_an_unknown_teacher_is_an_error_that_names_it():
-    with pytest.raises(ValueError, match="/nowhere is no encoder"):
+    with pytest.raises(ValueError, match="cannot open the encoder /nowhere: "):
         teacher_vectors("/nowhere", NOTES, small())
