@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from model.data.pairs import Pairs
 from model.evaluation.baselines import Embeddings, Ranker
@@ -17,6 +16,7 @@ from model.evaluation.metrics import Interval, average_hits, bootstrap, paired_b
 from model.evaluation.tables import markdown, percent, percent_interval
 from model.inference.open import default_device
 from model.note import Note
+from model.progress import bar
 
 if TYPE_CHECKING:
     import torch
@@ -160,7 +160,7 @@ def truth_ranks(
     ranks = np.empty(len(targets), dtype=np.int64)
     by_target = np.argsort(targets, kind="stable")  # pairs of one target side by side share its scores
     step = max(1, block_bytes // (_BYTES_PER_SCORE * num_notes))
-    with tqdm(total=len(targets), desc=f"rank {ranker.name}", unit="pair", delay=1, disable=None) as progress:
+    with bar(f"rank {ranker.name}", len(targets), "pair") as progress:
         for start in range(0, len(targets), step):
             pairs = by_target[start : start + step]
             distinct, row_of_pair = np.unique(targets[pairs], return_inverse=True)

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from model.batching import batches
 from model.inference.open import default_device, precision
@@ -14,6 +13,7 @@ from model.network.checkpoint import special_ids
 from model.network.chunk import Chunk
 from model.network.notellm import NoteLLM, add_embedding_token
 from model.note import Note
+from model.progress import bar
 from model.recipes import Recipe
 from model.text.prompt import TEMPLATES, PromptBuilder
 
@@ -36,7 +36,7 @@ def last_token(recipe: Recipe, notes: Sequence[Note], dtype: str = "auto") -> ND
     )
     prompts = builder.prompts(notes)
     states_NH = np.zeros((len(notes), base.backbone.config.hidden_size), dtype=np.float32)
-    with tqdm(total=len(notes), desc=f"embed {recipe.template}", unit="note", delay=1, disable=None) as progress:
+    with bar(f"embed {recipe.template}", len(notes), "note") as progress:
         for positions in batches([len(ids) for ids in prompts], _BATCH_TOKENS):
             chunk = Chunk.of_prompts([prompts[position] for position in positions], special.pad)
             states_NH[positions] = network.states(chunk.to(device)).float().cpu().numpy()

@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from model.backend import Backend, Prediction
 from model.batching import batches
 from model.note import Note
+from model.progress import bar
 
 MAX_BATCH_TOKENS = 8192
 HASHTAGS = 5
@@ -17,7 +17,7 @@ HASHTAGS = 5
 
 def embed_all(backend: Backend, notes: Sequence[Note]) -> NDArray[np.float32]:
     """Unit vectors of any number of notes, shape (len(notes), dim), in order."""
-    with tqdm(total=len(notes), desc="embed", unit="note", delay=1) as progress:
+    with bar("embed", len(notes), "note") as progress:
         return embed_part(backend, notes, progress)
 
 
@@ -35,7 +35,7 @@ def predict_all(backend: Backend, notes: Sequence[Note]) -> list[Prediction]:
     """Predictions of any number of notes, with five hashtags at most, in order."""
     prompts = backend.tokenize(notes)
     predictions: dict[int, Prediction] = {}
-    with tqdm(total=len(notes), desc="predict", unit="note", delay=1) as progress:
+    with bar("predict", len(notes), "note") as progress:
         for positions in batches([len(prompt.token_ids) for prompt in prompts], MAX_BATCH_TOKENS):
             batch = backend.predict([prompts[position] for position in positions], HASHTAGS)
             predictions.update(zip(positions, batch, strict=True))

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from model.batching import batches
 from model.inference.open import default_device, precision
@@ -16,6 +15,7 @@ from model.network.checkpoint import MANIFEST, load_manifest
 from model.network.chunk import Chunk
 from model.network.sentence_bert import SentenceBert, open_encoder
 from model.note import Note
+from model.progress import bar
 from model.text.prompt import PromptBuilder
 
 TITLE_TOKENS, CONTENT_TOKENS = 20, 80  # as NoteLLM's (section 5.1)
@@ -53,7 +53,7 @@ class SentenceEncoder:
         """Unit vectors of the notes, shape (N, H), in order."""
         prompts = self._builder.prompts(notes)
         vectors_NH = np.zeros((len(notes), self._network.dim), dtype=np.float32)
-        with tqdm(total=len(notes), desc="embed", unit="note", delay=1, disable=None) as progress:
+        with bar("embed", len(notes), "note") as progress:
             for positions in batches([len(ids) for ids in prompts], _BATCH_TOKENS):
                 chunk = Chunk.of_prompts([prompts[position] for position in positions], self._builder.special.pad)
                 embeddings_CH, _ = self._network([chunk.to(self._network.log_scale.device)])

@@ -78,6 +78,8 @@ def open_encoder(name: str, dtype: str = "float32") -> Encoder:
     try:
         with quiet_transformers():
             config = AutoConfig.from_pretrained(folder)
+            if config.is_encoder_decoder:
+                raise BaseModelError(f"a {config.model_type} encodes and decodes: an encoder alone is needed")
             tokenizer: Any = AutoTokenizer.from_pretrained(folder)
             without = {
                 key: 0.0 for key, value in config.to_dict().items() if "drop" in key and isinstance(value, float)
@@ -92,8 +94,6 @@ def open_encoder(name: str, dtype: str = "float32") -> Encoder:
     except (OSError, ValueError, AttributeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise BaseModelError(f"cannot open the encoder {name}: {reason}") from None
-    if config.is_encoder_decoder:
-        raise BaseModelError(f"{name} is a {config.model_type}, which encodes and decodes: an encoder alone is needed")
     if getattr(backbone, "pooler", None) is not None:
         backbone.pooler = None
     return Encoder(backbone, tokenizer.backend_tokenizer, special)

@@ -1,14 +1,29 @@
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 from support.tiny import NOTES
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import (
+    AutoModel,
+    AutoTokenizer,
+    BertConfig,
+    BertModel,
+    DistilBertConfig,
+    DistilBertModel,
+    PreTrainedTokenizerFast,
+    T5Config,
+    XLMRobertaConfig,
+    XLMRobertaModel,
+)
 
 from model.inference.sentence_encoder import SentenceEncoder
 from model.network.checkpoint import CheckpointError, load
 from model.network.minilm import minilm_folder
+from model.network.sentence_bert import open_encoder
 from model.note import Note
 from model.recipes import small
 from model.training.train import train
@@ -25,6 +40,67 @@ def test_untrained_it_is_the_sentence_encoder_that_was_published():
     ours = SentenceEncoder.open(minilm_folder()).embed(texts)
     published = SentenceTransformer(str(minilm_folder())).encode([note.title for note in texts])
     np.testing.assert_allclose(ours, published, atol=1e-4)
+
+
+def encoder_of(family: str, folder: Path) -> Path:
+    """A tiny encoder with random weights and a tokenizer of characters, as transformers saves them."""
+    cls, sep, pad, unknown = (
+        ("<s>", "</s>", "<pad>", "<unk>") if family == "roberta" else ("[CLS]", "[SEP]", "[PAD]", "[UNK]")
+    )
+    characters = "北京的咖啡馆旅行上海abcdefghijklmnopqrstuvwxyz"
+    vocabulary = {token: number for number, token in enumerate([cls, pad, sep, unknown, *characters])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=unknown))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{cls} $A {sep}", special_tokens=[(cls, vocabulary[cls]), (sep, vocabulary[sep])]
+    )
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, cls_token=cls, sep_token=sep, pad_token=pad, unk_token=unknown
+    ).save_pretrained(folder)
+    torch.manual_seed(0)
+    sizes = {"vocab_size": len(vocabulary), "pad_token_id": vocabulary[pad]}
+    usual = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    network = {
+        "bert": lambda: BertModel(BertConfig(**sizes, **usual)),
+        "roberta": lambda: XLMRobertaModel(XLMRobertaConfig(**sizes, **usual)),
+        "distilbert": lambda: DistilBertModel(DistilBertConfig(**sizes, dim=16, n_layers=2, n_heads=2, hidden_dim=32)),
+    }[family]()
+    network.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert"])
+def test_any_encoder_is_a_mean_over_its_own_tokens(family, tmp_path):
+    """Transformers' own tokenizer and network, a text at a time, are the oracle; the texts are Chinese."""
+    folder = encoder_of(family, tmp_path)
+    texts = ["北京的咖啡馆", "旅行"]
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    network = AutoModel.from_pretrained(folder).eval()
+
+    ours = SentenceEncoder.open(folder).embed([Note(str(place), text) for place, text in enumerate(texts)])
+
+    for text, vector in zip(texts, ours, strict=True):
+        with torch.inference_mode():
+            mean = network(**tokenizer(text, return_tensors="pt")).last_hidden_state[0].mean(dim=0)
+        np.testing.assert_allclose(vector, torch.nn.functional.normalize(mean, dim=0).numpy(), atol=1e-5)
+
+
+def test_it_opens_without_dropout_and_without_a_pooling_layer(tmp_path):
+    """Chunks that are computed twice in training must agree."""
+    backbone = open_encoder(str(encoder_of("bert", tmp_path))).backbone.train()
+    ids = torch.tensor([[0, 5, 6, 2]])
+
+    assert torch.equal(backbone(ids).last_hidden_state, backbone(ids).last_hidden_state)
+    assert not any("pooler" in name for name, _ in backbone.named_parameters())
+
+
+def test_what_is_no_encoder_is_refused_in_a_line(tmp_path):
+    encoder_of("bert", tmp_path)
+    (tmp_path / "config.json").write_text(T5Config().to_json_string())
+    with pytest.raises(ValueError, match=r"encodes and decodes: an encoder alone is needed$"):
+        open_encoder(str(tmp_path))
+    with pytest.raises(ValueError, match=r"^cannot open the encoder ./nowhere: [^\n]+$"):
+        open_encoder("./nowhere")
 
 
 def test_a_note_alone_is_the_note_in_a_batch():
