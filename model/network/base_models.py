@@ -42,11 +42,11 @@ def open_base(name: str, notes: Sequence[Note], dtype: str = "float32") -> BaseM
     """
     if name in ("minilm", "minilm-mini"):
         return _minilm(None if name == "minilm" else notes, dtype)
-    tokenizer = _open_tokenizer(name)
+    tokenizer = open_tokenizer(name)
     try:
         backbone = open_backbone(name, dtype)
     except OSError as error:
-        raise BaseModelError(_cannot_open(name, error)) from None
+        raise cannot_open(name, error) from None
     return BaseModel(
         backbone,
         tokenizer.backend_tokenizer,
@@ -56,23 +56,26 @@ def open_base(name: str, notes: Sequence[Note], dtype: str = "float32") -> BaseM
     )
 
 
-def _open_tokenizer(name: str) -> PreTrainedTokenizerFast:
-    """Before the weights, which may take minutes."""
+def open_tokenizer(name: str, role: str = "base model") -> PreTrainedTokenizerFast:
+    """The tokenizer of a model: to be opened before its weights, which may take minutes.
+
+    Raises:
+        BaseModelError: if it cannot be opened, or has no end token.
+    """
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:
-        raise BaseModelError(_cannot_open(name, error)) from None
+        raise cannot_open(name, error, role) from None
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
-        raise BaseModelError(
-            f"the base model {name} has no tokenizer.json, the one form of a tokenizer that is understood"
-        )
+        raise BaseModelError(f"the {role} {name} has no tokenizer.json, the one form of a tokenizer that is understood")
     if not (tokenizer.eos_token or tokenizer.sep_token):
-        raise BaseModelError(f"the tokenizer of the base model {name} names no end token (eos_token)")
+        raise BaseModelError(f"the tokenizer of the {role} {name} names no end token (eos_token)")
     return tokenizer
 
 
-def _cannot_open(name: str, error: Exception) -> str:
-    return f"cannot open the base model {name}: {str(error).splitlines()[0]}"
+def cannot_open(name: str, error: Exception, role: str = "base model") -> BaseModelError:
+    """An error of transformers as one line."""
+    return BaseModelError(f"cannot open the {role} {name}: {str(error).strip().splitlines()[0]}")
 
 
 def _minilm(notes: Sequence[Note] | None, dtype: str) -> BaseModel:

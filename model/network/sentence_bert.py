@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedModel
 
-from model.network.base_models import BaseModelError
+from model.network.base_models import BaseModelError, cannot_open, open_tokenizer
 from model.network.checkpoint import special_ids
 from model.network.chunk import Chunk
 from model.network.minilm import minilm_folder
@@ -71,29 +71,26 @@ def open_encoder(name: str, dtype: str = "float32") -> Encoder:
     It has no dropout, because chunks that are recomputed must agree, and no pooling layer, which a mean does without.
 
     Raises:
-        BaseModelError: if it cannot be opened, or is not made for one text.
+        BaseModelError: if it cannot be opened, or decodes as well.
         ModuleNotFoundError: if MiniLM is not installed.
     """
     folder = str(minilm_folder()) if name == "minilm" else name
+    tokenizer = open_tokenizer(folder, "encoder")
     try:
+        config = AutoConfig.from_pretrained(folder)
+        if config.is_encoder_decoder:
+            raise BaseModelError(f"the encoder {name} is a {config.model_type}, which encodes and decodes")
+        without = {key: 0.0 for key, value in config.to_dict().items() if "drop" in key and isinstance(value, float)}
         with quiet_transformers():
-            config = AutoConfig.from_pretrained(folder)
-            if config.is_encoder_decoder:
-                raise BaseModelError(f"a {config.model_type} encodes and decodes: an encoder alone is needed")
-            tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-            without = {
-                key: 0.0 for key, value in config.to_dict().items() if "drop" in key and isinstance(value, float)
-            }
             backbone: Any = AutoModel.from_pretrained(folder, dtype=getattr(torch, dtype), **without)
-        special = special_ids(
-            tokenizer.backend_tokenizer,
-            tokenizer.cls_token or tokenizer.bos_token,
-            tokenizer.sep_token or tokenizer.eos_token,
-            tokenizer.pad_token,
-        )
-    except (OSError, ValueError, AttributeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise BaseModelError(f"cannot open the encoder {name}: {reason}") from None
+    except OSError as error:
+        raise cannot_open(name, error, "encoder") from None
+    special = special_ids(
+        tokenizer.backend_tokenizer,
+        tokenizer.cls_token or tokenizer.bos_token,
+        tokenizer.sep_token or tokenizer.eos_token,
+        tokenizer.pad_token,
+    )
     if getattr(backbone, "pooler", None) is not None:
         backbone.pooler = None
     return Encoder(backbone, tokenizer.backend_tokenizer, special)
