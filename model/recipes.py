@@ -20,7 +20,7 @@ class Recipe:
     pairs_per_batch: int  # B; a batch holds 2B notes
     steps: int  # 0 means `epochs` passes over the pairs
     learning_rate: float
-    alpha: float  # weight of the generation loss, eq. (4); 0 leaves it out (without CSFT)
+    alpha: float  # weight of the generation loss, eq. (4)
     hashtag_share: float = 0.4  # r: share of a batch that generates hashtags, the rest categories
     dim: int = 128
     tau: float = 3.0  # initial log of the similarity's scale, eq. (2)
@@ -28,6 +28,10 @@ class Recipe:
     content_tokens: int = 80
     architecture: Literal["decoder", "encoder"] = "decoder"  # an encoder is SentenceBERT: mean pooling, no generation
     contrastive: bool = True  # False leaves eq. (2) out (without GCL)
+    # False leaves eq. (3) out (without CSFT): no note has an output. With alpha = 0 the prompts still name the tasks.
+    generative: bool = True
+    pairs_per_combination: int = 0  # of two categories, at most; 0 takes every pair. The paper does not say how many.
+    hide_hashtags: float = 0.3  # share of prompts without the known hashtags, which drafts do not have
     whitened_head: bool = False  # start the head from the principal components of the notes' states
     # The paper has no teacher; figures are in model/README.md.
     teacher: str | None = None  # the embedding stays close to its vectors: minilm, or a SentenceBERT checkpoint
@@ -56,7 +60,7 @@ COMPUTATION = frozenset({"chunk_notes", "recompute", "gradient_checkpointing"})
 
 
 def paper() -> Recipe:
-    """The paper's run (section 5.1.2); learning rate, warm-up and decay are those of the authors' code."""
+    """The paper's run (section 5.1); learning rate, warm-up and decay are those of the authors' code."""
     return Recipe(
         name="paper",
         base_model="meta-llama/Llama-2-7b-hf",
@@ -65,6 +69,7 @@ def paper() -> Recipe:
         steps=0,
         learning_rate=3e-6,
         alpha=0.01,
+        hide_hashtags=0.0,
         saved_dtype="bfloat16",
     )
 

@@ -128,11 +128,14 @@ def grid(base: Recipe) -> list[GridRow]:
     }
     rivals: dict[str, Method] = {
         "SentenceBERT, fine-tuned": _sentence_bert(base),
-        "PromptEOL+CSE": replace(base, name="prompteol-cse", template="eol", alpha=0.0),
-        "RepLLaMA style": replace(base, name="repllama", template="bare", alpha=0.0),
+        "PromptEOL+CSE": replace(base, name="prompteol-cse", template="eol", alpha=0.0, generative=False),
+        "RepLLaMA style": replace(base, name="repllama", template="bare", alpha=0.0, generative=False),
         OURS: ours,
     }
-    ablations: dict[str, Method] = {OURS: ours, "w/o CSFT": _with_alpha(base, 0.0)}
+    ablations: dict[str, Method] = {
+        OURS: ours,
+        "w/o CSFT": replace(base, name="without-csft", alpha=0.0, generative=False),
+    }
     ablations |= {f"w/o GCL (r = {share:.0%})": _without_gcl(base, share) for share in (0.4, 0.0, 1.0)}
     tables = {2: untrained | rivals, 3: simple | rivals, 4: simple | ablations, 5: simple, 6: simple}
     rows = [GridRow(table, label, method) for table, named in tables.items() for label, method in named.items()]
@@ -148,8 +151,7 @@ def _with_share(base: Recipe, share: float) -> Recipe:
 
 
 def _with_alpha(base: Recipe, alpha: float) -> Recipe:
-    names = {0.0: "without-csft", base.alpha: OURS_NAME}
-    return replace(base, name=names.get(alpha, f"alpha-{alpha:g}"), alpha=alpha)
+    return replace(base, name=OURS_NAME if alpha == base.alpha else f"alpha-{alpha:g}", alpha=alpha)
 
 
 def _without_gcl(base: Recipe, share: float) -> Recipe:
@@ -165,6 +167,7 @@ def _sentence_bert(base: Recipe) -> Recipe:
         architecture="encoder",
         template="bare",
         alpha=0.0,
+        generative=False,
         learning_rate=min(base.learning_rate, ENCODER_RATE),
         teacher=None,
     )

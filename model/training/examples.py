@@ -4,21 +4,20 @@ Shapes: N = 2B notes of a batch's pairs, C notes of a chunk, L tokens, T output 
 """
 
 import random
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Protocol
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor
 
 from model.network.chunk import Chunk, pad_right
 from model.note import Note
+from model.recipes import Recipe
 from model.text.hashtags import clean_tags
 from model.text.prompt import PromptBuilder, Task, topics_text
-
-# How often a shown note hides its known hashtags: drafts come without any.
-_HIDE_TOPICS = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +49,21 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How batches are drawn: B, r of eq. (3) or None to generate nothing, notes a chunk, and the seed."""
+    """How batches are drawn: B, r of eq. (3) or None to generate nothing, notes a chunk, the seed, and the share of
+    prompts that hide the known hashtags."""
 
     pairs_per_batch: int
     hashtag_share: float | None
     chunk_notes: int
     seed: int
+    hide_hashtags: float = 0.0
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> Self:
+        """The recipe's; an encoder generates nothing."""
+        generates = recipe.generative and recipe.architecture == "decoder"
+        share = recipe.hashtag_share if generates else None
+        return cls(recipe.pairs_per_batch, share, recipe.chunk_notes, recipe.seed, recipe.hide_hashtags)
 
 
 class Examples(Protocol):
@@ -85,21 +93,34 @@ class TrainingSet:
     Every batch is a function of the seed and its number alone, and every note's draws of its place in it: a run that
     resumes, or that is spread over ranks, has the batches of one uninterrupted process.
 
+    Args:
+        per_combination: pairs of each combination of categories at most, see `balanced`; 0 takes all.
+        seed: which pairs those are.
+
     Raises:
-        ValueError: if a pair names an unknown note, or there are fewer than two pairs.
+        ValueError: if a pair names an unknown note, there are fewer than two pairs, or no note has a category to
+            balance the pairs by.
     """
 
-    def __init__(self, notes: Sequence[Note], pairs: Sequence[tuple[str, str]], builder: PromptBuilder) -> None:
+    def __init__(
+        self,
+        notes: Sequence[Note],
+        pairs: Sequence[tuple[str, str]],
+        builder: PromptBuilder,
+        per_combination: int = 0,
+        seed: int = 0,
+    ) -> None:
         position = {note.id: index for index, note in enumerate(notes)}
         missing = sorted({name for pair in pairs for name in pair if name not in position})
         if missing:
             raise ValueError(f"{len(missing)} notes of the pairs are not among the notes, {missing[0]!r} for one")
-        if len(pairs) < 2:
-            raise ValueError(f"need at least two pairs to train on; got {len(pairs)}")
         self.notes = list(notes)
-        self._pairs = [(position[a], position[b]) for a, b in pairs]
+        known = [(position[a], position[b]) for a, b in pairs]
+        self._pairs = balanced(known, [note.category for note in notes], per_combination, seed)
+        if len(self._pairs) < 2:
+            raise ValueError(f"need at least two pairs to train on; got {len(self._pairs)}")
         self._related: dict[int, set[int]] = {}
-        for a, b in self._pairs:
+        for a, b in known:  # a related note is no negative, whether or not the pair is trained on
             self._related.setdefault(a, {a}).add(b)
             self._related.setdefault(b, {b}).add(a)
         self._builder = builder
@@ -151,32 +172,31 @@ class TrainingSet:
             rng = random.Random(f"{sampling.seed}:tasks:{step}")
             topics = set(rng.sample(range(len(notes)), round(sampling.hashtag_share * len(notes))))
             tasks = [self._task(note, row in topics) for row, note in enumerate(notes)]
-        return [
-            self._example(row, notes[row], tasks[row], random.Random(f"{sampling.seed}:note:{step}:{row}"))
-            for row in rows
-        ]
+        draws = {row: random.Random(f"{sampling.seed}:note:{step}:{row}") for row in rows}
+        return [self._example(row, notes[row], tasks[row], rng, sampling.hide_hashtags) for row, rng in draws.items()]
 
     def _task(self, note: int, topics: bool) -> Task | None:
-        """Hashtags for a note that was drawn for them and has some, else its category if it has one.
+        """Hashtags for a note that was drawn for them, else its category if it has one.
 
-        A note without a category does not get the hashtags task instead: its hashtags would be hidden from every
-        prompt, and the embedding would never learn from them.
+        A note that was drawn and has none writes an empty list, as in the authors' code: with r = 100% no category is
+        trained. A note without a category does not get the hashtags task instead: its hashtags would be hidden from
+        every prompt, and the embedding would never learn from them.
         """
-        if topics and self._tags[note]:
+        if topics:
             return "topics"
         return "category" if self.notes[note].category is not None else None
 
-    def _example(self, row: int, index: int, task: Task | None, rng: random.Random) -> Example:
+    def _example(self, row: int, index: int, task: Task | None, rng: random.Random, hide: float = 0.0) -> Example:
         note, tags = self.notes[index], self._tags[index]
         if task == "topics":
             # j and the choice of j hashtags are drawn anew in each batch (section 4.2).
-            j = rng.randint(1, len(tags))
+            j = rng.randint(min(1, len(tags)), len(tags))
             drawn = set(rng.sample(range(len(tags)), j))
             output = topics_text([tag for position, tag in enumerate(tags) if position in drawn])
             shown = [tag for position, tag in enumerate(tags) if position not in drawn]
         else:
             j, shown, output = 0, tags, note.category or ""
-        if rng.random() < _HIDE_TOPICS:
+        if rng.random() < hide:
             shown = []
         [prompt] = self._builder.prompts([replace(note, hashtags=tuple(shown))], task or "category", j)
         guided = [*prompt, *(self._builder.guidance(task, j) if task else [])]
@@ -199,3 +219,28 @@ class TrainingSet:
             torch.tensor(predict, dtype=torch.long),
             torch.tensor(target, dtype=torch.long),
         )
+
+
+def balanced(
+    pairs: Sequence[tuple[int, int]], categories: Sequence[str | None], most: int, seed: int
+) -> list[tuple[int, int]]:
+    """The paper's "fixed number of note pairs from each category combination" (section 5.1): ``most``, in order.
+
+    A combination with fewer gives all it has; 0 takes every pair of every combination. A combination has no order, and
+    notes without a category share one.
+
+    Raises:
+        ValueError: if no note of a pair has a category.
+    """
+    if not most:
+        return list(pairs)
+    if all(categories[note] is None for pair in pairs for note in pair):
+        raise ValueError("no note of the pairs has a category to balance them by: leave pairs_per_combination at 0")
+    drawn: Counter[frozenset[str | None]] = Counter()
+    kept = []
+    for place in random.Random(f"{seed}:combinations").sample(range(len(pairs)), len(pairs)):
+        combination = frozenset(categories[note] for note in pairs[place])
+        drawn[combination] += 1
+        if drawn[combination] <= most:
+            kept.append(place)
+    return [pairs[place] for place in sorted(kept)]

@@ -43,8 +43,7 @@ def fit(
     """
     recipe, ranks = step.recipe, step.ranks
     steps = recipe.steps or recipe.epochs * examples.batches_per_pass(recipe.pairs_per_batch)
-    share = recipe.hashtag_share if recipe.alpha > 0 else None
-    sampling = Sampling(recipe.pairs_per_batch, share, recipe.chunk_notes, recipe.seed)
+    sampling = Sampling.of(recipe)
     # Fused: one kernel instead of several, and no copies of the moments.
     optimizer = AdamW(parameter_groups(network, recipe.weight_decay), lr=recipe.learning_rate, fused=True)
     try:

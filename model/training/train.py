@@ -76,7 +76,7 @@ def train(
         return None, history.losses
     fold_adapters(network.backbone, saved_dtype)
     closed = categories or {note.category for note in notes if note.category}
-    trained_on = {"notes": len(notes), "pairs": len(pairs), **_outcome(history, start.validation)}
+    trained_on = {"notes": len(notes), "pairs": len(start.training_set.pairs), **_outcome(history, start.validation)}
     save(out, network, start.tokenizer, start.special, recipe, tuple(sorted(closed)), trained_on)
     del network, step, start  # the golden answers come from the files
     manifest = golden.record(out) if recipe.architecture == "decoder" else load_manifest(out)
@@ -130,7 +130,8 @@ def _encoder(recipe: Recipe, notes: Sequence[Note], pairs: Pairs) -> _Start:
     encoder = open_encoder(recipe.base_model)
     network = SentenceBert(encoder.backbone, encoder.special.pad, recipe.tau)
     builder = encoder.builder(recipe.title_tokens, recipe.content_tokens)
-    return _Start(network, encoder.tokenizer, encoder.special, TrainingSet(notes, pairs, builder))
+    training_set = TrainingSet(notes, pairs, builder, recipe.pairs_per_combination, recipe.seed)
+    return _Start(network, encoder.tokenizer, encoder.special, training_set)
 
 
 def _decoder(recipe: Recipe, notes: Sequence[Note], pairs: Pairs) -> _Start:
@@ -144,7 +145,8 @@ def _decoder(recipe: Recipe, notes: Sequence[Note], pairs: Pairs) -> _Start:
     network = NoteLLM(base.backbone, recipe.dim, recipe.tau)
     template = TEMPLATES[recipe.template]
     builder = PromptBuilder(base.tokenizer, special, template, recipe.title_tokens, recipe.content_tokens)
-    training_set, teacher_ND = TrainingSet(notes, pairs, builder), None
+    training_set = TrainingSet(notes, pairs, builder, recipe.pairs_per_combination, recipe.seed)
+    teacher_ND = None
     if recipe.teacher is not None:
         vectors_NH = teacher_vectors(recipe.teacher, notes, recipe)
         teacher_ND = torch.from_numpy(principal_components(vectors_NH, recipe.dim))

@@ -150,11 +150,12 @@ def test_every_rival_differs_from_the_recipe_in_what_the_paper_says():
         return {name: other[name] for name in ours if other[name] != ours[name] and name != "name"}
 
     assert changed("NoteLLM") == {}
-    assert changed("PromptEOL+CSE") == {"template": "eol", "alpha": 0.0}
-    assert changed("RepLLaMA style") == {"template": "bare", "alpha": 0.0}
-    sentence_bert = {"architecture": "encoder", "template": "bare", "alpha": 0.0, "learning_rate": 1e-4}
+    no_generation = {"generative": False, "alpha": 0.0}
+    assert changed("PromptEOL+CSE") == {"template": "eol", **no_generation}
+    assert changed("RepLLaMA style") == {"template": "bare", **no_generation}
+    sentence_bert = {"architecture": "encoder", "template": "bare", "learning_rate": 1e-4, **no_generation}
     assert changed("SentenceBERT, fine-tuned") == sentence_bert
-    assert changed("w/o CSFT") == {"alpha": 0.0}
+    assert changed("w/o CSFT") == no_generation
     assert changed("w/o GCL (r = 40%)") == {"contrastive": False}
     assert changed("w/o GCL (r = 100%)") == {"contrastive": False, "hashtag_share": 1.0}
 

@@ -1,11 +1,15 @@
+from collections import Counter
+from dataclasses import replace
+
 import pytest
 from support.tiny import NOTES, tiny_tokenizer
 
 from model.network.checkpoint import special_ids
 from model.note import Note
+from model.recipes import paper, small
 from model.text.hashtags import clean_tags
 from model.text.prompt import BARE, EOL, PAPER, SHARED, PromptBuilder
-from model.training.examples import Batch, Sampling, TrainingSet
+from model.training.examples import Batch, Sampling, TrainingSet, balanced
 
 PAIRS = [("n1", "n3"), ("n2", "n4"), ("n5", "n6"), ("n1", "n6"), ("n2", "n6")]
 
@@ -20,8 +24,8 @@ def _builder(training_set: TrainingSet) -> PromptBuilder:
     return training_set._builder
 
 
-def _sampling(pairs: int, share: float | None = 0.0, chunk: int = 3, seed: int = 0) -> Sampling:
-    return Sampling(pairs, share, chunk, seed)
+def _sampling(pairs: int, share: float | None = 0.0, chunk: int = 3, seed: int = 0, hide: float = 0.0) -> Sampling:
+    return Sampling(pairs, share, chunk, seed, hide)
 
 
 def _outputs(training_set: TrainingSet, batch: Batch) -> dict[int, str]:
@@ -73,14 +77,29 @@ def test_notes_of_like_length_share_a_chunk_and_little_is_padding():
     assert len(lengths) == 3
 
 
-def test_a_share_of_one_makes_every_note_with_hashtags_generate_them():
+def test_a_share_of_one_makes_every_note_generate_hashtags():
     training_set = _set()
     tags = {tag for note in NOTES for tag in clean_tags(list(note.hashtags))}
     batch = training_set.batch(0, _sampling(5, 1.0))
     outputs = _outputs(training_set, batch)
-    assert len(outputs) >= 8
-    for output in outputs.values():
-        assert set(output.split(", ")) <= tags
+    assert len(outputs) == 10
+    for row, output in outputs.items():
+        assert set(output.split(", ")) <= (tags if NOTES[batch.notes[row]].hashtags else {""})
+
+
+def test_a_note_without_hashtags_that_is_drawn_for_them_writes_an_empty_list_and_no_category():
+    notes = [Note(f"n{i}", "t", "", (), "Travel") for i in range(4)]
+    training_set = _set(notes=notes, pairs=[("n0", "n1"), ("n2", "n3")])
+    builder = _builder(training_set)
+
+    batch = training_set.batch(0, _sampling(2, 1.0))
+
+    assert list(_outputs(training_set, batch).values()) == [""] * 4
+    guidance = builder.guidance("topics", 0)
+    for chunk in batch.chunks:
+        for ids in chunk.ids_CL.tolist():
+            place = ids.index(builder.special.emb) + 1
+            assert ids[place : place + len(guidance) + 1] == [*guidance, builder.special.eos]
 
 
 def test_a_share_of_zero_makes_every_note_with_a_category_generate_it():
@@ -184,17 +203,86 @@ def test_one_pair_is_too_few():
         _set(pairs=[("n1", "n2")])
 
 
-def test_a_few_of_ten_prompts_hide_the_known_hashtags_as_those_of_drafts_do():
+@pytest.mark.parametrize(("recipe", "least", "most"), [(small(), 40, 80), (paper(), 0, 0)])
+def test_a_few_of_ten_prompts_hide_the_known_hashtags_as_those_of_drafts_do_and_none_of_the_papers(recipe, least, most):
     notes = [Note(f"n{i}", "t", "", ("alpha", "beta"), "Travel") for i in range(4)]
     training_set = _set(notes=notes, pairs=[("n0", "n1"), ("n2", "n3")])
     builder = _builder(training_set)
+    sampling = Sampling.of(replace(recipe, pairs_per_batch=2, hashtag_share=0.0))
     prompts = [
         builder.decode(ids[: ids.index(builder.special.emb)])
         for step in range(50)
-        for chunk in training_set.batch(step, _sampling(2, 0.0)).chunks
+        for chunk in training_set.batch(step, sampling).chunks
         for ids in chunk.ids_CL.tolist()
     ]
     hidden = sum("alpha" not in prompt for prompt in prompts)
     assert len(prompts) == 200
-    assert 40 <= hidden <= 80
+    assert least <= hidden <= most
     assert all(("alpha" in prompt) == ("beta" in prompt) for prompt in prompts)
+
+
+def test_the_papers_prompts_show_the_hashtags_to_the_category_alone_and_name_their_number():
+    """Section 4.2, word by word."""
+    training_set = _set(PAPER, pairs=[("n1", "n3"), ("n2", "n4"), ("n3", "n6"), ("n1", "n6"), ("n2", "n6")])
+    builder = _builder(training_set)
+    batch = training_set.batch(0, Sampling.of(replace(paper(), pairs_per_batch=5)))
+
+    outputs = _outputs(training_set, batch)
+    tasks = Counter()
+    for chunk in batch.chunks:
+        for row, ids in zip(chunk.rows, chunk.ids_CL.tolist(), strict=True):
+            note, text = NOTES[batch.notes[row]], builder.decode(ids)
+            topics = "topics of the note." in text
+            tasks[topics] += 1
+            assert ('"topic":' in text) is not topics
+            if topics:
+                j = len(outputs[row].split(", "))
+                assert f"generate {j} topics of the note." in text
+                assert f"The {j} topics are:" in text
+            else:
+                assert "and generate the category of the note." in text
+                assert outputs[row] == note.category
+    assert tasks == {True: 4, False: 6}  # r = 40% of ten notes
+
+
+def test_without_csft_there_is_no_output_and_with_alpha_0_there_is():
+    recipe = replace(paper(), pairs_per_batch=5, alpha=0.0)
+    training_set = _set(PAPER)
+
+    assert training_set.batch(0, Sampling.of(recipe)).num_output_tokens > 0
+    for other in (replace(recipe, generative=False), replace(recipe, architecture="encoder")):
+        assert training_set.batch(0, Sampling.of(other)).num_output_tokens == 0
+
+
+def test_every_combination_of_categories_gives_as_many_pairs():
+    categories = ["tea"] * 20 + ["cats"] * 3 + [None]
+    pairs = [(a, b) for a in range(24) for b in range(24) if a != b]
+
+    kept = balanced(pairs, categories, 5, seed=0)
+
+    assert kept == [pair for pair in pairs if pair in set(kept)], "in order"
+    found = Counter(frozenset(categories[note] for note in pair) for pair in kept)
+    assert set(found.values()) == {5}
+    assert len(found) == 5  # a single note without a category makes no pair of two such
+    assert balanced(pairs, categories, 5, seed=1) != kept
+    assert balanced(pairs, categories, 0, seed=0) == pairs
+
+
+def test_a_related_note_that_balancing_left_out_is_still_no_negative():
+    builder = _builder(_set())
+    many = [(a, b) for a in ("n1", "n2", "n3") for b in ("n4", "n5", "n6")]
+    training_set = TrainingSet([replace(note, category="Tea") for note in NOTES], many, builder, per_combination=2)
+
+    assert len(training_set.pairs) == 2
+    batch = training_set.batch(0, _sampling(2))
+    names = [NOTES[note].id for note in batch.notes]
+    for row, left in enumerate(names):
+        for column, right in enumerate(names):
+            known = left == right or (left, right) in many or (right, left) in many
+            assert bool(batch.related[row, column]) is known
+
+
+def test_pairs_without_any_category_cannot_be_balanced():
+    builder = _builder(_set())
+    with pytest.raises(ValueError, match=r"no note of the pairs has a category.*pairs_per_combination"):
+        TrainingSet([replace(note, category=None) for note in NOTES], PAIRS, builder, per_combination=2)

@@ -176,7 +176,7 @@ def test_without_contrastive_learning_only_the_generation_loss_falls(recipe, tmp
 
 
 def test_without_generation_no_output_token_is_learned(recipe, tmp_path):
-    _, history = train(replace(recipe, alpha=0.0), NOTES, PAIRS, tmp_path)
+    _, history = train(replace(recipe, generative=False), NOTES, PAIRS, tmp_path)
     assert {losses.generation for losses in history} == {0.0}
 
 
@@ -195,8 +195,8 @@ def test_adapters_train_little_and_leave_a_checkpoint_like_any_other(recipe, tmp
     [
         {"teacher": "minilm"},
         {"gradient_checkpointing": True},
-        {"template": "eol", "alpha": 0.0},
-        {"template": "bare", "alpha": 0.0},
+        {"template": "eol", "generative": False},
+        {"template": "bare", "generative": False},
     ],
 )
 def test_what_the_paper_does_not_have_still_lets_the_contrastive_loss_fall(recipe, tmp_path, extras):
