@@ -3,17 +3,21 @@
 Shapes: N notes in the pool, T targets, U users, V words, D embedding size.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from model.data.events import EventTable
 from model.network.checkpoint import MANIFEST
 from model.note import Note
 from model.text.words import terms
+
+if TYPE_CHECKING:
+    from model.data.events import EventTable
 
 MINILM = "MiniLM zero-shot"
 _ENCODER_TOKENS = 126

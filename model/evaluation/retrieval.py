@@ -3,6 +3,8 @@
 Shapes: N notes in the pool, P gold pairs, T distinct targets.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -10,7 +12,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from model.data.pairs import Pairs
 from model.evaluation.baselines import Embeddings, Ranker
 from model.evaluation.metrics import Interval, average_hits, bootstrap, paired_bootstrap, recall_at
 from model.evaluation.tables import markdown, percent, percent_interval
@@ -20,6 +21,8 @@ from model.progress import bar
 
 if TYPE_CHECKING:
     import torch
+
+    from model.data.pairs import Pairs
 
 KS = (10, 100, 1000)
 # Section 5.1, of a pool of 257,937 notes; `KS` suits one of a hundredth of that.
@@ -269,7 +272,7 @@ def _of_truths(buckets: Mapping[str, NDArray[np.bool_]], truths: NDArray[np.int6
     return {name: inside_N[truths] for name, inside_N in buckets.items() if inside_N[truths].any()}
 
 
-def _scorer(ranker: Ranker, device: "torch.device") -> "Callable[[NDArray[np.int64]], torch.Tensor]":
+def _scorer(ranker: Ranker, device: torch.device) -> Callable[[NDArray[np.int64]], torch.Tensor]:
     """Scores of the pool for places of targets, on the device: (T,) -> (T, N)."""
     import torch
 
@@ -287,7 +290,7 @@ def _scorer(ranker: Ranker, device: "torch.device") -> "Callable[[NDArray[np.int
 
 
 def _ranks(
-    scores_TN: "torch.Tensor",
+    scores_TN: torch.Tensor,
     row_of_pair: NDArray[np.int64],
     targets: NDArray[np.int64],
     truths: NDArray[np.int64],
