@@ -1,6 +1,6 @@
 """The text of a note for an exported NoteLLM model.
 
-This file is copied into every export and imports nothing of NoteLLM's; it needs the package `tokenizers` alone::
+This file is copied into every export, with `model.text.hashtags` beside it; they need the package `tokenizers` alone::
 
     from note_text import NoteText
 
@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tokenizers import Tokenizer
+
+from model.text.hashtags import clean_tags
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 _CHARS_PER_TOKEN = 32
@@ -34,7 +36,7 @@ class NoteText:
         """The text for ``encode``. Never raises on any text; the hashtags are the known ones, if any."""
         fields = {"title": self._cut(title, "title_tokens")}
         if self._form["topics_tokens"]:
-            fields["topic"] = self._cut(", ".join(hashtags), "topics_tokens")
+            fields["topic"] = self._cut(", ".join(clean_tags(hashtags)), "topics_tokens")
         fields["content"] = self._cut(content, "content_tokens")
         if self._form["as_json"]:
             return json.dumps(fields, ensure_ascii=False)

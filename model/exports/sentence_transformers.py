@@ -3,7 +3,7 @@
 A note's embedding is the projected state of the token before [EMB] (section 4.3), so [EMB] is left out, and the last
 token of the sequence is that token. The tokenizer does the rest of the prompt: a template of its own puts the ids of
 instruction and tail around the text, encoded apart from it as in training, and cuts long texts between the two.
-The rest is in `note_text`, which is copied into the folder.
+The rest is in `note_text`, which is copied into the folder with `model.text.hashtags`.
 """
 
 import json
@@ -23,6 +23,7 @@ from model.exports.note_text import NoteText
 from model.network.checkpoint import MANIFEST, CheckpointError, Manifest, load, load_manifest
 from model.network.notellm import NoteLLM, quiet_transformers
 from model.note import Note
+from model.text import hashtags
 from model.text.prompt import EMB, TOPICS_TOKENS, PromptBuilder
 
 MODULES = "modules.json"
@@ -100,7 +101,9 @@ def _write_note_text(out: Path, builder: PromptBuilder) -> None:
         "content_tokens": builder.content_tokens,
     }
     _write_json(out / "note_text.json", form)
-    shutil.copyfile(note_text.__file__, out / "note_text.py")
+    source = Path(note_text.__file__).read_text(encoding="utf-8")
+    (out / "note_text.py").write_text(source.replace(f"from {hashtags.__name__} ", "from hashtags "), encoding="utf-8")
+    shutil.copyfile(hashtags.__file__, out / "hashtags.py")
 
 
 def _write_tokenizer(out: Path, builder: PromptBuilder, tokenizer: Tokenizer, max_tokens: int | None) -> None:

@@ -26,7 +26,7 @@ from model.text.prompt import PromptBuilder, Task
 
 EMBED_BATCH_TOKENS = 8192
 
-Written = list[tuple[list[int], list[float]]]  # for each prompt: tokens, and the log-probability of each
+Written = tuple[list[int], list[float]]  # tokens, and the log-probability of each
 
 
 class HfBackend:
@@ -117,41 +117,75 @@ class HfBackend:
         vectors_ND = F.normalize(self._network.embedding(output.last_hidden_state[:, -2]), dim=-1)
         return _Prefix(vectors_ND, mask_NL, cache)
 
-    def _write(self, prefix: "_Prefix", task: Task, grammar: Grammar, count: int = 1, *, last: bool = True) -> Written:
-        """Greedy decoding of one task after every prompt of a prefix; the ``last`` task may shrink its cache."""
-        outputs: Written = [([], []) for _ in range(len(prefix.mask_NL))]
-        if not grammar.goes_on([]):
-            return outputs
+    def _write(
+        self, prefix: "_Prefix", task: Task, grammar: Grammar, count: int = 1, *, last: bool = True
+    ) -> list[Written]:
+        """Greedy decoding of one task after every prompt of a prefix; the ``last`` task may shrink its cache.
+
+        As on vLLM, an output ends where the network has no more positions.
+        """
+        guidance = self.builder.guidance(task, count)
+        room_N = self._positions - len(guidance) - prefix.mask_NL.sum(dim=1)
+        outputs = [_Output(grammar, min(room, grammar.max_tokens)) for room in room_N.tolist()]
+        if not any(output.goes_on for output in outputs):
+            return [output.written for output in outputs]
         decoder = _Decoder(self._network, prefix)
-        logits_NV = decoder.feed_all(self.builder.guidance(task, count))
-        rows = list(range(len(outputs)))  # the prompts that are still in the batch
-        for _ in range(grammar.max_tokens):
-            self._extend([outputs[row] for row in rows], grammar, logits_NV)
-            going = [grammar.goes_on(outputs[row][0]) for row in rows]
+        logits_NV = decoder.feed_all(guidance)
+        batch = outputs  # those that are still computed
+        while True:
+            self._extend(batch, grammar, logits_NV)
+            going = [output.goes_on for output in batch]
             if not any(going):
-                break
-            next_N = torch.tensor([outputs[row][0][-1] for row in rows], device=self._device)
+                return [output.written for output in outputs]
+            next_N = torch.tensor([output.tokens[-1] for output in batch], device=self._device)
             if last:
                 # Finished prompts leave the batch: most of the work comes after the first few hashtags.
-                rows = [row for row, goes in zip(rows, going, strict=True) if goes]
+                batch = [output for output in batch if output.goes_on]
                 keep_N = torch.tensor(going, device=self._device)
                 logits_NV = decoder.feed(next_N[keep_N][:, None], keep_N=keep_N)
             else:
                 logits_NV = decoder.feed(next_N[:, None])
-        return outputs
 
     @staticmethod
-    def _extend(outputs: Written, grammar: Grammar, logits_NV: Tensor) -> None:
+    def _extend(batch: Sequence["_Output"], grammar: Grammar, logits_NV: Tensor) -> None:
         """Append the likeliest next token to every output that goes on."""
-        open_N = [row for row, (tokens, _) in enumerate(outputs) if grammar.goes_on(tokens)]
-        best = grammar.log_probabilities(logits_NV[open_N], [outputs[row][0] for row in open_N]).max(dim=-1)
-        for row, token, score in zip(open_N, best.indices.tolist(), best.values.tolist(), strict=True):
-            outputs[row][0].append(token)
-            outputs[row][1].append(score)
+        rows = [row for row, output in enumerate(batch) if output.goes_on]
+        best = grammar.log_probabilities(logits_NV[rows], [batch[row].state for row in rows]).max(dim=-1)
+        for row, token, score in zip(rows, best.indices.tolist(), best.values.tolist(), strict=True):
+            batch[row].append(token, score)
+
+    @property
+    def _positions(self) -> int:
+        positions: int = self._network.backbone.config.max_position_embeddings
+        return positions
 
     @property
     def _device(self) -> torch.device:
         return self._network.log_scale.device
+
+
+class _Output:
+    """One output being written, of at most ``room`` tokens."""
+
+    def __init__(self, grammar: Grammar, room: int) -> None:
+        self.state = grammar.start
+        self.tokens: list[int] = []
+        self.log_probabilities: list[float] = []
+        self._grammar = grammar
+        self._room = room
+
+    @property
+    def goes_on(self) -> bool:
+        return len(self.tokens) < self._room and self._grammar.goes_on(self.state)
+
+    @property
+    def written(self) -> Written:
+        return self.tokens, self.log_probabilities
+
+    def append(self, token: int, log_probability: float) -> None:
+        self.state = self._grammar.advance(self.state, token)
+        self.tokens.append(token)
+        self.log_probabilities.append(log_probability)
 
 
 class _Prefix:

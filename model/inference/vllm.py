@@ -104,7 +104,7 @@ class VllmBackend:
         vectors_ND = self.embed(prompts)
         prefilled = time.perf_counter()
         category, tags = self._grammars.category, self._grammars.tags(max_hashtags)
-        asked = self._category_requests(prompts, "category", category) if category.goes_on([]) else []
+        asked = self._category_requests(prompts, "category", category) if category.goes_on(category.start) else []
         written = self._written(asked + self._topics_requests(prompts, max_hashtags))
         self.timings = Timings(prefilled - started, time.perf_counter() - prefilled)
         categories = written[: len(asked)] or [([], [])] * len(prompts)

@@ -1,9 +1,8 @@
 """The grammars inside vLLM's sampler: a logits processor, which vLLM makes by its name in each of its processes."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -11,7 +10,7 @@ from vllm import SamplingParams
 from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, process_dict_updates
 
 from model.network.checkpoint import load_manifest, prompt_builder
-from model.text.grammar import Grammar, Grammars
+from model.text.grammar import Grammar, Grammars, follow
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -20,12 +19,20 @@ if TYPE_CHECKING:
 GRAMMAR, COUNT = "notellm_grammar", "notellm_count"
 
 
-@dataclass(frozen=True, slots=True)
 class _Output:
     """One output being written: vLLM appends to ``written`` as it goes."""
 
-    grammar: Grammar
-    written: Sequence[int]
+    def __init__(self, grammar: Grammar, written: Sequence[int]) -> None:
+        self.grammar = grammar
+        self._written = written
+        self._state = grammar.start
+        self._followed = 0
+
+    def state(self) -> Any:
+        """After all that is written."""
+        self._state = follow(self.grammar, self._state, self._written[self._followed :])
+        self._followed = len(self._written)
+        return self._state
 
 
 class GrammarProcessor(LogitsProcessor):
@@ -54,7 +61,7 @@ class GrammarProcessor(LogitsProcessor):
         for row, output in self._outputs.items():
             rows_of.setdefault(output.grammar, []).append(row)
         for grammar, rows in rows_of.items():
-            logits[rows] = self._next(grammar, logits[rows], [self._outputs[row].written for row in rows])
+            logits[rows] = self._next(grammar, logits[rows], [self._outputs[row].state() for row in rows])
         return logits
 
     def _output(self, params: SamplingParams, _prompt: list[int] | None, written: list[int]) -> _Output | None:
@@ -69,12 +76,12 @@ class GrammarProcessor(LogitsProcessor):
         return None
 
     @staticmethod
-    def _next(grammar: Grammar, logits_NV: Tensor, written: Sequence[Sequence[int]]) -> Tensor:
+    def _next(grammar: Grammar, logits_NV: Tensor, states: Sequence[Any]) -> Tensor:
         allowed_NV = torch.full_like(logits_NV, float("-inf"))
-        going = [row for row, tokens in enumerate(written) if grammar.goes_on(tokens)]
+        going = [row for row, state in enumerate(states) if grammar.goes_on(state)]
         # vLLM asks for one token more than a complete output has: the end token stops it.
         allowed_NV[:, grammar.end] = 0.0
         if going:
-            scores = grammar.log_probabilities(logits_NV[going], [written[row] for row in going])
-            allowed_NV[going, : scores.shape[1]] = scores
+            scores = grammar.log_probabilities(logits_NV[going], [states[row] for row in going])
+            allowed_NV[going, : scores.shape[1]] = scores.to(logits_NV.dtype)
         return allowed_NV

@@ -1,26 +1,32 @@
 """The outputs that the network may write: a category of the closed set, and hashtags that are short and hold no markup.
 
-A `Grammar` says which token may come next and when the output is complete; it is the same for every backend. Shapes: N
-outputs being written, V tokens of the tokenizer (a network may have more logits: padding, which is never written).
+A `Grammar` says which token may come next and when the output is complete; it is the same for every backend. A state
+stands for what was written so far: `start`, then `advance` with each token. Shapes: N outputs being written, V tokens
+of the tokenizer (a network may have more logits: padding, which is never written), S states.
 """
 
 import copy
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, Self
+from functools import cached_property
+from typing import Any, Protocol, Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from model.backend import Scored
-from model.text.hashtags import clean_tag, is_mark, is_tag_piece
+from model.text.automaton import DIGIT, FULL, GAP, LETTER, MAY_END, NEXT, REFUSED, SEPARATORS, START, transitions
+from model.text.hashtags import MAX_CHARS, clean_tag, is_cjk
 from model.text.prompt import PromptBuilder
 
-TOKENS_PER_HASHTAG = 8
 # A freely written category is cut here, unless a name of the closed set is longer.
 FREE_TOKENS = 32
 _NEVER = float("-inf")
+_SEPARATOR = re.compile("|".join(map(re.escape, SEPARATORS)).encode())
 
 
 class Grammar(Protocol):
@@ -33,21 +39,44 @@ class Grammar(Protocol):
         """Length of the longest output, its end token included."""
         ...
 
-    def log_probabilities(self, logits_NV: Tensor, written: Sequence[Sequence[int]]) -> Tensor:
-        """Of the next token after the ``written`` ones of each row, among the allowed tokens; -inf for others."""
+    @property
+    def start(self) -> Any:
+        """The state before the first token. States are never changed, and mean nothing to another grammar."""
         ...
 
-    def goes_on(self, written: Sequence[int]) -> bool:
-        """Whether there is anything to write after these tokens."""
+    def advance(self, state: Any, token: int) -> Any:
+        """The state after an allowed token."""
+        ...
+
+    def goes_on(self, state: Any) -> bool:
+        """Whether there is anything to write after it."""
+        ...
+
+    def log_probabilities(self, logits_NV: Tensor, states: Sequence[Any]) -> Tensor:
+        """Of the next token of each output, among the allowed tokens; -inf for others."""
         ...
 
 
-@dataclass(slots=True)
+def follow(grammar: Grammar, state: Any, tokens: Sequence[int]) -> Any:
+    """The state after tokens; what was written behind a complete output changes nothing."""
+    for token in tokens:
+        if not grammar.goes_on(state):
+            break
+        state = grammar.advance(state, token)
+    return state
+
+
+@dataclass
 class TrieNode:
     """A place in the token trie of the closed set; ``names`` are the categories that can still be reached."""
 
     names: list[str] = field(default_factory=list)
     children: dict[int, "TrieNode"] = field(default_factory=dict)
+
+    @cached_property
+    def tokens(self) -> NDArray[np.int64]:
+        """Those that may come next. Asked for when the trie is complete."""
+        return np.array(list(self.children), dtype=np.int64)
 
 
 class CategoryGrammar:
@@ -58,12 +87,12 @@ class CategoryGrammar:
 
     def __init__(self, builder: PromptBuilder, categories: Sequence[str]) -> None:
         self.end = builder.special.eos
-        self._tokens = len(builder.token_texts)
-        self._root = TrieNode(names=list(categories))
+        self.start = TrieNode(names=list(categories))
+        self._tokens = len(builder.token_bytes)
         outputs = [builder.output(name) for name in categories]
         self._longest = max(map(len, outputs), default=0)
         for name, tokens in zip(categories, outputs, strict=True):
-            node = self._root
+            node = self.start
             for token in tokens:
                 node = node.children.setdefault(token, TrieNode())
                 node.names.append(name)
@@ -73,58 +102,109 @@ class CategoryGrammar:
         """See `Grammar`."""
         return self._longest
 
-    def log_probabilities(self, logits_NV: Tensor, written: Sequence[Sequence[int]]) -> Tensor:
+    def advance(self, state: TrieNode, token: int) -> TrieNode:
         """See `Grammar`."""
-        masked_NV = logits_NV.new_full((len(written), self._tokens), _NEVER, dtype=torch.float32)
-        for row, tokens in enumerate(written):
-            allowed = list(self._node(tokens).children)
-            masked_NV[row, allowed] = logits_NV[row, allowed].float()
-        return torch.log_softmax(masked_NV, dim=-1)
+        return state.children[token]
 
-    def goes_on(self, written: Sequence[int]) -> bool:
+    def goes_on(self, state: TrieNode) -> bool:
         """See `Grammar`."""
-        node = self._node(written)
-        return len(node.names) > 1 and bool(node.children)
+        return len(state.names) > 1 and bool(state.children)
+
+    def log_probabilities(self, logits_NV: Tensor, states: Sequence[TrieNode]) -> Tensor:
+        """See `Grammar`."""
+        rows = np.repeat(np.arange(len(states)), [len(state.children) for state in states])
+        tokens = np.concatenate([state.tokens for state in states])
+        places = (torch.from_numpy(rows).to(logits_NV.device), torch.from_numpy(tokens).to(logits_NV.device))
+        masked_NV = logits_NV.new_full((len(states), self._tokens), _NEVER, dtype=torch.float32)
+        masked_NV[places] = logits_NV[places].float()
+        return torch.log_softmax(masked_NV, dim=-1)
 
     def parse(self, tokens: Sequence[int], log_probabilities: Sequence[float]) -> Scored | None:
         """The category that was written, with its probability within the closed set; None when the set is empty."""
-        if not self._root.names:
+        if not self.start.names:
             return None
-        places = [place for place in range(len(tokens)) if self.goes_on(tokens[:place])]
-        name = self._node(tokens[: len(places)]).names[0]
-        return Scored(name, math.exp(sum(log_probabilities[place] for place in places)))
+        node, score = self.start, 0.0
+        for token, log_probability in zip(tokens, log_probabilities, strict=False):
+            if not self.goes_on(node):
+                break
+            node, score = self.advance(node, token), score + log_probability
+        return Scored(node.names[0], math.exp(score))
 
-    def _node(self, tokens: Sequence[int]) -> TrieNode:
-        node = self._root
-        for token in tokens:
-            node = node.children[token]
-        return node
+
+class TokenMasks:
+    """Which tokens may come next in each state of the automaton.
+
+    Found when a state is first met, by all tokens at once, and kept on the device of the logits.
+    """
+
+    def __init__(self, token_bytes: Sequence[bytes], end: int) -> None:
+        self._bytes = np.frombuffer(b"".join(token_bytes), dtype=np.uint8)
+        self._length_V = np.array([len(text) for text in token_bytes])
+        self._start_V = self._length_V.cumsum() - self._length_V
+        self._end = end
+        # Without every byte as a token, a character that was begun might have no end.
+        self._takes_parts = {bytes([byte]) for byte in range(0x80, 0xC0)} <= set(token_bytes)
+        self._row_of: dict[int, int] = {}
+        self._masks_SV = torch.zeros((0, len(token_bytes)), dtype=torch.bool)
+
+    def allowed(self, states: Sequence[int], device: torch.device) -> Tensor:
+        """Shape (N, V), bool."""
+        new = sorted(set(states) - self._row_of.keys())
+        if new or self._masks_SV.device != device:
+            self._row_of |= {state: len(self._row_of) + place for place, state in enumerate(new)}
+            masks = [self._masks_SV.to(device), *(self._mask(state)[None].to(device) for state in new)]
+            self._masks_SV = torch.cat(masks)
+        return self._masks_SV[torch.tensor([self._row_of[state] for state in states], device=device)]
+
+    def _mask(self, state: int) -> Tensor:
+        table = transitions()
+        after_V = np.full(len(self._length_V), state)
+        place, alive = 0, self._length_V.nonzero()[0]
+        while alive.size:
+            after_V[alive] = table[after_V[alive], self._bytes[self._start_V[alive] + place]]
+            place += 1
+            alive = alive[(after_V[alive] != REFUSED) & (self._length_V[alive] > place)]
+        allowed_V = (after_V != REFUSED) & (self._length_V > 0)
+        if not self._takes_parts:
+            allowed_V &= after_V <= FULL
+        allowed_V[self._end] = state in MAY_END
+        return torch.from_numpy(allowed_V)
+
+
+@dataclass(frozen=True, slots=True)
+class TagState:
+    """A list being written: the state of its automaton, hashtags that are closed, characters of the open one.
+
+    ``word`` is the last token if it is a word of its own, which does not follow itself.
+    """
+
+    place: int = START
+    closed: int = 0
+    characters: int = 0
+    word: int | None = None
 
 
 class TagGrammar:
     """Lists of at most ``count`` hashtags: ``citywalk, coffee``.
 
-    A hashtag has 1 to 8 tokens of letters, digits and underscores and never one token twice in a row, as small models
-    like to write; only the whole list may be empty. A token that begins with a mark, as the vowels of Hindi and Thai
-    are, follows one that ends in a letter or mark.
+    A hashtag has up to 40 letters with their marks, digits and underscores, in any split into tokens. It may have
+    spaces within, but not the same word on both sides of one; only the whole list may be empty.
     """
 
+    start = TagState()
+
     def __init__(self, builder: PromptBuilder, count: int) -> None:
-        self.comma, self.end = builder.output(",")
-        self._builder = builder
+        self.end = builder.special.eos
         self._count = count
-        pieces = builder.token_texts
-        self._allowed_V = torch.tensor([is_tag_piece(text) for text in pieces])
-        self._marks_V = torch.tensor([is_mark(text[:1] or " ") for text in pieces])
-        self._takes_marks = [text[-1:].isalpha() or is_mark(text[-1:] or " ") for text in pieces]
-        self._closing_V = torch.zeros_like(self._allowed_V)
-        self._closing_V[[self.comma, self.end]] = True
-        self._allowed_V |= self._closing_V
+        self._bytes = builder.token_bytes
+        self._masks = TokenMasks(self._bytes, self.end)
+        self._is_word = [_is_word(text.decode(errors="ignore")) for text in self._bytes]
 
     @property
     def max_tokens(self) -> int:
         """See `Grammar`."""
-        return self._count * (TOKENS_PER_HASHTAG + 1)
+        # A byte each; a space in front and the separator.
+        return self._count * (4 * MAX_CHARS + 2)
 
     def of(self, count: int) -> Self:
         """The grammar for another number of hashtags, with the masks of this one."""
@@ -132,71 +212,106 @@ class TagGrammar:
         other._count = count
         return other
 
-    def log_probabilities(self, logits_NV: Tensor, written: Sequence[Sequence[int]]) -> Tensor:
+    def advance(self, state: TagState, token: int) -> TagState:
         """See `Grammar`."""
-        device = logits_NV.device
-        allowed_V, closing_V, marks_V = (of_V.to(device) for of_V in (self._allowed_V, self._closing_V, self._marks_V))
-        masked_NV = logits_NV[:, : len(allowed_V)].float().masked_fill(~allowed_V, _NEVER)
-        for row, tokens in enumerate(written):
-            length = next((n for n, token in enumerate(reversed(tokens)) if token == self.comma), len(tokens))
-            if length >= TOKENS_PER_HASHTAG:
-                masked_NV[row, ~closing_V] = _NEVER
-            elif length > 0:
-                masked_NV[row, tokens[-1]] = _NEVER
-            else:
-                masked_NV[row, self.comma] = _NEVER
-                if tokens:
-                    masked_NV[row, self.end] = _NEVER
-            if length == 0 or not self._takes_marks[tokens[-1]]:
-                masked_NV[row, marks_V] = _NEVER
+        if token == self.end:
+            return TagState(REFUSED, state.closed)
+        table = transitions()
+        place, closed, characters = state.place, state.closed, state.characters
+        for byte in self._bytes[token]:
+            place = int(table[place, byte])
+            if place == NEXT:
+                closed, characters = closed + 1, 0
+            elif place in (LETTER, DIGIT):
+                characters += 1
+        if characters >= MAX_CHARS and place in (LETTER, DIGIT, GAP):
+            place = FULL
+        return TagState(place, closed, characters, token if self._is_word[token] else None)
+
+    def goes_on(self, state: TagState) -> bool:
+        """See `Grammar`."""
+        return state.place != REFUSED and state.closed < self._count
+
+    def log_probabilities(self, logits_NV: Tensor, states: Sequence[TagState]) -> Tensor:
+        """See `Grammar`."""
+        allowed_NV = self._masks.allowed([state.place for state in states], logits_NV.device)
+        masked_NV = logits_NV[:, : allowed_NV.shape[1]].float().masked_fill(~allowed_NV, _NEVER)
+        words = [(row, state.word) for row, state in enumerate(states) if state.word is not None]
+        if words:
+            rows, tokens = torch.tensor(words, device=logits_NV.device).T
+            masked_NV[rows, tokens] = _NEVER
         return torch.log_softmax(masked_NV, dim=-1)
 
-    def goes_on(self, written: Sequence[int]) -> bool:
-        """See `Grammar`."""
-        return not written or (written[-1] != self.end and written.count(self.comma) < self._count)
-
     def parse(self, tokens: Sequence[int], log_probabilities: Sequence[float]) -> list[Scored]:
-        """The hashtags that were written, most likely first; the score is exp(mean token log-probability).
+        """The hashtags that were written, most likely first; the score is exp(mean log-probability of its tokens).
 
-        The comma and the end token close a hashtag and count toward none; a hashtag that is not closed is dropped.
+        Tokens that hold no part of it, as separators and the end token, count toward none; a hashtag that is not closed
+        is dropped.
         """
+        ended = self.end in tokens
+        written = tokens[: tokens.index(self.end)] if ended else tokens
+        text = b"".join(self._bytes[token] for token in written)
+        token_of = np.repeat(np.arange(len(written)), [len(self._bytes[token]) for token in written])
         best: dict[str, float] = {}
-        start = 0
-        for position, token in enumerate(tokens):
-            if token not in (self.comma, self.end):
-                continue
-            tag = clean_tag(self._builder.decode(tokens[start:position]))
+        for start, end in _closed(text, ended)[: self._count]:
+            tag = clean_tag(text[start:end].decode(errors="ignore"))
             if tag is not None:
-                score = math.exp(sum(log_probabilities[start:position]) / (position - start))
+                of_tag = log_probabilities[token_of[start] : token_of[end - 1] + 1]
+                score = math.exp(sum(of_tag) / len(of_tag))
                 best[tag] = max(score, best.get(tag, 0.0))
-            start = position + 1
-            if token == self.end:
-                break
-        ordered = sorted((Scored(tag, score) for tag, score in best.items()), key=lambda scored: -scored.score)
-        return ordered[: self._count]
+        return sorted((Scored(tag, score) for tag, score in best.items()), key=lambda scored: -scored.score)
+
+
+def _is_word(text: str) -> bool:
+    """Whether a token is a word with a space before it. Chinese characters are not: 人人 is a word."""
+    return text[:1] == " " and text[1:2].isalpha() and not is_cjk(text[1])
+
+
+def _closed(text: bytes, ended: bool) -> list[tuple[int, int]]:
+    """Start and end of each hashtag that is closed, without the spaces around it; empty ones are left out."""
+    marks = [(match.start(), match.end()) for match in _SEPARATOR.finditer(text)]
+    if ended:
+        marks.append((len(text), len(text)))
+    starts = [0, *(end for _, end in marks)]
+    spans = []
+    for start, (end, _) in zip(starts, marks, strict=False):
+        word = text[start:end].strip()
+        if word:
+            first = text.index(word, start)
+            spans.append((first, first + len(word)))
+    return spans
 
 
 class FreeGrammar:
-    """Any tokens up to the end token: categories that nothing holds to the closed set (section 5.5)."""
+    """Any tokens up to the end token: categories that nothing holds to the closed set (section 5.5).
+
+    A state is whether the output goes on.
+    """
+
+    start = True
 
     def __init__(self, builder: PromptBuilder, categories: Sequence[str]) -> None:
         self.end = builder.special.eos
         self._longest = max([FREE_TOKENS, *(len(builder.output(name)) for name in categories)])
         self._builder = builder
-        self._tokens = len(builder.token_texts)
+        self._tokens = len(builder.token_bytes)
 
     @property
     def max_tokens(self) -> int:
         """See `Grammar`."""
         return self._longest
 
-    def log_probabilities(self, logits_NV: Tensor, written: Sequence[Sequence[int]]) -> Tensor:  # noqa: ARG002
+    def advance(self, state: bool, token: int) -> bool:  # noqa: ARG002
+        """See `Grammar`."""
+        return token != self.end
+
+    def goes_on(self, state: bool) -> bool:
+        """See `Grammar`."""
+        return state
+
+    def log_probabilities(self, logits_NV: Tensor, states: Sequence[bool]) -> Tensor:  # noqa: ARG002
         """See `Grammar`."""
         return torch.log_softmax(logits_NV[:, : self._tokens].float(), dim=-1)
-
-    def goes_on(self, written: Sequence[int]) -> bool:
-        """See `Grammar`."""
-        return not written or written[-1] != self.end
 
     def parse(self, tokens: Sequence[int], log_probabilities: Sequence[float]) -> str:  # noqa: ARG002
         """The text that was written."""

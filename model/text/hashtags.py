@@ -2,13 +2,18 @@
 
 import re
 import unicodedata
+from collections.abc import Iterable
+from typing import Literal
 
 MAX_CHARS = 40
+
+Kind = Literal["letter", "mark", "digit"]
 
 _ASCII_WORD = re.compile("[A-Za-z0-9_]+")
 _FRONT = re.compile(r"^[\s#]+")
 _GAP = re.compile(r"[\s_\-\u2010-\u2015]+")
 _CJK = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
+_IS_CJK = re.compile(f"[{_CJK}]")
 _BETWEEN_CJK = re.compile(rf"(?<=[{_CJK}]) (?=[{_CJK}])")
 # Apostrophes, full stops and middle dots: mother's, node.js, the Japanese and the Catalan dot.
 _INSIDE_A_WORD = re.compile(r"(?<=[^\W\d_])['\u2019.\u00b7\u30fb](?=[^\W\d_])")
@@ -44,7 +49,7 @@ def clean_tag(text: str) -> str | None:
     return _checked(_joined(_lower(text)))
 
 
-def clean_tags(texts: list[str]) -> list[str]:
+def clean_tags(texts: Iterable[str]) -> list[str]:
     """Clean hashtags in order, without those that are refused or repeated."""
     return list(dict.fromkeys(tag for tag in map(clean_tag, texts) if tag))
 
@@ -73,18 +78,24 @@ def fold(text: str) -> str:
     return _singular(unicodedata.normalize("NFC", _NOT_BETWEEN_DIGITS.sub("", joined)))
 
 
-def is_tag_piece(text: str) -> bool:
-    """Whether the text of a token may be part of a hashtag: a word, with a space in front unless it continues one.
+def kind_of(character: str) -> Kind | None:
+    """What a character is in a hashtag; None for those that no hashtag has.
 
-    A mark in front of a continuing word belongs to the letter before it.
+    A mark is written onto the letter before it, as the vowels of Hindi, Thai and Arabic are. Digits and underscores,
+    here one kind, take no marks.
     """
-    word = text.removeprefix(" ")
-    return bool(word) and _in_words(f"a{word}" if word == text else word)
+    if _INVISIBLE.match(character):
+        return None
+    if unicodedata.category(character) in ("Mn", "Mc"):
+        return "mark"
+    if character.isalpha():
+        return "letter"
+    return "digit" if character == "_" or character.isalnum() else None
 
 
-def is_mark(character: str) -> bool:
-    """Whether it is written onto the letter before it, as the vowels of Hindi, Thai and Arabic are, and can be seen."""
-    return unicodedata.category(character) in ("Mn", "Mc") and not _INVISIBLE.match(character)
+def is_cjk(character: str) -> bool:
+    """Whether it is Chinese, Japanese or Korean, where no space separates words (or, in Korean, none has to)."""
+    return _IS_CJK.match(character) is not None
 
 
 def _lower(text: str) -> str:
@@ -106,16 +117,13 @@ def _in_words(text: str) -> bool:
     """Whether it is letters with their marks, digits and underscores, one at least."""
     if text.isascii():
         return _ASCII_WORD.fullmatch(text) is not None  # most hashtags, and many times as fast
-    letter = False
+    before: Kind | None = None
     for character in text:
-        if is_mark(character):
-            if not letter:
-                return False
-        elif character == "_" or character.isalnum():
-            letter = character.isalpha()
-        else:
+        kind = kind_of(character)
+        if kind is None or (kind == "mark" and before not in ("letter", "mark")):
             return False
-    return not _INVISIBLE.search(text)
+        before = kind
+    return True
 
 
 def _singular(key: str) -> str:

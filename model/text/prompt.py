@@ -16,6 +16,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 from model.note import Note
+from model.text.hashtags import clean_tags
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -195,14 +196,24 @@ class PromptBuilder:
         text: str = self._tokenizer.decode(list(ids), skip_special_tokens=True)
         return text
 
+    def knows(self, text: str) -> bool:
+        """Whether the tokenizer has tokens of its own for every letter and digit of the text, and for some of it."""
+        encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        known = {
+            place
+            for token, (start, end) in zip(encoding.ids, encoding.offsets, strict=True)
+            if self.token_bytes[token]
+            for place in range(start, end)
+        }
+        return bool(known) and all(place in known for place, letter in enumerate(text) if letter.isalnum())
+
     @cached_property
-    def token_texts(self) -> list[str]:
-        """The text that each id adds to a decoded one, by id, for the output grammars."""
-        # Decoded after a fixed neighbor, because a tokenizer may drop the space or mark of a first token.
-        neighbor = self.output("a")[0]
-        before = self.decode([neighbor])
-        pairs = [[neighbor, token] for token in range(self._tokenizer.get_vocab_size())]
-        return [text.removeprefix(before) for text in self._tokenizer.decode_batch(pairs, skip_special_tokens=True)]
+    def token_bytes(self) -> list[bytes]:
+        """See `model.text.vocabulary.token_bytes`; the tokens that frame a prompt have none."""
+        from model.text.vocabulary import token_bytes  # which a process without a tokenizer does not need
+
+        framing = (self.special.bos, self.special.eos, self.special.emb, self.special.pad)
+        return [b"" if token in framing else text for token, text in enumerate(token_bytes(self._tokenizer))]
 
     def _piece(self, text: str) -> list[int]:
         if text not in self._pieces:
@@ -225,8 +236,8 @@ def plain_text(text: str) -> str:
 
 
 def topics_text(hashtags: Sequence[str]) -> str:
-    """Hashtags as prompts and outputs have them: ``citywalk, coffee``."""
-    return ", ".join(hashtags)
+    """Hashtags as prompts and outputs have them, clean: ``citywalk, coffee``."""
+    return ", ".join(clean_tags(hashtags))
 
 
 def _as_text(title: str, topics: str | None, content: str) -> str:

@@ -124,7 +124,7 @@ class TrainingSet:
             self._related.setdefault(a, {a}).add(b)
             self._related.setdefault(b, {b}).add(a)
         self._builder = builder
-        self._tags = [clean_tags(list(note.hashtags)) for note in notes]
+        self._tags = [clean_tags(note.hashtags) for note in notes]
         self._order = lru_cache(maxsize=2)(self._shuffled)
 
     @property

@@ -1,41 +1,131 @@
-import itertools
 import math
+import unicodedata
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.scripts import EMOJI, hashtags
 from support.tiny import tiny_tokenizer
+from support.vocabularies import builder as builder_of
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from model.network.checkpoint import special_ids
-from model.text.grammar import TOKENS_PER_HASHTAG, CategoryGrammar, TagGrammar
-from model.text.hashtags import clean_tag
+from model.text.automaton import REFUSED, START, transitions
+from model.text.grammar import CategoryGrammar, TagGrammar, follow
+from model.text.hashtags import MAX_CHARS, clean_tag
 from model.text.prompt import SHARED, PromptBuilder
 
 _TOKENIZER = tiny_tokenizer()
 BUILDER = PromptBuilder(_TOKENIZER, special_ids(_TOKENIZER, "<s>", "</s>", None), SHARED, 20, 80)
 GRAMMAR = TagGrammar(BUILDER, 20)
-SIZE = len(BUILDER.token_texts)
+SIZE = len(BUILDER.token_bytes)
+# Tokens of it hold parts of characters, and ends of hashtags with the comma and the space behind them.
+MERGED = builder_of("byte-level")
 
 
-def _greedy(scores: torch.Tensor, steps: int) -> list[int]:
-    """What a network that wants ``scores`` at every step may write."""
+def _allowed(grammar: TagGrammar, written: list[int]) -> torch.Tensor:
+    """Whether each token may follow, bool, shape (V,)."""
+    state = follow(grammar, grammar.start, written)
+    return grammar.log_probabilities(torch.zeros(1, len(grammar._bytes)), [state])[0].isfinite()
+
+
+def _can_write(grammar: TagGrammar, tokens: list[int]) -> bool:
+    return all(bool(_allowed(grammar, tokens[:place])[token]) for place, token in enumerate(tokens))
+
+
+def _greedy(grammar: TagGrammar, scores_TV: torch.Tensor) -> list[int]:
+    """What a network that wants these scores, one after the other, writes."""
     written: list[int] = []
-    while len(written) < steps and GRAMMAR.end not in written:
-        written.append(int(GRAMMAR.log_probabilities(scores[None], [written])[0].argmax()))
+    state = grammar.start
+    for scores_V in scores_TV:
+        if not grammar.goes_on(state):
+            break
+        written.append(int(grammar.log_probabilities(scores_V[None], [state])[0].argmax()))
+        state = grammar.advance(state, written[-1])
     return written
 
 
 @settings(max_examples=100)
-@given(st.integers(0, 2**31))
-def test_whatever_a_network_wants_it_writes_closed_hashtags_of_allowed_characters(seed):
-    written = _greedy(torch.randn(SIZE, generator=torch.Generator().manual_seed(seed)), 60)
-    text = BUILDER.decode([token for token in written if token != GRAMMAR.end])
-    assert all(letter.isalnum() or letter in "_, " for letter in text.replace("\ufffd", ""))
-    runs = "".join("," if token in (GRAMMAR.comma, GRAMMAR.end) else "x" for token in written).split(",")
-    assert max(len(run) for run in runs) <= TOKENS_PER_HASHTAG
-    assert not any(a == b for a, b in itertools.pairwise(written))
+@given(st.integers(0, 2**31), st.sampled_from([BUILDER, MERGED]))
+def test_whatever_a_network_wants_it_writes_closed_hashtags_of_allowed_characters(seed, builder):
+    grammar = TagGrammar(builder, 5)
+    random = torch.Generator().manual_seed(seed)
+    written = _greedy(grammar, torch.randn((grammar.max_tokens, len(builder.token_bytes)), generator=random))
+    text = b"".join(builder.token_bytes[token] for token in written).decode()  # whole characters, or it raises
+    assert all(unicodedata.category(letter)[0] in "LMN" or letter in "_ ,，、،" for letter in text)
+    found = grammar.parse(written, [0.0] * len(written))
+    assert 1 <= len(found) <= 5
+    assert all(clean_tag(tag.name) == tag.name for tag in found)
+
+
+@settings(max_examples=300)
+@given(st.lists(st.sampled_from([tag for tags in hashtags().values() for tag in tags]), min_size=1, max_size=5))
+def test_whatever_is_a_clean_hashtag_can_be_written_with_the_tokens_that_training_teaches(tags):
+    grammar = TagGrammar(MERGED, 5)
+    tokens = MERGED.output(", ".join(tags))
+    assert _can_write(grammar, tokens)
+    assert {tag.name for tag in grammar.parse(tokens, [0.0] * len(tokens))} == set(tags)
+
+
+@settings(max_examples=500)
+@given(st.text(max_size=45))
+def test_any_text_that_cleans_to_a_hashtag_does_so_letter_by_letter_and_byte_by_byte(text):
+    tag = clean_tag(text)
+    if tag is not None:
+        tokens = BUILDER.output(f"a, {tag}")
+        assert _can_write(TagGrammar(BUILDER, 2), tokens)
+
+
+def test_the_bytes_that_the_automaton_takes_are_those_of_hashtags_and_nothing_else():
+    """Every character after a letter, judged by `clean_tag`; overlong forms, surrogates and stray bytes by Python."""
+    table = transitions()
+
+    def place(text: bytes) -> int:
+        state = START
+        for byte in text:
+            state = int(table[state, byte])
+        return state
+
+    for point in [*range(0x3400), *range(0x9F00, 0x10000), *range(0x10000, 0x10F000, 37)]:
+        letter = chr(point)
+        if letter in " ,，、،" or 0xD800 <= point < 0xE000:
+            continue
+        is_allowed = letter == "_" or unicodedata.category(letter) in ("Mn", "Mc") or letter.isalnum()
+        invisible = clean_tag(f"a{letter}b") is None and clean_tag(f"a{letter}") is None
+        compatible = unicodedata.normalize("NFKC", letter) != letter
+        if not compatible:
+            assert (place(f"a{letter}".encode()) != REFUSED) == (is_allowed and not invisible), hex(point)
+    for text in (b"\xc0\x80", b"\xe0\x80", b"\xed\xa0", b"\xf0\x80", b"\xf4\x90", b"\xf8", b"\x80", b"\xe6\x97a"):
+        assert place(text) == REFUSED
+
+
+@pytest.mark.parametrize("text", EMOJI)
+def test_no_part_of_an_emoji_is_written(text):
+    for builder in (BUILDER, MERGED):
+        grammar = TagGrammar(builder, 5)
+        assert not _can_write(grammar, builder.output(text))
+        assert not _can_write(grammar, builder.output(f"travel, {text}"))
+
+
+def test_a_hashtag_ends_after_forty_characters_however_many_bytes_they_have():
+    for letter in ("x", "旅", "𠮷"):
+        tokens = BUILDER.output(letter * MAX_CHARS)[:-1]
+        assert _can_write(GRAMMAR, tokens)
+        allowed_V = _allowed(GRAMMAR, tokens)
+        assert {bytes(BUILDER.token_bytes[token]) for token in allowed_V.nonzero()[:, 0].tolist()} == {b"", b","}
+        assert allowed_V[GRAMMAR.end]
+
+
+def test_a_vocabulary_without_every_byte_writes_whole_characters_alone():
+    tokenizer = Tokenizer(models.BPE({"<s>": 0, "</s>": 1, "a": 2, ",": 3, "Ġ": 4, "æ": 5, "æĹħ": 6, "b": 7}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    builder = PromptBuilder(tokenizer, special_ids(tokenizer, "<s>", "</s>", None), SHARED, 20, 80)
+    assert builder.token_bytes[5:7] == [b"\xe6", "旅".encode()]
+    allowed_V = _allowed(TagGrammar(builder, 2), [])
+    assert allowed_V[6]
+    assert not allowed_V[5]
 
 
 def _hindi_builder() -> PromptBuilder:
@@ -70,45 +160,74 @@ def _hindi_builder() -> PromptBuilder:
 def test_whatever_is_written_in_a_script_with_marks_is_a_clean_hashtag(seed):
     builder = _hindi_builder()
     grammar = TagGrammar(builder, 20)
-    scores = torch.randn((60, len(builder.token_texts)), generator=torch.Generator().manual_seed(seed))
-    tokens: list[int] = []
-    while len(tokens) < len(scores) and grammar.goes_on(tokens):
-        tokens.append(int(grammar.log_probabilities(scores[len(tokens)][None], [tokens])[0].argmax()))
-    closed = builder.decode([token for token in tokens if token != grammar.end]).split(",")[:-1]
-    for text in closed:
-        # Underscores alone are a word to the tokenizer, and ## is how it decodes a word that begins in the middle.
-        assert clean_tag(text) is not None or set(text) <= set("#_ ")
+    scores_TV = torch.randn((60, len(builder.token_bytes)), generator=torch.Generator().manual_seed(seed))
+    tokens = _greedy(grammar, scores_TV)
+    text = b"".join(builder.token_bytes[token] for token in tokens).decode()
+    closed = text.split(",") if tokens[-1] == grammar.end else text.split(",")[:-1]
+    for tag in closed:
+        # Underscores alone are a word to the tokenizer, and a last token may lead beyond forty characters.
+        assert clean_tag(tag) is not None or set(tag) <= set("_ ") or len(tag) > MAX_CHARS or tokens == [grammar.end]
 
 
 def test_hindi_is_written_with_its_vowels():
     builder = _hindi_builder()
     tokens = builder.output("हिन्दी, travel")
     grammar = TagGrammar(builder, 20)
-    for place, token in enumerate(tokens):
-        allowed_V = grammar.log_probabilities(torch.zeros(1, len(builder.token_texts)), [tokens[:place]])[0].isfinite()
-        assert allowed_V[token]
+    assert _can_write(grammar, tokens)
     assert [tag.name for tag in grammar.parse(tokens, [0.0] * len(tokens))] == ["हिन्दी", "travel"]
 
 
 def test_a_list_may_be_empty_but_no_hashtag_of_it():
-    scores = torch.zeros(SIZE)
-    scores[GRAMMAR.end] = 9.0
-    assert _greedy(scores, 10) == [GRAMMAR.end]
-    scores[GRAMMAR.comma] = 99.0
-    assert _greedy(scores, 10)[0] == GRAMMAR.end
-    after_comma = GRAMMAR.log_probabilities(scores[None], [[5, GRAMMAR.comma]])[0]
-    assert after_comma[GRAMMAR.comma] == after_comma[GRAMMAR.end] == float("-inf")
+    [comma] = BUILDER.output(",")[:-1]
+    [space] = BUILDER.output(" ")[:-1]
+    empty = _allowed(GRAMMAR, [])
+    assert empty[GRAMMAR.end]
+    assert not empty[comma]
+    for written in ("travel,", "travel, "):
+        allowed_V = _allowed(GRAMMAR, BUILDER.output(written)[:-1])
+        assert not allowed_V[comma]
+        assert not allowed_V[GRAMMAR.end]
+    assert not _allowed(GRAMMAR, [space])[space]
 
 
-def test_hashtags_stand_most_likely_first_with_their_mean_token_probability():
-    tokens = BUILDER.output("travel, diy, travel")
-    cut = [place for place, token in enumerate(tokens) if token == GRAMMAR.comma]
-    probabilities = [0.5] * cut[0] + [1.0] + [0.9] * (cut[1] - cut[0] - 1) + [1.0]
-    probabilities += [0.7] * (len(tokens) - 1 - len(probabilities)) + [1.0]
+def test_one_word_does_not_follow_itself_but_letters_digits_and_syllables_do():
+    wordpiece = builder_of("WordPiece (MiniLM)")
+    grammar = TagGrammar(wordpiece, 5)
+    [travel] = wordpiece.output("travel")[:-1]
+    assert not _allowed(grammar, [travel])[travel]
+    assert _can_write(grammar, wordpiece.output("bora_bora, 2000, hahahaha, 人人"))
+
+
+def test_hashtags_stand_most_likely_first_with_the_mean_probability_of_their_own_tokens():
+    tokens = BUILDER.output("travel, diy, travel, 旅")
+    text = [BUILDER.token_bytes[token] for token in tokens]
+    bounds = [place for place, piece in enumerate(text) if piece == b","]
+    probabilities = [0.01] * len(tokens)  # of separators, and of the lone space before 旅
+    for place in range(bounds[0]):
+        probabilities[place] = 0.5
+    for place in range(bounds[0] + 1, bounds[1]):
+        probabilities[place] = 0.9
+    for place in range(bounds[1] + 1, bounds[2]):
+        probabilities[place] = 0.7
+    assert text[bounds[2] + 1 :] == [b" ", b"\xe6", b"\x97", b"\x85", b""]
+    for place, probability in zip(range(len(tokens) - 4, len(tokens) - 1), (0.1, 0.2, 0.4), strict=True):
+        probabilities[place] = probability
     found = GRAMMAR.parse(tokens, [math.log(p) for p in probabilities])
-    assert [tag.name for tag in found] == ["diy", "travel"]
-    assert found[0].score == pytest.approx(0.9)
-    assert found[1].score == pytest.approx(0.7)
+    assert [tag.name for tag in found] == ["diy", "travel", "旅"]
+    assert [tag.score for tag in found] == pytest.approx([0.9, 0.7, 0.2])
+
+
+def test_a_token_that_closes_a_hashtag_counts_toward_it():
+    tokens = MERGED.output("ที่, 咖啡")
+    grammar = TagGrammar(MERGED, 5)
+    merged = [token for token in range(len(MERGED.token_bytes)) if MERGED.token_bytes[token].endswith(b", ")]
+    assert len(merged) > 5, "the vocabulary has none, so this tests nothing"
+    token = next(token for token in merged if clean_tag(MERGED.token_bytes[token][:-2].decode(errors="ignore")))
+    written = [token, *MERGED.output("咖啡")]
+    [first, second] = grammar.parse(written, [math.log(0.3), *[math.log(0.2)] * (len(written) - 2), 0.0])
+    assert (first.score, second.score) == (pytest.approx(0.3), pytest.approx(0.2))
+    assert second.name == "咖啡"
+    assert tokens
 
 
 def test_a_hashtag_that_was_not_closed_is_dropped():
@@ -117,18 +236,18 @@ def test_a_hashtag_that_was_not_closed_is_dropped():
 
 
 def test_what_is_parsed_is_clean():
-    tokens = BUILDER.output("slow _ travel, 3d")
+    tokens = BUILDER.output("slow _ travel, 3d，旅 行、café")
     names = {tag.name for tag in GRAMMAR.parse(tokens, [0.0] * len(tokens))}
-    assert names == {"slow_travel", "3d"}
-    assert all(clean_tag(name) == name for name in names)
+    assert names == {"slow_travel", "3d", "旅行", "café"}
 
 
 def test_a_list_ends_behind_its_last_hashtag():
     grammar = GRAMMAR.of(2)
     tokens = BUILDER.output("travel, diy, trains")
-    commas = [place for place, token in enumerate(tokens) if token == grammar.comma]
-    assert grammar.goes_on(tokens[: commas[1]])
-    assert not grammar.goes_on(tokens[: commas[1] + 1])
+    [comma] = BUILDER.output(",")[:-1]
+    commas = [place for place, token in enumerate(tokens) if token == comma]
+    assert grammar.goes_on(follow(grammar, grammar.start, tokens[: commas[1]]))
+    assert not grammar.goes_on(follow(grammar, grammar.start, tokens[: commas[1] + 1]))
     assert [tag.name for tag in GRAMMAR.of(1).parse(tokens, [-0.1] * len(tokens))] == ["travel"]
 
 
@@ -139,10 +258,11 @@ def test_the_probabilities_of_all_paths_through_the_closed_set_add_up_to_one():
     logits = torch.randn(SIZE, generator=torch.Generator().manual_seed(1))
 
     def leaves(tokens: list[int], log_probabilities: list[float]) -> dict[str, float]:
-        if not grammar.goes_on(tokens):
+        state = follow(grammar, grammar.start, tokens)
+        if not grammar.goes_on(state):
             found = grammar.parse(tokens, log_probabilities)
             return {found.name: found.score}
-        next_V = grammar.log_probabilities(logits[None], [tokens])[0]
+        next_V = grammar.log_probabilities(logits[None], [state])[0]
         found = {}
         for token in next_V.isfinite().nonzero()[:, 0].tolist():
             found |= leaves([*tokens, token], [*log_probabilities, float(next_V[token])])
@@ -156,7 +276,7 @@ def test_the_probabilities_of_all_paths_through_the_closed_set_add_up_to_one():
 def test_what_is_written_behind_a_complete_category_changes_nothing():
     grammar = CategoryGrammar(BUILDER, ["Home Decor", "Home Gym", "Travel"])
     tokens = BUILDER.output("Travel")
-    assert not grammar.goes_on(tokens[:1])
+    assert not grammar.goes_on(follow(grammar, grammar.start, tokens[:1]))
     assert grammar.parse(tokens, [-0.5, *[-9.0] * (len(tokens) - 1)]).score == pytest.approx(math.exp(-0.5))
 
 
@@ -169,4 +289,4 @@ def test_a_network_may_have_more_logits_than_the_tokenizer_has_tokens():
     logits = torch.zeros(1, SIZE + 7)
     logits[0, SIZE:] = 99.0
     for grammar in (GRAMMAR, CategoryGrammar(BUILDER, ["Baking", "Travel"])):
-        assert grammar.log_probabilities(logits, [[]]).shape == (1, SIZE)
+        assert grammar.log_probabilities(logits, [grammar.start]).shape == (1, SIZE)

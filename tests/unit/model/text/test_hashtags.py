@@ -4,7 +4,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from model.text.hashtags import clean_tag, clean_tags, fold, is_tag_piece, spelling
+from model.text.hashtags import clean_tag, clean_tags, fold, spelling
 
 # Letters of many scripts with their marks, what is written between words, and what must never get through.
 PIECES = [
@@ -196,23 +196,6 @@ def test_these_are_two(one, other):
 @pytest.mark.parametrize("text", ["c++", "a&b", "🙂A", "x" * 41 + "!"])
 def test_what_is_no_hashtag_only_loses_its_case(text):
     assert fold(f"#{text}") == text.casefold()
-
-
-@pytest.mark.parametrize(
-    ("piece", "allowed"),
-    [
-        ("walk", True),
-        (" walk", True),
-        ("ि", True),
-        (" ि", False),
-        ("ि_", True),
-        ("_ि", False),
-        ("", False),
-        (" ", False),
-    ],
-)
-def test_a_piece_may_begin_with_a_mark_but_not_behind_a_space(piece, allowed):
-    assert is_tag_piece(piece) == allowed
 
 
 def test_repeated_hashtags_keep_their_first_place():
