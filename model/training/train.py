@@ -19,6 +19,7 @@ from model.network.sentence_bert import SentenceBert, open_encoder
 from model.note import Note
 from model.recipes import Recipe
 from model.text.prompt import TEMPLATES, PromptBuilder, SpecialIds
+from model.text.vocabulary import check_outputs
 from model.training.distributed import Ranks, Strategy, gather_weights, spread
 from model.training.examples import TrainingSet
 from model.training.head_init import follow_teacher, whiten_head
@@ -58,12 +59,14 @@ def train(
 
     Raises:
         TrainingError: if a loss is not finite, or ``out`` holds the state of another run.
-        BaseModelError, ValueError: see `open_base`, `TrainingSet`, `split_off` and `_refuse_mistakes`.
+        BaseModelError, VocabularyError, ValueError: see `open_base`, `check_outputs`, `TrainingSet`, `split_off` and
+            `_refuse_mistakes`.
     """
+    closed = tuple(sorted(categories or {note.category for note in notes if note.category}))
     with Ranks.join() as ranks:
         _refuse_mistakes(recipe, pairs, ranks)
         torch.manual_seed(recipe.seed)
-        start = _start(recipe, notes, pairs)
+        start = _start(recipe, notes, pairs, closed)
         network = start.network
         step = Step(spread(network, ranks, strategy, recipe.compute_dtype), recipe, ranks, start.teacher_ND)
         state = TrainingState(out / RUN, run_identity(recipe, notes, pairs), ranks)
@@ -75,9 +78,8 @@ def train(
     if not ranks.first:
         return None, history.losses
     fold_adapters(network.backbone, saved_dtype)
-    closed = categories or {note.category for note in notes if note.category}
     trained_on = {"notes": len(notes), "pairs": len(start.training_set.pairs), **_outcome(history, start.validation)}
-    save(out, network, start.tokenizer, start.special, recipe, tuple(sorted(closed)), trained_on)
+    save(out, network, start.tokenizer, start.special, recipe, closed, trained_on)
     del network, step, start  # the golden answers come from the files
     manifest = golden.record(out) if recipe.architecture == "decoder" else load_manifest(out)
     state.delete()
@@ -114,14 +116,17 @@ class _Start:
     teacher_ND: Tensor | None = None
 
 
-def _start(recipe: Recipe, notes: Sequence[Note], pairs: Pairs) -> _Start:
+def _start(recipe: Recipe, notes: Sequence[Note], pairs: Pairs, categories: Sequence[str]) -> _Start:
     if not recipe.contrastive and not pairs:
         # Pairs only decide which notes share a batch then.
         pairs = [(first.id, second.id) for first, second in zip(notes[::2], notes[1::2], strict=False)]
     gold: Pairs = ()
     if recipe.validate_every:
         pairs, gold = split_off(pairs, recipe.validation_share, recipe.seed)
-    start = _encoder(recipe, notes, pairs) if recipe.architecture == "encoder" else _decoder(recipe, notes, pairs)
+    if recipe.architecture == "encoder":
+        start = _encoder(recipe, notes, pairs)
+    else:
+        start = _decoder(recipe, notes, pairs, categories)
     return replace(start, validation=Validation.of(gold, [note.id for note in notes])) if gold else start
 
 
@@ -134,7 +139,7 @@ def _encoder(recipe: Recipe, notes: Sequence[Note], pairs: Pairs) -> _Start:
     return _Start(network, encoder.tokenizer, encoder.special, training_set)
 
 
-def _decoder(recipe: Recipe, notes: Sequence[Note], pairs: Pairs) -> _Start:
+def _decoder(recipe: Recipe, notes: Sequence[Note], pairs: Pairs, categories: Sequence[str]) -> _Start:
     """NoteLLM on a causal language model, with head and adapters as the recipe starts them."""
     # What learns is float32: in bfloat16 an update is smaller than half the step to the next number (decision 048).
     base = open_base(recipe.base_model, notes, recipe.compute_dtype if recipe.lora_rank else "float32")
@@ -145,6 +150,8 @@ def _decoder(recipe: Recipe, notes: Sequence[Note], pairs: Pairs) -> _Start:
     network = NoteLLM(base.backbone, recipe.dim, recipe.tau)
     template = TEMPLATES[recipe.template]
     builder = PromptBuilder(base.tokenizer, special, template, recipe.title_tokens, recipe.content_tokens)
+    if recipe.generative:
+        check_outputs(builder, categories)
     training_set = TrainingSet(notes, pairs, builder, recipe.pairs_per_combination, recipe.seed)
     teacher_ND = None
     if recipe.teacher is not None:
