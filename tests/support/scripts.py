@@ -1,6 +1,6 @@
 """Hashtags by script, clean ones as communities write them; doubled letters, digits and words among them."""
 
-import unicodedata
+from model.text.hashtags import clean_tags
 
 HASHTAGS = {
     "English": [
@@ -38,7 +38,7 @@ EMOJI = ["🍜", "🎉🎉", "☕", "❤️", "👩‍🍳", "🇯🇵", "1️�
 
 def hashtags() -> dict[str, list[str]]:
     """By script, in the form that `clean_tag` gives them."""
-    return {script: [unicodedata.normalize("NFC", tag) for tag in tags] for script, tags in HASHTAGS.items()}
+    return {script: clean_tags(tags) for script, tags in HASHTAGS.items()}
 
 
 def lists(tags: list[str]) -> list[list[str]]:
