@@ -15,10 +15,21 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from model.evaluation.metrics import Figure, bootstrap
+from model.evaluation.metrics import Figure, average_hits, bootstrap
 from model.evaluation.report import ALL_PAIRS, MIN_USERS, supported_pairs
-from model.evaluation.retrieval import KS
-from model.reproduction.results import ANSWERS, PLAN, RANKS, load_arrays, load_result
+from model.evaluation.retrieval import CLICKS, KS, fitting
+from model.reproduction.grid import COLD_START, EXPOSURE
+from model.reproduction.results import (
+    ANSWERS,
+    DEBIAS_WEIGHT,
+    FORMAT,
+    PLAN,
+    gold_file,
+    load_arrays,
+    load_result,
+    ranks_file,
+    ranks_name,
+)
 
 SUPPORTED = supported_pairs(MIN_USERS)
 # Columns of generation: name of the figure, and its heading.
@@ -35,7 +46,7 @@ FIGURES = {
     "f1": "F1@5",
 }
 # The plots draw these between the k of the tables.
-CURVE = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
+CURVE = tuple(step * 10**power for power in range(6) for step in (1, 2, 5))
 
 Values = NDArray[np.float64]
 Masks = Mapping[str, NDArray[np.bool_]]
@@ -46,31 +57,48 @@ Recall = Mapping[int, Figure]
 class Row:
     """One method in one table.
 
-    ``recall``: Recall@k by set of gold pairs. ``buckets``: by exposure of the truth. ``lead``: how far NoteLLM is ahead
-    of it, pair by pair, None for NoteLLM itself. All but the first are over the report's ``gold``. ``generation``:
-    figures by name, see `FIGURES`; empty for a method without.
+    ``recall``: Recall@k by set of gold pairs, ``average`` their mean over the k. ``buckets``: by exposure and by clicks
+    of the truth. ``lead``: how far NoteLLM is ahead of it, pair by pair, None for NoteLLM itself. All but ``recall``
+    are over the pool's ``gold``. ``generation``: figures by name, see `FIGURES`; empty for a method without.
     """
 
-    table: int
+    table: str
     label: str
     value: float | None
+    pool: str
     seeds: int
     recall: Mapping[str, Recall]
+    average: Figure
     buckets: Mapping[str, Recall]
     lead: Recall | None
     curve: Recall
     generation: Mapping[str, Figure]
 
+    @property
+    def sliced(self) -> Mapping[str, Recall]:
+        """The buckets that its table is about."""
+        wanted = {name: COLD_START if name in CLICKS else EXPOSURE for name in self.buckets}
+        return {name: recall for name, recall in self.buckets.items() if wanted[name] == self.table}
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """A pool and its gold pairs in figures. ``gold`` names the set that tables are about unless they say otherwise."""
+
+    data: str
+    notes: int
+    ks: tuple[int, ...]
+    gold: str
+    sets: Mapping[str, Mapping[str, int]]
+
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Everything that is shown. ``gold`` names the set of pairs that tables are about unless they say otherwise;
-    ``missing`` the rows, by table, whose runs are not all done; ``debias_weights`` b of each seed, if fitted."""
+    """Everything that is shown. ``pools`` by key, that of the split first; ``missing`` the rows, by table, whose runs
+    are not all done; ``debias_weights`` b of each seed, if fitted."""
 
     statement: Mapping[str, Any]
-    gold: str
-    sets: Mapping[str, Mapping[str, int]]
-    ks: tuple[int, ...]
+    pools: Mapping[str, Ranked]
     debias_weights: Sequence[float]
     rows: Sequence[Row]
     missing: Sequence[str]
@@ -108,35 +136,47 @@ def build_report(out: Path, ks: Sequence[int] = KS) -> Report:
     if not (out / PLAN).is_file():
         raise ValueError(f"{out}: no {PLAN} there; run `notellm reproduce --data DIR --out {out}` first")
     plan = json.loads((out / PLAN).read_text(encoding="utf-8"))
-    statement, gold, ours = plan["statement"], _load_gold(out / plan["gold"]), ("ranks", *plan["ours"])
-    ks = tuple(k for k in ks if k < statement["pool"]) or tuple(ks[:1])
+    if plan["format"] != FORMAT:
+        raise ValueError(f"{out / PLAN} is of another version; run `notellm reproduce --data DIR --out {out}` again")
+    golds = {key: _load_gold(out / gold_file(key)) for key in plan["pools"]}
+    pools = {key: _ranked(golds[key], fitting(ks, pool["notes"]), **pool) for key, pool in plan["pools"].items()}
+    main = next(iter(pools))
 
     @cache
-    def measured(ranks: str, *runs: str) -> _Measured | None:
-        return _load_measured(out, ranks, runs, statement["tag_notes"])
+    def measured(pool: str, ranks: str, *runs: str) -> _Measured | None:
+        return _load_measured(out, pool, ranks, runs, plan["statement"]["tag_notes"])
 
     @cache  # rows that share their runs share the work
-    def figures(*key: str) -> Mapping[str, Any] | None:
-        row = measured(*key)
-        return None if row is None else _figures(gold, ks, row, None if key == ours else measured(*ours))
+    def figures(pool: str, *key: str) -> Mapping[str, Any] | None:
+        row, ours = measured(pool, *key), (ranks_name(0.0), *plan["ours"])
+        rival = None if key == ours else measured(pool, *ours)
+        return None if row is None else _figures(golds[pool], pools[pool].ks, row, rival)
 
     rows, missing = [], []
     for row in tqdm(plan["rows"], desc="report", unit="row", delay=1, disable=None):
-        fields = figures(row["ranks"], *row["runs"])
+        fields = figures(row["pool"], row["ranks"], *row["runs"])
         done = 0 if fields is None else fields["seeds"]
         if done < len(row["runs"]):
-            missing.append(f"Table {row['table']}, {row['label']}: {done} of {len(row['runs'])} runs done")
+            missing.append(f"{table_name(row['table'])}, {row['label']}: {done} of {len(row['runs'])} runs done")
         if fields is not None:
-            rows.append(Row(row["table"], row["label"], row["value"], **fields))
+            rows.append(Row(row["table"], row["label"], row["value"], row["pool"], **fields))
     if not rows:
         raise ValueError(f"{out}: no run is done yet; run `notellm reproduce --data DIR --out {out}` again")
+    our_runs = measured(main, ranks_name(0.0), *plan["ours"])
+    return Report(plan["statement"], pools, our_runs.debias_weights if our_runs else [], rows, missing)
+
+
+def table_name(table: str) -> str:
+    """``Table 4`` for the paper's, ``Cold start`` for another."""
+    return f"Table {table}" if table.isdigit() else table.replace("-", " ").capitalize()
+
+
+def _ranked(gold: _Gold, ks: tuple[int, ...], *, data: str, notes: int) -> Ranked:
     sizes = {
         name: {"pairs": int(inside.sum()), "targets": len(np.unique(gold.targets[inside]))}
         for name, inside in gold.sets.items()
     }
-    our_runs = measured(*ours)
-    weights = our_runs.debias_weights if our_runs else []
-    return Report(statement, next(iter(gold.sets)), sizes, ks, weights, rows, missing)
+    return Ranked(data, notes, ks, next(iter(gold.sets)), sizes)
 
 
 def _figures(gold: _Gold, ks: Sequence[int], row: _Measured, ours: _Measured | None) -> Mapping[str, Any]:
@@ -153,9 +193,11 @@ def _figures(gold: _Gold, ks: Sequence[int], row: _Measured, ours: _Measured | N
         ahead_P: Values = ours.hits(k).mean(axis=0) - row.hits(k).mean(axis=0)
         return ahead_P[None]
 
+    of_pairs = np.stack([average_hits(ranks_P[believed], ks) for ranks_P in row.ranks])
     return {
         "seeds": len(row.ranks),
         "recall": {name: recall(inside, ks) for name, inside in gold.sets.items()},
+        "average": _figure(of_pairs, gold.targets[believed]),
         "buckets": {name: recall(inside, ks) for name, inside in gold.buckets.items()},
         "lead": None if ours is None else recall(believed, ks, ahead),
         "curve": recall(believed, curve),
@@ -186,22 +228,23 @@ def _not_empty(masks: Masks) -> Masks:
     return {name: inside for name, inside in masks.items() if inside.any()}
 
 
-def _load_measured(out: Path, ranks: str, runs: Sequence[str], tag_notes: int) -> _Measured | None:
-    """The finished ones of the runs, None if there is none; predictions for another number of notes are left out.
+def _load_measured(out: Path, pool: str, ranks: str, runs: Sequence[str], tag_notes: int) -> _Measured | None:
+    """The runs that ranked the pool, None if there is none; predictions for another number of notes are left out.
 
     ``ranks`` is the array of their ranks.
     """
     folders = {out / "runs" / run: load_result(out / "runs" / run) for run in runs}
-    done = {folder: result for folder, result in folders.items() if result is not None}
+    done = {folder: result for folder, result in folders.items() if result and (folder / ranks_file(pool)).is_file()}
     if not done:
         return None
     generated = {folder: result.generation for folder, result in done.items() if result.generation is not None}
     generated = {folder: figures for folder, figures in generated.items() if figures["wanted"] == tag_notes}
+    saved = [load_arrays(folder / ranks_file(pool)) for folder in done]
     return _Measured(
-        np.stack([load_arrays(folder / RANKS)[ranks] for folder in done]),
+        np.stack([arrays[ranks] for arrays in saved]),
         _stacked([load_arrays(folder / ANSWERS) for folder in generated]),
         _stacked([figures["at_once"] for figures in generated.values()]),
-        [result.debias_weight for result in done.values() if result.debias_weight is not None],
+        [float(arrays[DEBIAS_WEIGHT][0]) for arrays in saved if DEBIAS_WEIGHT in arrays],
     )
 
 

@@ -1,4 +1,4 @@
-"""The grid: the rows of the paper's Tables 2 to 6, and the cells that are run for them.
+"""The grid: the rows of the paper's Tables 2 to 6 and of three more, and the cells that are run for them.
 
 A row has a method: a recipe to train, or an opponent that needs no training. A cell is a method with one seed, and its
 folder is named by everything that it depends on: method, data and split. Rows with one method share their cells,
@@ -8,38 +8,41 @@ nothing finished is run again, and a changed recipe or changed data never meets 
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from model.data.cooccurrence import HOLDOUT, SEED
 from model.evaluation.debias import STEPS
 from model.network.checkpoint import CheckpointError, load_manifest
 from model.recipes import Recipe
-from model.reproduction.results import FORMAT, Result, load_result
+from model.reproduction.results import FORMAT, Result, load_result, ranks_file
+from model.reproduction.split import SplitRules
 
-TABLES = (2, 3, 4, 5, 6)
+METHODS, EXPOSURE, ABLATIONS, SHARE, ALPHA = PAPER_TABLES = ("2", "3", "4", "5", "6")
+# Recall by clicks of the truth; trained on one community, tested on another; NoteLLM with each of two prompts.
+COLD_START, CROSS_PLATFORM, PROMPTS = "cold-start", "cross-platform", "prompts"
+TABLES = (*PAPER_TABLES, COLD_START, CROSS_PLATFORM, PROMPTS)
+GENERATING = (ABLATIONS, SHARE, ALPHA, PROMPTS)  # the tables with figures of generation
 # Table 5 and Table 6: the values of the paper.
 SHARES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 ALPHAS = (0.0, 0.001, 0.01, 0.1, 1.0, 10.0)
 OURS, OURS_NAME = "NoteLLM", "notellm"
-GENERATING = (4, 5, 6)  # the tables with figures of generation
 # SentenceBERT was pre-trained for this task: the rate of a network that has to learn it would undo that.
 ENCODER_RATE = 1e-4
 
 
 @dataclass(frozen=True, slots=True)
 class Untrained:
-    """An opponent that learns nothing from pairs; with a recipe, that recipe's base model and template, zero-shot."""
+    """An opponent that learns nothing from pairs: by its name alone, or a recipe's base model and template, zero-shot,
+    or an encoder (see `model.network.sentence_bert.open_encoder`) as it comes."""
 
     name: str
     recipe: Recipe | None = None
+    encoder: str | None = None
 
 
 Method = Recipe | Untrained
-POPULARITY, SAME_CATEGORY, TF_IDF, BM25, MINILM = map(
-    Untrained, ("popularity", "same-category", "tf-idf", "bm25", "minilm")
-)
+POPULARITY, SAME_CATEGORY, TF_IDF, BM25 = map(Untrained, ("popularity", "same-category", "tf-idf", "bm25"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +53,7 @@ class GridRow:
     `model.evaluation.debias`.
     """
 
-    table: int
+    table: str
     label: str
     method: Method
     value: float | None = None
@@ -59,29 +62,40 @@ class GridRow:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """The options of a reproduction. ``tag_notes``: limit on the notes to predict categories for, and hashtags for."""
+    """The options of a reproduction.
+
+    ``sentence_bert`` is the encoder of every SentenceBERT, ``also_test`` the folder of another community's notes and
+    events, for the table `CROSS_PLATFORM`. ``tag_notes``: limit on the notes to predict categories for, and hashtags
+    for.
+    """
 
     recipe: Recipe
-    tables: tuple[int, ...] = TABLES
+    tables: tuple[str, ...] = PAPER_TABLES
     seeds: tuple[int, ...] = (0,)
-    holdout: float = HOLDOUT
-    split_seed: int = SEED
-    pairs_min_users: int = 2
+    split: SplitRules = field(default_factory=SplitRules)
+    sentence_bert: str = "minilm"
+    also_test: Path | None = None
     tag_notes: int = 1000
 
     def __post_init__(self) -> None:
         if unknown := sorted(set(self.tables) - set(TABLES)):
-            raise ValueError(f"there is no table {unknown[0]}; the tables are {', '.join(map(str, TABLES))}")
+            raise ValueError(f"there is no table {unknown[0]}; the tables are {', '.join(TABLES)}")
         if not self.tables or not self.seeds:
             raise ValueError("at least one table and one seed are needed")
+        if (CROSS_PLATFORM in self.tables) is not (self.also_test is not None):
+            raise ValueError(f"the table {CROSS_PLATFORM} is of the notes that --also-test names: give both or neither")
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One method to train, if it is a recipe, and to measure. ``predicts``: the tables show its generation, too."""
+    """One method to train, if it is a recipe, and to measure.
+
+    ``pools``: keys of the pools that it ranks. ``predicts``: the tables show its generation, too.
+    """
 
     method: Method
     folder: Path
+    pools: tuple[str, ...]
     predicts: bool
 
     @property
@@ -96,6 +110,10 @@ class Cell:
         except CheckpointError:
             return None
 
+    def unranked(self) -> list[str]:
+        """The keys of the pools that it has not ranked yet."""
+        return [key for key in self.pools if not (self.folder / ranks_file(key)).is_file()]
+
     def must_predict(self, result: Result, tag_notes: int) -> bool:
         """Whether the result lacks predictions for so many notes."""
         return self.predicts and (result.generation is None or result.generation["wanted"] != tag_notes)
@@ -103,7 +121,7 @@ class Cell:
     def state(self, tag_notes: int) -> str:
         """Its progress: done, ranked, trained, interrupted, or to do."""
         result = load_result(self.folder)
-        if result is not None:
+        if result is not None and not self.unranked():
             return "ranked" if self.must_predict(result, tag_notes) else "done"
         if self.trained_on() is not None:
             return "trained"
@@ -113,37 +131,51 @@ class Cell:
 Plan = Sequence[tuple[GridRow, Sequence[Cell]]]
 
 
-def grid(base: Recipe) -> list[GridRow]:
-    """Every row of every table, in the paper's order, with popularity and TF-IDF in each."""
+def grid(base: Recipe, sentence_bert: str = "minilm") -> list[GridRow]:
+    """Every row of every table, in the paper's order, with popularity and TF-IDF in each but that of the prompts."""
     ours = replace(base, name=OURS_NAME)
+    encoder = "MiniLM" if sentence_bert == "minilm" else Path(sentence_bert).name
     simple: dict[str, Method] = {"popularity": POPULARITY, "TF-IDF": TF_IDF}
+    zero_shot: dict[str, Method] = {
+        f"SentenceBERT ({encoder}) zero-shot": Untrained("sentence-bert-zero-shot", encoder=sentence_bert)
+    }
     untrained: dict[str, Method] = {
         "popularity": POPULARITY,
         "same category, by popularity": SAME_CATEGORY,
         "TF-IDF": TF_IDF,
         "BM25": BM25,
-        "SentenceBERT (MiniLM) zero-shot": MINILM,
+        **zero_shot,
         "zero-shot, last token": Untrained("zero-shot", replace(base, template="bare")),
         "PromptEOL zero-shot": Untrained("prompteol", replace(base, template="eol")),
     }
+    fine_tuned: dict[str, Method] = {"SentenceBERT, fine-tuned": _sentence_bert(base, sentence_bert)}
     rivals: dict[str, Method] = {
-        "SentenceBERT, fine-tuned": _sentence_bert(base),
-        "PromptEOL+CSE": replace(base, name="prompteol-cse", template="eol", alpha=0.0, generative=False),
-        "RepLLaMA style": replace(base, name="repllama", template="bare", alpha=0.0, generative=False),
+        **fine_tuned,
+        "PromptEOL+CSE": _without_csft(base, "prompteol-cse", "eol"),
+        "RepLLaMA style": _without_csft(base, "repllama", "bare"),
         OURS: ours,
     }
-    ablations: dict[str, Method] = {
-        OURS: ours,
-        "w/o CSFT": replace(base, name="without-csft", alpha=0.0, generative=False),
-    }
+    ablations: dict[str, Method] = {OURS: ours, "w/o CSFT": _without_csft(base, "without-csft", base.template)}
     ablations |= {f"w/o GCL (r = {share:.0%})": _without_gcl(base, share) for share in (0.4, 0.0, 1.0)}
-    tables = {2: untrained | rivals, 3: simple | rivals, 4: simple | ablations, 5: simple, 6: simple}
+    elsewhere = simple | zero_shot | fine_tuned | {OURS: ours}
+    templates = dict.fromkeys(("paper", "shared", base.template))
+    prompts: dict[str, Method] = {f"{OURS}, prompt {name}": _with_prompt(base, name) for name in templates}
+    tables = {
+        METHODS: untrained | rivals,
+        EXPOSURE: simple | rivals,
+        ABLATIONS: simple | ablations,
+        SHARE: simple,
+        ALPHA: simple,
+        COLD_START: elsewhere,
+        CROSS_PLATFORM: elsewhere,
+        PROMPTS: prompts,
+    }
     rows = [GridRow(table, label, method) for table, named in tables.items() for label, method in named.items()]
     shares, alphas = sorted({*SHARES, base.hashtag_share}), sorted({*ALPHAS, base.alpha})
-    rows += [GridRow(3, f"{OURS}, debias {step:g}", ours, debias=step) for step in STEPS if step]
-    rows += [GridRow(5, f"r = {share:.0%}", _with_share(base, share), share) for share in shares]
-    rows += [GridRow(6, f"α = {alpha:g}", _with_alpha(base, alpha), alpha) for alpha in alphas]
-    return sorted(rows, key=lambda row: row.table)
+    rows += [GridRow(EXPOSURE, f"{OURS}, debias {step:g}", ours, debias=step) for step in STEPS if step]
+    rows += [GridRow(SHARE, f"r = {share:.0%}", _with_share(base, share), share) for share in shares]
+    rows += [GridRow(ALPHA, f"α = {alpha:g}", _with_alpha(base, alpha), alpha) for alpha in alphas]
+    return sorted(rows, key=lambda row: TABLES.index(row.table))
 
 
 def _with_share(base: Recipe, share: float) -> Recipe:
@@ -154,52 +186,61 @@ def _with_alpha(base: Recipe, alpha: float) -> Recipe:
     return replace(base, name=OURS_NAME if alpha == base.alpha else f"alpha-{alpha:g}", alpha=alpha)
 
 
+def _with_prompt(base: Recipe, template: str) -> Recipe:
+    return replace(base, name=OURS_NAME if template == base.template else f"prompt-{template}", template=template)
+
+
+def _without_csft(base: Recipe, name: str, template: str) -> Recipe:
+    return replace(base, name=name, template=template, alpha=0.0, generative=False)
+
+
 def _without_gcl(base: Recipe, share: float) -> Recipe:
     # A teacher would bring back what is left out here.
     return replace(base, name=f"without-gcl-r-{share:g}", contrastive=False, hashtag_share=share, teacher=None)
 
 
-def _sentence_bert(base: Recipe) -> Recipe:
+def _sentence_bert(base: Recipe, encoder: str) -> Recipe:
     return replace(
-        base,
-        name="sentence-bert",
-        base_model=base.base_model if _is_encoder(base.base_model) else "minilm",
+        _without_csft(base, "sentence-bert", "bare"),
+        base_model=encoder,
         architecture="encoder",
-        template="bare",
-        alpha=0.0,
-        generative=False,
         learning_rate=min(base.learning_rate, ENCODER_RATE),
         teacher=None,
     )
 
 
-def _is_encoder(base_model: str) -> bool:
-    """True for a folder with a BERT in it."""
-    config = Path(base_model) / "config.json"
-    return config.is_file() and json.loads(config.read_text(encoding="utf-8")).get("model_type") == "bert"
-
-
-def plan(request: Request, digest: str, has_categories: bool, out: Path) -> Plan:
+def plan(request: Request, digest: str, has_categories: bool, out: Path, other_digest: str = "") -> Plan:
     """The rows of the asked tables with their cells: one a seed where a method is trained, else one.
 
     A cell is named as NoteLLM or after the first row of all tables that needs it, so its folder is the same for any
-    choice of tables.
+    choice of tables. ``other_digest`` is of the notes of `Request.also_test`.
     """
-    rows = [row for row in grid(request.recipe) if has_categories or row.method != SAME_CATEGORY]
+    rows = [row for row in grid(request.recipe, request.sentence_bert) if has_categories or row.method != SAME_CATEGORY]
     asked = [row for row in rows if row.table in request.tables]
     names = {_unnamed(row.method): row.method.name for row in reversed(rows)} | {_unnamed(request.recipe): OURS_NAME}
     predicting = {_unnamed(row.method) for row in asked if row.table in GENERATING and _suggests(row.method)}
-    split = (digest, request.holdout, request.split_seed, request.pairs_min_users)
+    pools: dict[Method, dict[str, None]] = {}
+    for row in asked:
+        key = pool_key(request, other_digest if row.table == CROSS_PLATFORM else digest, row.table == CROSS_PLATFORM)
+        pools.setdefault(_unnamed(row.method), {})[key] = None
 
     def cells(method: Method) -> Iterator[Cell]:
         shared = _unnamed(method)
         for one in [replace(method, seed=seed) for seed in request.seeds] if isinstance(method, Recipe) else [method]:
             named = replace(one, name=names[shared])
-            identity = json.dumps([FORMAT, asdict(_unnamed(one)), *split], sort_keys=True)
-            folder = f"{named.name}-{hashlib.sha256(identity.encode()).hexdigest()[:10]}"
-            yield Cell(named, out / "runs" / folder, shared in predicting)
+            folder = f"{named.name}-{_digest(FORMAT, asdict(_unnamed(one)), digest, request.split.of_training())}"
+            yield Cell(named, out / "runs" / folder, tuple(pools[shared]), shared in predicting)
 
     return [(row, list(cells(row.method))) for row in asked]
+
+
+def pool_key(request: Request, digest: str, other: bool = False) -> str:
+    """The name of a pool's files: test notes of data with this digest, or all notes of an ``other`` data set."""
+    return _digest(digest, asdict(request.split.rules) if other else asdict(request.split))
+
+
+def _digest(*parts: object) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:10]
 
 
 def _unnamed(method: Method) -> Method:
@@ -221,7 +262,7 @@ def describe_plan(rows: Plan, tag_notes: int) -> str:
     """The cells as lines: name, progress, tables that need it; the last line counts them."""
     tables: dict[Cell, list[str]] = {}
     for row, cell in ((row, cell) for row, cells in rows for cell in cells):
-        tables[cell] = list(dict.fromkeys([*tables.get(cell, []), str(row.table)]))
+        tables[cell] = list(dict.fromkeys([*tables.get(cell, []), row.table]))
     states = {cell: cell.state(tag_notes) for cell in tables}
     width = max(len(cell.folder.name) for cell in tables)
     lines = [f"{cell.folder.name:<{width}}  {states[cell]:<11}  table {', '.join(tables[cell])}" for cell in tables]

@@ -5,37 +5,37 @@ from functools import partial
 from typing import Any
 
 from model.evaluation.plots import COLORS, INK, MARKERS, OURS_COLOR, bars, draw_curve, panels_of, svg
-from model.reproduction.analysis import FIGURES, Report, Row
-from model.reproduction.grid import OURS
+from model.reproduction.analysis import FIGURES, Ranked, Report, Row
+from model.reproduction.grid import ALPHA, COLD_START, CROSS_PLATFORM, EXPOSURE, METHODS, OURS, SHARE
 
 
 def draw(report: Report) -> dict[str, bytes]:
     """The report's plots as SVG files by name; without the rows for it, a plot is left out."""
     return {
-        name: plot(report, rows)
+        name: plot(report.pools[rows[0].pool], rows)
         for name, (table, _, plot) in PLOTS.items()
-        if (rows := [row for row in report.rows if row.table == table and (table != 3 or row.buckets)])
+        if (rows := [row for row in report.rows if row.table == table and (row.sliced or table not in _SLICED)])
     }
 
 
-def _draw_recall(report: Report, rows: Sequence[Row]) -> bytes:
+def _draw_recall(pool: Ranked, rows: Sequence[Row]) -> bytes:
     """Recall@k against k, a line a method."""
     with panels_of(1, 9.5, 5.5) as (canvas, [axes]):
         for place, row in enumerate(rows):
             draw_curve(axes, list(row.curve), list(row.curve.values()), _style(row, place))
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter("{x:,.0f}")
-        axes.set(xlabel="k (notes, log scale)", ylabel="Recall@k (%)", title=f"Recall@k, {report.gold}")
+        axes.set(xlabel="k (notes, log scale)", ylabel="Recall@k (%)", title=f"Recall@k, {pool.gold}")
         _legend_right(axes)
         return svg(canvas)
 
 
-def _draw_exposure(report: Report, rows: Sequence[Row]) -> bytes:
-    """Recall by exposure of the truth, a group of bars a bucket."""
-    k, buckets, width = _middle(report.ks), list(rows[0].buckets), 0.8 / len(rows)
+def _draw_buckets(pool: Ranked, rows: Sequence[Row], by: str) -> bytes:
+    """Recall by exposure or clicks of the truth, a group of bars a bucket."""
+    k, buckets, width = _middle(pool.ks), list(rows[0].sliced), 0.8 / len(rows)
     with panels_of(1, 9.5, 4.5) as (canvas, [axes]):
         for place, row in enumerate(rows):
-            figures, style = [row.buckets[name][k] for name in buckets], _style(row, place)
+            figures, style = [row.sliced[name][k] for name in buckets], _style(row, place)
             axes.bar(
                 [group + (place - (len(rows) - 1) / 2) * width for group in range(len(buckets))],
                 [100 * one.mean for one in figures],
@@ -47,19 +47,19 @@ def _draw_exposure(report: Report, rows: Sequence[Row]) -> bytes:
                 edgecolor=style["color"],
             )
         axes.set_xticks(range(len(buckets)), buckets)
-        axes.set(xlabel="exposure of the related note", ylabel=f"Recall@{k} (%)", title=f"Recall@{k} by exposure")
+        axes.set(xlabel=f"{by} of the related note", ylabel=f"Recall@{k} (%)", title=f"Recall@{k} by {by}")
         _legend_right(axes)
         return svg(canvas)
 
 
-def _draw_sweep(report: Report, rows: Sequence[Row], swept: str) -> bytes:
+def _draw_sweep(pool: Ranked, rows: Sequence[Row], swept: str) -> bytes:
     """Recall (left) and generation (right) against the swept value, evenly spaced."""
-    rows, k = [row for row in rows if row.value is not None], _middle(report.ks)
+    rows, k = [row for row in rows if row.value is not None], _middle(pool.ks)
     places = list(range(len(rows)))
     with panels_of(2, 10.5, 4.2) as (canvas, [left, right]):
         style = {"color": OURS_COLOR, "marker": "o", "label": f"Recall@{k}"}
-        draw_curve(left, places, [row.recall[report.gold][k] for row in rows], style)
-        left.set(ylabel=f"Recall@{k} (%)", title=f"Recall@{k}, {report.gold}")
+        draw_curve(left, places, [row.recall[pool.gold][k] for row in rows], style)
+        left.set(ylabel=f"Recall@{k} (%)", title=f"Recall@{k}, {pool.gold}")
         for place, name in enumerate(("accuracy", "unconstrained_illegal", "rouge1", "f1")):
             if all(name in row.generation for row in rows):
                 style = {"color": COLORS[place], "marker": MARKERS[place], "label": FIGURES[name]}
@@ -75,12 +75,15 @@ def _draw_sweep(report: Report, rows: Sequence[Row], swept: str) -> bytes:
 
 _R, _ALPHA = "r (share of a batch that writes hashtags)", "α (weight of the generation loss)"
 # By file: its table, its description, and the function that draws it.
-PLOTS: dict[str, tuple[int, str, Callable[[Report, Sequence[Row]], bytes]]] = {
-    "recall.svg": (2, "Recall against k", _draw_recall),
-    "exposure.svg": (3, "Recall by exposure", _draw_exposure),
-    "shares.svg": (5, "Recall and generation by r", partial(_draw_sweep, swept=_R)),
-    "alphas.svg": (6, "Recall and generation by α", partial(_draw_sweep, swept=_ALPHA)),
+PLOTS: dict[str, tuple[str, str, Callable[[Ranked, Sequence[Row]], bytes]]] = {
+    "recall.svg": (METHODS, "Recall against k", _draw_recall),
+    "exposure.svg": (EXPOSURE, "Recall by exposure", partial(_draw_buckets, by="exposure")),
+    "shares.svg": (SHARE, "Recall and generation by r", partial(_draw_sweep, swept=_R)),
+    "alphas.svg": (ALPHA, "Recall and generation by α", partial(_draw_sweep, swept=_ALPHA)),
+    "clicks.svg": (COLD_START, "Recall by clicks", partial(_draw_buckets, by="clicks")),
+    "cross-platform.svg": (CROSS_PLATFORM, "Recall against k on the other notes", _draw_recall),
 }
+_SLICED = (EXPOSURE, COLD_START)  # nothing to draw where no bucket holds a truth
 
 
 def _style(row: Row, place: int) -> dict[str, Any]:

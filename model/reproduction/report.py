@@ -1,4 +1,4 @@
-"""The report of a reproduction: the paper's Tables 2 to 6 as Markdown, JSON and plots. No note's text is in it.
+"""The report of a reproduction: its tables as Markdown, JSON and plots. No note's text is in it.
 
 Figures are shares in 0..1 in the JSON, percent in the Markdown.
 """
@@ -12,17 +12,32 @@ from model.evaluation.reliability import MARKDOWN as RELIABILITY
 from model.evaluation.retrieval import KS
 from model.evaluation.tables import markdown, percent
 from model.files import write_bytes, write_json
-from model.reproduction.analysis import FIGURES, Recall, Report, Row, build_report
-from model.reproduction.grid import GENERATING, OURS
+from model.reproduction.analysis import FIGURES, Ranked, Recall, Report, Row, build_report, table_name
+from model.reproduction.grid import (
+    ABLATIONS,
+    ALPHA,
+    COLD_START,
+    CROSS_PLATFORM,
+    EXPOSURE,
+    GENERATING,
+    METHODS,
+    OURS,
+    PROMPTS,
+    SHARE,
+    TABLES,
+)
 from model.reproduction.plots import PLOTS, draw
 
 MARKDOWN, JSON = "report.md", "report.json"
 TITLES = {
-    2: "related notes, by method",
-    3: "related notes, by exposure of the truth",
-    4: "ablations",
-    5: "data diversity: r, the share of a batch that writes hashtags",
-    6: "α, the weight of the generation loss",
+    METHODS: "related notes, by method",
+    EXPOSURE: "related notes, by exposure of the truth",
+    ABLATIONS: "ablations",
+    SHARE: "data diversity: r, the share of a batch that writes hashtags",
+    ALPHA: "α, the weight of the generation loss",
+    COLD_START: "related notes, by clicks of the truth",
+    CROSS_PLATFORM: "related notes of another community, which no training saw",
+    PROMPTS: "the paper's prompt, and the one whose prefix all tasks share",
 }
 
 
@@ -46,9 +61,10 @@ def write_report(out: Path, ks: Sequence[int] = KS) -> Report:
 def format_report(report: Report, plots: Sequence[str] = (), calibrated: Sequence[str] = ()) -> str:
     """The report as Markdown; ``plots``, and ``calibrated`` (the reports of calibrated runs), are relative paths."""
     parts = ["# Reproduction", _statement(report)]
-    for table in sorted({row.table for row in report.rows}):
+    for table in TABLES:
         rows = [row for row in report.rows if row.table == table]
-        parts += [f"## Table {table}: {TITLES[table]}", *_tables(report, table, rows)]
+        if rows:
+            parts += [f"## {table_name(table)}: {TITLES[table]}", *_tables(report, table, rows)]
         parts += [f"![{PLOTS[name][1]}]({name})" for name in plots if PLOTS[name][0] == table]
     if calibrated:
         parts += ["## Reliability of scores", "\n".join(f"- [{path}]({path})" for path in calibrated)]
@@ -57,22 +73,28 @@ def format_report(report: Report, plots: Sequence[str] = (), calibrated: Sequenc
     return "\n\n".join(parts) + "\n"
 
 
-def _tables(report: Report, table: int, rows: Sequence[Row]) -> Iterator[str]:
-    def recalls(column: str, rows: Sequence[Row], recalls: Sequence[Recall]) -> str:
-        body = [[row.label, *map(_cell, recall.values())] for row, recall in zip(rows, recalls, strict=True)]
-        return markdown([column, *(f"R@{k}" for k in report.ks)], body)
+def _tables(report: Report, table: str, rows: Sequence[Row]) -> Iterator[str]:
+    pool = report.pools[rows[0].pool]
 
-    if table == 3:
+    def recalls(column: str, rows: Sequence[Row], recalls: Sequence[Recall], averages: Sequence[Figure] = ()) -> str:
+        body = [[row.label, *map(_cell, recall.values())] for row, recall in zip(rows, recalls, strict=True)]
+        body = [[*cells, _cell(average)] for cells, average in zip(body, averages, strict=True)] if averages else body
+        return markdown([column, *(f"R@{k}" for k in pool.ks), *["Avg."][: len(averages)]], body)
+
+    if table == EXPOSURE:
         yield from _debias(report)
-        if not rows[0].buckets:
-            yield "Every note has the same exposure here, so there are no buckets."
-        for name in rows[0].buckets:
-            yield f"Recall@k in percent, {report.gold} whose truth has {name}:"
-            yield recalls("method", rows, [row.buckets[name] for row in rows])
-    # Table 2 alone shows every set of gold pairs; a difference between them there holds for all tables.
-    for name in report.sets if table == 2 else [report.gold]:
+    if table in (EXPOSURE, COLD_START) and not rows[0].sliced:
+        yield "Every note has the same exposure here, so there are no buckets."
+    for name in rows[0].sliced:
+        yield f"Recall@k in percent, {pool.gold} whose truth has {name}:"
+        yield recalls("method", rows, [row.sliced[name] for row in rows])
+    if table == CROSS_PLATFORM:
+        yield f"{pool.data}: {_question(pool)}"
+    # Two tables show every set of gold pairs; a difference between them there holds for all.
+    for name in pool.sets if table in (METHODS, CROSS_PLATFORM) else [pool.gold]:
         yield f"Recall@k in percent, {name}:"
-        yield recalls("method", rows, [row.recall[name] for row in rows])
+        averages = [row.average for row in rows] if name == pool.gold and len(pool.ks) > 1 else []
+        yield recalls("method", rows, [row.recall[name] for row in rows], averages)
     if table in GENERATING and any(row.generation for row in rows):
         names = [name for name in FIGURES if any(name in row.generation for row in rows)]
         yield (
@@ -83,7 +105,7 @@ def _tables(report: Report, table: int, rows: Sequence[Row]) -> Iterator[str]:
         yield markdown(["method", *(FIGURES[name] for name in names)], body)
     led = [row for row in rows if row.lead is not None]
     if led:
-        yield f"{OURS}'s lead over each in points, paired, {report.gold}:"
+        yield f"{OURS}'s lead over each in points, paired, {pool.gold}:"
         yield recalls("over", led, [row.lead or {} for row in led])
 
 
@@ -108,20 +130,30 @@ def _cell(figure: Figure | None) -> str:
     return " ".join(parts)
 
 
+def _question(pool: Ranked) -> str:
+    sets = "; ".join(f"{name}: {size['pairs']:,} of {size['targets']:,} targets" for name, size in pool.sets.items())
+    return f"each truth's place among {pool.notes:,} notes. Gold, {sets}."
+
+
 def _statement(report: Report) -> str:
     """The measurement in words: data, training, question, and how figures are written."""
-    facts = report.statement
-    sets = "; ".join(f"{name}: {size['pairs']:,} of {size['targets']:,} targets" for name, size in report.sets.items())
-    steps = f"{facts['steps']:,} steps" if facts["steps"] else "one pass over the pairs"
+    facts, pool = report.statement, next(iter(report.pools.values()))
+    passes = "one pass" if facts["epochs"] == 1 else f"{facts['epochs']} passes"
+    steps = f"{facts['steps']:,} steps" if facts["steps"] else f"{passes} over the pairs in batches"
     seeds = ", ".join(map(str, facts["seeds"]))
+    split = (
+        f"Split by note: {facts['holdout']:.0%} held out, split seed {facts['split_seed']}."
+        if facts["start"] is None
+        else f"Split by time: the test notes are those first seen from {facts['start']} on; training saw what came "
+        "before, gold pairs are of what came after."
+    )
     lines = [
         f"Data: {facts['data']}, {facts['notes']:,} notes and {facts['events']:,} events of {facts['users']:,} users "
-        f"(digest {facts['digest']}). Split by note: {facts['holdout']:.0%} held out, split seed "
-        f"{facts['split_seed']}.",
+        f"(digest {facts['digest']}). {split}",
         f"Training: recipe {facts['recipe']} on {facts['base_model']}, {steps} of {facts['pairs_per_batch']} "
         f"{'ordered' if facts['ordered'] else 'unordered'} pairs, drawn from {facts['training_pairs']:,} with "
         f"{facts['pairs_min_users']} users or more; seeds {seeds}.",
-        f"Question: each truth's place among the {facts['pool']:,} held-out notes. Gold, {sets}.",
+        f"Question, of {'all notes' if facts['whole_pool'] else 'the test notes'}: {_question(pool)}",
         "In brackets: 95% intervals by a bootstrap over targets (over notes for categories and hashtags)."
         + (
             " Behind ±: the standard deviation over seeds; means and intervals are of all seeds."

@@ -1,9 +1,9 @@
 """The saved results of a reproduction, for its report and for the next start.
 
     out/plan.json                         the rows, their runs, and the data in figures
-    out/gold-<key>.npz                    the gold pairs, which every run ranks
+    out/gold-<pool>.npz                   the gold pairs of a pool, which every run ranks
     out/runs/<name>-<key>/result.json     the method, and how well it predicts
-    out/runs/<name>-<key>/ranks.npz       the rank of every gold pair's truth
+    out/runs/<name>-<key>/ranks-<pool>.npz  the rank of every gold pair's truth
     out/runs/<name>-<key>/answers.npz     how right the category and the hashtags of each note are, if it predicts any
     out/runs/<name>-<key>/checkpoint/     may be deleted when the run is finished
 
@@ -22,23 +22,32 @@ from numpy.typing import NDArray
 
 from model.files import write_bytes
 
-FORMAT = 1
-PLAN, RESULT, RANKS, ANSWERS = "plan.json", "result.json", "ranks.npz", "answers.npz"
+FORMAT = 2
+PLAN, RESULT, ANSWERS = "plan.json", "result.json", "answers.npz"
+DEBIAS_WEIGHT = "debias-weight"  # among the ranks: b of `model.evaluation.debias`, shape (1,), where it was fitted
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
     """The figures that a run saves next to its arrays.
 
-    ``trained_on``: what training reported, None for an untrained method. ``debias_weight``: b of
-    `model.evaluation.debias`, where it was fitted. ``generation``: figures over all predicted notes, and the limit on
-    their number (``wanted``); None before the run predicts.
+    ``trained_on``: what training reported, None for an untrained method. ``generation``: figures over all predicted
+    notes, and the limit on their number (``wanted``); None before the run predicts.
     """
 
     method: Mapping[str, Any]
     trained_on: Mapping[str, Any] | None = None
-    debias_weight: float | None = None
     generation: Mapping[str, Any] | None = None
+
+
+def gold_file(pool: str) -> str:
+    """The file of a pool's gold pairs."""
+    return f"gold-{pool}.npz"
+
+
+def ranks_file(pool: str) -> str:
+    """The file of a run's ranks in a pool."""
+    return f"ranks-{pool}.npz"
 
 
 def ranks_name(debias: float) -> str:

@@ -3,7 +3,7 @@
 import json
 import re
 import xml.etree.ElementTree as ElementTree
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,9 @@ from model.evaluation.plots import COLORS, INK, OURS_COLOR
 from model.evaluation.report import ALL_PAIRS
 from model.files import write_json
 from model.reproduction.analysis import SUPPORTED, build_report
+from model.reproduction.grid import COLD_START, CROSS_PLATFORM
 from model.reproduction.report import JSON, MARKDOWN, format_report, write_report
-from model.reproduction.results import ANSWERS, PLAN, RANKS, RESULT, write_arrays
+from model.reproduction.results import ANSWERS, DEBIAS_WEIGHT, FORMAT, PLAN, RESULT, gold_file, ranks_file, write_arrays
 
 PAIRS, TARGETS = 60, 20
 STATEMENT = {
@@ -29,17 +30,19 @@ STATEMENT = {
     "ordered": True,
     "holdout": 0.3,
     "split_seed": 0,
-    "pool": 90,
+    "start": None,
+    "whole_pool": False,
     "training_pairs": 123,
     "pairs_min_users": 2,
     "tag_notes": 10,
     "recipe": "small",
     "base_model": "minilm",
     "steps": 30,
+    "epochs": 1,
     "pairs_per_batch": 8,
     "seeds": [0],
 }
-KS = (5, 50)
+KS = (5, 30)
 
 
 def ranks_of(seed: int) -> np.ndarray:
@@ -59,12 +62,17 @@ class Saved:
 
     def write(self, statement: dict[str, Any]) -> None:
         buckets = {"low exposure": self.low, "high exposure": ~self.low}
-        write_arrays(self.out / "gold.npz", targets=self.targets, users=self.users, **buckets)
-        plan = {"format": 1, "statement": statement, "gold": "gold.npz", "ours": ["ours-0"], "rows": self.rows}
-        write_json(self.out / PLAN, plan)
+        write_arrays(self.out / gold_file("main"), targets=self.targets, users=self.users, **buckets)
+        few = slice(0, 12)
+        write_arrays(self.out / gold_file("other"), targets=self.targets[few], users=self.users[few])
+        pools = {"main": {"data": "sample", "notes": 91}, "other": {"data": "elsewhere", "notes": 40}}
+        written = {"statement": statement, "pools": pools, "ours": ["ours-0"], "rows": self.rows}
+        write_json(self.out / PLAN, {"format": FORMAT, **written})
 
-    def plan(self, table: int, label: str, *runs: str, value: float | None = None, ranks: str = "ranks") -> None:
-        self.rows.append({"table": table, "label": label, "value": value, "ranks": ranks, "runs": list(runs)})
+    def plan(self, table: str, label: str, *runs: str, value: float | None = None, ranks: str = "ranks") -> None:
+        pool = "other" if table == CROSS_PLATFORM else "main"
+        row = {"table": table, "label": label, "value": value, "pool": pool, "ranks": ranks, "runs": list(runs)}
+        self.rows.append(row)
         self.write(STATEMENT)
 
     def run(self, name: str, ranks: np.ndarray, right: np.ndarray | None = None, **other: np.ndarray) -> None:
@@ -73,17 +81,18 @@ class Saved:
         if right is not None:
             write_arrays(folder / ANSWERS, accuracy=right, rouge1=right / 2)
             generation = {"wanted": 10, "means": {}, "at_once": {"bleu4": 0.25}}
-        write_arrays(folder / RANKS, ranks=ranks, **other)
-        weight = 0.125 if other else None
-        write_json(folder / RESULT, {"method": {}, "debias_weight": weight, "generation": generation})
+        weight = {DEBIAS_WEIGHT: np.array([0.125])} if other else {}
+        write_arrays(folder / ranks_file("main"), ranks=ranks, **other, **weight)
+        write_arrays(folder / ranks_file("other"), ranks=ranks[:12] // 4)
+        write_json(folder / RESULT, {"method": {}, "generation": generation})
 
 
 @pytest.fixture
 def saved(tmp_path: Path) -> Saved:
     """Popularity and NoteLLM in Table 2, NoteLLM alone with answers in Table 4."""
     saved = Saved(tmp_path)
-    saved.plan(2, "popularity", "pop-0")
-    saved.plan(2, "NoteLLM", "ours-0")
+    saved.plan("2", "popularity", "pop-0")
+    saved.plan("2", "NoteLLM", "ours-0")
     saved.run("pop-0", ranks_of(0))
     saved.run("ours-0", ranks_of(1) // 2, right=np.array([1.0, 0, 1, 1]))
     return saved
@@ -93,9 +102,9 @@ def test_recall_is_counted_over_each_set_of_pairs_with_the_bootstraps_interval(s
     report = build_report(saved.out, KS)
 
     supported = saved.users >= 2
-    assert report.gold == SUPPORTED
-    assert report.sets[ALL_PAIRS] == {"pairs": PAIRS, "targets": TARGETS}
-    assert report.sets[SUPPORTED]["pairs"] == supported.sum() == 40
+    assert report.pools["main"].gold == SUPPORTED
+    assert report.pools["main"].sets[ALL_PAIRS] == {"pairs": PAIRS, "targets": TARGETS}
+    assert report.pools["main"].sets[SUPPORTED]["pairs"] == supported.sum() == 40
     for row, ranks in zip(report.rows, (ranks_of(0), ranks_of(1) // 2), strict=True):
         for name, inside in ((ALL_PAIRS, np.full(PAIRS, True)), (SUPPORTED, supported)):
             for k in KS:
@@ -123,16 +132,68 @@ def test_buckets_count_the_pairs_whose_truth_is_inside(saved):
     popularity, _ = build_report(saved.out, KS).rows
 
     low = [
-        rank < 50
+        rank < 30
         for rank, bucket, users in zip(ranks_of(0), saved.low, saved.users, strict=True)
         if bucket and users > 1
     ]
-    assert popularity.buckets["low exposure"][50].mean == pytest.approx(sum(low) / len(low))
+    assert popularity.buckets["low exposure"][30].mean == pytest.approx(sum(low) / len(low))
+
+
+def test_the_average_is_over_the_ks(saved):
+    popularity, _ = build_report(saved.out, KS).rows
+
+    recalls = [popularity.recall[SUPPORTED][k].mean for k in KS]
+    assert popularity.average.mean == pytest.approx(sum(recalls) / 2)
+    assert popularity.average.low is not None
+    assert "| R@5 | R@30 | Avg. |" in format_report(build_report(saved.out, KS))
+
+
+def test_a_table_of_other_notes_has_their_pairs_and_its_own_leads(saved):
+    saved.plan(CROSS_PLATFORM, "popularity", "pop-0")
+    saved.plan(CROSS_PLATFORM, "NoteLLM", "ours-0")
+
+    report = build_report(saved.out, KS)
+
+    popularity, ours = report.rows[-2:]
+    for row, ranks in ((popularity, ranks_of(0)), (ours, ranks_of(1) // 2)):
+        assert row.recall[ALL_PAIRS][5].mean == pytest.approx(np.mean(ranks[:12] // 4 < 5))
+    assert report.pools["other"].sets[ALL_PAIRS] == {"pairs": 12, "targets": 12}
+    supported = saved.users[:12] >= 2
+    lead = (ranks_of(1)[:12] // 2 // 4 < 5).astype(float) - (ranks_of(0)[:12] // 4 < 5)
+    assert popularity.lead is not None
+    assert popularity.lead[5].mean == pytest.approx(lead[supported].mean())
+    text = format_report(report)
+    assert "## Cross platform: related notes of another community" in text
+    assert "elsewhere: each truth's place among 40 notes." in text
+
+
+def test_the_cold_start_shows_buckets_of_clicks_and_table_3_those_of_exposure(saved):
+    saved.plan("3", "NoteLLM", "ours-0")
+    saved.plan(COLD_START, "NoteLLM", "ours-0")
+    cold = saved.users == 2
+    buckets = {"low exposure": saved.low, "1 or 2 clicks": cold, "10 clicks or more": ~cold}
+    write_arrays(saved.out / gold_file("main"), targets=saved.targets, users=saved.users, **buckets)
+
+    exposure, clicks = (row.sliced for row in build_report(saved.out, KS).rows[-2:])
+
+    assert list(exposure) == ["low exposure"]
+    assert list(clicks) == ["1 or 2 clicks", "10 clicks or more"]
+    assert clicks["1 or 2 clicks"][5].mean == pytest.approx(np.mean((ranks_of(1) // 2)[cold] < 5))
+    write_report(saved.out, KS)
+    assert (saved.out / "clicks.svg").exists()
+
+
+def test_a_report_of_an_earlier_version_says_what_to_do(saved):
+    plan = json.loads((saved.out / PLAN).read_text())
+    write_json(saved.out / PLAN, plan | {"format": 1})
+
+    with pytest.raises(ValueError, match=r"of another version; run `notellm reproduce .* again"):
+        build_report(saved.out, KS)
 
 
 def test_debias_is_a_row_whose_loss_is_the_lead_over_it(saved):
-    saved.plan(3, "NoteLLM", "ours-0")
-    saved.plan(3, "NoteLLM, debias 1", "ours-0", ranks="debias-1")
+    saved.plan("3", "NoteLLM", "ours-0")
+    saved.plan("3", "NoteLLM, debias 1", "ours-0", ranks="debias-1")
     saved.run("ours-0", np.zeros(PAIRS, dtype=int), **{"debias-1": np.where(saved.users > 2, 0, 80)})
 
     report = build_report(saved.out, KS)
@@ -147,7 +208,7 @@ def test_debias_is_a_row_whose_loss_is_the_lead_over_it(saved):
 
 
 def test_several_seeds_give_a_mean_and_a_standard_deviation(saved):
-    saved.plan(2, "w/o CSFT", "a-0", "a-1")
+    saved.plan("2", "w/o CSFT", "a-0", "a-1")
     saved.run("a-0", np.zeros(PAIRS, dtype=int))
     saved.run("a-1", np.where(np.arange(PAIRS) < 30, 0, 80))
 
@@ -160,7 +221,7 @@ def test_several_seeds_give_a_mean_and_a_standard_deviation(saved):
 
 
 def test_answers_become_figures_with_intervals_and_bleu_without(saved):
-    saved.plan(4, "NoteLLM", "ours-0")
+    saved.plan("4", "NoteLLM", "ours-0")
 
     generation = build_report(saved.out, KS).rows[-1].generation
 
@@ -176,7 +237,7 @@ def test_answers_to_another_number_of_notes_are_not_shown(saved):
 
 
 def test_a_k_as_large_as_the_pool_is_left_out(saved):
-    assert build_report(saved.out, (5, 50, 90, 1000)).ks == (5, 50)
+    assert build_report(saved.out, (5, 30, 90, 1000)).pools["main"].ks == (5, 30)
 
 
 def test_pairs_of_single_users_are_all_there_is_where_nobody_agrees(saved):
@@ -185,13 +246,13 @@ def test_pairs_of_single_users_are_all_there_is_where_nobody_agrees(saved):
 
     report = build_report(saved.out, KS)
 
-    assert report.gold == ALL_PAIRS
-    assert list(report.sets) == [ALL_PAIRS]
+    assert report.pools["main"].gold == ALL_PAIRS
+    assert list(report.pools["main"].sets) == [ALL_PAIRS]
 
 
 def test_rows_that_are_not_done_are_named_and_the_others_shown(saved):
-    saved.plan(2, "PromptEOL+CSE", "eol-0")
-    saved.plan(6, "α = 1", "pop-0", "alpha-1")
+    saved.plan("2", "PromptEOL+CSE", "eol-0")
+    saved.plan("6", "α = 1", "pop-0", "alpha-1")
 
     report = build_report(saved.out, KS)
 
@@ -203,24 +264,24 @@ def test_rows_that_are_not_done_are_named_and_the_others_shown(saved):
 def test_nothing_done_and_nothing_planned_are_one_clear_line(tmp_path):
     with pytest.raises(ValueError, match=r"no plan\.json there; run `notellm reproduce --data DIR"):
         build_report(tmp_path)
-    Saved(tmp_path).plan(2, "popularity", "pop-0")
+    Saved(tmp_path).plan("2", "popularity", "pop-0")
     with pytest.raises(ValueError, match="no run is done yet"):
         build_report(tmp_path)
 
 
 def everything(saved: Saved) -> None:
     """A row or two in every table."""
-    for table in (3, 4, 5, 6):
+    for table in ("3", "4", "5", "6"):
         saved.plan(table, "popularity", "pop-0")
-    saved.plan(3, "NoteLLM", "ours-0")
-    saved.plan(4, "NoteLLM", "ours-0")
-    for table, sign in ((5, "r"), (6, "α")):
+    saved.plan("3", "NoteLLM", "ours-0")
+    saved.plan("4", "NoteLLM", "ours-0")
+    for table, sign in (("5", "r"), ("6", "α")):
         for value in (0.0, 0.4):
             saved.plan(table, f"{sign} = {value:g}", "ours-0", value=value)
 
 
 def shares(value: object) -> list[float]:
-    """Every number below the JSON's ``recall``, ``buckets``, ``lead`` and ``generation``."""
+    """Every number below the JSON's figures."""
     if isinstance(value, dict):
         return [share for inner in value.values() for share in shares(inner)]
     return [value] if isinstance(value, float) else []
@@ -234,7 +295,7 @@ def test_the_json_holds_every_figure_of_the_markdown(saved):
     known = {
         f"{round(100 * share, 1) + 0.0:.1f}"
         for row in saved_json["rows"]
-        for part in ("recall", "buckets", "lead", "generation")
+        for part in ("recall", "average", "buckets", "lead", "generation")
         for share in shares(row[part])
     }
     tables = [line for line in (saved.out / MARKDOWN).read_text().splitlines() if line.startswith("|")]
@@ -262,6 +323,9 @@ def test_every_table_of_the_markdown_is_even_and_has_its_rows(saved):
 def test_the_statement_says_what_was_measured(saved):
     text = format_report(build_report(saved.out, KS))
 
+    later = format_report(replace(build_report(saved.out, KS), statement=STATEMENT | {"start": 7, "whole_pool": True}))
+    assert "first seen from 7 on" in later
+    assert "of all notes" in later
     for part in ("sample", "300 notes", "5,000 events", "30% held out", "recipe small on minilm", "30 steps", "123"):
         assert part in text
     assert f"{SUPPORTED}: 40 of " in text
@@ -305,7 +369,7 @@ def test_the_reliability_of_calibrated_runs_is_linked(saved):
 
 def test_without_exposure_there_are_no_buckets_and_no_plot_of_them(saved):
     everything(saved)
-    write_arrays(saved.out / "gold.npz", targets=saved.targets, users=saved.users)
+    write_arrays(saved.out / gold_file("main"), targets=saved.targets, users=saved.users)
 
     report = write_report(saved.out, KS)
 

@@ -8,7 +8,7 @@ from click.testing import CliRunner, Result
 
 from model.data.samples.generate import write
 from model.files import write_json
-from model.reproduction.results import write_arrays
+from model.reproduction.results import FORMAT, gold_file, ranks_file, write_arrays
 from service.cli.reproduce import reproduce
 
 
@@ -27,7 +27,15 @@ def test_the_help_teaches_with_examples():
     text = notellm("--help").output
 
     assert "Examples:" in text
-    for option in ("--tables", "--seeds", "--dry-run", "--report-only", "--tag-notes", "--pairs-min-users"):
+    for option in (
+        "--tables",
+        "--seeds",
+        "--dry-run",
+        "--report-only",
+        "--tag-notes",
+        "--pairs-min-users",
+        "--recall-at",
+    ):
         assert option in text
 
 
@@ -46,10 +54,15 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(data, tmp_path):
     [
         ([], "--data is needed"),
         (["--data", "/nowhere"], "'/nowhere' does not exist"),
-        (["--data", "DATA", "--tables", "two"], "'two' is not whole numbers"),
+        (["--data", "DATA", "--seeds", "two"], "'two' is not whole numbers"),
         (["--data", "DATA", "--tables", "2,9"], "there is no table 9"),
         (["--data", "DATA", "--pairs-min-users", "999"], "fewer users a pair"),
         (["--data", "DATA", "--holdout", "2"], "holdout must be within 0..1"),
+        (["--data", "DATA", "--tables", "cross-platform"], "--also-test"),
+        (["--data", "DATA", "--test-from", "9", "--test-share", "0.2"], "one of --test-from and --test-share"),
+        (["--data", "DATA", "--test-share", "0.2", "--holdout", "0.2"], "--holdout is of the split by note"),
+        (["--data", "DATA", "--test-from", str(10**15)], "no note was first seen from"),
+        (["--data", "DATA", "--sentence-bert", "/nowhere"], "cannot open the encoder /nowhere"),
         (["--report-only"], "no plan.json there"),
     ],
 )
@@ -63,17 +76,34 @@ def test_a_mistake_is_one_line(args, said, data, tmp_path):
 
 
 def test_the_report_alone_needs_neither_data_nor_models(tmp_path):
-    row = {"table": 2, "label": "popularity", "value": None, "ranks": "ranks", "runs": ["popularity-1"]}
-    names = ("notes", "events", "users", "split_seed", "holdout", "pool", "training_pairs", "pairs_min_users", "steps")
+    row = {"table": "2", "label": "popularity", "value": None, "pool": "p", "ranks": "ranks", "runs": ["popularity-1"]}
+    names = (
+        "notes",
+        "events",
+        "users",
+        "split_seed",
+        "holdout",
+        "training_pairs",
+        "pairs_min_users",
+        "steps",
+        "epochs",
+    )
     statement = {**dict.fromkeys(names, 3), "data": "d", "digest": "x", "recipe": "small", "base_model": "minilm"}
-    statement |= {"tag_notes": 1, "pairs_per_batch": 2, "ordered": True, "seeds": [0]}
-    plan = {"statement": statement, "gold": "gold.npz", "ours": ["notellm-1"], "rows": [row, row | {"runs": ["gone"]}]}
-    write_json(tmp_path / "plan.json", plan)
-    write_arrays(tmp_path / "gold.npz", targets=np.array([0, 1]), users=np.array([2, 2]))
-    write_arrays(tmp_path / "runs/popularity-1/ranks.npz", ranks=np.array([0, 1]))
+    statement |= {
+        "tag_notes": 1,
+        "pairs_per_batch": 2,
+        "ordered": True,
+        "seeds": [0],
+        "start": None,
+        "whole_pool": False,
+    }
+    plan = {"format": FORMAT, "statement": statement, "pools": {"p": {"data": "d", "notes": 9}}, "ours": ["notellm-1"]}
+    write_json(tmp_path / "plan.json", plan | {"rows": [row, row | {"runs": ["gone"]}]})
+    write_arrays(tmp_path / gold_file("p"), targets=np.array([0, 1]), users=np.array([2, 2]))
+    write_arrays(tmp_path / "runs/popularity-1" / ranks_file("p"), ranks=np.array([0, 1]))
     write_json(tmp_path / "runs/popularity-1/result.json", {"method": {}})
 
-    answer = notellm("--out", tmp_path, "--report-only")
+    answer = notellm("--out", tmp_path, "--report-only", "--recall-at", "1,5")
 
     assert answer.exit_code == 0
     assert answer.output.splitlines() == [
