@@ -59,7 +59,7 @@ SELECT count(*) FROM (
 
 @dataclass(frozen=True, slots=True)
 class PairRules:
-    """Which notes of a log are related, with the paper's u, l and t as defaults (section 5.1.2).
+    """Which notes of a log are related, with the paper's u, l and t as defaults (section 5.1).
 
     Args:
         upper, lower: bounds of a score, both inclusive; pairs outside are dropped first.

@@ -1,4 +1,4 @@
-"""The split by time: train on what was seen before a moment, test on notes first seen after it (section 5.1.1)."""
+"""The split by time: train on what was seen before a moment, test on notes first seen after it (section 5.1)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

@@ -83,13 +83,13 @@ def _tables(report: Report, table: str, rows: Sequence[Row]) -> Iterator[str]:
 
     if table == EXPOSURE:
         yield from _debias(report)
-    if table in (EXPOSURE, COLD_START) and not rows[0].sliced:
+    if table == EXPOSURE and not rows[0].sliced:
         yield "Every note has the same exposure here, so there are no buckets."
     for name in rows[0].sliced:
         yield f"Recall@k in percent, {pool.gold} whose truth has {name}:"
         yield recalls("method", rows, [row.sliced[name] for row in rows])
     if table == CROSS_PLATFORM:
-        yield f"{pool.data}: {_question(pool)}"
+        yield f"{pool.data}: {_question(pool, 'notes')}"
     # Two tables show every set of gold pairs; a difference between them there holds for all.
     for name in pool.sets if table in (METHODS, CROSS_PLATFORM) else [pool.gold]:
         yield f"Recall@k in percent, {name}:"
@@ -130,14 +130,16 @@ def _cell(figure: Figure | None) -> str:
     return " ".join(parts)
 
 
-def _question(pool: Ranked) -> str:
+def _question(pool: Ranked, notes: str) -> str:
     sets = "; ".join(f"{name}: {size['pairs']:,} of {size['targets']:,} targets" for name, size in pool.sets.items())
-    return f"each truth's place among {pool.notes:,} notes. Gold, {sets}."
+    return f"each truth's place among {pool.notes:,} {notes}. Gold, {sets}."
 
 
 def _statement(report: Report) -> str:
     """The measurement in words: data, training, question, and how figures are written."""
     facts, pool = report.statement, next(iter(report.pools.values()))
+    rules = facts["rules"]
+    window = "".join(f", {name} {rules[name]}" for name in ("since", "until") if rules[name] is not None)
     passes = "one pass" if facts["epochs"] == 1 else f"{facts['epochs']} passes"
     steps = f"{facts['steps']:,} steps" if facts["steps"] else f"{passes} over the pairs in batches"
     seeds = ", ".join(map(str, facts["seeds"]))
@@ -149,11 +151,12 @@ def _statement(report: Report) -> str:
     )
     lines = [
         f"Data: {facts['data']}, {facts['notes']:,} notes and {facts['events']:,} events of {facts['users']:,} users "
-        f"(digest {facts['digest']}). {split}",
+        f"(digest {facts['digest']}). {split} Related by eq. 1 with u = {rules['upper']:g}, l = {rules['lower']:g}, "
+        f"t = {rules['top']}{window}.",
         f"Training: recipe {facts['recipe']} on {facts['base_model']}, {steps} of {facts['pairs_per_batch']} "
         f"{'ordered' if facts['ordered'] else 'unordered'} pairs, drawn from {facts['training_pairs']:,} with "
         f"{facts['pairs_min_users']} users or more; seeds {seeds}.",
-        f"Question, of {'all notes' if facts['whole_pool'] else 'the test notes'}: {_question(pool)}",
+        f"Question: {_question(pool, 'notes, those of training too' if facts['whole_pool'] else 'test notes')}",
         "In brackets: 95% intervals by a bootstrap over targets (over notes for categories and hashtags)."
         + (
             " Behind ±: the standard deviation over seeds; means and intervals are of all seeds."

@@ -1,6 +1,7 @@
 """One command from raw data to the paper's tables: the split, the plan, and the runs that are not done yet."""
 
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -112,6 +113,7 @@ def _statement(request: Request, data: Data, split: Split) -> dict[str, Any]:
         "split_seed": rules.seed,
         "start": split.start,
         "whole_pool": rules.pool == "all",
+        "rules": asdict(rules.rules),
         "training_notes": len(split.training_notes),
         "training_pairs": len(split.training),
         "pairs_min_users": rules.pairs_min_users,

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from model.data.cooccurrence import PairRules
 from model.evaluation.metrics import bootstrap, paired_bootstrap
 from model.evaluation.plots import COLORS, INK, OURS_COLOR
 from model.evaluation.report import ALL_PAIRS
@@ -32,6 +33,7 @@ STATEMENT = {
     "split_seed": 0,
     "start": None,
     "whole_pool": False,
+    "rules": asdict(PairRules(top=7, since=5)),
     "training_pairs": 123,
     "pairs_min_users": 2,
     "tag_notes": 10,
@@ -325,8 +327,18 @@ def test_the_statement_says_what_was_measured(saved):
 
     later = format_report(replace(build_report(saved.out, KS), statement=STATEMENT | {"start": 7, "whole_pool": True}))
     assert "first seen from 7 on" in later
-    assert "of all notes" in later
-    for part in ("sample", "300 notes", "5,000 events", "30% held out", "recipe small on minilm", "30 steps", "123"):
+    assert "among 91 notes, those of training too" in later
+    for part in (
+        "sample",
+        "300 notes",
+        "5,000 events",
+        "30% held out",
+        "recipe small on minilm",
+        "30 steps",
+        "123",
+        "among 91 test notes",
+        "t = 7, since 5.",
+    ):
         assert part in text
     assert f"{SUPPORTED}: 40 of " in text
 

@@ -271,7 +271,7 @@ def test_an_unknown_format_is_refused(tmp_path):
 
 
 def test_the_papers_recipe_has_the_papers_settings():
-    """Section 5.1.2: LLaMA 2 7B, 64 pairs, title 20 and content 80 tokens, tau 3, alpha 0.01, r 40%, 128 dimensions."""
+    """Section 5.1: LLaMA 2 7B, 64 pairs, title 20 and content 80 tokens, tau 3, alpha 0.01, r 40%, 128 dimensions."""
     recipe = paper()
     assert (recipe.pairs_per_batch, recipe.title_tokens, recipe.content_tokens) == (64, 20, 80)
     assert (recipe.tau, recipe.alpha, recipe.hashtag_share, recipe.dim) == (3.0, 0.01, 0.4, 128)

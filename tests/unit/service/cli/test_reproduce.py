@@ -1,11 +1,13 @@
 """The command `notellm reproduce`, as a person types it."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+from model.data.cooccurrence import PairRules
 from model.data.samples.generate import write
 from model.files import write_json
 from model.reproduction.results import FORMAT, gold_file, ranks_file, write_arrays
@@ -97,6 +99,7 @@ def test_the_report_alone_needs_neither_data_nor_models(tmp_path):
         "start": None,
         "whole_pool": False,
     }
+    statement["rules"] = asdict(PairRules())
     plan = {"format": FORMAT, "statement": statement, "pools": {"p": {"data": "d", "notes": 9}}, "ours": ["notellm-1"]}
     write_json(tmp_path / "plan.json", plan | {"rows": [row, row | {"runs": ["gone"]}]})
     write_arrays(tmp_path / gold_file("p"), targets=np.array([0, 1]), users=np.array([2, 2]))
