@@ -203,8 +203,8 @@ class TagGrammar:
     @property
     def max_tokens(self) -> int:
         """See `Grammar`."""
-        # A byte each; a space in front and the separator.
-        return self._count * (4 * MAX_CHARS + 2)
+        # Every character may have four bytes and a space before it, a token each.
+        return self._count * (5 * MAX_CHARS + 1)
 
     def of(self, count: int) -> Self:
         """The grammar for another number of hashtags, with the masks of this one."""

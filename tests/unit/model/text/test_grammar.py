@@ -11,7 +11,7 @@ from support.vocabularies import builder as builder_of
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from model.network.checkpoint import special_ids
-from model.text.automaton import REFUSED, START, transitions
+from model.text.automaton import REFUSED, SEPARATORS, START, transitions
 from model.text.grammar import CategoryGrammar, TagGrammar, follow
 from model.text.hashtags import MAX_CHARS, clean_tag
 from model.text.prompt import SHARED, PromptBuilder
@@ -52,10 +52,11 @@ def test_whatever_a_network_wants_it_writes_closed_hashtags_of_allowed_character
     grammar = TagGrammar(builder, 5)
     random = torch.Generator().manual_seed(seed)
     written = _greedy(grammar, torch.randn((grammar.max_tokens, len(builder.token_bytes)), generator=random))
-    text = b"".join(builder.token_bytes[token] for token in written).decode()  # whole characters, or it raises
-    assert all(unicodedata.category(letter)[0] in "LMN" or letter in "_ ,，、،" for letter in text)
+    # A part of a character may stand behind the last comma alone, in one token with it.
+    text = b"".join(builder.token_bytes[token] for token in written).decode(errors="replace").rstrip("\ufffd")
+    assert all(unicodedata.category(letter)[0] in "LMN" or letter in f"_ {SEPARATORS}" for letter in text)
     found = grammar.parse(written, [0.0] * len(written))
-    assert 1 <= len(found) <= 5
+    assert len(found) <= 5
     assert all(clean_tag(tag.name) == tag.name for tag in found)
 
 
@@ -89,7 +90,7 @@ def test_the_bytes_that_the_automaton_takes_are_those_of_hashtags_and_nothing_el
 
     for point in [*range(0x3400), *range(0x9F00, 0x10000), *range(0x10000, 0x10F000, 37)]:
         letter = chr(point)
-        if letter in " ,，、،" or 0xD800 <= point < 0xE000:
+        if letter in f" {SEPARATORS}" or 0xD800 <= point < 0xE000:
             continue
         is_allowed = letter == "_" or unicodedata.category(letter) in ("Mn", "Mc") or letter.isalnum()
         invisible = clean_tag(f"a{letter}b") is None and clean_tag(f"a{letter}") is None
@@ -113,7 +114,8 @@ def test_a_hashtag_ends_after_forty_characters_however_many_bytes_they_have():
         tokens = BUILDER.output(letter * MAX_CHARS)[:-1]
         assert _can_write(GRAMMAR, tokens)
         allowed_V = _allowed(GRAMMAR, tokens)
-        assert {bytes(BUILDER.token_bytes[token]) for token in allowed_V.nonzero()[:, 0].tolist()} == {b"", b","}
+        openings = {separator.encode()[:1] for separator in SEPARATORS}
+        assert {BUILDER.token_bytes[token] for token in allowed_V.nonzero()[:, 0].tolist()} == {b"", *openings}
         assert allowed_V[GRAMMAR.end]
 
 
