@@ -4,14 +4,16 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from tokenizers import Tokenizer
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
 from model.network.bert_as_opt import as_decoder
 from model.network.minilm import minilm_folder
-from model.network.notellm import open_backbone, quiet_transformers
+from model.network.notellm import decoder_config, open_backbone, quiet_transformers
 from model.note import Note
 
 # Of minilm-mini: its weights in fp16 stay below 25 MB.
@@ -42,10 +44,13 @@ def open_base(name: str, notes: Sequence[Note], dtype: str = "float32") -> BaseM
     """
     if name in ("minilm", "minilm-mini"):
         return _minilm(None if name == "minilm" else notes, dtype)
-    tokenizer = open_tokenizer(name)
     try:
+        decoder_config(name)
+        tokenizer = open_tokenizer(name)
         backbone = open_backbone(name, dtype)
-    except OSError as error:
+    except BaseModelError:
+        raise
+    except (OSError, ValueError, SafetensorError) as error:
         raise cannot_open(name, error) from None
     return BaseModel(
         backbone,
@@ -65,11 +70,14 @@ def open_tokenizer(name: str, role: str = "base model") -> PreTrainedTokenizerFa
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:
+        if Path(name).is_dir() and not any(Path(name).glob("*token*")):
+            why = "it has no tokenizer; put its tokenizer.json and tokenizer_config.json there"
+            raise BaseModelError(f"cannot open the {role} {name}: {why}") from None
         raise cannot_open(name, error, role) from None
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise BaseModelError(f"the {role} {name} has no tokenizer.json, the one form of a tokenizer that is understood")
     if not (tokenizer.eos_token or tokenizer.sep_token):
-        raise BaseModelError(f"the tokenizer of the {role} {name} names no end token (eos_token)")
+        raise BaseModelError(f"the tokenizer of the {role} {name} names no end token; add eos_token to its configuration")
     return tokenizer
 
 

@@ -6,7 +6,13 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers import logging as transformers_logging
 
 from model.network.chunk import Chunk
@@ -83,24 +89,30 @@ def output_layer(backbone: PreTrainedModel) -> nn.Module:
     return layer
 
 
-def open_backbone(path: str | Path, dtype: str = "float32") -> PreTrainedModel:
-    """Open a causal language model by name or folder; BERT runs as a causal decoder.
+def decoder_config(path: str | Path) -> PreTrainedConfig:
+    """The configuration of a causal language model; BERT is made one.
 
     Raises:
         OSError: if there is no model of that name or in that folder.
-        ValueError: if it is no causal language model, or an encoder other than BERT.
+        ValueError: if it is another kind of network.
     """
-    config = AutoConfig.from_pretrained(path)
+    config: PreTrainedConfig = AutoConfig.from_pretrained(path)
     if config.model_type in _OTHER_ENCODERS:
         # Untested: their positions start elsewhere, and their output layers hide a transform.
-        raise ValueError(f"{path} is a {config.model_type}; of the encoders only BERT can run as a causal decoder")
+        raise ValueError(f"of the encoders only BERT can run as a causal decoder, not a {config.model_type}")
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING or config.is_encoder_decoder:
         raise ValueError(
-            f"{path} is a {config.model_type}, which does not write one token after the other: "
+            f"a {config.model_type} does not write one token after the other; "
             "name a decoder, such as Llama, Mistral, Qwen or OPT"
         )
     if config.model_type == "bert":
         config.is_decoder = True
+    return config
+
+
+def open_backbone(path: str | Path, dtype: str = "float32") -> PreTrainedModel:
+    """Open a causal language model by name or folder. Raises as `decoder_config` does."""
+    config = decoder_config(path)
     # attn_implementation: padding-safe and fast on every device; flash variants are not there on CPUs.
     with quiet_transformers():
         model = AutoModelForCausalLM.from_pretrained(

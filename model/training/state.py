@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from model.files import publish, write_json
@@ -33,8 +34,8 @@ from model.training.step import Losses
 
 RUN = "run"  # in the checkpoint's folder: the TensorBoard log, and the state of an unfinished run
 Pairs = Sequence[tuple[str, str]]
-# A file is put together in main memory before it is written.
-_FILE_BYTES = 2**29
+# Of one rank: a file is put together in main memory before it is written.
+_FILE_BYTES = 2**27
 _ABOUT = "run.json"
 
 
@@ -177,7 +178,7 @@ def _files(tensors: dict[str, Tensor]) -> dict[str, int]:
     written, numbers = 0, {}
     for name, tensor in tensors.items():
         numbers[name] = written // _FILE_BYTES + 1
-        written += tensor.nbytes
+        written += tensor.to_local().nbytes if isinstance(tensor, DTensor) else tensor.nbytes
     return numbers
 
 

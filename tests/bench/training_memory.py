@@ -8,6 +8,8 @@ one JSON object.
 """
 
 import argparse
+import ctypes
+import gc
 import json
 import os
 import re
@@ -134,6 +136,8 @@ def _rank(rank: int, world: int, port: int, shape: str, folder: str) -> None:
 
 def peak_of(work) -> int:
     """MiB of resident memory that the work took at its peak, above what the process held before."""
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)  # what was freed and kept would hide the peak
     Path("/proc/self/clear_refs").write_text("5")
     before = resident("VmRSS")
     work()

@@ -1,11 +1,14 @@
+from pathlib import Path
+
 import pytest
 import torch
+from support.tiny import tiny_base
 from tokenizers import Tokenizer
-from transformers import AutoConfig, AutoModel
+from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast, T5Config
 
 from model.data.samples.generate import sample_notes
 from model.network.base_models import BaseModelError, open_base
-from model.network.checkpoint import special_ids
+from model.network.checkpoint import save_tokenizer, special_ids
 from model.network.minilm import minilm_folder
 from model.text.prompt import SHARED, PromptBuilder
 
@@ -58,3 +61,48 @@ def test_the_mini_vocabulary_can_write_every_hashtag_and_category_and_spell_any_
 def test_a_base_model_that_is_not_there_is_one_clear_line():
     with pytest.raises(BaseModelError, match=r"cannot open the base model \./nowhere"):
         open_base("./nowhere", [])
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """A base model with its tokenizer, whole."""
+    base = tiny_base("llama")
+    base.backbone.save_pretrained(tmp_path)
+    save_tokenizer(tmp_path, base.tokenizer, special_ids(base.tokenizer, base.bos, base.eos, base.pad))
+    assert open_base(str(tmp_path), []).eos == "</s>"
+    return tmp_path
+
+
+def without_tokenizer(folder: Path) -> None:
+    for path in folder.glob("*token*"):
+        path.unlink()
+
+
+def without_end(folder: Path) -> None:
+    PreTrainedTokenizerFast(tokenizer_object=tiny_base("llama").tokenizer).save_pretrained(folder)
+
+
+def of_another_kind(folder: Path) -> None:
+    T5Config(vocab_size=50, d_model=16, num_layers=1, num_heads=2, d_ff=16).save_pretrained(folder)
+
+
+def cut_short(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (without_tokenizer, "it has no tokenizer; put its tokenizer.json"),
+        (without_end, "names no end token; add eos_token"),
+        (of_another_kind, "a t5 does not write one token after the other; name a decoder"),
+        (cut_short, "invalid header length"),
+    ],
+)
+def test_a_base_model_that_cannot_be_trained_is_one_clear_line(folder, harm, message):
+    harm(folder)
+    with pytest.raises(BaseModelError, match=message) as caught:
+        open_base(str(folder), [])
+    assert f"the base model {folder}" in str(caught.value)
+    assert "\n" not in str(caught.value)

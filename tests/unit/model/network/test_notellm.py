@@ -48,5 +48,5 @@ def test_new_token_rows_start_as_the_mean_of_the_old_ones_on_both_sides(shape):
 
 def test_an_encoder_that_was_never_tried_as_a_decoder_is_refused(tmp_path):
     RobertaConfig(vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="is a roberta; of the encoders only BERT"):
+    with pytest.raises(ValueError, match="only BERT can run as a causal decoder, not a roberta"):
         open_backbone(tmp_path)

@@ -62,3 +62,24 @@ def test_without_pairs_a_contrastive_run_says_what_to_do(tmp_path):
     answer = CliRunner().invoke(cli, ["train", str(written(tmp_path, NOTE)), "--out", str(tmp_path / "out")])
     assert answer.exit_code == 2
     assert "--pairs is needed" in answer.output
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--set", "dim=256"], "dim=256 is more than vLLM can serve"),
+        (["--patience", "3"], "set validate_every, too"),
+        (["--validate-every", "5"], "without any, set validate_every=0"),
+    ],
+)
+def test_settings_that_cannot_work_are_one_line_before_the_model_is_opened(tmp_path, options, message):
+    answer = train(written(tmp_path, NOTE), "--base-model", "/nowhere", *options)
+    assert answer.exit_code == 1
+    assert message in answer.output
+    assert answer.output.count("\n") == 1
+
+
+def test_steps_and_epochs_together_are_refused(tmp_path):
+    answer = train(written(tmp_path, NOTE), "--steps", "5", "--epochs", "2")
+    assert answer.exit_code == 2
+    assert "give one of them" in answer.output
