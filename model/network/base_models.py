@@ -77,7 +77,9 @@ def open_tokenizer(name: str, role: str = "base model") -> PreTrainedTokenizerFa
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise BaseModelError(f"the {role} {name} has no tokenizer.json, the one form of a tokenizer that is understood")
     if not (tokenizer.eos_token or tokenizer.sep_token):
-        raise BaseModelError(f"the tokenizer of the {role} {name} names no end token; add eos_token to its configuration")
+        raise BaseModelError(
+            f"the tokenizer of the {role} {name} names no end token; add eos_token to its configuration"
+        )
     return tokenizer
 
 
