@@ -2,8 +2,9 @@
 
 import json
 import re
+import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -60,7 +61,7 @@ def check_outputs(builder: "PromptBuilder", categories: Iterable[str]) -> None:
     alike = defaultdict(list)
     for name in names:
         alike[tuple(builder.output(name))].append(name)
-    same = [" and ".join(map(repr, group)) for group in alike.values() if len(group) > 1]
+    same = [" and ".join(_shown(group)) for group in alike.values() if len(group) > 1]
     if same:
         raise VocabularyError(
             f"the base model's tokenizer cannot tell these categories apart: {_listed(same)}; rename or merge them, or "
@@ -71,6 +72,12 @@ def check_outputs(builder: "PromptBuilder", categories: Iterable[str]) -> None:
         raise VocabularyError(
             f"the base model's tokenizer cannot write the {SEPARATORS[0]!r} between hashtags: take another base model"
         )
+
+
+def _shown(names: Sequence[str]) -> list[str]:
+    """Names between quotes; with escapes if they look alike, as the two forms of é do."""
+    look_alike = len({unicodedata.normalize("NFC", name) for name in names}) < len(names)
+    return [ascii(name) if look_alike else repr(name) for name in names]
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -7,7 +7,7 @@ from support.tiny import NOTES, tiny_tokenizer
 
 from model.network.checkpoint import special_ids
 from model.note import Note
-from model.text.prompt import EMB, PAPER, SHARED, TAIL, PromptBuilder, plain_text
+from model.text.prompt import EMB, PAPER, SHARED, TAIL, PromptBuilder, plain_text, topics_text
 
 
 def _builder(template=SHARED, title_tokens=20, content_tokens=80) -> PromptBuilder:
@@ -48,6 +48,18 @@ def test_the_shared_template_has_one_prefix_for_both_tasks():
     assert builder.prompts(NOTES, "category") == builder.prompts(NOTES, "topics", j=3)
     assert SHARED.shares_prefix
     assert not PAPER.shares_prefix
+
+
+def test_hashtags_stand_in_prompts_as_outputs_write_them():
+    """However a note has them: what a reader wrote in serving is what training showed."""
+    [raw, clean] = _builder().prompts(
+        [
+            Note("n", "t", "c", ("# City Walk", "c++", "#DIY", "diy", "旅 行")),
+            Note("n", "t", "c", ("city_walk", "diy", "旅行")),
+        ]
+    )
+    assert raw == clean
+    assert topics_text(["# City Walk", "c++", "#DIY"]) == "city_walk, diy"
 
 
 def test_every_prompt_begins_with_bos_and_ends_in_emb():
