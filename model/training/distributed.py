@@ -41,7 +41,7 @@ class Ranks:
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if cuda else torch.device("cpu")
         if cuda:
             torch.cuda.set_device(device)
-        if world == 1:
+        if "RANK" not in os.environ:
             yield cls(0, 1, device)
             return
         dist.init_process_group("nccl" if cuda else "gloo")
@@ -86,9 +86,10 @@ def spread(network: nn.Module, ranks: Ranks, strategy: Strategy, compute_dtype: 
         compute_dtype: FSDP2 exchanges weights in it. Elsewhere `torch.autocast` alone decides.
     """
     assert isinstance(network.log_scale, nn.Parameter)
-    if ranks.world == 1 or strategy == "ddp":
+    alone = not dist.is_initialized()
+    if alone or strategy == "ddp":
         network.to(ranks.device)
-    if ranks.world == 1:
+    if alone:
         return network
     if strategy == "ddp":
         device_ids = [ranks.device.index] if ranks.device.type == "cuda" else None

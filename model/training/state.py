@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.state_dict_loader import load
@@ -144,7 +145,7 @@ class TrainingState:
         self._ranks.wait()
         writer = HuggingFaceStorageWriter(str(staged), _files(tensors), save_distributed=True)
         with _one_rank_is_no_mistake():
-            save(tensors, storage_writer=writer, no_dist=self._ranks.world == 1)
+            save(tensors, storage_writer=writer, no_dist=not dist.is_initialized())
         if self._ranks.first:
             if about is not None:
                 write_json(staged / _ABOUT, about)
@@ -155,7 +156,7 @@ class TrainingState:
     def _read(self, folder: Path, tensors: dict[str, Tensor]) -> None:
         """Into the tensors, whichever share of them this rank has, and whoever wrote which."""
         with _one_rank_is_no_mistake():
-            load(tensors, storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=self._ranks.world == 1)
+            load(tensors, storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=not dist.is_initialized())
 
 
 def _trained(network: nn.Module) -> dict[str, Tensor]:
