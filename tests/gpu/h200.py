@@ -117,7 +117,7 @@ def grammar(_: str) -> dict[str, object]:
     _, tokenizer, special = random_llama("tiny", torch.device("cpu"))
     builder = PromptBuilder(tokenizer, special, TEMPLATES["shared"], 20, 80)
     tags = Grammars(builder, ["Travel"]).tags(5)
-    written = [follow(tags, builder.output("tea, city walk, ramen")[: row % 5]) for row in range(ROWS)]
+    written = [follow(tags, tags.start, builder.output("tea, city walk, ramen")[: row % 5]) for row in range(ROWS)]
     logits_NV = torch.randn(ROWS, len(builder.token_bytes), device=DEVICE, dtype=torch.bfloat16)
     plain = median_ms(lambda: torch.log_softmax(logits_NV.float(), dim=-1))
     masked = median_ms(lambda: tags.log_probabilities(logits_NV, written))
