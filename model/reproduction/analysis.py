@@ -83,13 +83,15 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """A pool and its gold pairs in figures. ``gold`` names the set that tables are about unless they say otherwise."""
+    """A pool and its gold pairs in figures. ``gold`` names the set that tables are about unless they say otherwise;
+    ``buckets`` has the pairs of it in each bucket."""
 
     data: str
     notes: int
     ks: tuple[int, ...]
     gold: str
     sets: Mapping[str, Mapping[str, int]]
+    buckets: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +178,8 @@ def _ranked(gold: _Gold, ks: tuple[int, ...], *, data: str, notes: int) -> Ranke
         name: {"pairs": int(inside.sum()), "targets": len(np.unique(gold.targets[inside]))}
         for name, inside in gold.sets.items()
     }
-    return Ranked(data, notes, ks, next(iter(gold.sets)), sizes)
+    buckets = {name: int(inside.sum()) for name, inside in gold.buckets.items()}
+    return Ranked(data, notes, ks, next(iter(gold.sets)), sizes, buckets)
 
 
 def _figures(gold: _Gold, ks: Sequence[int], row: _Measured, ours: _Measured | None) -> Mapping[str, Any]:

@@ -86,7 +86,7 @@ def _tables(report: Report, table: str, rows: Sequence[Row]) -> Iterator[str]:
     if table == EXPOSURE and not rows[0].sliced:
         yield "Every note has the same exposure here, so there are no buckets."
     for name in rows[0].sliced:
-        yield f"Recall@k in percent, {pool.gold} whose truth has {name}:"
+        yield f"Recall@k in percent, {pool.gold} whose truth has {name} ({pool.buckets[name]:,} pairs):"
         yield recalls("method", rows, [row.sliced[name] for row in rows])
     if table == CROSS_PLATFORM:
         yield f"{pool.data}: {_question(pool, 'notes')}"

@@ -183,6 +183,7 @@ def test_the_cold_start_shows_buckets_of_clicks_and_table_3_those_of_exposure(sa
     assert clicks["1 or 2 clicks"][5].mean == pytest.approx(np.mean((ranks_of(1) // 2)[cold] < 5))
     write_report(saved.out, KS)
     assert (saved.out / "clicks.svg").exists()
+    assert f"whose truth has 1 or 2 clicks ({cold.sum()} pairs):" in (saved.out / MARKDOWN).read_text()
 
 
 def test_a_report_of_an_earlier_version_says_what_to_do(saved):
