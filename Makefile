@@ -22,8 +22,10 @@ $(VENV)/.%-installed: pyproject.toml constraints.txt
 demo: $(VENV)/.demo-installed ## Install, start everything on loopback, load the sample notes; ctrl-C stops it.
 	NOTELLM_STATE_DIR=$(DEMO_STATE) $(BIN)/notellm serve --samples
 
+# Unit tests share nothing, so they run one process a core, each with one thread; the others start services of their own.
 test: $(VENV)/.dev-installed check ## Install, then run every check and test that needs no GPU.
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile tests/unit
+	$(BIN)/python -m pytest tests/conformance tests/contract tests/e2e tests/integration tests/on_vllm
 
 # transformers imports torchvision and its like wherever they are installed, and PyPI has only their CUDA builds: beside
 # a CPU build of torch they do not load. Nothing here looks at pictures or listens.
