@@ -95,7 +95,7 @@ def mistakes() -> Iterator[None]:
     except ModuleNotFoundError as error:
         extra = "vllm" if error.name == "vllm" else "train"
         raise click.ClickException(
-            f"{error.name} is not installed; this command needs: pip install 'notellm[{extra}]'"
+            f"{error.name or error} is not installed; this command needs: pip install 'notellm[{extra}]'"
         ) from error
     except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
