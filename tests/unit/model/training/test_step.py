@@ -17,7 +17,7 @@ from model.network.losses import contrastive_loss, generation_loss, total_loss
 from model.network.notellm import NoteLLM, add_embedding_token
 from model.recipes import Recipe, small
 from model.text.prompt import SHARED, PromptBuilder
-from model.training.distributed import Ranks, clip, spread, whole
+from model.training.distributed import Ranks, clip, gather_weights, spread, whole
 from model.training.examples import Sampling, TrainingSet
 from model.training.step import Losses, Step
 
@@ -142,6 +142,9 @@ WAYS = [
 ]
 
 
+SHARED_OUT = [("llama", 2), ("qwen2", 0)]  # shapes whose weights are gathered again, and their adapters
+
+
 def adapted(network: NoteLLM, rank: int) -> NoteLLM:
     """With adapters on frozen bfloat16 weights, if any; both of their factors have a gradient."""
     if rank:
@@ -169,6 +172,12 @@ def _rank(rank: int, port: int, folder: str) -> None:
             found = {name: whole(weight.grad) for name, weight in trained}
             if ranks.first:
                 torch.save({"losses": losses.total, "norm": norm, "gradients": found}, Path(folder, str(number)))
+        for shape, adapters in SHARED_OUT:
+            network, _ = parts(shape)
+            spread(adapted(network, adapters), ranks, "fsdp", "bfloat16")
+            gather_weights(network.backbone, ranks, None if adapters else torch.bfloat16)
+            gather_weights(network, ranks)
+            torch.save(dict(network.named_parameters()), Path(folder, f"{shape}-{rank}"))
         ranks.wait()
 
 
@@ -201,3 +210,18 @@ def test_two_ranks_give_the_gradient_of_one_process_on_the_joined_batch(two_rank
         difference = sum(float(((found["gradients"][name] - value) ** 2).sum()) for name, value in expected.items())
         assert difference**0.5 < 0.05 * norm
     assert found["losses"] == pytest.approx(losses.total, rel=1e-5 if dtype == "float32" else 1e-2)
+
+
+@pytest.mark.parametrize(("shape", "adapters"), SHARED_OUT)
+def test_the_first_rank_gathers_every_weight_and_the_others_keep_none(two_ranks, shape, adapters):
+    network, _ = parts(shape)
+    adapted(network, adapters)
+    first, other = (torch.load(two_ranks / f"{shape}-{rank}", weights_only=True) for rank in (0, 1))
+
+    # A matrix that is input and output is named once, as long as it is one.
+    assert first.keys() == dict(network.named_parameters()).keys()
+    for name, weight in network.named_parameters():
+        in_backbone = name.startswith("backbone.") and not adapters
+        expected = weight.detach().to(torch.bfloat16) if in_backbone else weight.detach()
+        torch.testing.assert_close(first[name].detach(), expected, rtol=0, atol=0)
+    assert {name for name, weight in other.items() if weight.numel()} == {"log_scale"}
