@@ -20,7 +20,13 @@ PAIRS = [("n1", "n3"), ("n2", "n4"), ("n5", "n6"), ("n1", "n6"), ("n2", "n6"), (
 @pytest.fixture
 def recipe(monkeypatch) -> Recipe:
     """A few steps on a tiny model with random weights."""
-    monkeypatch.setattr(model.training.train, "open_base", lambda name, notes, dtype: tiny_base("llama"))
+
+    def opened(name, notes, dtype):
+        base = tiny_base("llama")
+        base.backbone.to(getattr(torch, dtype))
+        return base
+
+    monkeypatch.setattr(model.training.train, "open_base", opened)
     return replace(small(), base_model="tiny", steps=6, pairs_per_batch=3, dim=16, learning_rate=3e-3)
 
 
