@@ -39,7 +39,7 @@ def split_off(pairs: Pairs, share: float, seed: int) -> tuple[Pairs, Pairs]:
     gold = [pair for pair in pairs if apart.issuperset(pair)]
     if len(gold) < LEAST_PAIRS or len(apart) < 2 * RECALL_AT:
         raise ValueError(
-            f"validation needs {LEAST_PAIRS} pairs of {2 * RECALL_AT} notes at least, and {share:.0%} of the notes "
+            f"validation needs {LEAST_PAIRS} pairs of {2 * RECALL_AT} notes at least, and {share:.1%} of the notes "
             f"make {len(gold)} of {len(apart)}: raise validation_share, give more pairs, or set validate_every=0"
         )
     return kept, gold
