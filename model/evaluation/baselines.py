@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from model.network.checkpoint import MANIFEST
+from model.network.checkpoint import MANIFEST, load_manifest
 from model.note import Note
 from model.text.words import terms
 
@@ -142,19 +142,22 @@ def sentence_bert_name(encoder: str) -> str:
     """The name of an encoder's row."""
     if encoder == "minilm":
         return MINILM
-    trained = (Path(encoder) / MANIFEST).is_file()
-    return f"SentenceBERT ({encoder}){'' if trained else ' zero-shot'}"
+    return f"SentenceBERT ({encoder}){'' if _is_trained(encoder) else ' zero-shot'}"
 
 
 def open_sentence_bert(encoder: str, dtype: str = "auto") -> Callable[[Sequence[Note]], NDArray[np.float32]]:
-    """Unit vectors of notes by any encoder, see `SentenceEncoder`: a ranking without any behavior, as it comes.
+    """Unit vectors of notes by any encoder, see `SentenceEncoder`, as it comes or as it was trained here.
 
-    They are then of the first 126 tokens of a note's whole text, more than a network trained here is shown.
+    As it comes it sees the first 126 tokens of a note's whole text, more than a network trained here is shown.
+
+    Raises:
+        ValueError: if it cannot be opened, or is NoteLLM.
     """
     from model.inference.sentence_encoder import SentenceEncoder
 
+    trained = _is_trained(encoder)
     opened = SentenceEncoder.open(encoder, content_tokens=_ENCODER_TOKENS, dtype=dtype)
-    if (Path(encoder) / MANIFEST).is_file():
+    if trained:
         return opened.embed
     return lambda notes: opened.embed([Note(note.id, content=text_of(note)) for note in notes])
 
@@ -181,6 +184,15 @@ def text_of(note: Note) -> str:
 def clicks_of(pool: Sequence[Note], events: EventTable) -> NDArray[np.int64]:
     """How many users clicked each note of the pool, shape (N,)."""
     return np.asarray(_user_by_note(pool, events, events.clicked).sum(axis=0), dtype=np.int64).reshape(-1)
+
+
+def _is_trained(encoder: str) -> bool:
+    """Whether it is a SentenceBERT that was trained here. Raises ValueError for a NoteLLM."""
+    if not (Path(encoder) / MANIFEST).is_file():
+        return False
+    if load_manifest(Path(encoder)).recipe.architecture == "decoder":
+        raise ValueError(f"{encoder} is a checkpoint of NoteLLM, which embeds by [EMB] and not as an encoder")
+    return True
 
 
 def _user_by_note(pool: Sequence[Note], events: EventTable, chosen: NDArray[np.bool_]) -> Any:

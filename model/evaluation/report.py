@@ -97,7 +97,7 @@ def _gold(result: GoldResult) -> Iterator[str]:
     yield format_table(result.rankers)
     if result.rankers[0].buckets:
         yield format_buckets(result.rankers)
-    if result.by_clicks:
+    if len(result.by_clicks) > 1:
         yield format_clicks(result.rankers, result.by_clicks)
     if result.leads:
         yield format_leads(result.leads)

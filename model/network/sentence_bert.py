@@ -78,9 +78,12 @@ def open_encoder(name: str, dtype: str = "float32") -> Encoder:
     tokenizer = open_tokenizer(folder, "encoder")
     try:
         config = AutoConfig.from_pretrained(folder)
-        if config.is_encoder_decoder:
-            raise BaseModelError(f"the encoder {name} is a {config.model_type}, which encodes and decodes")
-        without = {key: 0.0 for key, value in config.to_dict().items() if "drop" in key and isinstance(value, float)}
+    except (OSError, ValueError) as error:
+        raise cannot_open(name, error, "encoder") from None
+    if config.is_encoder_decoder:
+        raise BaseModelError(f"the encoder {name} is a {config.model_type}, which encodes and decodes")
+    without = {key: 0.0 for key, value in config.to_dict().items() if "drop" in key and isinstance(value, float)}
+    try:
         with quiet_transformers():
             backbone: Any = AutoModel.from_pretrained(folder, dtype=getattr(torch, dtype), **without)
     except OSError as error:

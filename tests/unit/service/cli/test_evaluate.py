@@ -123,6 +123,7 @@ def unusable(checkpoint: Path, tmp_path: Path) -> Path:
         (["--pool", "elsewhere"], r"elsewhere: the name must end in .parquet or .jsonl"),
         (["--pool", "notes.jsonl", "--holdout", "0.5"], r"--holdout and --split-seed choose the notes to rank"),
         (["--sentence-bert", "./nowhere"], r"cannot open the encoder ./nowhere: "),
+        (["--sentence-bert", "unusable"], r"unusable is a checkpoint of NoteLLM, which embeds by \[EMB\]"),
         ([], r"config.json is missing"),
     ],
 )
