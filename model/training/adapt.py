@@ -69,7 +69,7 @@ class TextSet:
         ]
         return Batch(tuple(notes), torch.zeros(size, size, dtype=torch.bool), chunks)
 
-    def prompts(self, notes: Sequence[int]) -> Chunk:
+    def prompts(self, notes: Sequence[int], hide_hashtags: float = 0.0) -> Chunk:  # noqa: ARG002
         """Prompts of these notes, in order, with nothing to predict."""
         builder = self._builders[0]
         return Chunk.of_prompts(builder.prompts([self.notes[note] for note in notes]), builder.special.pad)

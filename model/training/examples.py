@@ -82,8 +82,8 @@ class Examples(Protocol):
         """The batch of a step, with the chunks of this rank's share."""
         ...
 
-    def prompts(self, notes: Sequence[int]) -> Chunk:
-        """Prompts alone, in order, without any output."""
+    def prompts(self, notes: Sequence[int], hide_hashtags: float = 0.0) -> Chunk:
+        """Prompts alone, in order, without any output; this share of them without the note's hashtags."""
         ...
 
 
@@ -158,10 +158,10 @@ class TrainingSet:
         related = torch.tensor([[other in self._related[note] for other in notes] for note in notes])
         return Batch(notes, related, chunks)
 
-    def prompts(self, notes: Sequence[int]) -> Chunk:
-        """Prompts alone, in order, without any output."""
+    def prompts(self, notes: Sequence[int], hide_hashtags: float = 0.0) -> Chunk:
+        """See `Examples`."""
         rng = random.Random(0)
-        return self._chunk([self._example(row, note, None, rng) for row, note in enumerate(notes)])
+        return self._chunk([self._example(row, note, None, rng, hide_hashtags) for row, note in enumerate(notes)])
 
     def _shuffled(self, seed: int, done: int) -> list[int]:
         return random.Random(f"{seed}:pass:{done}").sample(range(len(self.pairs)), len(self.pairs))

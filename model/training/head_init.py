@@ -12,13 +12,14 @@ from model.training.examples import Examples
 _HEAD_NOTES = 512
 
 
-def whiten_head(network: NoteLLM, training_set: Examples) -> None:
+def whiten_head(network: NoteLLM, training_set: Examples, hide_hashtags: float) -> None:
     """Start the head as a PCA whitening of some notes' states.
 
     States of a pre-trained network share most of their length; a random head keeps that, and every cosine starts
-    near 1. Fewer directions than D leave the rest of the head as it is.
+    near 1. Fewer directions than D leave the rest of the head as it is. Prompts hide hashtags as those of batches do: a
+    whitening that never saw the difference would make it large.
     """
-    states_NH, _ = paired_states(network, training_set)
+    states_NH, _ = paired_states(network, training_set, _HEAD_NOTES, hide_hashtags)
     mean_H = states_NH.mean(dim=0)
     variances, directions_HH = torch.linalg.eigh(torch.cov((states_NH - mean_H).T))
     kept = min(network.dim, len(variances), len(states_NH) - 1)
@@ -30,9 +31,9 @@ def whiten_head(network: NoteLLM, training_set: Examples) -> None:
         network.head.bias[:kept] = -(head_DH @ mean_H).to(network.head.bias.dtype)
 
 
-def follow_teacher(network: NoteLLM, training_set: Examples, teacher_ND: Tensor) -> None:
+def follow_teacher(network: NoteLLM, training_set: Examples, teacher_ND: Tensor, hide_hashtags: float = 0.0) -> None:
     """Start the head as the ridge regression of the teacher's vectors on the states of some notes."""
-    states_NH, notes = paired_states(network, training_set, 4 * _HEAD_NOTES)
+    states_NH, notes = paired_states(network, training_set, 4 * _HEAD_NOTES, hide_hashtags)
     mean_H, target_ND = states_NH.mean(dim=0), teacher_ND[notes]
     centered_NH = states_NH - mean_H
     gram_HH = centered_NH.T @ centered_NH
@@ -44,10 +45,13 @@ def follow_teacher(network: NoteLLM, training_set: Examples, teacher_ND: Tensor)
 
 
 @torch.no_grad()
-def paired_states(network: NoteLLM, training_set: Examples, count: int = _HEAD_NOTES) -> tuple[Tensor, list[int]]:
+def paired_states(
+    network: NoteLLM, training_set: Examples, count: int = _HEAD_NOTES, hide_hashtags: float = 0.0
+) -> tuple[Tensor, list[int]]:
     """States before [EMB] of some notes of pairs, float32, shape (N, H), and the places of those notes."""
     notes = list(dict.fromkeys(note for pair in training_set.pairs for note in pair))
     notes = notes[:: max(1, len(notes) // count)][:count]
     with torch.autocast("cpu", torch.bfloat16):
-        chunks = [training_set.prompts(notes[start : start + 16]) for start in range(0, len(notes), 16)]
+        groups = [notes[start : start + 16] for start in range(0, len(notes), 16)]
+        chunks = [training_set.prompts(group, hide_hashtags) for group in groups]
         return torch.cat([network.states(chunk).float() for chunk in chunks]), notes

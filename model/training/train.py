@@ -157,11 +157,11 @@ def _decoder(recipe: Recipe, notes: Sequence[Note], pairs: Pairs, categories: Se
     if recipe.teacher is not None:
         vectors_NH = teacher_vectors(recipe.teacher, notes, recipe)
         teacher_ND = torch.from_numpy(principal_components(vectors_NH, recipe.dim))
-        follow_teacher(network, training_set, teacher_ND)
+        follow_teacher(network, training_set, teacher_ND, recipe.hide_hashtags)
     elif (Path(recipe.base_model) / HEAD).is_file():
         load_head(Path(recipe.base_model), network)
     elif recipe.whitened_head:
-        whiten_head(network, training_set)
+        whiten_head(network, training_set, recipe.hide_hashtags)
     if recipe.lora_rank:
         add_adapters(network.backbone, recipe.lora_rank)
     return _Start(network, base.tokenizer, special, training_set, teacher_ND=teacher_ND)
