@@ -196,3 +196,15 @@ def test_a_free_category_may_be_as_long_as_the_longest_name():
             )
         ]
     assert 399 in tokens or len(tokens) == length > FREE_TOKENS
+
+
+@torch.inference_mode()
+def test_a_list_ends_where_the_network_has_no_more_positions():
+    backend = _backend("opt")
+    prompts = [list(prompt.token_ids) for prompt in backend.tokenize(NOTES)]
+    guidance = backend.builder.guidance("topics", 40)
+    written = backend._write(backend._prefill(prompts), "topics", backend._grammars.tags(40), 40)
+    lengths = [len(prompt) + len(guidance) + len(tokens) for prompt, (tokens, _) in zip(prompts, written, strict=True)]
+    assert max(lengths) == backend._network.backbone.config.max_position_embeddings
+    [alone] = backend._write(backend._prefill(prompts[:1]), "topics", backend._grammars.tags(40), 40)
+    assert alone[0] == written[0][0]
