@@ -123,18 +123,21 @@ class Cases:
 
 
 class Fixed:
-    """Any tokens, and exactly so many."""
+    """Any tokens, and exactly so many: a state counts them."""
 
-    end = -1
+    end, start = -1, 0
 
     def __init__(self, length: int) -> None:
         self.max_tokens = length
 
-    def log_probabilities(self, logits_NV: torch.Tensor, written: Sequence[Sequence[int]]) -> torch.Tensor:
-        return torch.log_softmax(logits_NV.float(), dim=-1)
+    def advance(self, state: int, token: int) -> int:
+        return state + 1
 
-    def goes_on(self, written: Sequence[int]) -> bool:
-        return len(written) < self.max_tokens
+    def goes_on(self, state: int) -> bool:
+        return state < self.max_tokens
+
+    def log_probabilities(self, logits_NV: torch.Tensor, states: Sequence[int]) -> torch.Tensor:
+        return torch.log_softmax(logits_NV.float(), dim=-1)
 
 
 class Hf(Cases):
