@@ -106,7 +106,7 @@ def test_free_categories_are_those_of_plain_transformers(backend, case):
 
 
 def test_no_more_hashtags_than_asked_for(backend):
-    for count in (1, 2, 7):
+    for count in (1, 4):
         for prediction in backend.predict(backend.tokenize(NOTES), count):
             assert len(prediction.hashtags) <= count
 
@@ -123,7 +123,7 @@ def test_its_predictions_of_the_canaries_are_the_golden_answers(backend, case):
 
 def test_hostile_notes_are_predicted_like_any_other(backend):
     """Special tokens, fragments of prompts, very long and empty texts."""
-    prompts = backend.tokenize(hostile_notes()[:64])
+    prompts = backend.tokenize(hostile_notes(24, long=20))
     for prediction in backend.predict(prompts, 5):
         assert prediction.category.name in CATEGORIES
         assert np.isfinite(prediction.vector).all()
