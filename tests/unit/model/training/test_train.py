@@ -11,6 +11,7 @@ import model.training.state
 import model.training.train
 from model.network.checkpoint import CheckpointError, load, load_manifest
 from model.recipes import RECIPES, Recipe, mini, paper, small
+from model.text.vocabulary import VocabularyError
 from model.training.loop import TrainingError
 from model.training.train import train
 
@@ -76,6 +77,15 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(recipe, tmp_path):
     with pytest.raises(TrainingError, match="step 0 is not finite"):
         train(replace(recipe, tau=float("nan")), NOTES, PAIRS, tmp_path)
     assert not (tmp_path / "notellm.json").exists()
+
+
+def test_a_category_that_cannot_be_written_is_refused_before_the_first_step_unless_nothing_is_generated(
+    recipe, tmp_path
+):
+    with pytest.raises(VocabularyError, match="has no tokens for '': rename"):
+        train(recipe, NOTES, PAIRS, tmp_path, categories=("Travel", ""))
+    assert not list(tmp_path.iterdir())
+    train(replace(recipe, generative=False, steps=1), NOTES, PAIRS, tmp_path, categories=("Travel", ""))
 
 
 def test_tau_and_biases_stay_out_of_weight_decay():
