@@ -51,7 +51,10 @@ def transitions() -> NDArray[np.int16]:
     table[:places] = after[:, lead]
     table[places:, 0x80:0xC0] = after[:, parts].reshape(-1, 64)
     for _ in range(3):  # the longest character has three bytes behind its first
-        table[table.max(axis=1)[table] == REFUSED] = REFUSED
+        # Parts with the same future are one state, and those without any are refused.
+        _, first, alike = np.unique(table, axis=0, return_index=True, return_inverse=True)
+        same_S = np.concatenate([np.arange(places), first[alike.reshape(-1)][places:]])
+        table = same_S.astype(np.int16)[table]
     return table
 
 

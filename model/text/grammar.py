@@ -134,7 +134,8 @@ class CategoryGrammar:
 class TokenMasks:
     """Which tokens may come next in each state of the automaton.
 
-    Found when a state is first met, by all tokens at once, and kept on the device of the logits.
+    Found when a state is first met, by all tokens at once, and kept on the device of the logits: a byte for each token
+    and state, of which there are fewer than 500.
     """
 
     def __init__(self, token_bytes: Sequence[bytes], end: int) -> None:
