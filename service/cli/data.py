@@ -4,9 +4,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.core import ParameterSource
 
-from service.cli.common import FILE, FOLDER, Command, holdout_options, mistakes
+from service.cli.common import FILE, FOLDER, Command, holdout_options, mistakes, was_given
 
 if TYPE_CHECKING:
     from model.data.cooccurrence import PairRules, Resources
@@ -143,10 +142,7 @@ def pairs(
     by_time = test_from is not None or test_share is not None
     if by_time != (test is not None) or (test_from is not None and test_share is not None):
         raise click.UsageError("a split by time takes --test, and one of --test-from and --test-share")
-    if by_time and any(
-        click.get_current_context().get_parameter_source(name) is ParameterSource.COMMANDLINE
-        for name in ("holdout", "split_seed")
-    ):
+    if by_time and (was_given("holdout") or was_given("split_seed")):
         raise click.UsageError("--holdout and --split-seed are of the split by note; leave them out with --test")
     with mistakes():
         from model.data.cooccurrence import PairRules, Resources, training_pairs
