@@ -155,10 +155,12 @@ def test_the_readmes_example_runs_and_its_text_is_the_one_that_it_shows(exported
     assert backend.fingerprint in readme
 
 
-def test_note_text_needs_nothing_of_ours(exported):
-    imported = re.findall(r"^(?:from|import) (\w+)", (exported[1] / "note_text.py").read_text(), re.MULTILINE)
+def test_the_exported_modules_need_nothing_of_ours(exported):
+    modules = {path.stem: path.read_text() for path in exported[1].glob("*.py")}
+    imported = {name for text in modules.values() for name in re.findall(r"^(?:from|import) (\w+)", text, re.MULTILINE)}
 
-    assert set(imported) == {"json", "re", "unicodedata", "collections", "pathlib", "tokenizers"}
+    assert set(modules) == {"note_text", "hashtags"}
+    assert imported - set(modules) == {"json", "re", "unicodedata", "collections", "pathlib", "tokenizers", "typing"}
 
 
 def test_a_model_that_would_be_read_in_both_directions_is_refused(tmp_path: Path):
