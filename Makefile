@@ -39,9 +39,9 @@ $(VLLM_VENV)/.installed: pyproject.toml constraints.txt
 	done
 	touch $@
 
-# -W default: vLLM's own warnings are not ours to mend.
+# -W default: vLLM's own warnings are not ours to mend. -k: the same on transformers has run in `make test`.
 vllm-test: $(VLLM_VENV)/.installed ## Install vLLM for CPUs beside it, and run what the worker promises on it.
-	$(VLLM_VENV)/bin/python -m pytest -W default tests/contract/test_backend.py tests/contract/test_grammars.py tests/integration/test_hostile_notes.py tests/on_vllm
+	$(VLLM_VENV)/bin/python -m pytest -W default -k vllm tests/contract/test_backend.py tests/contract/test_grammars.py tests/integration/test_hostile_notes.py tests/on_vllm
 
 deploy-test: $(VENV)/.dev-installed $(VENV)/.deploy-installed ## Check what operators apply: manifests, images, metrics, alerts, dashboard.
 	$(BIN)/python -m pytest tests/deploy
