@@ -20,7 +20,7 @@ from torch import Tensor
 
 from model.backend import Scored
 from model.text.automaton import DIGIT, FULL, GAP, LETTER, MAY_END, NEXT, REFUSED, SEPARATORS, START, transitions
-from model.text.hashtags import MAX_CHARS, clean_tag, is_cjk
+from model.text.hashtags import MAX_CHARS, clean_tag, is_cjk, written_length
 from model.text.prompt import PromptBuilder
 
 # A freely written category is cut here, unless a name of the closed set is longer.
@@ -174,14 +174,14 @@ class TokenMasks:
 
 @dataclass(frozen=True, slots=True)
 class TagState:
-    """A list being written: the state of its automaton, hashtags that are closed, characters of the open one.
+    """A list being written: the state of its automaton, hashtags that are closed, bytes of the open one.
 
     ``word`` is the last token if it is a word of its own, which does not follow itself.
     """
 
     place: int = START
     closed: int = 0
-    characters: int = 0
+    text: bytes = b""
     word: int | None = None
 
 
@@ -218,16 +218,16 @@ class TagGrammar:
         if token == self.end:
             return TagState(REFUSED, state.closed)
         table = transitions()
-        place, closed, characters = state.place, state.closed, state.characters
-        for byte in self._bytes[token]:
-            place = int(table[place, byte])
+        place, closed, start = state.place, state.closed, 0
+        text = state.text + self._bytes[token]
+        for position in range(len(state.text), len(text)):
+            place = int(table[place, text[position]])
             if place == NEXT:
-                closed, characters = closed + 1, 0
-            elif place in (LETTER, DIGIT):
-                characters += 1
-        if characters >= MAX_CHARS and place in (LETTER, DIGIT, GAP):
+                closed, start = closed + 1, position + 1
+        text = text[start:]
+        if place in (LETTER, DIGIT, GAP) and written_length(text.decode(errors="ignore")) >= MAX_CHARS:
             place = FULL
-        return TagState(place, closed, characters, token if self._is_word[token] else None)
+        return TagState(place, closed, text, token if self._is_word[token] else None)
 
     def goes_on(self, state: TagState) -> bool:
         """See `Grammar`."""
