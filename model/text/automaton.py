@@ -4,6 +4,7 @@ A token may hold a part of a character, or the end of a hashtag with the comma b
 automaton survives its bytes. A part of a character is refused as soon as no allowed character begins like it.
 """
 
+import unicodedata
 from functools import cache
 
 import numpy as np
@@ -61,7 +62,11 @@ def transitions() -> NDArray[np.int16]:
 def _code(character: str) -> int:
     if character == " ":
         return _SPACE
-    return _SEPARATOR if character in SEPARATORS else _CODES[kind_of(character)]
+    if character in SEPARATORS:
+        return _SEPARATOR
+    # ⑸ counts as alphanumeric, but clean it is (5).
+    is_word = all(kind_of(letter) for letter in unicodedata.normalize("NFKC", character))
+    return _CODES[kind_of(character) if is_word else None]
 
 
 def _utf8(codes: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -26,7 +26,10 @@ from model.text.prompt import PromptBuilder
 # A freely written category is cut here, unless a name of the closed set is longer.
 FREE_TOKENS = 32
 _NEVER = float("-inf")
+_SEPARATORS = re.compile(f"[{SEPARATORS}]")
 _SEPARATOR = re.compile("|".join(map(re.escape, SEPARATORS)).encode())
+# Few hashtags have so many characters, and few tokens so many that a shorter one could become too long.
+_LONG = MAX_CHARS // 2
 
 
 class Grammar(Protocol):
@@ -199,7 +202,10 @@ class TagGrammar:
         self._count = count
         self._bytes = builder.token_bytes
         self._masks = TokenMasks(self._bytes, self.end)
-        self._is_word = [_is_word(text.decode(errors="ignore")) for text in self._bytes]
+        texts = [text.decode(errors="ignore") for text in self._bytes]
+        self._is_word = [_is_word(text) for text in texts]
+        # Of the hashtag that is open before the token.
+        self._characters_V = torch.tensor([len(_SEPARATORS.split(text)[0].replace(" ", "")) for text in texts])
 
     @property
     def max_tokens(self) -> int:
@@ -241,7 +247,17 @@ class TagGrammar:
         if words:
             rows, tokens = torch.tensor(words, device=logits_NV.device).T
             masked_NV[rows, tokens] = _NEVER
+        self._refuse_too_long(masked_NV, states)
         return torch.log_softmax(masked_NV, dim=-1)
+
+    def _refuse_too_long(self, masked_NV: Tensor, states: Sequence[TagState]) -> None:
+        """Refuse tokens after which the open hashtag would be too long, where it is long already."""
+        lengths = [written_length(state.text.decode(errors="ignore")) for state in states]
+        long = [(row, MAX_CHARS - length) for row, length in enumerate(lengths) if length >= _LONG]
+        if long:
+            rows, room = torch.tensor(long, device=masked_NV.device).T
+            too_long = self._characters_V.to(masked_NV.device) > room[:, None]
+            masked_NV[rows] = masked_NV[rows].masked_fill(too_long, _NEVER)
 
     def parse(self, tokens: Sequence[int], log_probabilities: Sequence[float]) -> list[Scored]:
         """The hashtags that were written, most likely first; the score is exp(mean log-probability of its tokens).
