@@ -20,16 +20,13 @@ from torch import Tensor
 
 from model.backend import Scored
 from model.text.automaton import DIGIT, FULL, GAP, LETTER, MAY_END, NEXT, REFUSED, SEPARATORS, START, transitions
-from model.text.hashtags import MAX_CHARS, clean_tag, is_cjk, written_length
+from model.text.hashtags import MAX_CHARS, clean_tag, is_cjk
 from model.text.prompt import PromptBuilder
 
 # A freely written category is cut here, unless a name of the closed set is longer.
 FREE_TOKENS = 32
 _NEVER = float("-inf")
-_SEPARATORS = re.compile(f"[{SEPARATORS}]")
 _SEPARATOR = re.compile("|".join(map(re.escape, SEPARATORS)).encode())
-# Few hashtags have so many characters, and few tokens so many that a shorter one could become too long.
-_LONG = MAX_CHARS // 2
 
 
 class Grammar(Protocol):
@@ -177,14 +174,14 @@ class TokenMasks:
 
 @dataclass(frozen=True, slots=True)
 class TagState:
-    """A list being written: the state of its automaton, hashtags that are closed, bytes of the open one.
+    """A list being written: the state of its automaton, hashtags that are closed, characters of the open one.
 
     ``word`` is the last token if it is a word of its own, which does not follow itself.
     """
 
     place: int = START
     closed: int = 0
-    text: bytes = b""
+    characters: int = 0
     word: int | None = None
 
 
@@ -202,10 +199,7 @@ class TagGrammar:
         self._count = count
         self._bytes = builder.token_bytes
         self._masks = TokenMasks(self._bytes, self.end)
-        texts = [text.decode(errors="ignore") for text in self._bytes]
-        self._is_word = [_is_word(text) for text in texts]
-        # Of the hashtag that is open before the token.
-        self._characters_V = torch.tensor([len(_SEPARATORS.split(text)[0].replace(" ", "")) for text in texts])
+        self._is_word = [_is_word(text.decode(errors="ignore")) for text in self._bytes]
 
     @property
     def max_tokens(self) -> int:
@@ -224,16 +218,16 @@ class TagGrammar:
         if token == self.end:
             return TagState(REFUSED, state.closed)
         table = transitions()
-        place, closed, start = state.place, state.closed, 0
-        text = state.text + self._bytes[token]
-        for position in range(len(state.text), len(text)):
-            place = int(table[place, text[position]])
+        place, closed, characters = state.place, state.closed, state.characters
+        for byte in self._bytes[token]:
+            place = int(table[place, byte])
             if place == NEXT:
-                closed, start = closed + 1, position + 1
-        text = text[start:]
-        if place in (LETTER, DIGIT, GAP) and written_length(text.decode(errors="ignore")) >= MAX_CHARS:
+                closed, characters = closed + 1, 0
+            elif place in (LETTER, DIGIT):
+                characters += 1
+        if characters >= MAX_CHARS and place in (LETTER, DIGIT, GAP):
             place = FULL
-        return TagState(place, closed, text, token if self._is_word[token] else None)
+        return TagState(place, closed, characters, token if self._is_word[token] else None)
 
     def goes_on(self, state: TagState) -> bool:
         """See `Grammar`."""
@@ -247,17 +241,7 @@ class TagGrammar:
         if words:
             rows, tokens = torch.tensor(words, device=logits_NV.device).T
             masked_NV[rows, tokens] = _NEVER
-        self._refuse_too_long(masked_NV, states)
         return torch.log_softmax(masked_NV, dim=-1)
-
-    def _refuse_too_long(self, masked_NV: Tensor, states: Sequence[TagState]) -> None:
-        """Refuse tokens after which the open hashtag would be too long, where it is long already."""
-        lengths = [written_length(state.text.decode(errors="ignore")) for state in states]
-        long = [(row, MAX_CHARS - length) for row, length in enumerate(lengths) if length >= _LONG]
-        if long:
-            rows, room = torch.tensor(long, device=masked_NV.device).T
-            too_long = self._characters_V.to(masked_NV.device) > room[:, None]
-            masked_NV[rows] = masked_NV[rows].masked_fill(too_long, _NEVER)
 
     def parse(self, tokens: Sequence[int], log_probabilities: Sequence[float]) -> list[Scored]:
         """The hashtags that were written, most likely first; the score is exp(mean log-probability of its tokens).

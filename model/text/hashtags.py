@@ -54,12 +54,6 @@ def clean_tags(texts: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(tag for tag in map(clean_tag, texts) if tag))
 
 
-def written_length(text: str) -> int:
-    """Characters of a hashtag, as it was written or as it would be clean, whichever is more: a space may become ``_``,
-    and several ``_`` become one."""
-    return max(len(text.replace(" ", "")), len(_joined(_lower(text))))
-
-
 def spelling(text: str) -> str | None:
     """The hashtag of `clean_tag`, with upper and lower case as they were written."""
     return _checked(_joined(unicodedata.normalize("NFKC", text)))
