@@ -679,6 +679,18 @@ class TestTags:
         assert ["zebrafinch" in some for some in tags] == [True, True, False]
         assert tags[1] <= tags[0]
 
+    def test_of_the_known_vocabulary_are_none_that_the_model_made_up(self, http, corpus):
+        """The model of these tests is random: for some drafts it writes words that nobody uses."""
+        made_up = set()
+        for number in range(20):
+            draft = self.DRAFT | {"title": f"night train {number}", "max_hashtags": 10}
+            open_, known = (
+                {tag["tag"] for tag in http.post("/notes/tags", json=draft | more).json()["hashtags"]}
+                for more in ({}, {"vocabulary": "known"})
+            )
+            made_up |= open_ - known
+        assert made_up
+
     def test_leave_out_those_that_the_draft_has(self, http, corpus):
         first = self.tags(http)["hashtags"][0]["tag"]
 
