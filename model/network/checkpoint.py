@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 MANIFEST = "notellm.json"
 HEAD = "head.safetensors"
+ADAPTER = "adapter.json"  # see `model.network.adapter`
 # Fields of earlier recipes, with the values that mean nothing to a checkpoint.
 _DROPPED: dict[str, list[Any]] = {
     "matryoshka": [[]],
@@ -73,9 +74,16 @@ def load_manifest(folder: Path) -> Manifest:
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
+        if (folder / ADAPTER).is_file():
+            raise CheckpointError(f"{folder} holds an adapter: `notellm merge` makes a checkpoint of it") from None
         raise CheckpointError(f"no checkpoint in {folder}: {MANIFEST} is missing") from None
     except ValueError as error:
         raise CheckpointError(f"{path} is not JSON: {error}") from None
+    return read_manifest(raw, path)
+
+
+def read_manifest(raw: dict[str, Any], path: Path) -> Manifest:
+    """The manifest in a JSON object. Raises CheckpointError, naming its file, when it is not valid."""
     if raw.get("format") != FORMAT:
         raise CheckpointError(f"{path} has format {raw.get('format')!r}, this version reads {FORMAT}")
     try:
@@ -122,45 +130,57 @@ def save(
 
     SentenceBERT has no head, and `load` refuses it: it cannot serve.
     """
+    files = save_files(folder, network, tokenizer, special, recipe.saved_dtype)
+    identity = [files, TEMPLATES[recipe.template].identity, list(categories), network.dim]
+    fingerprint = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+    manifest = Manifest(fingerprint, network.dim, categories, recipe, special, files, trained_on)
+    save_manifest(folder, manifest)
+    return manifest
+
+
+def save_files(
+    folder: Path, network: NoteLLM | SentenceBert, tokenizer: Tokenizer, special: SpecialIds, saved_dtype: str
+) -> dict[str, str]:
+    """Write all of a checkpoint but its manifest, and return the SHA-256 of each file."""
     import torch
 
     from model.network.notellm import NoteLLM, quiet_transformers
 
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MANIFEST).unlink(missing_ok=True)
-    saved_dtype = getattr(torch, recipe.saved_dtype)
     training_dtype = next(network.backbone.parameters()).dtype
     with quiet_transformers():
-        network.backbone.to(saved_dtype).save_pretrained(folder)
+        network.backbone.to(getattr(torch, saved_dtype)).save_pretrained(folder)
     network.backbone.to(training_dtype)
     if isinstance(network, NoteLLM):
         save_head(folder, network)
     save_tokenizer(folder, tokenizer, special)
-    files = {path.name: _sha256(path) for path in sorted(folder.iterdir()) if path.suffix in {".json", ".safetensors"}}
-    identity = [files, TEMPLATES[recipe.template].identity, list(categories), network.dim]
-    fingerprint = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
-    manifest = Manifest(fingerprint, network.dim, categories, recipe, special, files, trained_on)
-    _write_manifest(folder, manifest)
-    return manifest
+    return {path.name: sha256(path) for path in sorted(folder.iterdir()) if path.suffix in {".json", ".safetensors"}}
 
 
 def add_golden(folder: Path, golden: dict[str, Any]) -> Manifest:
     """Put golden answers into the manifest of a checkpoint; its fingerprint stays."""
-    _write_manifest(folder, dataclasses.replace(load_manifest(folder), golden=golden))
+    save_manifest(folder, dataclasses.replace(load_manifest(folder), golden=golden))
     return load_manifest(folder)
 
 
 def add_calibration(folder: Path, calibration: dict[str, Any]) -> Manifest:
     """Put a calibration into the manifest of a checkpoint; its fingerprint stays."""
-    _write_manifest(folder, dataclasses.replace(load_manifest(folder), calibration=calibration))
+    save_manifest(folder, dataclasses.replace(load_manifest(folder), calibration=calibration))
     return load_manifest(folder)
 
 
-def _write_manifest(folder: Path, manifest: Manifest) -> None:
-    text = json.dumps({"format": FORMAT, **dataclasses.asdict(manifest)}, indent=2, ensure_ascii=False)
+def save_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write the manifest of a checkpoint whose files are there."""
+    text = json.dumps(written_manifest(manifest), indent=2, ensure_ascii=False)
     temporary = folder / f".{MANIFEST}"
     temporary.write_text(text + "\n", encoding="utf-8")
     temporary.replace(folder / MANIFEST)
+
+
+def written_manifest(manifest: Manifest) -> dict[str, Any]:
+    """The JSON object that `read_manifest` reads."""
+    return {"format": FORMAT, **dataclasses.asdict(manifest)}
 
 
 def load(folder: Path, dtype: str = "float32") -> tuple[NoteLLM, PromptBuilder, Manifest]:
@@ -169,8 +189,6 @@ def load(folder: Path, dtype: str = "float32") -> tuple[NoteLLM, PromptBuilder, 
     Raises:
         CheckpointError: if a file is missing, the head among them, or differs from the manifest.
     """
-    from safetensors.torch import load_file
-
     from model.network.notellm import NoteLLM, open_backbone
 
     manifest = load_manifest(folder)
@@ -179,12 +197,10 @@ def load(folder: Path, dtype: str = "float32") -> tuple[NoteLLM, PromptBuilder, 
     for name, digest in manifest.files.items():
         if not (folder / name).is_file():
             raise CheckpointError(f"{folder / name} is missing")
-        if _sha256(folder / name) != digest:
+        if sha256(folder / name) != digest:
             raise CheckpointError(f"{folder / name} is not the file that was saved: its SHA-256 differs")
     network = NoteLLM(open_backbone(folder, dtype), manifest.dim)
-    head = load_file(folder / HEAD)
-    network.log_scale.data.copy_(head.pop("log_scale"))
-    network.head.load_state_dict(head)
+    load_head(folder, network)
     return network.eval(), prompt_builder(folder, manifest), manifest
 
 
@@ -214,6 +230,15 @@ def save_head(folder: Path, network: NoteLLM) -> None:
 
 
 def load_head(folder: Path, network: NoteLLM) -> None:
+    """Read the projection and tau of a checkpoint."""
+    from safetensors.torch import load_file
+
+    head = load_file(folder / HEAD)
+    network.log_scale.data.copy_(head.pop("log_scale"))
+    network.head.load_state_dict(head)
+
+
+def start_head(folder: Path, network: NoteLLM) -> None:
     """Start the projection from a folder's, which may have more dimensions: the first ones are taken."""
     from safetensors.torch import load_file
 
@@ -237,6 +262,7 @@ def save_tokenizer(folder: Path, tokenizer: Tokenizer, special: SpecialIds) -> N
     ).save_pretrained(folder)
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
+    """The digest of a file, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

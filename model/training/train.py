@@ -11,8 +11,9 @@ from torch import Tensor
 
 from model.inference import golden
 from model.inference.vllm_checkpoint import MOST_DIMENSIONS
+from model.network.adapter import base_fingerprint, finish, save_weights
 from model.network.base_models import open_base
-from model.network.checkpoint import HEAD, Manifest, load_head, load_manifest, save, special_ids
+from model.network.checkpoint import HEAD, Manifest, load_manifest, save, special_ids, start_head
 from model.network.lora import add_adapters, fold_adapters
 from model.network.notellm import NoteLLM, add_embedding_token
 from model.network.sentence_bert import SentenceBert, open_encoder
@@ -29,6 +30,7 @@ from model.training.step import Losses, Step
 from model.training.teacher import principal_components, teacher_vectors
 from model.training.validation import NAME, Validation, split_off
 
+ADAPTER_FOLDER = "adapter"  # in a checkpoint that LoRA trained: what it learned, without the base model
 _LAST = 20  # steps averaged for the figures in the checkpoint
 
 
@@ -77,11 +79,17 @@ def train(
         gather_weights(network, ranks)
     if not ranks.first:
         return None, history.losses
+    base = start.base
+    if base is not None:
+        assert isinstance(network, NoteLLM)
+        save_weights(out / ADAPTER_FOLDER, network, saved_dtype)
     fold_adapters(network.backbone, saved_dtype)
     trained_on = {"notes": len(notes), "pairs": len(start.training_set.pairs), **_outcome(history, start.validation)}
     save(out, network, start.tokenizer, start.special, recipe, closed, trained_on)
     del network, step, start  # the golden answers come from the files
     manifest = golden.record(out) if recipe.architecture == "decoder" else load_manifest(out)
+    if base is not None:
+        finish(out / ADAPTER_FOLDER, base, manifest)
     state.delete()
     return manifest, history.losses
 
@@ -106,7 +114,7 @@ def _refuse_mistakes(recipe: Recipe, pairs: Pairs, ranks: Ranks) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Start:
-    """The start of a run. ``teacher_ND`` has a unit vector for each note."""
+    """The start of a run. ``teacher_ND`` has a unit vector for each note. ``base``: LoRA's, see `base_fingerprint`."""
 
     network: NoteLLM | SentenceBert
     tokenizer: Tokenizer
@@ -114,6 +122,7 @@ class _Start:
     training_set: TrainingSet
     validation: Validation | None = None
     teacher_ND: Tensor | None = None
+    base: str | None = None
 
 
 def _start(recipe: Recipe, notes: Sequence[Note], pairs: Pairs, categories: Sequence[str]) -> _Start:
@@ -143,6 +152,7 @@ def _decoder(recipe: Recipe, notes: Sequence[Note], pairs: Pairs, categories: Se
     """NoteLLM on a causal language model, with head and adapters as the recipe starts them."""
     # What learns is float32: in bfloat16 an update is smaller than half the step to the next number (decision 048).
     base = open_base(recipe.base_model, notes, recipe.compute_dtype if recipe.lora_rank else "float32")
+    frozen = base_fingerprint(base.backbone) if recipe.lora_rank else None
     special = special_ids(base.tokenizer, base.bos, base.eos, base.pad)
     add_embedding_token(base.backbone, base.tokenizer.get_vocab_size())
     if recipe.gradient_checkpointing:
@@ -159,12 +169,12 @@ def _decoder(recipe: Recipe, notes: Sequence[Note], pairs: Pairs, categories: Se
         teacher_ND = torch.from_numpy(principal_components(vectors_NH, recipe.dim))
         follow_teacher(network, training_set, teacher_ND, recipe.hide_hashtags)
     elif (Path(recipe.base_model) / HEAD).is_file():
-        load_head(Path(recipe.base_model), network)
+        start_head(Path(recipe.base_model), network)
     elif recipe.whitened_head:
         whiten_head(network, training_set, recipe.hide_hashtags)
     if recipe.lora_rank:
         add_adapters(network.backbone, recipe.lora_rank)
-    return _Start(network, base.tokenizer, special, training_set, teacher_ND=teacher_ND)
+    return _Start(network, base.tokenizer, special, training_set, teacher_ND=teacher_ND, base=frozen)
 
 
 def _outcome(history: History, validation: Validation | None) -> dict[str, Any]:

@@ -93,7 +93,7 @@ def mistakes() -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        extra = "vllm" if error.name == "vllm" else "train"
+        extra = {"vllm": "vllm", "gguf": "smollm2"}.get(error.name or "", "train")
         raise click.ClickException(
             f"{error.name or error} is not installed; this command needs: pip install 'notellm[{extra}]'"
         ) from error

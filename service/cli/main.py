@@ -20,7 +20,7 @@ from service.cli.index import index
 from service.cli.keys import key_option, keys
 from service.cli.reproduce import reproduce
 from service.cli.rollout import model
-from service.cli.train import adapt, train
+from service.cli.train import adapt, merge, train
 
 if TYPE_CHECKING:
     from service.settings import Settings
@@ -181,6 +181,7 @@ for command in (
     golden,
     index,
     keys,
+    merge,
     model,
     pairs,
     reproduce,

@@ -19,14 +19,15 @@ if TYPE_CHECKING:
 )  # fmt: skip
 @click.option("--out", type=FOLDER, required=True, help="Folder of the new checkpoint.")
 @click.option(
-    "--recipe", type=click.Choice(["mini", "small", "paper"]), default="small", show_default=True,
-    help="mini: the model of the demo. small: MiniLM as a decoder, minutes on a CPU. paper: LLaMA 2 7B.",
+    "--recipe", type=click.Choice(["mini", "small", "smollm2", "paper"]), default="small", show_default=True,
+    help="mini: the model of the demo. small: MiniLM as a decoder, minutes on a CPU. smollm2: a language model of 135 "
+    "million weights, hours on a CPU. paper: LLaMA 2 7B.",
 )  # fmt: skip
 @click.option(
     "--categories", "categories_file", type=FILE,
     help="The closed set, one category a line. Without it, every category of the notes is in it.",
 )  # fmt: skip
-@click.option("--base-model", help="Another base model than the recipe's: a name or a folder.")
+@click.option("--base-model", help="Another base model than the recipe's: a name, a folder or a .gguf file.")
 @click.option("--steps", type=click.IntRange(min=1), help="Another number of steps than the recipe's.")
 @click.option("--epochs", type=click.IntRange(min=1), help="Passes over the pairs, instead of a number of steps.")
 @click.option(
@@ -167,3 +168,24 @@ def adapt(data: tuple[Path, ...], out: Path, steps: int, holdout: float, split_s
             notes += [note for note in loaded if note.id not in kept_out]
         history = run(adapted(steps), notes, out)
     click.echo(f"base model in {out}: {len(history)} steps, {1 - history[-1].teacher:.2f} cosine to MiniLM's vectors")
+
+
+@click.command()
+@click.argument("adapter", type=FOLDER)
+@click.option("--out", type=FOLDER, required=True, help="Folder of the checkpoint.")
+@click.option("--base-model", help="Where its base model is now: a name, a folder or a .gguf file.")
+def merge(adapter: Path, out: Path, base_model: str | None) -> None:
+    """Make a checkpoint of an adapter: what LoRA learned, folded into its base model.
+
+    A training with lora_rank leaves the adapter in CHECKPOINT/adapter: a few megabytes, to be kept or sent around.
+    Over another base model than its own it is refused. A checkpoint that is there already stays.
+
+    \b
+    Example:
+      notellm merge ./checkpoint/adapter --out ./again
+    """
+    with mistakes():
+        from model.network.adapter import merge as run
+
+        manifest = run(adapter, out, base_model)
+    click.echo(f"checkpoint {manifest.fingerprint} in {out}")

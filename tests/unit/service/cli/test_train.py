@@ -1,6 +1,7 @@
 """Mistakes in the data that a person trains on: each is one line that says what and where."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -83,3 +84,28 @@ def test_steps_and_epochs_together_are_refused(tmp_path):
     answer = train(written(tmp_path, NOTE), "--steps", "5", "--epochs", "2")
     assert answer.exit_code == 2
     assert "give one of them" in answer.output
+
+
+def test_a_base_model_that_is_cut_is_one_line_before_any_work(tmp_path, monkeypatch):
+    monkeypatch.setenv("NOTELLM_STATE_DIR", str(tmp_path / "state"))
+    (tmp_path / "cut.gguf").write_bytes(b"GGUF")
+    answer = train(written(tmp_path, NOTE, {**NOTE, "note_id": "n2"}), "--base-model", str(tmp_path / "cut.gguf"))
+    assert answer.exit_code == 1
+    assert "cut.gguf is cut or no GGUF file" in answer.output
+    assert answer.output.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_the_package_for_gguf_files_its_extra_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    (tmp_path / "base.gguf").write_bytes(b"GGUF")
+    answer = train(written(tmp_path, NOTE, {**NOTE, "note_id": "n2"}), "--base-model", str(tmp_path / "base.gguf"))
+    assert answer.exit_code == 1
+    assert "pip install 'notellm[smollm2]'" in answer.output
+
+
+def test_merging_what_is_no_adapter_is_one_line(tmp_path):
+    answer = CliRunner().invoke(cli, ["merge", str(tmp_path), "--out", str(tmp_path / "out")])
+    assert answer.exit_code == 1
+    assert "adapter.json is missing" in answer.output
+    assert answer.output.count("\n") == 1

@@ -1,0 +1,124 @@
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from support.gguf_files import write_llama
+from support.tiny import NOTES
+
+from model.inference.golden import check
+from model.inference.hf import HfBackend
+from model.network.adapter import ADAPTER, AdapterError, is_adapter, merge
+from model.network.base_models import open_base
+from model.network.checkpoint import CheckpointError, load_manifest
+from model.recipes import smollm2
+from model.training.train import train
+
+PAIRS = [("n1", "n3"), ("n2", "n4"), ("n5", "n6"), ("n1", "n6"), ("n2", "n6"), ("n3", "n6")]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> Path:
+    """What LoRA trained on a tiny model of a GGUF file."""
+    folder = tmp_path_factory.mktemp("lora")
+    write_llama(folder / "base.gguf")
+    recipe = replace(smollm2(), base_model=str(folder / "base.gguf"), steps=6, pairs_per_batch=3, dim=16, lora_rank=4)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NOTELLM_STATE_DIR", str(folder / "state"))
+        train(replace(recipe, learning_rate=3e-3), NOTES, PAIRS, folder / "checkpoint")
+    return folder / "checkpoint"
+
+
+@pytest.fixture
+def adapter(checkpoint, tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv("NOTELLM_STATE_DIR", str(checkpoint.parent / "state"))
+    return Path(shutil.copytree(checkpoint / "adapter", tmp_path / "adapter"))
+
+
+def test_an_adapter_merged_again_is_the_checkpoint_that_was_trained(checkpoint, adapter, tmp_path):
+    manifest = merge(adapter, tmp_path / "again")
+    trained = load_manifest(checkpoint)
+    assert manifest == trained  # with the digest of every file
+    check(HfBackend.open(tmp_path / "again"), manifest)
+
+
+def test_it_learned_something_and_is_small(checkpoint, adapter):
+    weights = load_file(adapter / "adapter_model.safetensors")
+    assert all(weight.dtype == torch.bfloat16 for weight in weights.values())
+    assert all(weight.abs().sum() > 0 for name, weight in weights.items() if "lora_B" in name)
+    size = sum(path.stat().st_size for path in adapter.iterdir())
+    assert size < 0.5 * (checkpoint / "model.safetensors").stat().st_size
+
+
+def test_peft_opens_it_over_the_same_base(checkpoint, adapter):
+    base = open_base(str(checkpoint.parent / "base.gguf"), (), "bfloat16")
+    ids = torch.tensor([base.tokenizer.encode("Night train").ids])
+    ours = HfBackend.open(checkpoint, "bfloat16")._network.backbone
+    with torch.no_grad():
+        theirs = PeftModel.from_pretrained(base.backbone, adapter).merge_and_unload()
+        states = [one.base_model(ids).last_hidden_state.float() for one in (theirs, ours)]
+    assert torch.cosine_similarity(*states, dim=-1).min() > 0.999
+
+
+def test_a_folder_is_an_adapter_or_a_checkpoint(checkpoint, adapter):
+    assert is_adapter(adapter)
+    assert not is_adapter(checkpoint)
+    with pytest.raises(CheckpointError, match="holds an adapter: `notellm merge` makes a checkpoint of it"):
+        load_manifest(adapter)
+
+
+def test_over_another_base_than_its_own_it_is_refused(adapter, tmp_path, monkeypatch):
+    other = tmp_path / "other.gguf"
+    write_llama(other)
+    content = bytearray(other.read_bytes())
+    content[-1] ^= 1
+    other.write_bytes(content)
+    with pytest.raises(
+        AdapterError, match=r"belongs to the base model [0-9a-f]{16} \(.*base\.gguf\); .*other\.gguf is "
+    ):
+        merge(adapter, tmp_path / "out", str(other))
+    assert not (tmp_path / "out").exists()
+
+
+def test_its_base_may_have_moved(checkpoint, adapter, tmp_path):
+    moved = Path(shutil.copy(checkpoint.parent / "base.gguf", tmp_path / "moved.gguf"))
+    assert merge(adapter, tmp_path / "out", str(moved)) == load_manifest(checkpoint)
+
+
+def test_a_merged_checkpoint_stays(adapter, tmp_path):
+    merge(adapter, tmp_path / "out")
+    before = (tmp_path / "out" / "model.safetensors").stat().st_mtime_ns
+    merge(adapter, tmp_path / "out")
+    assert (tmp_path / "out" / "model.safetensors").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "head.safetensors"])
+def test_a_file_that_is_missing_or_altered_is_named(adapter, tmp_path, name):
+    weights = load_file(adapter / name)
+    save_file({key: weight + 1 for key, weight in weights.items()}, adapter / name)
+    with pytest.raises(AdapterError, match=rf"{name} is not the file that was saved"):
+        merge(adapter, tmp_path / "out")
+    (adapter / name).unlink()
+    with pytest.raises(AdapterError, match=rf"{name} is missing"):
+        merge(adapter, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [lambda raw: raw[:50], lambda raw: "[]", lambda raw: json.dumps({"base": "x"})],
+    ids=["cut", "list", "part"],
+)
+def test_a_damaged_description_is_one_line(adapter, tmp_path, damage):
+    path = adapter / ADAPTER
+    path.write_text(damage(path.read_text()))
+    with pytest.raises(AdapterError, match=r"adapter\.json is damaged: "):
+        merge(adapter, tmp_path / "out")
+
+
+def test_no_adapter_at_all_is_one_line(tmp_path):
+    with pytest.raises(AdapterError, match=r"no adapter in .*: adapter\.json is missing"):
+        merge(tmp_path, tmp_path / "out")
