@@ -6,9 +6,11 @@
     state_dir/redis/    append-only file and log of the private Redis
     state_dir/index/    snapshots, one folder a shard and in it one a model
     state_dir/logs/     the log of each process since this start, one JSON object a line
+    state_dir/models/   base models and checkpoints that were made of an adapter
     state_dir/run  ->   a short private folder with the sockets, and <role>.ops with each operations port
 """
 
+import hashlib
 import json
 import os
 import subprocess
@@ -100,6 +102,7 @@ def serve(settings: Settings, *, samples: bool = False) -> int:
         Keyring(settings.keys_file)
     state = settings.state_dir.absolute()
     with lock_state(state) as lock, runtime_folder(state) as runtime:
+        settings = settings.model_copy(update={"checkpoint": merged(settings.checkpoint, state)})
         port = free_port(settings.http.host, settings.http.port, "NOTELLM_HTTP__PORT")
         ops_port = free_port(settings.ops.host, settings.ops.port, "NOTELLM_OPS__PORT")
         place = Place(state, runtime, port, ops_port)
@@ -173,9 +176,33 @@ def _environment(settings: Settings, place: Place) -> dict[str, str]:
     }
 
 
-def _check_checkpoint(folder: Path) -> None:
-    from model.network.checkpoint import CheckpointError, load_manifest
+def merged(folder: Path, state: Path) -> Path:
+    """The checkpoint in a folder; that of an adapter is made by the first call, and kept with the state.
 
+    Raises:
+        SetupError: if it cannot be made; the command has printed why.
+    """
+    from model.network.checkpoint import ADAPTER, MANIFEST
+
+    if not (folder / ADAPTER).is_file():
+        return folder
+    out = state / "models" / hashlib.sha256((folder / ADAPTER).read_bytes()).hexdigest()[:16]
+    if (out / MANIFEST).is_file():
+        return out
+    say("the model is an adapter: it is folded into its base model, once (about half a minute)")
+    # A process of its own, which takes torch along when it ends.
+    command = [sys.executable, "-P", "-m", "service.cli.main", "merge", str(folder), "--out", str(out)]
+    environment = os.environ | {"NOTELLM_STATE_DIR": str(state)}
+    if subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=False).returncode:  # noqa: S603
+        raise SetupError(f"no model can be made of the adapter in {folder} (NOTELLM_CHECKPOINT)")
+    return out
+
+
+def _check_checkpoint(folder: Path) -> None:
+    from model.network.checkpoint import ADAPTER, CheckpointError, load_manifest
+
+    if (folder / ADAPTER).is_file():
+        return
     try:
         load_manifest(folder)
     except CheckpointError as error:

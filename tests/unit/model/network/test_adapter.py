@@ -1,36 +1,24 @@
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
+from support.adapter import tiny_adapter
 from support.gguf_files import write_llama
-from support.tiny import NOTES
 
 from model.inference.golden import check
 from model.inference.hf import HfBackend
 from model.network.adapter import ADAPTER, AdapterError, is_adapter, merge
 from model.network.base_models import open_base
 from model.network.checkpoint import CheckpointError, load_manifest
-from model.recipes import smollm2
-from model.training.train import train
-
-PAIRS = [("n1", "n3"), ("n2", "n4"), ("n5", "n6"), ("n1", "n6"), ("n2", "n6"), ("n3", "n6")]
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory) -> Path:
-    """What LoRA trained on a tiny model of a GGUF file."""
-    folder = tmp_path_factory.mktemp("lora")
-    write_llama(folder / "base.gguf")
-    recipe = replace(smollm2(), base_model=str(folder / "base.gguf"), steps=6, pairs_per_batch=3, dim=16, lora_rank=4)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("NOTELLM_STATE_DIR", str(folder / "state"))
-        train(replace(recipe, learning_rate=3e-3), NOTES, PAIRS, folder / "checkpoint")
-    return folder / "checkpoint"
+    return tiny_adapter(tmp_path_factory.mktemp("lora"))
 
 
 @pytest.fixture
