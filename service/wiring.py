@@ -172,9 +172,11 @@ def _follow(keys: "Keyring | None") -> Callable[[], Awaitable[None]]:
 async def _worker(settings: Settings) -> None:
     from indexer.rpc.server import serve
     from service.store.jobs import JobQueue
+    from service.worker import precomputed
     from service.worker.category_sampler import CategorySampler
     from service.worker.drafts import draft_handlers
     from service.worker.engine import Engine
+    from service.worker.prediction_cache import PredictionCache
     from service.worker.worker import Worker
 
     own = settings.worker
@@ -191,7 +193,9 @@ async def _worker(settings: Settings) -> None:
             consumer = f"{socket.gethostname()}-{own.number}"
             queue = JobQueue(redis, consumer, manifest.fingerprint, manifest.dim)
             sampler = CategorySampler(engine, manifest.categories, own.free_category_share)
-            worker = Worker(engine, queue, sampler, hashtags=own.hashtags, cached_readings=own.cached_readings)
+            known = precomputed.read(settings.checkpoint, manifest.fingerprint)
+            cache = PredictionCache(own.cached_readings, known)
+            worker = Worker(engine, queue, sampler, hashtags=own.hashtags, cache=cache)
 
             async def look() -> None:
                 missing.names = [] if worker.connected else ["redis"]

@@ -11,6 +11,7 @@
 import dataclasses
 import hashlib
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from model.network.base_models import open_base
 from model.network.checkpoint import (
     ADAPTER,
     HEAD,
+    PREDICTIONS,
     CheckpointError,
     Manifest,
     load_head,
@@ -124,6 +126,8 @@ def merge(folder: Path, out: Path, base_model: str | None = None) -> Manifest:
     load_head(folder, network)
     fold_adapters(network.backbone, getattr(torch, recipe.saved_dtype))
     files = save_files(out, network, base.tokenizer, special, recipe.saved_dtype)
+    if (folder / PREDICTIONS).is_file():
+        shutil.copyfile(folder / PREDICTIONS, out / PREDICTIONS)
     manifest = dataclasses.replace(adapter.manifest, files=files)
     save_manifest(out, manifest)
     return manifest

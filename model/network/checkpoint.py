@@ -34,6 +34,7 @@ FORMAT = 1
 MANIFEST = "notellm.json"
 HEAD = "head.safetensors"
 ADAPTER = "adapter.json"  # see `model.network.adapter`
+PREDICTIONS = "predictions.msgpack.gz"  # of some notes, see `service.worker.precomputed`; no part of the model
 # Fields of earlier recipes, with the values that mean nothing to a checkpoint.
 _DROPPED: dict[str, list[Any]] = {
     "matryoshka": [[]],

@@ -53,17 +53,30 @@ def convert(layout: str, source: Path, out: Path, clicks_only: bool) -> None:
 @click.option("--out", type=FOLDER, required=True, help="Folder to write notes.jsonl and events.jsonl to.")
 @click.option("--sessions", default=24_000, show_default=True, help="Reading sessions to draw.")
 @click.option("--seed", default=0, show_default=True, help="Seed of the sessions.")
-def samples(out: Path, sessions: int, seed: int) -> None:
+@click.option(
+    "--predict", "checkpoint", type=FOLDER,
+    help="Also write this checkpoint's predictions of them into its folder: its worker need not make them again.",
+)  # fmt: skip
+def samples(out: Path, sessions: int, seed: int, checkpoint: Path | None) -> None:
     """Write the sample notes and a drawn click log, in the formats that the other commands read.
 
     \b
-    Example:
+    Examples:
       notellm samples --out samples && notellm pairs samples --out pairs.parquet
+      notellm samples --out samples --predict ./checkpoint
     """
-    from model.data.samples.generate import write
+    from model.data.samples.generate import sample_notes, write
 
     notes, events = write(out, sessions, seed)
     click.echo(f"{notes} notes and {events} clicks in {out}")
+    if checkpoint is not None:
+        with mistakes():
+            from model.inference.open import open_backend
+            from model.network.checkpoint import PREDICTIONS
+            from service.worker import precomputed
+
+            size = precomputed.write(checkpoint, open_backend("hf", checkpoint), sample_notes())
+        click.echo(f"{notes} predictions in {checkpoint / PREDICTIONS}, {size / 1e6:.1f} MB")
 
 
 def rules_options(command: Command) -> Command:

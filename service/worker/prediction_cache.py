@@ -1,16 +1,20 @@
 """A cache of predictions by source: the same text in another note or version needs no forward pass."""
 
 from collections import OrderedDict
+from collections.abc import Iterable
 
 from service.store.records import StoredPrediction
 
 
 class PredictionCache:
-    """Up to ``size`` predictions of one model, by `source_of`; the least recently used is evicted."""
+    """Up to ``size`` predictions of one model, by `source_of`; the least recently used is evicted. It starts with
+    those that are ``known``."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, known: Iterable[StoredPrediction] = ()) -> None:
         self._size = size
         self._predictions: OrderedDict[bytes, StoredPrediction] = OrderedDict()
+        for prediction in known:
+            self.put(prediction)
 
     def get(self, source: bytes) -> StoredPrediction | None:
         """The prediction for this source, of any note and version."""

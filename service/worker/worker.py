@@ -65,14 +65,14 @@ class Worker:
     """
 
     def __init__(
-        self, engine: Engine, queue: JobQueue, sampler: CategorySampler, *, hashtags: int, cached_readings: int
+        self, engine: Engine, queue: JobQueue, sampler: CategorySampler, *, hashtags: int, cache: PredictionCache
     ) -> None:
         self.connected = False
         self._engine = engine
         self._queue = queue
         self._sampler = sampler
         self._hashtags = hashtags
-        self._cache = PredictionCache(cached_readings)
+        self._cache = cache
         self._in_flight: set[str] = set()
         self._ready: list[_Ready] = []
         self._mean_tokens = max(1, engine.batch_tokens // _NOTES_A_BATCH)

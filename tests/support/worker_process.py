@@ -16,6 +16,7 @@ from service.store.jobs import JobQueue
 from service.worker import worker as worker_module
 from service.worker.category_sampler import CategorySampler
 from service.worker.engine import Engine
+from service.worker.prediction_cache import PredictionCache
 from service.worker.worker import Worker
 
 TAKE_OVER_S = 1.0
@@ -29,7 +30,7 @@ async def work(url: str, consumer: str) -> None:
     backend = HashingBackend(before=lambda: time.sleep(PASS_S))
     engine = Engine(backend, max_batch_tokens=256, max_drafts=1)
     queue = JobQueue(open_redis(url), consumer, backend.fingerprint, backend.dim, take_over_s=TAKE_OVER_S)
-    worker = Worker(engine, queue, CategorySampler(engine, ["Travel"], 0.05), hashtags=2, cached_readings=100)
+    worker = Worker(engine, queue, CategorySampler(engine, ["Travel"], 0.05), hashtags=2, cache=PredictionCache(100))
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, worker.stop)
     async with engine.running():
         await worker.run()

@@ -15,6 +15,7 @@ from service.store.records import StoredNote, decode_change
 from service.store.schema import EMBEDDINGS, FILLED, JOBS
 from service.worker.category_sampler import CategorySampler
 from service.worker.engine import Engine
+from service.worker.prediction_cache import PredictionCache
 from service.worker.worker import Worker
 
 
@@ -43,7 +44,7 @@ async def working(
             JobQueue(redis, consumer, backend.fingerprint, backend.dim, **queue),
             sampler,
             hashtags=hashtags,
-            cached_readings=cached_readings,
+            cache=PredictionCache(cached_readings),
         )
 
 

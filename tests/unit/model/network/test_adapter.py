@@ -13,7 +13,7 @@ from model.inference.golden import check
 from model.inference.hf import HfBackend
 from model.network.adapter import ADAPTER, AdapterError, is_adapter, merge
 from model.network.base_models import open_base
-from model.network.checkpoint import CheckpointError, load_manifest
+from model.network.checkpoint import PREDICTIONS, CheckpointError, load_manifest
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +57,12 @@ def test_a_folder_is_an_adapter_or_a_checkpoint(checkpoint, adapter):
     assert not is_adapter(checkpoint)
     with pytest.raises(CheckpointError, match="holds an adapter: `notellm merge` makes a checkpoint of it"):
         load_manifest(adapter)
+
+
+def test_predictions_that_came_with_it_go_along(adapter, tmp_path):
+    (adapter / PREDICTIONS).write_bytes(b"some")
+    merge(adapter, tmp_path / "out")
+    assert (tmp_path / "out" / PREDICTIONS).read_bytes() == b"some"
 
 
 def test_over_another_base_than_its_own_it_is_refused(adapter, tmp_path, monkeypatch):
