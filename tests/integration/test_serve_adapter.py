@@ -19,7 +19,7 @@ def test_its_checkpoint_is_made_once_and_serves(checkpoint, tmp_path):
     service = Service(tmp_path, checkpoint / "adapter")
     with running(service), service.client() as notellm:
         assert notellm.status().model == load_manifest(checkpoint).fingerprint
-        notellm.put_note("a", title="Night train to Lisbon", wait_s=30)
+        notellm.put("a", {"title": "Night train to Lisbon"}, wait_s=10)
         assert notellm.status().notes.searchable == 1
     assert "it is folded into its base model" in (tmp_path / "log").read_text()
     (tmp_path / "log").unlink()
