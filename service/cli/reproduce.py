@@ -22,7 +22,7 @@ DATA = click.Path(path_type=Path, file_okay=False, exists=True)
     "--recipe", type=click.Choice(list(RECIPES)), default="small", show_default=True,
     help="NoteLLM's recipe; its rivals and ablations differ from it in one thing each.",
 )  # fmt: skip
-@click.option("--base-model", help="Another base model than the recipe's: a name or a folder.")
+@click.option("--base-model", help="Another base model than the recipe's: a name, a folder or a .gguf file.")
 @click.option("--steps", type=click.IntRange(min=1), help="Another number of steps than the recipe's.")
 @click.option(
     "--set", "settings", multiple=True, metavar="FIELD=VALUE",
