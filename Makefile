@@ -10,7 +10,7 @@ MODEL ?= mini
 WEIGHTS := $(if $(filter smollm2,$(MODEL)),$(VENV)/.smollm2-weights)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test vllm-test check bench-gateway bench-index bench-overload bench-peers bench-worker client conformance openapi mini constraints screenshots dashboard dashboard-picture deploy-test images-test requirements clean
+.PHONY: help demo test vllm-test check bench-gateway bench-index bench-overload bench-peers bench-worker client conformance openapi mini smollm2 constraints screenshots dashboard dashboard-picture deploy-test images-test requirements clean
 
 help: ## Say what each target does.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -97,6 +97,17 @@ mini: $(VENV)/.dev-installed ## Train model/mini again from the sample notes.
 	$(BIN)/notellm train build/samples --pairs build/pairs.parquet --recipe mini --out model/mini
 	$(BIN)/notellm calibrate model/mini --data build/samples --holdout 0.1 --out model/reports/mini
 	$(BIN)/notellm samples --out build/samples --predict model/mini
+
+# Hours on two cores, minutes on a GPU; a run that was stopped goes on.
+smollm2: $(VENV)/.dev-installed $(VENV)/.smollm2-weights ## Train model/smollm2 again from the sample notes.
+	$(BIN)/notellm samples --out build/samples
+	$(BIN)/notellm pairs build/samples --out build/pairs.parquet --holdout 0.1
+	$(BIN)/notellm train build/samples --pairs build/pairs.parquet --recipe smollm2 --out build/smollm2 \
+	  --set lora_rank=8 --set learning_rate=1e-3 --set pairs_per_batch=12 --set content_tokens=60 --set alpha=1.0 \
+	  --set hashtag_share=0.6 --set recompute=false
+	$(BIN)/notellm calibrate build/smollm2 --data build/samples --holdout 0.1 --out model/reports/smollm2
+	$(BIN)/notellm samples --out build/samples --predict build/smollm2
+	mkdir -p model/smollm2 && cp build/smollm2/adapter/* build/smollm2/predictions.msgpack.gz model/smollm2/
 
 screenshots: $(VENV)/.dev-installed ## Take the pictures in docs/ again (needs Chromium).
 	PYTHONPATH=tests $(BIN)/python -m support.screenshots

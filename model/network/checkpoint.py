@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from model.files import write_json
 from model.recipes import Recipe
 from model.text.prompt import EMB, TEMPLATES, PromptBuilder, SpecialIds
 
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
 FORMAT = 1
 MANIFEST = "notellm.json"
 HEAD = "head.safetensors"
-ADAPTER = "adapter.json"  # see `model.network.adapter`
+# In a checkpoint that LoRA trained: what it learned, without the base model; see `model.network.adapter`.
+ADAPTER_FOLDER, ADAPTER = "adapter", "adapter.json"
 PREDICTIONS = "predictions.msgpack.gz"  # of some notes, see `service.worker.precomputed`; no part of the model
 # Fields of earlier recipes, with the values that mean nothing to a checkpoint.
 _DROPPED: dict[str, list[Any]] = {
@@ -161,13 +163,22 @@ def save_files(
 
 def add_golden(folder: Path, golden: dict[str, Any]) -> Manifest:
     """Put golden answers into the manifest of a checkpoint; its fingerprint stays."""
-    save_manifest(folder, dataclasses.replace(load_manifest(folder), golden=golden))
-    return load_manifest(folder)
+    return _update(folder, golden=golden)
 
 
 def add_calibration(folder: Path, calibration: dict[str, Any]) -> Manifest:
     """Put a calibration into the manifest of a checkpoint; its fingerprint stays."""
-    save_manifest(folder, dataclasses.replace(load_manifest(folder), calibration=calibration))
+    return _update(folder, calibration=calibration)
+
+
+def _update(folder: Path, **changes: Any) -> Manifest:
+    """Change the manifest of a checkpoint, and the copy of it that its adapter has."""
+    manifest = dataclasses.replace(load_manifest(folder), **changes)
+    save_manifest(folder, manifest)
+    description = folder / ADAPTER_FOLDER / ADAPTER
+    if description.is_file():
+        written = json.loads(description.read_text(encoding="utf-8"))
+        write_json(description, written | {"manifest": written_manifest(manifest)})
     return load_manifest(folder)
 
 

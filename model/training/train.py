@@ -13,7 +13,7 @@ from model.inference import golden
 from model.inference.vllm_checkpoint import MOST_DIMENSIONS
 from model.network.adapter import base_fingerprint, finish, save_weights
 from model.network.base_models import open_base
-from model.network.checkpoint import HEAD, Manifest, load_manifest, save, special_ids, start_head
+from model.network.checkpoint import ADAPTER_FOLDER, HEAD, Manifest, load_manifest, save, special_ids, start_head
 from model.network.lora import add_adapters, fold_adapters
 from model.network.notellm import NoteLLM, add_embedding_token
 from model.network.sentence_bert import SentenceBert, open_encoder
@@ -30,7 +30,6 @@ from model.training.step import Losses, Step
 from model.training.teacher import principal_components, teacher_vectors
 from model.training.validation import NAME, Validation, split_off
 
-ADAPTER_FOLDER = "adapter"  # in a checkpoint that LoRA trained: what it learned, without the base model
 _LAST = 20  # steps averaged for the figures in the checkpoint
 
 

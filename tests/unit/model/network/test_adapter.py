@@ -13,7 +13,7 @@ from model.inference.golden import check
 from model.inference.hf import HfBackend
 from model.network.adapter import ADAPTER, AdapterError, is_adapter, merge
 from model.network.base_models import open_base
-from model.network.checkpoint import PREDICTIONS, CheckpointError, load_manifest
+from model.network.checkpoint import PREDICTIONS, CheckpointError, add_calibration, load_manifest
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +57,13 @@ def test_a_folder_is_an_adapter_or_a_checkpoint(checkpoint, adapter):
     assert not is_adapter(checkpoint)
     with pytest.raises(CheckpointError, match="holds an adapter: `notellm merge` makes a checkpoint of it"):
         load_manifest(adapter)
+
+
+def test_a_calibration_of_the_checkpoint_is_the_adapters_too(checkpoint, tmp_path, adapter):
+    copy = Path(shutil.copytree(checkpoint, tmp_path / "copy"))
+    calibrated = add_calibration(copy, {"category": [0.0, 1.0]})
+    assert merge(copy / "adapter", tmp_path / "out") == calibrated
+    assert load_manifest(checkpoint).calibration is None
 
 
 def test_predictions_that_came_with_it_go_along(adapter, tmp_path):
