@@ -35,7 +35,7 @@ class Recipe:
     hide_hashtags: float = 0.3  # share of prompts without the known hashtags, which drafts do not have
     whitened_head: bool = False  # start the head from the principal components of the notes' states
     # The paper has no teacher; figures are in model/README.md.
-    teacher: str | None = None  # the embedding stays close to its vectors: minilm, or a SentenceBERT checkpoint
+    teacher: str | None = None  # the embedding stays close to its vectors: minilm, or any checkpoint
     teacher_weight: float = 1.0  # at the first step; it falls linearly to zero
     # How long: see `model.training.validation`.
     epochs: int = 1

@@ -1,8 +1,11 @@
 import numpy as np
 import pytest
 import torch
+from support.checkpoint import tiny_checkpoint
 from support.tiny import NOTES, tiny_base
 
+from model.inference.hf import HfBackend
+from model.inference.many import embed_all
 from model.network.checkpoint import special_ids
 from model.network.notellm import NoteLLM, add_embedding_token
 from model.recipes import small
@@ -38,6 +41,14 @@ def test_the_teacher_finds_the_notes_about_one_thing_close():
     vectors = teacher_vectors("minilm", NOTES, small())
     bread = vectors[1] @ vectors[3]
     assert bread > max(vectors[1] @ vectors[other] for other in (0, 2, 5))
+
+
+def test_a_larger_notellm_teaches_with_its_own_vectors(tmp_path):
+    tiny_checkpoint(tmp_path)
+    vectors = teacher_vectors(str(tmp_path), NOTES, small())
+    expected = embed_all(HfBackend.open(tmp_path), NOTES)
+    assert vectors.shape == (len(NOTES), 16)
+    assert (vectors * expected).sum(axis=1).min() > 0.99
 
 
 def test_a_head_that_follows_a_teacher_starts_nearer_to_it_than_chance():
