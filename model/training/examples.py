@@ -125,6 +125,8 @@ class TrainingSet:
             self._related.setdefault(b, {b}).add(a)
         self._builder = builder
         self._tags = [clean_tags(note.hashtags) for note in notes]
+        # Others would teach the unknown token.
+        self._writable = {tag for tag in {tag for tags in self._tags for tag in tags} if builder.knows(tag)}
         self._order = lru_cache(maxsize=2)(self._shuffled)
 
     @property
@@ -190,8 +192,9 @@ class TrainingSet:
         note, tags = self.notes[index], self._tags[index]
         if task == "topics":
             # j and the choice of j hashtags are drawn anew in each batch (section 4.2).
-            j = rng.randint(min(1, len(tags)), len(tags))
-            drawn = set(rng.sample(range(len(tags)), j))
+            writable = [position for position, tag in enumerate(tags) if tag in self._writable]
+            j = rng.randint(min(1, len(writable)), len(writable))
+            drawn = set(rng.sample(writable, j))
             output = topics_text([tag for position, tag in enumerate(tags) if position in drawn])
             shown = [tag for position, tag in enumerate(tags) if position not in drawn]
         else:

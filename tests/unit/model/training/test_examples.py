@@ -3,8 +3,10 @@ from dataclasses import replace
 
 import pytest
 from support.tiny import NOTES, tiny_tokenizer
+from tokenizers import Tokenizer
 
 from model.network.checkpoint import special_ids
+from model.network.minilm import minilm_folder
 from model.note import Note
 from model.recipes import paper, small
 from model.text.hashtags import clean_tags
@@ -43,6 +45,21 @@ def _outputs(training_set: TrainingSet, batch: Batch) -> dict[int, str]:
         writing = dict.fromkeys((chunk.predict_T // chunk.ids_CL.shape[1]).tolist())
         found |= dict(zip([chunk.rows[place] for place in writing], outputs, strict=True))
     return found
+
+
+def test_a_hashtag_that_the_tokenizer_cannot_write_is_shown_and_never_asked_for():
+    tokenizer = Tokenizer.from_file(str(minilm_folder() / "tokenizer.json"))
+    tokenizer.no_padding()
+    builder = PromptBuilder(tokenizer, special_ids(tokenizer, "[CLS]", "[SEP]", "[PAD]"), SHARED, 20, 80)
+    notes = [Note(name, "Dinner on Java", "", ("travel", "ꦗꦮ", "food"), None, 1) for name in "abcd"]
+    training_set = TrainingSet(notes, [("a", "b"), ("c", "d")], builder)
+    written = set()
+    for step in range(10):
+        for output in _outputs(training_set, training_set.batch(step, _sampling(2, 1.0))).values():
+            written |= set(output.split(", "))
+    assert written == {"travel", "food"}
+    shown = training_set.prompts([0]).ids_CL.flatten().tolist()
+    assert tokenizer.token_to_id("[UNK]") in shown
 
 
 @pytest.mark.parametrize("template", [PAPER, SHARED, EOL, BARE])
