@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from model.backend import Backend
+from model.network.checkpoint import load_manifest
 
 if TYPE_CHECKING:
     import torch
@@ -40,15 +41,17 @@ def open_backend(name: str, checkpoint: Path, runtime: Runtime | None = None) ->
     if name not in BACKENDS:
         raise ValueError(f"unknown backend {name!r}; known: {', '.join(BACKENDS)}")
     runtime = runtime or Runtime()
+    manifest = load_manifest(checkpoint)
+    dtype = precision(runtime.dtype, manifest.recipe.saved_dtype)
     if name == "vllm":
-        return _open_vllm(checkpoint, runtime)
+        return _open_vllm(checkpoint, runtime, manifest.fingerprint, dtype)
     import torch
 
     from model.inference.hf import HfBackend
 
     if runtime.threads:
         torch.set_num_threads(runtime.threads)
-    return HfBackend.open(checkpoint, precision(runtime.dtype))
+    return HfBackend.open(checkpoint, dtype)
 
 
 def default_device() -> "torch.device":
@@ -58,11 +61,18 @@ def default_device() -> "torch.device":
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def precision(dtype: str) -> str:
-    """The precision itself, or, for ``auto``, float32 on a CPU and bfloat16 on a GPU."""
+def precision(dtype: str, saved: str = "float32") -> str:
+    """The precision itself, or, for ``auto``, bfloat16 on a GPU, and on a CPU with instructions for it if the weights
+    were ``saved`` so; float32 otherwise."""
+    import torch
+
     if dtype != "auto":
         return dtype
-    return "bfloat16" if default_device().type == "cuda" else "float32"
+    if default_device().type == "cuda":
+        return "bfloat16"
+    capabilities = torch.cpu.get_capabilities()
+    has_it = any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
+    return "bfloat16" if has_it and saved == "bfloat16" else "float32"
 
 
 def gpu_memory() -> int:
@@ -72,16 +82,15 @@ def gpu_memory() -> int:
     return torch.cuda.memory_reserved() if torch.cuda.is_available() else 0
 
 
-def _open_vllm(checkpoint: Path, runtime: Runtime) -> Backend:
+def _open_vllm(checkpoint: Path, runtime: Runtime, fingerprint: str, dtype: str) -> Backend:
     from model.inference.vllm import VllmBackend
     from model.inference.vllm_checkpoint import write_serving
-    from model.network.checkpoint import load_manifest
 
-    folder = runtime.serving_dir / load_manifest(checkpoint).fingerprint
+    folder = runtime.serving_dir / fingerprint
     write_serving(checkpoint, folder)
     options: dict[str, object] = {"tensor_parallel_size": runtime.tensor_parallel}
     if default_device().type == "cuda":
         options["gpu_memory_utilization"] = runtime.gpu_memory
     else:
         options["enforce_eager"] = True  # compiling takes minutes, and pays on a GPU alone
-    return VllmBackend.open(folder, precision(runtime.dtype), **options)
+    return VllmBackend.open(folder, dtype, **options)
