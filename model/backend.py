@@ -1,5 +1,6 @@
 """The seam between the service and the engine that runs the network."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -8,6 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.note import Note
+
+_FINGERPRINT = re.compile(r"[0-9a-f]{16}")
+
+
+def is_fingerprint(text: str) -> bool:
+    """Whether a text is a model's fingerprint, 16 hex digits: ask before it names a folder."""
+    return _FINGERPRINT.fullmatch(text) is not None
 
 
 @dataclass(frozen=True, slots=True)

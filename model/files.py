@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,23 @@ def lock_folder(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def read_bounded(path: Path, most_bytes: int) -> bytes:
+    """The content of a small file, which somebody else may have written.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        OSError: if it cannot be read, or is a device, a pipe or a folder: those may never end.
+        ValueError: if it is longer.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(f"{path.name} is no regular file")
+    with path.open("rb") as file:
+        content = file.read(most_bytes + 1)
+    if len(content) > most_bytes:
+        raise ValueError(f"it is longer than {most_bytes >> 20} MiB")
+    return content
 
 
 def publish(staged: Path, path: Path) -> None:

@@ -21,7 +21,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from model.exports import note_text
 from model.exports.note_text import NoteText
 from model.network.checkpoint import MANIFEST, CheckpointError, Manifest, load, load_manifest
-from model.network.notellm import NoteLLM, quiet_transformers
+from model.network.notellm import NO_CODE, NoteLLM, quiet_transformers
 from model.note import Note
 from model.text import hashtags
 from model.text.prompt import EMB, TOPICS_TOKENS, PromptBuilder
@@ -148,7 +148,7 @@ def _compare(out: Path, builder: PromptBuilder) -> None:
     ]
     text = NoteText(out)
     texts = [text(note.title, note.content, note.hashtags) for note in notes]
-    reopened = AutoTokenizer.from_pretrained(out)(texts)["input_ids"]
+    reopened = AutoTokenizer.from_pretrained(out, **NO_CODE)(texts)["input_ids"]
     if [[*ids, builder.special.emb] for ids in reopened] != builder.prompts(notes):
         raise CheckpointError("this checkpoint cannot be exported: transformers opens its tokenizer as another one")
 

@@ -82,7 +82,10 @@ def check(backend: Backend, manifest: Manifest) -> None:
     """
     if manifest.golden is None:
         raise CheckpointError(f"checkpoint {manifest.fingerprint} has no golden answers; `notellm golden` adds them")
-    expected = Golden.decode(manifest.golden, manifest.dim)
+    try:
+        expected = Golden.decode(manifest.golden, manifest.dim)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise GoldenError(f"the golden answers cannot be read ({error}); `notellm golden` makes them") from None
     actual = Golden.of(answers(backend))
     least = LEAST_COSINE[backend.dtype]
     cosines_N = (actual.vectors_ND * expected.vectors_ND).sum(axis=1)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from model.batching import batches
 from model.inference.open import default_device, precision
-from model.network.checkpoint import MANIFEST, load_manifest
+from model.network.checkpoint import MANIFEST, verified
 from model.network.chunk import Chunk
 from model.network.sentence_bert import SentenceBert, open_encoder
 from model.note import Note
@@ -41,9 +41,10 @@ class SentenceEncoder:
 
         An encoder that was trained here cuts texts as in training, without regard to the limits.
         """
+        trained = verified(Path(name)) if (Path(name) / MANIFEST).is_file() else None
         encoder = open_encoder(str(name), precision(dtype))
-        if (Path(name) / MANIFEST).is_file():
-            recipe = load_manifest(Path(name)).recipe
+        if trained:
+            recipe = trained.recipe
             title_tokens, content_tokens = recipe.title_tokens, recipe.content_tokens
         network = SentenceBert(encoder.backbone, encoder.special.pad).to(default_device())
         return cls(network, encoder.builder(title_tokens, content_tokens))

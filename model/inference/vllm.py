@@ -63,6 +63,8 @@ class VllmBackend:
         """
         serving = open_serving(folder)
         settings = {
+            "trust_remote_code": False,
+            "load_format": "safetensors",
             "skip_tokenizer_init": True,
             "enable_prefix_caching": True,
             "block_size": BLOCK_TOKENS,

@@ -16,7 +16,17 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from model.network.checkpoint import MANIFEST, CheckpointError, Manifest, load, load_manifest
+from model.network.checkpoint import (
+    MANIFEST,
+    CheckpointError,
+    Manifest,
+    check_files,
+    load,
+    load_manifest,
+    read_object,
+    sha256,
+    verified,
+)
 from model.network.notellm import quiet_transformers
 
 SERVING = "serving.json"
@@ -46,10 +56,10 @@ def write_serving(checkpoint: Path, out: Path) -> ServingCheckpoint:
     Raises:
         CheckpointError: if the checkpoint cannot be used, or its architecture is not one of those tried with vLLM.
     """
-    manifest = load_manifest(checkpoint)
+    manifest = verified(checkpoint)
     if _is_complete(out, manifest.fingerprint):
         return open_serving(out)
-    architecture = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))["model_type"]
+    architecture = read_object(checkpoint / "config.json").get("model_type")
     if architecture not in _ARCHITECTURES:
         known = ", ".join(sorted(_ARCHITECTURES))
         raise CheckpointError(f"vLLM cannot serve {checkpoint}: it is a {architecture}; use one of {known}, or hf")
@@ -67,7 +77,9 @@ def write_serving(checkpoint: Path, out: Path) -> ServingCheckpoint:
         for name in (MANIFEST, "tokenizer.json", "tokenizer_config.json"):
             shutil.copyfile(checkpoint / name, folder / name)
         # The bias not as head.safetensors: vLLM takes every such file for weights of its own.
-        written = {"fingerprint": manifest.fingerprint, "first": first, "bias": network.head.bias.tolist()}
+        files = {path.name: sha256(path) for path in sorted(folder.iterdir())}
+        bias = network.head.bias.tolist()
+        written = {"fingerprint": manifest.fingerprint, "first": first, "bias": bias, "files": files}
         (folder / SERVING).write_text(json.dumps(written) + "\n")
         folder.chmod(0o755)
         if out.exists() and not _is_complete(out, manifest.fingerprint):
@@ -78,20 +90,23 @@ def write_serving(checkpoint: Path, out: Path) -> ServingCheckpoint:
 
 
 def open_serving(folder: Path) -> ServingCheckpoint:
-    """Raises CheckpointError if `write_serving` did not finish there."""
+    """Raises CheckpointError if `write_serving` did not finish there, or a file is not the one that it wrote."""
     try:
-        written = json.loads((folder / SERVING).read_text(encoding="utf-8"))
-        return ServingCheckpoint(folder, load_manifest(folder), written["first"], tuple(written["bias"]))
-    except (OSError, ValueError, KeyError):
-        raise CheckpointError(f"{folder} is not a serving checkpoint: {SERVING} is missing or damaged") from None
+        written = read_object(folder / SERVING)
+        serving = ServingCheckpoint(folder, load_manifest(folder), written["first"], tuple(written["bias"]))
+        check_files(folder, written["files"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{folder} is not a serving checkpoint, remove it: {error}") from None
+    return serving
 
 
 def _is_complete(folder: Path, fingerprint: str) -> bool:
+    """Whether this version wrote it, of this model."""
     try:
-        written: dict[str, object] = json.loads((folder / SERVING).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        written = read_object(folder / SERVING)
+    except (OSError, CheckpointError):
         return False
-    return written.get("fingerprint") == fingerprint
+    return written.get("fingerprint") == fingerprint and "files" in written
 
 
 def _append_projection(backbone: PreTrainedModel, projection_DH: Tensor) -> int:

@@ -10,7 +10,6 @@
 
 import dataclasses
 import hashlib
-import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,9 +25,11 @@ from model.network.checkpoint import (
     PREDICTIONS,
     CheckpointError,
     Manifest,
+    check_files,
     load_head,
     load_manifest,
     read_manifest,
+    read_object,
     save_files,
     save_head,
     save_manifest,
@@ -36,7 +37,7 @@ from model.network.checkpoint import (
     special_ids,
     written_manifest,
 )
-from model.network.lora import WEIGHTS, fold_adapters, load_adapters, save_adapters
+from model.network.lora import CONFIG, WEIGHTS, fold_adapters, load_adapters, save_adapters
 from model.network.notellm import NoteLLM, add_embedding_token
 
 
@@ -71,7 +72,7 @@ def save_weights(folder: Path, network: NoteLLM, dtype: torch.dtype) -> None:
 
 def finish(folder: Path, base: str, manifest: Manifest) -> None:
     """Write ``adapter.json``: a folder that has it is complete."""
-    files = {name: sha256(folder / name) for name in (WEIGHTS, HEAD)}
+    files = {name: sha256(folder / name) for name in (WEIGHTS, CONFIG, HEAD)}
     write_json(folder / ADAPTER, {"base": base, "manifest": written_manifest(manifest), "files": files})
 
 
@@ -84,17 +85,17 @@ def load_adapter(folder: Path) -> Adapter:
     """The description of an adapter. Raises AdapterError if a file is missing or not the one that was saved."""
     path = folder / ADAPTER
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = read_object(path)
         adapter = Adapter(raw["base"], read_manifest(raw["manifest"], path), raw["files"])
+        if not {WEIGHTS, HEAD} <= adapter.files.keys() <= {WEIGHTS, CONFIG, HEAD}:
+            raise AdapterError(f"{path} is damaged: it names other files than an adapter has")
+        check_files(folder, adapter.files)
     except FileNotFoundError:
         raise AdapterError(f"no adapter in {folder}: {ADAPTER} is missing") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except CheckpointError as error:
+        raise AdapterError(str(error)) from None
+    except (KeyError, TypeError, AttributeError) as error:
         raise AdapterError(f"{path} is damaged: {error}") from None
-    for name, digest in adapter.files.items():
-        if not (folder / name).is_file():
-            raise AdapterError(f"{folder / name} is missing")
-        if sha256(folder / name) != digest:
-            raise AdapterError(f"{folder / name} is not the file that was saved: its SHA-256 differs")
     return adapter
 
 
@@ -128,7 +129,8 @@ def merge(folder: Path, out: Path, base_model: str | None = None) -> Manifest:
     files = save_files(out, network, base.tokenizer, special, recipe.saved_dtype)
     if (folder / PREDICTIONS).is_file():
         shutil.copyfile(folder / PREDICTIONS, out / PREDICTIONS)
-    manifest = dataclasses.replace(adapter.manifest, files=files)
+    trained = adapter.manifest.files
+    manifest = dataclasses.replace(adapter.manifest, files=files, trained_files=None if files == trained else trained)
     save_manifest(out, manifest)
     return manifest
 

@@ -14,7 +14,7 @@ from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTo
 from model.network.bert_as_opt import as_decoder
 from model.network.gguf import is_gguf, unpacked
 from model.network.minilm import minilm_folder
-from model.network.notellm import decoder_config, open_backbone, quiet_transformers
+from model.network.notellm import NO_CODE, WEIGHTS_ALONE, decoder_config, open_backbone, quiet_transformers
 from model.network.smollm2 import smollm2_folder
 from model.note import Note
 
@@ -79,7 +79,7 @@ def open_tokenizer(name: str, role: str = "base model") -> PreTrainedTokenizerFa
         BaseModelError: if it cannot be opened, or has no end token.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        tokenizer = AutoTokenizer.from_pretrained(name, **NO_CODE)
     except (OSError, ValueError) as error:
         if Path(name).is_dir() and not any(Path(name).glob("*token*")):
             why = "it has no tokenizer; put its tokenizer.json and tokenizer_config.json there"
@@ -106,7 +106,7 @@ def _minilm(notes: Sequence[Note] | None, dtype: str) -> BaseModel:
     if notes is not None:
         (tokenizer, kept), layers = _smaller_vocabulary(tokenizer, notes), _MINI_LAYERS
     with quiet_transformers():
-        encoder = AutoModel.from_pretrained(folder, dtype=torch.float32)
+        encoder = AutoModel.from_pretrained(folder, dtype=torch.float32, **WEIGHTS_ALONE)
     decoder = as_decoder(encoder, kept, layers)
     return BaseModel(decoder.to(getattr(torch, dtype)), tokenizer, "[CLS]", "[SEP]", "[PAD]")
 

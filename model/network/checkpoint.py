@@ -9,19 +9,26 @@
     head.safetensors       the projection and tau
     tokenizer.json ...     the tokenizer, with [EMB]
 
-The manifest loads without torch, for the gateway.
+The manifest loads without torch, for the gateway. A fingerprint is never taken on trust: it is computed again from what
+the manifest says of the files, and `load` holds the files to that.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from model.files import write_json
+from pydantic import Field, TypeAdapter, ValidationError
+
+from model.backend import is_fingerprint
+from model.files import read_bounded, write_json
 from model.recipes import Recipe
 from model.text.prompt import EMB, TEMPLATES, PromptBuilder, SpecialIds
 
@@ -37,6 +44,9 @@ HEAD = "head.safetensors"
 # In a checkpoint that LoRA trained: what it learned, without the base model; see `model.network.adapter`.
 ADAPTER_FOLDER, ADAPTER = "adapter", "adapter.json"
 PREDICTIONS = "predictions.msgpack.gz"  # of some notes, see `service.worker.precomputed`; no part of the model
+_MANIFEST_BYTES = 16 << 20
+# What a library may load from a folder whether or not anybody names it: weights, settings, adapters, code.
+_LOADED = frozenset({".json", ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".model", ".py", ".jinja"})
 # Fields of earlier recipes, with the values that mean nothing to a checkpoint.
 _DROPPED: dict[str, list[Any]] = {
     "matryoshka": [[]],
@@ -44,6 +54,11 @@ _DROPPED: dict[str, list[Any]] = {
     "cached_negatives": [0],
     "dtype": ["float32", "bfloat16"],
 }
+
+
+# A name in a manifest is that of a file in its folder, never a way out of it.
+_FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$")]
+_Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class CheckpointError(ValueError):
@@ -54,68 +69,133 @@ class CheckpointError(ValueError):
 class Manifest:
     """The content of ``notellm.json``.
 
-    ``fingerprint`` is 16 hex digits of a SHA-256 over weights, tokenizer, configuration, template, categories and
-    dimension: two checkpoints with the same fingerprint give the same vectors and tags. ``trained_on`` is free-form:
-    counts of notes and pairs, steps, final losses. ``golden``: see `model.inference.golden`; SentenceBERT has none.
-    ``calibration``: see `model.inference.calibration`; None where scores are the model's own.
+    ``fingerprint``: see `fingerprint_of`. Two checkpoints with the same one give the same vectors and tags.
+    ``trained_on`` is free-form: counts of notes and pairs, steps, final losses. ``golden``: see
+    `model.inference.golden`; SentenceBERT has none. ``calibration``: see `model.inference.calibration`; None where
+    scores are the model's own. ``trained_files``: the files that the fingerprint is of, in a checkpoint that was made
+    again of its adapter and may be rounded differently; else None, as it is of ``files``.
     """
 
     fingerprint: str
-    dim: int
+    dim: Annotated[int, Field(ge=1, le=65_536)]
     categories: tuple[str, ...]
     recipe: Recipe
     special: SpecialIds
-    files: dict[str, str]
+    files: dict[_FileName, _Digest]
     trained_on: dict[str, Any]
     golden: dict[str, Any] | None = None
     calibration: dict[str, Any] | None = None
+    trained_files: dict[_FileName, _Digest] | None = None
 
 
 def load_manifest(folder: Path) -> Manifest:
     """The manifest of a checkpoint. Raises CheckpointError when it is missing or not valid."""
     path = folder / MANIFEST
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        return read_manifest(read_object(path), path)
     except FileNotFoundError:
         if (folder / ADAPTER).is_file():
             raise CheckpointError(f"{folder} holds an adapter: `notellm merge` makes a checkpoint of it") from None
         raise CheckpointError(f"no checkpoint in {folder}: {MANIFEST} is missing") from None
-    except ValueError as error:
-        raise CheckpointError(f"{path} is not JSON: {error}") from None
-    return read_manifest(raw, path)
 
 
-def read_manifest(raw: dict[str, Any], path: Path) -> Manifest:
-    """The manifest in a JSON object. Raises CheckpointError, naming its file, when it is not valid."""
-    if raw.get("format") != FORMAT:
-        raise CheckpointError(f"{path} has format {raw.get('format')!r}, this version reads {FORMAT}")
+def read_object(path: Path) -> dict[str, Any]:
+    """A file with one JSON object. Raises FileNotFoundError, and CheckpointError when it holds anything else."""
     try:
-        return Manifest(
-            fingerprint=raw["fingerprint"],
-            dim=raw["dim"],
-            categories=tuple(raw["categories"]),
-            recipe=_recipe(raw["recipe"]),
-            special=SpecialIds(**raw["special"]),
-            files=raw["files"],
-            trained_on=raw["trained_on"],
-            golden=raw.get("golden"),
-            calibration=raw.get("calibration"),
+        raw = json.loads(read_bounded(path, _MANIFEST_BYTES))
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is not JSON: {error}") from None
+    if not isinstance(raw, dict):
+        raise CheckpointError(f"{path} is not JSON: it holds no object")
+    return raw
+
+
+def read_manifest(raw: Mapping[str, Any], path: Path) -> Manifest:
+    """The manifest in a JSON object, whose fingerprint is that of its files, template, categories and dimension.
+
+    Raises:
+        CheckpointError: naming its file, when it is not valid.
+    """
+    if raw.get("format") != FORMAT:
+        raise CheckpointError(f"{path} has format {repr(raw.get('format'))[:20]}, this version reads {FORMAT}")
+    fields = {name: value for name, value in raw.items() if name != "format"}
+    if isinstance(raw.get("recipe"), dict):
+        fields["recipe"] = _recipe(raw["recipe"])
+    try:
+        manifest = _manifests().validate_json(json.dumps(fields, allow_nan=False), strict=True, extra="forbid")
+    except ValidationError as error:
+        raise CheckpointError(f"{path} is not valid: {_first(error)}") from None
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is not valid: {error}") from None
+    if manifest.recipe.template not in TEMPLATES:
+        raise CheckpointError(f"{path} is not valid: this version knows no template {manifest.recipe.template[:40]!r}")
+    _check_fingerprint(manifest, path)
+    return manifest
+
+
+def fingerprint_of(files: Mapping[str, str], template: str, categories: Sequence[str], dim: int) -> str:
+    """16 hex digits of a SHA-256 over weights, tokenizer, configuration, template, categories and dimension.
+
+    Args:
+        files: the SHA-256 of each file by its name.
+        template: a name in `TEMPLATES`.
+    """
+    identity = [files, TEMPLATES[template].identity, list(categories), dim]
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _check_fingerprint(manifest: Manifest, path: Path) -> None:
+    """It names folders, so it has to be one; and it has to be this checkpoint's, whoever wrote it there."""
+    if not is_fingerprint(manifest.fingerprint):
+        raise CheckpointError(f"{path} is not valid: its fingerprint is not 16 hex digits")
+    trained = manifest.files if manifest.trained_files is None else manifest.trained_files
+    if fingerprint_of(trained, manifest.recipe.template, manifest.categories, manifest.dim) != manifest.fingerprint:
+        raise CheckpointError(
+            f"{path} was altered: its fingerprint {manifest.fingerprint} is not that of its files, template, "
+            "categories and dimension"
         )
-    except (KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path} is incomplete: {error}") from None
+    if manifest.trained_files is None:
+        return
+    # Only the weights that the adapter is folded into are rounded; the golden answers vouch for those.
+    if manifest.golden is None or manifest.files.get(HEAD) != trained.get(HEAD):
+        raise CheckpointError(f"{path} was altered: a checkpoint made of an adapter keeps its head and golden answers")
 
 
-def _recipe(raw: dict[str, Any]) -> Recipe:
+@functools.cache
+def _manifests() -> TypeAdapter[Manifest]:
+    return TypeAdapter(Manifest)
+
+
+def _first(error: ValidationError) -> str:
+    """The first problem of several, as one short line."""
+    [detail, *_] = error.errors(include_url=False, include_input=False)
+    place = ".".join(str(part)[:40] for part in detail["loc"])
+    return f"{place}: {detail['msg'].lower()}"[:300]
+
+
+def _recipe(raw: dict[str, Any]) -> dict[str, Any]:
     """The recipe of a manifest, without dropped fields that were unused."""
-    return Recipe(**{name: value for name, value in raw.items() if value not in _DROPPED.get(name, [])})
+    return {name: value for name, value in raw.items() if value not in _DROPPED.get(name, [])}
 
 
 def prompt_builder(folder: Path, manifest: Manifest) -> PromptBuilder:
-    """The prompt builder of a checkpoint: the same for training, evaluation and serving."""
+    """The prompt builder of a checkpoint: the same for training, evaluation and serving.
+
+    Raises:
+        CheckpointError: if there is no tokenizer, or it is not the one that the manifest's ids are of.
+    """
     from tokenizers import Tokenizer
 
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    recipe = manifest.recipe
+    with _one_line(folder):
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    recipe, special = manifest.recipe, manifest.special
+    ids = [special.eos, special.emb, special.pad, 0 if special.bos is None else special.bos]
+    if special.emb != tokenizer.token_to_id(EMB) or not all(0 <= one < tokenizer.get_vocab_size() for one in ids):
+        raise CheckpointError(f"{folder / MANIFEST} is not valid: its special ids are not the tokenizer's")
     template = TEMPLATES[recipe.template]
     return PromptBuilder(tokenizer, manifest.special, template, recipe.title_tokens, recipe.content_tokens)
 
@@ -134,8 +214,7 @@ def save(
     SentenceBERT has no head, and `load` refuses it: it cannot serve.
     """
     files = save_files(folder, network, tokenizer, special, recipe.saved_dtype)
-    identity = [files, TEMPLATES[recipe.template].identity, list(categories), network.dim]
-    fingerprint = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+    fingerprint = fingerprint_of(files, recipe.template, categories, network.dim)
     manifest = Manifest(fingerprint, network.dim, categories, recipe, special, files, trained_on)
     save_manifest(folder, manifest)
     return manifest
@@ -192,28 +271,68 @@ def save_manifest(folder: Path, manifest: Manifest) -> None:
 
 def written_manifest(manifest: Manifest) -> dict[str, Any]:
     """The JSON object that `read_manifest` reads."""
-    return {"format": FORMAT, **dataclasses.asdict(manifest)}
+    fields = dataclasses.asdict(manifest)
+    if manifest.trained_files is None:
+        del fields["trained_files"]
+    return {"format": FORMAT, **fields}
 
 
 def load(folder: Path, dtype: str = "float32") -> tuple[NoteLLM, PromptBuilder, Manifest]:
     """Open a checkpoint for inference.
 
     Raises:
-        CheckpointError: if a file is missing, the head among them, or differs from the manifest.
+        CheckpointError: as `verified` does, or if it has no head or its parts do not fit together.
     """
     from model.network.notellm import NoteLLM, open_backbone
 
-    manifest = load_manifest(folder)
+    manifest = verified(folder)
     if HEAD not in manifest.files:
         raise CheckpointError(f"{folder / MANIFEST} names no {HEAD}: a checkpoint without its head cannot be used")
-    for name, digest in manifest.files.items():
-        if not (folder / name).is_file():
-            raise CheckpointError(f"{folder / name} is missing")
-        if sha256(folder / name) != digest:
-            raise CheckpointError(f"{folder / name} is not the file that was saved: its SHA-256 differs")
-    network = NoteLLM(open_backbone(folder, dtype), manifest.dim)
-    load_head(folder, network)
-    return network.eval(), prompt_builder(folder, manifest), manifest
+    with _one_line(folder):
+        builder = prompt_builder(folder, manifest)
+        network = NoteLLM(open_backbone(folder, dtype), manifest.dim)
+        load_head(folder, network)
+    return network.eval(), builder, manifest
+
+
+def verified(folder: Path) -> Manifest:
+    """The manifest of a checkpoint whose files are, byte for byte, those that its fingerprint is of.
+
+    Raises:
+        CheckpointError: if a file is missing, differs from the manifest or is not named by it.
+    """
+    manifest = load_manifest(folder)
+    check_files(folder, manifest.files)
+    for path in sorted(folder.iterdir()):
+        if path.suffix in _LOADED and path.name not in {MANIFEST, f".{MANIFEST}", *manifest.files}:
+            raise CheckpointError(f"{path} is not of this checkpoint: {MANIFEST} does not name it; remove it")
+    return manifest
+
+
+def check_files(folder: Path, files: Mapping[str, str]) -> None:
+    """Raises CheckpointError if one of these files has not the SHA-256 that stands with its name."""
+    for name, digest in files.items():
+        path = folder / name
+        try:
+            found = sha256(path) if path.is_file() else None
+        except OSError as error:
+            raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
+        if found is None:
+            raise CheckpointError(f"{path} is missing")
+        if found != digest:
+            raise CheckpointError(f"{path} is not the file that was saved: its SHA-256 differs")
+
+
+@contextlib.contextmanager
+def _one_line(folder: Path) -> Iterator[None]:
+    """What libraries raise over files that do not fit together, as one line; tokenizers raises bare Exception."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except Exception as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise CheckpointError(f"the checkpoint in {folder} cannot be opened: {reason[:300]}") from error
 
 
 def special_ids(tokenizer: Tokenizer, bos: str | None, eos: str, pad: str | None) -> SpecialIds:

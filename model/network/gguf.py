@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from model.files import publish, sync
-from model.network.notellm import quiet_transformers
+from model.network.notellm import NO_CODE, WEIGHTS_ALONE, quiet_transformers
 
 SUFFIX = ".gguf"
 _DTYPE = torch.float32
@@ -124,8 +124,8 @@ def _unpack(file: Path, folder: Path) -> None:
     shutil.rmtree(staged, ignore_errors=True)  # of a process that was killed
     try:
         with quiet_transformers():
-            tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-            read = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=_DTYPE)
+            tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, **NO_CODE)
+            read = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=_DTYPE, **WEIGHTS_ALONE)
             _without_quantization(read).save_pretrained(staged)
             tokenizer.save_pretrained(staged)
     except (ValueError, KeyError, RuntimeError, OSError) as error:

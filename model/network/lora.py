@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 WEIGHTS = "adapter_model.safetensors"
+CONFIG = "adapter_config.json"
 # Peft's names: of the one adapter of a layer, and before those of the weights in a file.
 _NAME = "default"
 _PREFIX = "base_model.model."

@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,11 @@ from transformers import logging as transformers_logging
 
 from model.network.chunk import Chunk
 from model.network.losses import generation_loss
+
+# Whatever opens a folder that somebody else wrote: without these, transformers asks at a terminal whether to run the
+# code in it, and unpickles weights.
+NO_CODE: dict[str, Any] = {"trust_remote_code": False}
+WEIGHTS_ALONE: dict[str, Any] = {**NO_CODE, "use_safetensors": True}
 
 _OTHER_ENCODERS = {"camembert", "electra", "roberta", "xlm-roberta", "xlm-roberta-xl"}
 
@@ -96,7 +102,7 @@ def decoder_config(path: str | Path) -> PreTrainedConfig:
         OSError: if there is no model of that name or in that folder.
         ValueError: if it is another kind of network.
     """
-    config: PreTrainedConfig = AutoConfig.from_pretrained(path)
+    config: PreTrainedConfig = AutoConfig.from_pretrained(path, **NO_CODE)
     if config.model_type in _OTHER_ENCODERS:
         # Untested: their positions start elsewhere, and their output layers hide a transform.
         raise ValueError(f"of the encoders only BERT can run as a causal decoder, not a {config.model_type}")
@@ -116,7 +122,7 @@ def open_backbone(path: str | Path, dtype: str = "float32") -> PreTrainedModel:
     # attn_implementation: padding-safe and fast on every device; flash variants are not there on CPUs.
     with quiet_transformers():
         model = AutoModelForCausalLM.from_pretrained(
-            path, config=config, dtype=getattr(torch, dtype), attn_implementation="sdpa"
+            path, config=config, dtype=getattr(torch, dtype), attn_implementation="sdpa", **WEIGHTS_ALONE
         )
     assert isinstance(model, PreTrainedModel)
     return model

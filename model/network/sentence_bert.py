@@ -17,7 +17,7 @@ from model.network.base_models import BaseModelError, cannot_open, open_tokenize
 from model.network.checkpoint import special_ids
 from model.network.chunk import Chunk
 from model.network.minilm import minilm_folder
-from model.network.notellm import quiet_transformers
+from model.network.notellm import NO_CODE, WEIGHTS_ALONE, quiet_transformers
 from model.text.prompt import BARE, PromptBuilder, SpecialIds
 
 
@@ -77,7 +77,7 @@ def open_encoder(name: str, dtype: str = "float32") -> Encoder:
     folder = str(minilm_folder()) if name == "minilm" else name
     tokenizer = open_tokenizer(folder, "encoder")
     try:
-        config = AutoConfig.from_pretrained(folder)
+        config = AutoConfig.from_pretrained(folder, **NO_CODE)
     except (OSError, ValueError) as error:
         raise cannot_open(name, error, "encoder") from None
     if config.is_encoder_decoder:
@@ -85,7 +85,7 @@ def open_encoder(name: str, dtype: str = "float32") -> Encoder:
     without = {key: 0.0 for key, value in config.to_dict().items() if "drop" in key and isinstance(value, float)}
     try:
         with quiet_transformers():
-            backbone: Any = AutoModel.from_pretrained(folder, dtype=getattr(torch, dtype), **without)
+            backbone: Any = AutoModel.from_pretrained(folder, dtype=getattr(torch, dtype), **WEIGHTS_ALONE, **without)
     except OSError as error:
         raise cannot_open(name, error, "encoder") from None
     special = special_ids(

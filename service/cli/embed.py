@@ -44,12 +44,17 @@ def embed(
       python -c 'import pyarrow.parquet as pq; print(pq.read_table("vectors").num_rows)'
     """
     with mistakes():
+        from model.inference import golden
         from model.inference.bulk import begin, embed_missing
         from model.network.checkpoint import load_manifest
 
-        load = begin(source, out, load_manifest(checkpoint).fingerprint, notes_per_part)
+        manifest = load_manifest(checkpoint)
+        load = begin(source, out, manifest.fingerprint, notes_per_part)
         finished = len(load.finished())
         if finished < load.parts:
-            embed_missing(load, open_model(checkpoint, runtime))
+            backend = open_model(checkpoint, runtime)
+            if manifest.golden is not None:
+                golden.check(backend, manifest)
+            embed_missing(load, backend)
     before = f", {finished} of them finished before" if finished else ""
     click.echo(f"{load.notes} vectors of model {load.fingerprint} in {load.parts} parts{before}, in {out}")

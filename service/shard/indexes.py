@@ -16,6 +16,7 @@ from indexer.follow import Follower
 from indexer.index import VectorIndex
 from indexer.serving.server import ShardServer
 from indexer.snapshot import Snapshots
+from model.backend import is_fingerprint
 from service import metrics
 from service.shard.metrics import count_changes, forget_index, measure_lag, watch_index, watch_memory
 from service.store.changes import RedisChangeStream
@@ -64,7 +65,11 @@ class Indexes:
             await self._open_index(fingerprint, None)
 
     async def adjust(self, dims: Mapping[str, int]) -> None:
-        """Open the indexes of these models and remove all others; ``dims`` are the dimensions of their vectors."""
+        """Open the indexes of these models and remove all others; ``dims`` are the dimensions of their vectors.
+
+        A name that is no fingerprint is left out: it would lead to another folder.
+        """
+        dims = {fingerprint: dim for fingerprint, dim in dims.items() if is_fingerprint(fingerprint)}
         for fingerprint in {*self._open, *self._folders()} - dims.keys():
             await self._remove(fingerprint)
         for fingerprint in dims.keys() - self._open.keys():
@@ -87,7 +92,8 @@ class Indexes:
         await asyncio.gather(*(asyncio.to_thread(one.follower.stop) for one in self._open.values()))
 
     def _folders(self) -> list[str]:
-        return [path.name for path in self._folder.iterdir() if path.is_dir()] if self._folder.is_dir() else []
+        paths = self._folder.iterdir() if self._folder.is_dir() else ()
+        return [path.name for path in paths if is_fingerprint(path.name) and path.is_dir()]
 
     async def _open_index(self, fingerprint: str, dim: int | None) -> None:
         """Load the newest good snapshot, or start empty if the dimension is known, and follow the stream."""

@@ -17,7 +17,7 @@ from model.data.rows import DataError
 from model.data.samples.generate import write
 from model.files import write_bytes
 from model.network.base_models import BaseModel, open_base
-from model.network.checkpoint import FORMAT, MANIFEST, Manifest
+from model.network.checkpoint import FORMAT, MANIFEST, Manifest, fingerprint_of
 from model.note import Note
 from model.recipes import Recipe, mini, small
 from model.reproduction.grid import (
@@ -68,7 +68,15 @@ class Workshop(Runners):
             raise KeyboardInterrupt
         self.trained.append(recipe)
         self.notes, self.pairs = list(notes), list(pairs)
-        manifest = Manifest("0" * 16, 2, (), recipe, SpecialIds(0, 1, 2, 3), {}, {"steps": recipe.steps})
+        manifest = Manifest(
+            fingerprint_of({}, recipe.template, (), 2),
+            2,
+            (),
+            recipe,
+            SpecialIds(0, 1, 2, 3),
+            {},
+            {"steps": recipe.steps},
+        )
         out.mkdir(parents=True, exist_ok=True)
         (out / MANIFEST).write_text(json.dumps({"format": FORMAT, **asdict(manifest)}))
 
