@@ -12,9 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from model.files import read_bounded
 from service.settings import Settings, SetupError
 from service.store.connection import redis_url
 
+_RUNTIME_PREFIX = "notellm-"
+_OWNER, _OWNER_BYTES = "state", 1 << 10
 _TICK_S = 0.1
 _LEFTOVERS_S = 20.0
 
@@ -80,11 +83,15 @@ def lock_state(state: Path) -> Iterator[IO[str]]:
 @contextmanager
 def runtime_folder(state: Path) -> Iterator[Path]:
     """A private folder, linked as ``state/run``, with a short path: that of a socket has at most 107 bytes."""
-    runtime = Path(tempfile.mkdtemp(prefix="notellm-"))
     link = state / "run"
-    if link.is_symlink():  # of a supervisor that was killed
-        shutil.rmtree(link.resolve(), ignore_errors=True)
-    link.unlink(missing_ok=True)
+    if link.is_symlink() or link.is_file():
+        if _is_own(link, state):  # of a supervisor that was killed
+            shutil.rmtree(link.resolve(), ignore_errors=True)
+        link.unlink()
+    elif link.exists():
+        raise SetupError(f"{link} is no link of `notellm serve`; move it away")
+    runtime = Path(tempfile.mkdtemp(prefix=_RUNTIME_PREFIX))
+    (runtime / _OWNER).write_text(_identity(state))
     link.symlink_to(runtime)
     try:
         yield runtime
@@ -103,6 +110,25 @@ def free_port(host: str, port: int, variable: str) -> int:
             return int(probe.getsockname()[1])
     except OSError as error:
         raise SetupError(f"cannot listen on {host}:{port}: {error.strerror}; set {variable} to another port") from error
+
+
+def _is_own(link: Path, state: Path) -> bool:
+    """Whether a link leads to a runtime folder that was made for this state folder: a copy of it has the same link."""
+    runtime = Path(os.path.realpath(link))
+    try:
+        return (
+            runtime.name.startswith(_RUNTIME_PREFIX)
+            and runtime.stat().st_uid == os.geteuid()
+            and read_bounded(runtime / _OWNER, _OWNER_BYTES) == _identity(state).encode()
+        )
+    except (OSError, ValueError):
+        return False
+
+
+def _identity(state: Path) -> str:
+    """Names a folder; it keeps its identity when it is moved, and a copy has another one."""
+    folder = state.stat()
+    return f"{folder.st_dev}:{folder.st_ino}"
 
 
 def _locked(lock: IO[str]) -> bool:
