@@ -256,8 +256,7 @@ def _update(folder: Path, **changes: Any) -> Manifest:
     save_manifest(folder, manifest)
     description = folder / ADAPTER_FOLDER / ADAPTER
     if description.is_file():
-        written = json.loads(description.read_text(encoding="utf-8"))
-        write_json(description, written | {"manifest": written_manifest(manifest)})
+        write_json(description, read_object(description) | {"manifest": written_manifest(manifest)})
     return load_manifest(folder)
 
 
