@@ -28,7 +28,7 @@ SEED = 0
 _RELATED_PAIRS = """
 WITH met AS (
     SELECT user_code, note, min(ts) AS first_view, max(ts) AS last_view, max(ts) FILTER (clicked) AS last_click
-    FROM log WHERE ts BETWEEN coalesce($since, ts) AND coalesce($until - 1, ts) GROUP BY user_code, note
+    FROM log WHERE ts >= coalesce($since, ts) AND ($until IS NULL OR ts < $until) GROUP BY user_code, note
 ), active AS (
     SELECT user_code, count(last_click) AS clicks
     FROM met GROUP BY user_code HAVING clicks BETWEEN 1 AND $max_clicks
@@ -51,7 +51,7 @@ ORDER BY note, score DESC, related
 """
 _SKIPPED_USERS = """
 SELECT count(*) FROM (
-    SELECT user_code FROM log WHERE clicked AND ts BETWEEN coalesce($since, ts) AND coalesce($until - 1, ts)
+    SELECT user_code FROM log WHERE clicked AND ts >= coalesce($since, ts) AND ($until IS NULL OR ts < $until)
     GROUP BY user_code HAVING count(DISTINCT note) > $max_clicks
 )
 """
@@ -75,8 +75,8 @@ class PairRules:
     lower: float = 0.01
     top: int = 10
     ordered: bool = True
-    since: int | None = None
-    until: int | None = None
+    since: float | None = None
+    until: float | None = None
     max_clicks: int = 1000
     max_views: int = 1000
 

@@ -4,39 +4,40 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from model.data.rows import DataError, count, data_file, identifier, load_rows, shown, strings, text
+from model.data.files import DataError, data_files, text_lines
+from model.data.rows import count, identifier, load_rows, shown, strings, text
 from model.note import Note
 
 NOTE_COLUMNS = ("note_id", "title", "content", "hashtags", "category", "exposure")
 
 
 def load_notes(path: Path) -> list[Note]:
-    """Notes of a file, or of ``notes.parquet`` or ``notes.jsonl`` in a folder, in order.
+    """Notes of a file, of a folder of parts, or of what is called ``notes`` in a folder, in order.
 
     Only ``note_id`` is required. A note without text and hashtags is kept; see `is_blank`.
 
     Raises:
-        DataError: if the file cannot be read as notes, or an id stands in it twice.
+        DataError: if a file cannot be read as notes, or an id is there twice.
     """
-    return list(stream_notes(notes_file(path)))
+    return list(stream_notes(notes_files(path)))
 
 
-def notes_file(path: Path) -> Path:
-    """The file of notes that a path names: itself, or the one in a folder. Raises DataError if there is none."""
-    return data_file(path, "notes")
+def notes_files(path: Path) -> list[Path]:
+    """The files of notes that a path names, see `model.data.files.data_files`. Raises DataError."""
+    return data_files(path, "notes", NOTE_COLUMNS)
 
 
-def stream_notes(file: Path) -> Iterator[Note]:
-    """The notes of a file, in order, with their ids alone in memory. Raises DataError as `load_notes` does."""
+def stream_notes(files: Sequence[Path]) -> Iterator[Note]:
+    """The notes of files, in order, with their ids alone in memory. Raises DataError as `load_notes` does."""
     ids: set[str] = set()
-    for where, row in load_rows(file, NOTE_COLUMNS, required=("note_id",)):
+    for where, row in load_rows(files, NOTE_COLUMNS, required=("note_id",)):
         note = _note(row, where)
         if note.id in ids:
-            raise DataError(f"{where}: note_id {shown(note.id)} stands in the file twice")
+            raise DataError(f"{where}: note_id {shown(note.id)} is there twice")
         ids.add(note.id)
         yield note
     if not ids:
-        raise DataError(f"{file.name} holds no notes")
+        raise DataError(f"{files[0].name} holds no notes")
 
 
 def write_notes(path: Path, notes: Sequence[Note]) -> None:
@@ -61,10 +62,13 @@ def load_categories(path: Path, notes: Sequence[Note]) -> tuple[str, ...]:
     Raises:
         DataError: if the file cannot be read or is empty, or a note has a category that is not in it.
     """
-    try:
-        categories = {line.strip() for line in path.read_text(encoding="utf-8").splitlines()} - {""}
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path.name} cannot be read: {error}") from None
+    categories = set()
+    for where, line in text_lines(path, path.name):
+        try:
+            categories.add(line.decode().strip())
+        except UnicodeDecodeError:
+            raise DataError(f"{where}: not valid UTF-8") from None
+    categories.discard("")
     if not categories:
         raise DataError(f"{path.name} holds no categories")
     for note in notes:

@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from model.data.rows import count, data_file, identifier, load_rows, number
+from model.data.files import data_files
+from model.data.rows import count, identifier, load_rows, number
 
 PAIR_COLUMNS = ("note_id", "related_id", "score", "users")
 
@@ -55,10 +56,9 @@ def write_pairs(path: Path, pairs: Pairs) -> None:
 
 
 def load_pairs(path: Path) -> Pairs:
-    """Pairs of a file, or of ``pairs.parquet`` or ``pairs.jsonl`` in a folder, in order. Raises DataError."""
-    path = data_file(path, "pairs")
+    """Pairs of a file, of a folder of parts, or of what is called ``pairs`` in a folder, in order. Raises DataError."""
     note_ids, related_ids, scores, users = [], [], array("d"), array("q")
-    for where, row in load_rows(path, PAIR_COLUMNS, required=PAIR_COLUMNS):
+    for where, row in load_rows(data_files(path, "pairs", PAIR_COLUMNS), PAIR_COLUMNS, required=PAIR_COLUMNS):
         note_ids.append(identifier(row, "note_id", where))
         related_ids.append(identifier(row, "related_id", where))
         scores.append(number(row, "score", where))

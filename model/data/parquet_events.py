@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import duckdb
+import pyarrow as pa
 
-from model.data.events import CLICKS, EventTable, event_files, load_events
+from model.data.events import CLICKS, EVENT_COLUMNS, EventTable, event_files, load_events
+from model.data.files import labels
+from model.data.rows import open_parquet, present_columns
 
-_WHOLE = {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER"}
 _CLICKS = ", ".join(f"'{kind}'" for kind, clicked in CLICKS.items() if clicked)
 _CHECK = """
 SELECT count(*), count(*) FILTER (ts IS NULL), count(*) FILTER (
@@ -51,16 +53,28 @@ def open_events(path: Path) -> EventTable | ParquetEvents:
 
 def _checked(files: Sequence[Path]) -> ParquetEvents | None:
     """The events of files, if they are of the types that need no conversion, and without a mistake."""
+    if not all(_is_plain(file, label) for file, label in zip(files, labels(files), strict=True)):
+        return None
     names = [str(file) for file in files]
     try:
         with duckdb.connect() as connection:
-            found = connection.read_parquet(names)
-            types = dict(zip(found.columns, map(str, found.types), strict=True))
-            texts = {types.get(name) for name in ("user_id", "note_id", "event")}
-            if texts != {"VARCHAR"} or types.get("ts") not in _WHOLE:
-                return None
             parameters = {"files": names, "kinds": list(CLICKS)}
             [(count, untimed, wrong)] = connection.execute(_CHECK, parameters).fetchall()
     except duckdb.Error:
         return None
     return ParquetEvents(files, count, untimed) if count and not wrong else None
+
+
+def _is_plain(file: Path, label: str) -> bool:
+    """Whether a file has the columns under their names, with strings and whole numbers. Raises DataError.
+
+    DuckDB would cast the files to the types of the first, and rename one of two columns with the same name.
+    """
+    with open_parquet(file, label) as opened:
+        schema = opened.schema_arrow
+    names = present_columns(label, schema.names, EVENT_COLUMNS, ())
+    kinds = [schema.field(name).type for column, name in names.items() if column == name]
+    return len(kinds) == len(EVENT_COLUMNS) and all(
+        (pa.types.is_integer(kind) and kind != pa.uint64()) if column == "ts" else pa.types.is_string(kind)
+        for column, kind in zip(EVENT_COLUMNS, kinds, strict=True)
+    )

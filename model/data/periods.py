@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from model.data.cooccurrence import PairRules, Resources, related_pairs
 from model.data.events import EventTable
 from model.data.notes import is_blank
 from model.data.pairs import Pairs
+from model.data.times import Times
 from model.note import Note
 
 
@@ -17,12 +17,12 @@ from model.note import Note
 class Periods:
     """Ids of notes by the time of their first event: before ``start``, or from it on."""
 
-    start: int
+    start: float
     before: frozenset[str]
     after: frozenset[str]
 
 
-def split_periods(events: EventTable, *, start: int | None = None, share: float | None = None) -> Periods:
+def split_periods(events: EventTable, *, start: float | None = None, share: float | None = None) -> Periods:
     """The notes first seen before ``start`` (in the unit of ``ts``), and those first seen from then on.
 
     Args:
@@ -39,7 +39,7 @@ def split_periods(events: EventTable, *, start: int | None = None, share: float 
     if start is None:
         if share is None or not 0 < share < 1:
             raise ValueError(f"the test period's share of the notes must be within 0..1, got {share}")
-        start = int(np.quantile(first_N, 1 - share, method="higher"))
+        start = np.quantile(first_N, 1 - share, method="higher").item()
     ids = np.array(events.note_ids, dtype=object)
     before, after = frozenset(ids[first_N < start]), frozenset(ids[first_N >= start])
     if not before or not after:
@@ -70,8 +70,8 @@ def temporal_pairs(
     )
 
 
-def _first_seen(events: EventTable) -> NDArray[np.int64]:
+def _first_seen(events: EventTable) -> Times:
     """The earliest ``ts`` of each note, shape (notes,)."""
-    first_N = np.full(len(events.note_ids), np.iinfo(np.int64).max)
+    first_N = np.full(len(events.note_ids), events.ts.max())
     np.minimum.at(first_N, events.notes, events.ts)
     return first_N

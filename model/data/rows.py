@@ -1,12 +1,15 @@
 """Rows of data files, Parquet or JSON lines, one after the other, and their fields by type.
 
 A row is named in errors as a person would look it up: the 1-based line of a ``.jsonl`` file, the 0-based row
-of a ``.parquet`` file. Unknown columns are ignored; null and NaN mean "not given".
+of a ``.parquet`` file. Unknown columns are ignored; null and NaN mean "not given". A column may be written in another
+case (``Note_ID``), as long as it is clear which one it is.
 """
 
+import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -14,66 +17,45 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from model.data.files import DataError, labels, text_lines
 from model.progress import bar
 
-SUFFIXES = (".parquet", ".jsonl")
 _ROWS_PER_BATCH = 8192
 
 Row = tuple[str, Mapping[str, Any]]
 
 
-class DataError(ValueError):
-    """A file is not what it should be; the message is one line that names file, row and field."""
+def load_rows(files: Sequence[Path], columns: Sequence[str], required: Sequence[str]) -> Iterator[Row]:
+    """Every row of some files as (place, fields), loaded batch by batch. Raises DataError."""
+    for file, label in zip(files, labels(files), strict=True):
+        if file.suffix == ".parquet":
+            yield from parquet_rows(file, label, columns, required)
+        else:
+            yield from jsonl_rows(file, label, columns, required)
 
 
-def data_file(path: Path, stem: str) -> Path:
-    """The file itself, or the one called ``stem`` in a folder. Raises DataError if there is none, or two."""
-    if path.is_dir():
-        found = [path / f"{stem}{suffix}" for suffix in SUFFIXES if (path / f"{stem}{suffix}").is_file()]
-        if not found:
-            raise DataError(f"{path}: no {stem}.parquet and no {stem}.jsonl in this folder")
-        if len(found) > 1:
-            raise DataError(f"{path}: {stem}.parquet and {stem}.jsonl are both in this folder; name one of them")
-        [path] = found
-    if path.suffix not in SUFFIXES:
-        raise DataError(f"{path.name}: the name must end in .parquet or .jsonl")
-    if not path.is_file():
-        raise DataError(f"{path}: no such file")
-    if not path.stat().st_size:
-        raise DataError(f"{path.name} is empty")
-    return path
-
-
-def load_rows(path: Path, columns: Sequence[str], required: Sequence[str]) -> Iterator[Row]:
-    """Every row as (place, fields), loaded batch by batch. Raises DataError."""
-    if path.suffix == ".parquet":
-        yield from _parquet_rows(path, columns, required)
-    else:
-        yield from jsonl_rows(path, required)
-
-
-def jsonl_rows(path: Path, required: Sequence[str]) -> Iterator[Row]:
+def jsonl_rows(path: Path, label: str, columns: Sequence[str], required: Sequence[str]) -> Iterator[Row]:
     """Every line that is not blank as (place, fields)."""
-    with path.open("rb") as lines, bar(f"load {path.name}", path.stat().st_size, "B") as progress:
-        for number, line in enumerate(lines, start=1):
-            progress.update(len(line))
-            if not line.strip():
-                continue
-            where = f"{path.name} line {number}"
-            row = json_object(line, where)
-            for name in required:
-                if name not in row:
-                    raise DataError(f"{where}: {name} is missing; it holds {listed(row)}")
-            yield where, row
+    known = frozenset(columns)
+    for where, line in text_lines(path, label):
+        row = json_object(line, where)
+        if not row.keys() <= known:
+            row |= {column: row[name] for column, name in column_names(where, list(row), columns).items()}
+        for name in required:
+            if name not in row:
+                raise DataError(f"{where}: {name} is missing; it holds {listed(row)}")
+        yield where, row
 
 
-def _parquet_rows(path: Path, columns: Sequence[str], required: Sequence[str]) -> Iterator[Row]:
-    with open_parquet(path) as file, bar(f"load {path.name}", file.metadata.num_rows, "rows") as progress:
-        present = present_columns(path, file.schema_arrow.names, columns, required)
+def parquet_rows(path: Path, label: str, columns: Sequence[str], required: Sequence[str]) -> Iterator[Row]:
+    """Every row of a Parquet file as (place, fields)."""
+    with open_parquet(path, label) as file, bar(f"load {label}", file.metadata.num_rows, "rows") as progress:
+        names = present_columns(label, file.schema_arrow.names, columns, required)
         start = 0
-        for batch in file.iter_batches(_ROWS_PER_BATCH, columns=present):
+        for batch in file.iter_batches(_ROWS_PER_BATCH, columns=list(names.values())):
+            batch = pa.record_batch([batch.column(name) for name in names.values()], names=list(names))
             for index, row in enumerate(batch.to_pylist(), start=start):
-                yield f"{path.name} row {index}", row
+                yield f"{label} row {index}", row
             start += len(batch)
             progress.update(len(batch))
 
@@ -83,42 +65,73 @@ def json_object(line: bytes, where: str) -> dict[str, Any]:
     try:
         row = orjson.loads(line)
     except orjson.JSONDecodeError as error:
-        raise DataError(f"{where}: not valid JSON: {error}") from None
+        row = _with_nan(line)
+        if row is None:
+            raise DataError(f"{where}: not valid JSON: {error.msg} (character {error.colno})") from None
     if not isinstance(row, dict):
-        raise DataError(f"{where}: must be a JSON object, got {_kind(row)}")
+        raise DataError(f"{where}: must be a JSON object, got {kind_of(row)}")
     return row
 
 
+def _with_nan(line: bytes) -> Any:
+    """A line with NaN, which Python writes and JSON does not know; None if that is not what is wrong with it."""
+    try:
+        return json.loads(line) if b"NaN" in line else None
+    except (ValueError, RecursionError):
+        return None
+
+
 @contextmanager
-def open_parquet(path: Path, **options: Any) -> Iterator[pq.ParquetFile]:
+def open_parquet(path: Path, label: str, **options: Any) -> Iterator[pq.ParquetFile]:
     """The open file; errors of Arrow become a DataError."""
     try:
         with pq.ParquetFile(path, **options) as file:
             yield file
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+    except DataError:
+        raise
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:  # the last two: dates beyond Python's
         reason = str(error).splitlines()[0]
-        raise DataError(f"{path.name} cannot be read as Parquet: {reason}") from error
+        raise DataError(f"{label} cannot be read as Parquet: {reason}") from error
 
 
-def present_columns(path: Path, found: Sequence[str], columns: Sequence[str], required: Iterable[str]) -> list[str]:
-    """The names of ``columns`` that are in the file, in order. Raises DataError when a required one is missing."""
+def present_columns(
+    label: str, found: Sequence[str], columns: Sequence[str], required: Iterable[str]
+) -> dict[str, str]:
+    """What the file calls those ``columns`` that it has. Raises DataError when a required one is missing."""
+    names = column_names(label, found, columns)
     for name in required:
-        if name not in found:
-            raise DataError(f"{path.name}: no column {name}; it holds {listed(found)}")
-    return [name for name in columns if name in found]
+        if name not in names:
+            raise DataError(f"{label}: no column {name}; it holds {listed(found)}")
+    return names
+
+
+def column_names(where: str, found: Sequence[str], columns: Sequence[str]) -> dict[str, str]:
+    """What each of ``columns`` that is there is called: its own name, else one that differs in case or outer blanks.
+
+    Raises DataError if there are two of them.
+    """
+    names = {}
+    for column in columns:
+        alike = [name for name in found if name == column]
+        alike = alike or [name for name in found if name.strip().lower() == column]
+        if len(alike) > 1:
+            raise DataError(f"{where}: {column} is there twice, as {listed(alike)}")
+        if alike:
+            names[column] = alike[0]
+    return names
 
 
 def given(row: Mapping[str, Any], name: str) -> Any:
     """The field's value, None when it is missing, null or NaN."""
     value = row.get(name)
-    return None if isinstance(value, float) and math.isnan(value) else value
+    return None if isinstance(value, float | Decimal) and math.isnan(value) else value
 
 
 def text(row: Mapping[str, Any], name: str, where: str) -> str | None:
     """A string, None where it is not given. Raises DataError."""
     value = given(row, name)
     if value is not None and not isinstance(value, str):
-        raise DataError(f"{where}: {name} must be a string, got {_kind(value)}")
+        raise DataError(f"{where}: {name} must be a string, got {kind_of(value)}")
     return value
 
 
@@ -136,10 +149,10 @@ def strings(row: Mapping[str, Any], name: str, where: str) -> tuple[str, ...]:
     if value is None:
         return ()
     if not isinstance(value, list):
-        raise DataError(f"{where}: {name} must be a list of strings, got {_kind(value)}")
+        raise DataError(f"{where}: {name} must be a list of strings, got {kind_of(value)}")
     for item in value:
         if not isinstance(item, str):
-            raise DataError(f"{where}: {name} must be a list of strings, got {_kind(item)} in it")
+            raise DataError(f"{where}: {name} must be a list of strings, got {kind_of(item)} in it")
     return tuple(value)
 
 
@@ -147,17 +160,17 @@ def number(row: Mapping[str, Any], name: str, where: str) -> float:
     """A number, given in any case. Raises DataError."""
     value = given(row, name)
     if not isinstance(value, int | float) or isinstance(value, bool):
-        raise DataError(f"{where}: {name} must be a number, got {_kind(value)}")
+        raise DataError(f"{where}: {name} must be a number, got {kind_of(value)}")
     return float(value)
 
 
 def whole(row: Mapping[str, Any], name: str, where: str) -> int | None:
     """A whole number, or one stored as a float, as in columns with NaN. Raises DataError."""
     value = given(row, name)
-    if isinstance(value, float) and value.is_integer():
+    if isinstance(value, float | Decimal) and math.isfinite(value) and value == int(value):
         value = int(value)
     if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
-        raise DataError(f"{where}: {name} must be a whole number, got {_kind(value)}")
+        raise DataError(f"{where}: {name} must be a whole number, got {kind_of(value)}")
     if value is not None and not -(2**63) <= value < 2**63:
         raise DataError(f"{where}: {name} must fit into 64 bits")
     return value
@@ -171,14 +184,14 @@ def count(row: Mapping[str, Any], name: str, where: str) -> int:
     return value
 
 
-def _kind(value: object) -> str:
-    """The name of a value's type in JSON."""
+def kind_of(value: object) -> str:
+    """The name of a value's type in JSON, with its article."""
     match value:
         case None:
             return "null"
         case bool():
             return "a boolean"
-        case int() | float():
+        case int() | float() | Decimal():
             return "a number"
         case str():
             return "a string"

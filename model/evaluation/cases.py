@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from model.data.files import DataError
 from model.data.pairs import Pairs
-from model.data.rows import DataError
 from model.evaluation.baselines import Ranker
 from model.evaluation.hashtag_baselines import NeighborTags
 from model.evaluation.hashtags import HASHTAGS, Predict, has_hashtags, sample_notes

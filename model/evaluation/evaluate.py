@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from model.data.files import DataError
 from model.data.pairs import Pairs
-from model.data.rows import DataError
 from model.evaluation.baselines import BM25, Embeddings, Popularity, Ranker, SameCategory, TfIdf, clicks_of
 from model.evaluation.debias import DEPTH, STEPS, evaluate_debias, fit_popularity_weight, validation_notes
 from model.evaluation.hashtags import Predict, Write, evaluate_categories, evaluate_tags, sample_notes

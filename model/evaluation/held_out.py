@@ -6,9 +6,9 @@ from pathlib import Path
 
 from model.data.cooccurrence import HOLDOUT, SEED, PairRules, related_pairs, split_notes
 from model.data.events import EventTable, has_events, load_events
+from model.data.files import DataError
 from model.data.notes import is_blank, load_notes
 from model.data.pairs import Pairs, load_pairs
-from model.data.rows import DataError
 from model.evaluation.hashtags import has_hashtags
 from model.evaluation.report import MIN_USERS
 from model.note import Note

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from model.backend import Backend
-from model.data.notes import notes_file, stream_notes
+from model.data.notes import notes_files, stream_notes
 from model.files import lock_folder, publish, write_json
 from model.inference.many import embed_part
 from model.note import Note
@@ -41,9 +41,10 @@ class BulkError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class BulkLoad:
-    """A load into a folder of vectors, and its progress. ``sha256`` is that of the input file."""
+    """A load into a folder of vectors, and its progress. ``sha256`` is that of the input: of its file, or of
+    the digests of its files."""
 
-    source: Path
+    source: Sequence[Path]
     out: Path
     fingerprint: str
     sha256: str
@@ -77,12 +78,12 @@ def begin(source: Path, out: Path, fingerprint: str, notes_per_part: int = NOTES
         DataError: if the file cannot be read as notes, or an id stands in it twice.
         BulkError: if the folder was begun with another model, input or size of parts.
     """
-    source = notes_file(source)
-    sha256 = _sha256(source)
-    begun = _begun(source, out)
+    files = notes_files(source)
+    sha256 = _sha256(files)
+    begun = _begun(files, out)
     if begun is None:
-        notes = sum(1 for _ in stream_notes(source))
-        load = BulkLoad(source, out, fingerprint, sha256, notes, notes_per_part)
+        notes = sum(1 for _ in stream_notes(files))
+        load = BulkLoad(files, out, fingerprint, sha256, notes, notes_per_part)
         _write_manifest(load)
         return load
     if begun.fingerprint != fingerprint:
@@ -101,11 +102,11 @@ def finished_load(source: Path, out: Path) -> BulkLoad:
         DataError: if there is no such file.
         BulkError: if parts are missing, or the folder holds vectors of other notes.
     """
-    source = notes_file(source)
-    load = _begun(source, out)
+    files = notes_files(source)
+    load = _begun(files, out)
     if load is None:
         raise BulkError(f"{out} holds no {MANIFEST}: it is not what `notellm embed` wrote")
-    if load.sha256 != _sha256(source):
+    if load.sha256 != _sha256(files):
         raise BulkError(f"{out} holds vectors of another input than {source.name} is now: embed it into a new folder")
     missing = load.parts - len(load.finished())
     if missing:
@@ -156,12 +157,16 @@ def _write_vectors(path: Path, ids: Sequence[str], vectors_ND: NDArray[np.float3
     pq.write_table(table.replace_schema_metadata({"fingerprint": fingerprint}), path, compression="zstd")
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _sha256(files: Sequence[Path]) -> str:
+    digests = []
+    for path in files:
+        with path.open("rb") as file:
+            digests.append(hashlib.file_digest(file, "sha256"))
+    whole = digests[0] if len(digests) == 1 else hashlib.sha256(b"".join(one.digest() for one in digests))
+    return whole.hexdigest()
 
 
-def _begun(source: Path, out: Path) -> BulkLoad | None:
+def _begun(source: Sequence[Path], out: Path) -> BulkLoad | None:
     """The load of the folder's manifest; None for a new folder."""
     try:
         return BulkLoad(source, out, **json.loads((out / MANIFEST).read_bytes()))

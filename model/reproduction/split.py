@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from model.data.cooccurrence import HOLDOUT, SEED, PairRules, Resources, related_pairs, split_notes, training_pairs
 from model.data.events import EventTable, load_events
+from model.data.files import DataError
 from model.data.notes import is_blank, load_notes
 from model.data.pairs import Pairs
 from model.data.periods import split_periods, temporal_pairs
-from model.data.rows import DataError
 from model.evaluation.baselines import clicks_of
 from model.evaluation.debias import DEPTH, validation_notes
 from model.evaluation.hashtags import has_hashtags, sample_notes
@@ -35,7 +35,7 @@ class SplitRules:
 
     holdout: float = HOLDOUT
     seed: int = SEED
-    start: int | None = None
+    start: float | None = None
     share: float | None = None
     rules: PairRules = field(default_factory=PairRules)
     pairs_min_users: int = 2
@@ -92,7 +92,7 @@ class Split:
     debias on, none where exposure says nothing.
     """
 
-    start: int | None
+    start: float | None
     training_notes: list[Note]
     training: Pairs
     pool: Pool
@@ -157,7 +157,7 @@ def whole_pool(data: Data, rules: PairRules) -> Pool:
     return Pool(data, notes, gold)
 
 
-Sides = tuple[int | None, list[Note], list[Note], Pairs, Pairs]
+Sides = tuple[float | None, list[Note], list[Note], Pairs, Pairs]
 
 
 def _by_note(data: Data, notes: list[Note], split: SplitRules) -> Sides:

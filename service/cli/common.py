@@ -1,7 +1,8 @@
 """Shared by commands: options, settings, the store, and errors as one line."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +39,29 @@ class _Numbers(click.ParamType[tuple[int, ...]]):
             self.fail(f"{value!r} is not whole numbers with commas between them, as 2,3,4", param, ctx)
 
 
+class _Time(click.ParamType[float]):
+    """A time in the unit of a log, or an ISO 8601 time, which is in seconds since 1970."""
+
+    name = "time"
+
+    def convert(self, value: str | float, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if not isinstance(value, str):
+            return value
+        with suppress(ValueError):
+            return int(value)
+        with suppress(ValueError):
+            if math.isfinite(number := float(value)):
+                return number
+        from model.data.times import seconds
+
+        try:
+            return seconds(value)
+        except ValueError:
+            self.fail(f"{value!r} is no number and no time such as 2026-01-31T12:00:00Z", param, ctx)
+
+
 NUMBERS = _Numbers()
+TIME = _Time()
 
 
 def holdout_options(command: Command) -> Command:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from service.cli.common import FILE, FOLDER, Command, holdout_options, mistakes, was_given
+from service.cli.common import FILE, FOLDER, TIME, Command, holdout_options, mistakes, was_given
 
 if TYPE_CHECKING:
     from model.data.cooccurrence import PairRules, Resources
@@ -88,8 +88,8 @@ def rules_options(command: Command) -> Command:
         click.option(
             "--top", type=click.IntRange(min=1), default=10, show_default=True, help="t: related notes a note."
         ),
-        click.option("--since", type=int, help="Only events from this ts on count, in the unit of the log."),
-        click.option("--until", type=int, help="Only events before this ts count."),
+        click.option("--since", type=TIME, help="Only events from this ts on count: a number, or 2026-01-31."),
+        click.option("--until", type=TIME, help="Only events before this ts count."),
         click.option(
             "--max-clicks", type=click.IntRange(min=1), default=1000, show_default=True,
             help="Readers with more clicked notes count for nothing.",
@@ -112,7 +112,7 @@ def rules_options(command: Command) -> Command:
     "--min-users", default=1, show_default=True, help="Keep pairs with as many users; 2 helps where most have one."
 )
 @holdout_options
-@click.option("--test-from", type=int, help="Split by time instead: test on notes first seen from this ts on.")
+@click.option("--test-from", type=TIME, help="Split by time instead: test on notes first seen from this ts on.")
 @click.option(
     "--test-share", type=float, help="The same, from the ts on from which this share of the notes is first seen."
 )
@@ -126,7 +126,7 @@ def pairs(
     min_users: int,
     holdout: float,
     split_seed: int,
-    test_from: int | None,
+    test_from: float | None,
     test_share: float | None,
     test: Path | None,
     memory: str,
@@ -141,6 +141,9 @@ def pairs(
     \b
       notes   note_id, title, content, hashtags, category, exposure
       events  user_id, note_id, ts, event (view, click, like or save)
+
+    Either may be a folder of parts (notes/*.parquet). Text is UTF-8 or has a byte order mark, and may be packed
+    (.jsonl.gz). ts is a number in any one unit, or an ISO 8601 time.
 
     Held-out notes take part in no pair. Writes note_id, related_id, score and users.
 
@@ -181,7 +184,7 @@ def pairs(
 
 
 def _by_time(
-    data: Path, rules: "PairRules", resources: "Resources", start: int | None, share: float | None, test: Path
+    data: Path, rules: "PairRules", resources: "Resources", start: float | None, share: float | None, test: Path
 ) -> "Pairs":
     """The training pairs of a split by time; writes pool and gold."""
     from model.data.events import load_events

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from model.recipes import RECIPES, changed
-from service.cli.common import FOLDER, NUMBERS, mistakes, runtime_options, was_given
+from service.cli.common import FOLDER, NUMBERS, TIME, mistakes, runtime_options, was_given
 from service.cli.data import rules_options
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ DATA = click.Path(path_type=Path, file_okay=False, exists=True)
 )  # fmt: skip
 @click.option("--holdout", default=0.3, show_default=True, help="Share of the notes that no training sees.")
 @click.option("--split-seed", default=0, show_default=True, help="Which notes those are.")
-@click.option("--test-from", type=int, help="Split by time instead: test on notes first seen from this ts on.")
+@click.option("--test-from", type=TIME, help="Split by time instead: test on notes first seen from this ts on.")
 @click.option("--test-share", type=float, help="The same, from the ts on from which this share is first seen.")
 @click.option(
     "--pool", type=click.Choice(["test", "all"]), default="test", show_default=True,
@@ -147,7 +147,7 @@ def _request(
     pairs_min_users: int,
     holdout: float,
     split_seed: int,
-    test_from: int | None,
+    test_from: float | None,
     test_share: float | None,
     pool: Literal["test", "all"],
     tag_notes: int,

@@ -18,8 +18,8 @@ from support.redis import RedisServer
 from support.service import NOTELLM, PATIENCE_S, UNSET
 
 from model.data.events import load_events
+from model.data.files import DataError
 from model.data.pairs import load_pairs
-from model.data.rows import DataError
 from service.backup.events import CURSOR, Exported, ExportError, export
 from service.cli.main import cli
 from service.store.connection import open_sync_redis
@@ -202,12 +202,12 @@ async def test_ids_mean_the_same_in_all_files_of_a_folder(redis, client, tmp_pat
 
 def test_a_folder_without_events_and_an_ambiguous_one_are_told_apart(tmp_path):
     (tmp_path / "events").mkdir()
-    with pytest.raises(DataError, match=r"no dt=YYYY-MM-DD/\*\.parquet in this folder"):
+    with pytest.raises(DataError, match=r"no \.parquet and no \.jsonl file in this folder"):
         load_events(tmp_path)
     (tmp_path / "events" / "dt=2026-01-31").mkdir()
     (tmp_path / "events" / "dt=2026-01-31" / "part.parquet").write_bytes(b"")
     (tmp_path / "events.jsonl").write_text("{}\n")
-    with pytest.raises(DataError, match="a file and a folder of events are both in this folder"):
+    with pytest.raises(DataError, match=r"events/ and events\.jsonl are both in this folder"):
         load_events(tmp_path)
 
 

@@ -5,8 +5,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from model.data.files import DataError
 from model.data.readers.layout import Event, Source, identifier, load_lines, several, text, whole
-from model.data.rows import DataError, json_object
+from model.data.rows import json_object
 from model.note import Note
 
 # Four or five stars are a like; any other review is a click: the item was bought and opened.

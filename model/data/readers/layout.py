@@ -4,11 +4,8 @@ A row is named in errors as `model.data.rows` names it: the 1-based line of a te
 file. A field that is missing means another layout and is an error; null and NaN mean "not given".
 """
 
-import gzip
-import io
 import tempfile
-import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -18,10 +15,9 @@ import pyarrow.parquet as pq
 
 from model.data import rows
 from model.data.events import CLICKS, EVENT_COLUMNS
+from model.data.files import DataError, place, text_lines
 from model.data.notes import NOTE_COLUMNS
-from model.data.rows import DataError
 from model.note import Note
-from model.progress import bar
 
 NOTES_FILE = "notes.parquet"
 EVENTS_FILE = "events.parquet"
@@ -31,7 +27,6 @@ _EVENT_TYPES = (pa.string(), pa.string(), pa.string(), pa.int64())
 _NOTES = pa.schema(list(zip(NOTE_COLUMNS, _NOTE_TYPES, strict=True)))
 _EVENTS = pa.schema(list(zip(EVENT_COLUMNS, _EVENT_TYPES, strict=True)))
 _ROWS_PER_GROUP = 65_536
-_ROWS_PER_BATCH = 8192
 _KINDS: Mapping[type, str] = {str: "strings", int: "whole numbers", dict: "objects"}
 
 T = TypeVar("T")
@@ -84,52 +79,31 @@ def write(out: Path, source: Source, *, clicks_only: bool = False) -> Written:
 
 
 def load_lines(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Each line that is not blank as (place, line without its end); a ``.gz`` file is unpacked on the way.
+    """Each line that is not blank, see `model.data.files.text_lines`.
 
     Raises:
-        DataError: if there is no such file, it is empty, or it cannot be unpacked.
+        DataError: if there is no such file, it is empty, or it cannot be read or unpacked.
     """
-    number, blank = 0, True
-    try:
-        with _existing(path).open("rb") as raw, bar(f"load {place(path)}", path.stat().st_size, "B") as progress:
-            lines = io.BufferedReader(gzip.GzipFile(fileobj=raw)) if path.suffix == ".gz" else raw
-            for number, line in enumerate(lines, start=1):
-                progress.update(raw.tell() - progress.n)
-                if line.strip():
-                    blank = False
-                    yield f"{place(path)} line {number}", line.rstrip(b"\r\n")
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(f"{place(path)}: cannot be unpacked after line {number}: {error}") from error
-    if blank:
+    empty = True
+    for line in text_lines(_existing(path), place(path)):
+        empty = False
+        yield line
+    if empty:
         raise DataError(f"{place(path)} is empty")
 
 
-def load_parquet(path: Path, columns: Iterable[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+def load_parquet(path: Path, columns: Sequence[str]) -> Iterator[rows.Row]:
     """Each row as (place, the named columns), loaded batch by batch.
 
     Raises:
         DataError: if there is no such file, it is not Parquet, lacks a column, or has no rows.
     """
-    columns = list(columns)
-    try:
-        with (
-            pq.ParquetFile(_existing(path)) as file,
-            bar(f"load {place(path)}", file.metadata.num_rows, "rows") as progress,
-        ):
-            _require(columns, file.schema_arrow.names, place(path))
-            if not file.metadata.num_rows:
-                raise DataError(f"{place(path)} is empty")
-            batches = file.iter_batches(_ROWS_PER_BATCH, columns=columns)
-            for index, row in enumerate(row for batch in batches for row in batch.to_pylist()):
-                progress.update()
-                yield f"{place(path)} row {index}", row
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{place(path)} cannot be read as Parquet: {str(error).splitlines()[0]}") from error
-
-
-def place(path: Path) -> str:
-    """A file's name with its folder's: the splits of a set name their files alike."""
-    return f"{path.parent.name}/{path.name}"
+    empty = True
+    for row in rows.parquet_rows(_existing(path), place(path), columns, columns):
+        empty = False
+        yield row
+    if empty:
+        raise DataError(f"{place(path)} is empty")
 
 
 def text(row: Mapping[str, Any], name: str, where: str) -> str:

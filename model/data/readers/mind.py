@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from model.data.files import DataError
 from model.data.readers.layout import Event, Source, load_lines
-from model.data.rows import DataError
 from model.note import Note
 
 NEWS = ("news id", "category", "subcategory", "title", "abstract", "url", "title entities", "abstract entities")

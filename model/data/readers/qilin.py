@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from model.data.files import DataError
 from model.data.readers.layout import Event, Source, identifier, load_parquet, several, text, whole
-from model.data.rows import DataError
 from model.note import Note
 
 NOTES = "notes"

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from model.data.cooccurrence import PairRules, Resources, related_pairs, split_notes, training_pairs
 from model.data.events import EventTable, load_events
+from model.data.files import DataError
 from model.data.pairs import Pairs
 from model.data.parquet_events import ParquetEvents, open_events
-from model.data.rows import DataError
 from model.note import Note
 
 Event = tuple[str, str, int, bool]  # user, note, time, clicked

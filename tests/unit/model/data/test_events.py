@@ -10,7 +10,7 @@ import pytest
 from support.rows import jsonl, parquet
 
 from model.data.events import EventTable, load_events
-from model.data.rows import DataError
+from model.data.files import DataError
 
 CLICK = {"user_id": "u1", "note_id": "n1", "event": "click", "ts": 5}
 
@@ -112,8 +112,13 @@ def test_a_wrong_event_is_named_in_both_formats(tmp_path, change, in_jsonl, in_p
     ("change", "message"),
     [
         ({"user_id": 4}, "events.parquet: user_id must be a column of strings, got int64"),
-        ({"ts": "monday"}, "events.parquet: ts must be a column of whole numbers, got string"),
-        ({"ts": 1.5}, "events.parquet: ts must be a column of whole numbers of 64 bits"),
+        ({"user_id": {"id": "u1"}}, "events.parquet: user_id must be a column of strings, got struct<id: string>"),
+        ({"note_id": ["n1"]}, "events.parquet: note_id must be a column of strings, got list<element: string>"),
+        ({"event": [["click"]]}, "events.parquet: event must be a column of strings, got list<element: list<"),
+        ({"ts": {"at": 5}}, "events.parquet: ts must be a column of numbers or of times, got struct<at: int64>"),
+        ({"ts": True}, "events.parquet: ts must be a column of numbers or of times, got bool"),
+        ({"ts": "monday"}, "events.parquet row 0: ts must be a number or an ISO 8601 time, got 'monday'"),
+        ({"ts": math.inf}, "events.parquet row 0: ts must fit into 64 bits"),
     ],
 )
 def test_a_wrong_column_of_events_is_named_with_its_type(tmp_path, change, message):

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.rows import jsonl, parquet
 
+from model.data.files import DataError
 from model.data.notes import is_blank, load_notes
-from model.data.rows import DataError
 from model.note import Note
 
 FULL = {
@@ -79,7 +79,7 @@ def test_a_note_is_blank_without_text_and_hashtags():
         ({"exposure": 2**63}, "exposure must fit into 64 bits"),
         ({"note_id": ""}, "note_id must not be empty"),
         ({"note_id": None}, "note_id must not be empty"),
-        ({"note_id": "n0"}, "note_id 'n0' stands in the file twice"),
+        ({"note_id": "n0"}, "note_id 'n0' is there twice"),
     ],
 )
 def test_a_wrong_field_is_named_with_its_line(tmp_path, change, message):
@@ -92,7 +92,7 @@ def test_a_wrong_field_is_named_with_its_line(tmp_path, change, message):
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([{"note_id": "a"}, {"note_id": "a"}], "notes.parquet row 1: note_id 'a' stands in the file twice"),
+        ([{"note_id": "a"}, {"note_id": "a"}], "notes.parquet row 1: note_id 'a' is there twice"),
         ([{"note_id": "a"}, {"note_id": None}], "notes.parquet row 1: note_id must not be empty"),
         ([{"note_id": 5}], "notes.parquet row 0: note_id must be a string, got a number"),
         ([{"note_id": "a", "hashtags": "x"}], "row 0: hashtags must be a list of strings, got a string"),
@@ -110,7 +110,7 @@ def test_the_row_is_right_beyond_the_first_batch(tmp_path):
     rows = [{"note_id": f"n{row}"} for row in range(9000)] + [{"note_id": "n0"}]
     parquet(tmp_path / "notes.parquet", rows)
 
-    with pytest.raises(DataError, match=r"row 9000: note_id 'n0' stands in the file twice"):
+    with pytest.raises(DataError, match=r"row 9000: note_id 'n0' is there twice"):
         load_notes(tmp_path)
 
 
@@ -121,7 +121,8 @@ def test_the_row_is_right_beyond_the_first_batch(tmp_path):
         ("notes.jsonl", b"\n\n", r"notes\.jsonl holds no notes"),
         ("notes.jsonl", b'{"note_id": "a"\n', r"notes\.jsonl line 1: not valid JSON: "),
         ("notes.jsonl", b'{"note_id": "\xff"}\n', r"notes\.jsonl line 1: not valid JSON: "),
-        ("notes.jsonl", b'{"note_id": NaN}\n', r"notes\.jsonl line 1: not valid JSON: "),
+        ("notes.jsonl", b'{"note_id": NaN}\n', r"notes\.jsonl line 1: note_id must not be empty"),
+        ("notes.jsonl", b'{"note_id": NaN\n', r"notes\.jsonl line 1: not valid JSON: .* \(character 13\)$"),
         ("notes.jsonl", b"[1]\n", r"notes\.jsonl line 1: must be a JSON object, got a list"),
         ("notes.jsonl", b'{"id": 1, "text": 2}\n', r"line 1: note_id is missing; it holds id, text"),
         ("notes.parquet", b"not parquet at all", r"notes\.parquet cannot be read as Parquet: "),

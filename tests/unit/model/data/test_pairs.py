@@ -5,8 +5,8 @@ import pyarrow.parquet as pq
 import pytest
 from support.rows import jsonl
 
+from model.data.files import DataError
 from model.data.pairs import Pairs, load_pairs, write_pairs
-from model.data.rows import DataError
 
 
 def test_pairs_survive_the_file(tmp_path):

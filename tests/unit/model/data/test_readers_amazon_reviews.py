@@ -9,9 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from model.data.events import load_events
+from model.data.files import DataError
 from model.data.notes import load_notes
 from model.data.readers import convert
-from model.data.rows import DataError
 from model.note import Note
 
 ITEM: dict[str, Any] = {

@@ -7,9 +7,9 @@ import pytest
 
 from model.data.cooccurrence import related_pairs
 from model.data.events import load_events
+from model.data.files import DataError
 from model.data.notes import load_notes
 from model.data.readers import convert
-from model.data.rows import DataError
 from model.note import Note
 
 NEWS = {

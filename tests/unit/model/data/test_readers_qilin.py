@@ -9,9 +9,9 @@ import pytest
 
 from model.data.cooccurrence import related_pairs
 from model.data.events import load_events
+from model.data.files import DataError
 from model.data.notes import load_notes
 from model.data.readers import convert
-from model.data.rows import DataError
 from model.note import Note
 
 NOTE: dict[str, Any] = {
@@ -196,7 +196,7 @@ def test_a_missing_folder_or_column_and_an_empty_or_broken_file_are_named(tmp_pa
     notes = source / "notes" / "train-00000-of-00001.parquet"
 
     parquet(notes, [{"note_idx": 1, "title": "x"}])
-    with pytest.raises(DataError, match=r"notes/train-.*: note_title is missing; it holds note_idx, title"):
+    with pytest.raises(DataError, match=r"notes/train-.*: no column note_title; it holds note_idx, title"):
         convert("qilin", source, tmp_path / "out")
 
     pq.write_table(pa.Table.from_pylist([NOTE]).slice(0, 0), notes)

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from model.backend import Prediction, Scored
+from model.data.files import DataError
 from model.data.pairs import Pairs
-from model.data.rows import DataError
 from model.evaluation.baselines import Embeddings
 from model.evaluation.cases import cases_page, choose_notes, find_cases, format_cases, hashtags_of
 from model.note import Note

@@ -11,8 +11,8 @@ import pytest
 from model.backend import Prediction, Scored
 from model.data.cooccurrence import related_pairs, split_notes, training_pairs
 from model.data.events import load_events
+from model.data.files import DataError
 from model.data.notes import load_notes
-from model.data.rows import DataError
 from model.evaluation import evaluate as evaluation
 from model.evaluation.baselines import Embeddings
 from model.evaluation.hashtags import Predict, Write

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from model.data.cooccurrence import split_notes
+from model.data.files import DataError
 from model.data.pairs import Pairs, write_pairs
-from model.data.rows import DataError
 from model.evaluation.held_out import load_held_out
 
 

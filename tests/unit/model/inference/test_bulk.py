@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from support.checkpoint import tiny_checkpoint
 from support.tiny import NOTES
 
+from model.data.files import DataError
 from model.data.notes import load_notes
-from model.data.rows import DataError
 from model.files import FolderInUse
 from model.inference.bulk import BulkError, BulkLoad, begin, embed_missing
 from model.inference.hashing import HashingBackend
@@ -201,7 +201,7 @@ def test_a_folder_whose_manifest_is_gone_or_damaged_is_refused(tmp_path: Path, h
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ('{"note_id": "n0"}', "line 31: note_id 'n0' stands in the file twice"),
+        ('{"note_id": "n0"}', "line 31: note_id 'n0' is there twice"),
         ('{"note_id": "x", "title": 3}', "line 31: title must be a string"),
     ],
 )

@@ -12,8 +12,8 @@ from support.tiny import tiny_base
 
 from model.backend import Prediction, Scored
 from model.data.cooccurrence import PairRules, split_notes
+from model.data.files import DataError
 from model.data.notes import load_notes
-from model.data.rows import DataError
 from model.data.samples.generate import write
 from model.files import write_bytes
 from model.network.base_models import BaseModel, open_base
