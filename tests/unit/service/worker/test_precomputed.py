@@ -28,7 +28,7 @@ def test_what_is_read_is_what_the_worker_would_predict(backend, tmp_path):
     assert len(known) == len(NOTES)
     for note, expected in zip(NOTES, predict_all(backend, NOTES), strict=True):
         found = known[source_of(note, HASHTAGS)]
-        assert found.vector @ expected.vector > 0.99999
+        assert found.vector @ expected.vector > 0.9999
         assert np.linalg.norm(found.vector) == pytest.approx(1.0, abs=1e-6)
         assert [name for name, _ in found.hashtags] == [tag.name for tag in expected.hashtags]
         assert found.category[0] == expected.category.name
