@@ -1,9 +1,8 @@
 """Bodies of the contract as the store and the model take them: notes, drafts and events."""
 
-from datetime import datetime
-
 from model.note import Note
 from service.contract.events import EventIn
+from service.contract.fields import seconds
 from service.contract.notes import NoteIn
 from service.contract.tags import DraftIn
 from service.store.records import Event, StoredNote
@@ -22,5 +21,5 @@ def draft_note(draft: DraftIn) -> Note:
 
 def event_record(event: EventIn) -> Event:
     """An event for the store, its time in seconds since 1970."""
-    ts = event.ts if isinstance(event.ts, float | int) else datetime.fromisoformat(event.ts.upper()).timestamp()
+    ts = event.ts if isinstance(event.ts, float | int) else seconds(event.ts)
     return Event(event.event_id, event.user_id, event.note_id, event.type, ts, event.source_note_id)

@@ -2,13 +2,29 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WithJsonSchema,
+    WrapValidator,
+)
 
 from .fields import Key, NoteId, Time
 from .notes import MAX_BULK, RejectedOut
 
 EventType = Literal["view", "click", "like", "save"]
 _MAX_SECONDS = 253_402_300_799  # the last second of the year 9999
+
+
+def _in_our_words(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
+    """Of two types, pydantic says why it is neither, with its own names."""
+    try:
+        return check(value)
+    except ValidationError:
+        raise ValueError("must be an RFC 3339 time with an offset, or seconds since 1970 up to the year 9999") from None
 
 
 class EventIn(BaseModel):
@@ -21,9 +37,11 @@ class EventIn(BaseModel):
     note_id: NoteId
     source_note_id: NoteId | None = Field(default=None, description="The note that the reader came from.")
     type: EventType
-    ts: Annotated[float, Field(ge=0, le=_MAX_SECONDS)] | Time = Field(
-        description="When: RFC 3339 with an offset, or seconds since 1970."
-    )
+    ts: Annotated[
+        Annotated[float, Field(ge=0, le=_MAX_SECONDS)] | Time,
+        WrapValidator(_in_our_words),
+        Field(description="When: RFC 3339 with an offset, or seconds since 1970."),
+    ]
 
 
 _Element = Annotated[

@@ -1,7 +1,7 @@
 """The fields of bodies, and the rules for every body with a text."""
 
 import re
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, StringConstraints, model_validator
@@ -11,6 +11,7 @@ ID_PATTERN = r"^[A-Za-z0-9._~:-]{1,128}$"
 _RFC_3339 = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?([Zz]|[+-][0-9]{2}:[0-9]{2})"
 )
+_FIRST = datetime(1970, 1, 1, tzinfo=UTC)
 _SPACES = r"\s\u001c-\u001f\u0085"  # what Python strips, as JSON Schema writes it
 
 
@@ -23,11 +24,23 @@ def _without_nul(text: str) -> str:
 def _rfc_3339(text: str) -> str:
     try:
         if _RFC_3339.fullmatch(text):
-            datetime.fromisoformat(text.upper())
+            seconds(text)
             return text
     except ValueError:
         pass  # its message holds the text
     raise ValueError("must be an RFC 3339 time with an offset")
+
+
+def seconds(time: str) -> float:
+    """An RFC 3339 time as seconds since 1970; a leap second is the same as the next one. Raises ValueError."""
+    time = time.upper()
+    if time[16:19] != ":60":
+        return datetime.fromisoformat(time).timestamp()
+    after = datetime.fromisoformat(f"{time[:16]}:59{time[19:]}").timestamp() + 1
+    next_second = _FIRST + timedelta(seconds=int(after // 1))
+    if (next_second.day, next_second.hour, next_second.minute, next_second.second) != (1, 0, 0, 0):
+        raise ValueError("a leap second is the last one of a month, in UTC")
+    return after
 
 
 def _described(**schema: JsonValue) -> Any:

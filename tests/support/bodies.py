@@ -1,5 +1,6 @@
 """Request bodies that mean harm, or are nothing that a route takes; and one that is good."""
 
+import gzip
 import json
 
 MARK = "x-mark-x"
@@ -8,9 +9,13 @@ NOTE = {"title": "Harbor tram", "content": "noodle", "hashtags": ["seaside"]}
 HOSTILE = {
     "empty": b"",
     "spaces": b"  \n ",
-    "byte order mark": b"\xef\xbb\xbf" + json.dumps(NOTE).encode(),
+    "byte order mark within": b'{"title": "a",\xef\xbb\xbf"content": "b"}',
+    "two byte order marks": b"\xef\xbb\xbf" * 2 + json.dumps(NOTE).encode(),
     "not UTF-8": b'{"title": "\xff\xfe"}',
     "UTF-16": json.dumps(NOTE).encode("utf-16"),
+    "UTF-16 without a mark": json.dumps(NOTE).encode("utf-16-le"),
+    "UTF-32": json.dumps(NOTE).encode("utf-32"),
+    "packed": gzip.compress(json.dumps(NOTE).encode()),
     "NUL byte": b"\x00",
     "NUL in a string": b'{"title": "a\\u0000b"}',
     "raw NUL in a string": b'{"title": "a\x00b"}',

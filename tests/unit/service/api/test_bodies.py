@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
 from model.note import Note
-from service.api.bodies import parse, parse_bulk
+from service.api.bodies import parse, parse_bulk, parse_events
 from service.api.records import draft_note, note_record
 from service.contract.notes import BulkNoteIn, NoteIn
 from service.contract.tags import DraftIn
@@ -97,6 +97,134 @@ def test_both_forms_of_a_bulk_give_the_same_notes_as_one_by_one(pairs, escaped):
         assert parse_bulk("\n".join(elements).encode()) == (expected, [])
 
 
+BAD = {
+    "too long": b'{"note_id": "x", "title": "L", "content": "' + b"x" * 600_000 + b'"}',
+    "too many digits": b'{"note_id": "x", "title": "L", "exposure": ' + b"9" * 600_000 + b"}",
+    "a long string": b'"' + b"x" * 600_000 + b'"',
+    "a long number": b"9" * 600_000,
+    "not UTF-8": b'{"note_id": "x", "title": "\xff"}',
+    "half a character": b'{"note_id": "x", "title": "\xe6\xb2"}',
+    "a lone surrogate": b'{"note_id": "x", "title": "\\ud800"}',
+    "a lone surrogate as bytes": b'{"note_id": "x", "title": "\xed\xa0\x80"}',
+    "full of escapes": b'{"note_id": "x", "title": "' + b"\\u0041\\\\" * 100_000 + b'"}',
+    "a wrong escape": b'{"note_id": "x", "title": "\\x"}',
+    "brackets in a string": b'{"note_id": "x", "title": 1, "content": "]}, {[\\""}',
+    "not closed right": b'{"note_id": "x", "hashtags": ["a"}, "title": "t"]',
+    "NaN": b'{"note_id": "x", "title": "a", "exposure": NaN}',
+    "too deep": b'{"note_id": "x", "title": ' + b"[" * 5000 + b"]" * 5000 + b"}",
+    "a control character": b'{"note_id": "x", "title": "a\x01"}',
+    "many values": b'{"note_id": "x", "hashtags": [' + b'"a",' * 100_000 + b'"a"]}',
+    "no name": b'{note_id: "x"}',
+    "a word": b"nothing",
+}
+
+
+@pytest.mark.parametrize("bad", BAD.values(), ids=BAD)
+@pytest.mark.parametrize("blanks", [b"", b" " * 600_000 + b"\n\t\r"], ids=["", "padded"])
+def test_one_bad_element_of_an_array_never_sinks_the_others(bad, blanks):
+    before, after = (b'{"note_id": "%s", "title": "t"}' % name for name in (b"before", b"after"))
+    array = b"[" + blanks + b",".join([before + blanks, blanks + bad + blanks, blanks + after]) + blanks + b"]" + blanks
+
+    records, rejected = parse_bulk(array)
+
+    assert [record.note.id for record in records] == ["before", "after"]
+    assert [one.position for one in rejected] == [1]
+    assert " line " not in rejected[0].message
+
+
+@pytest.mark.parametrize("bad", BAD.values(), ids=BAD)
+def test_one_bad_event_never_sinks_the_others(bad):
+    event = b'{"event_id": "e", "user_id": "u", "note_id": "n", "type": "view", "ts": 1}'
+
+    events, rejected = parse_events(b' { "events" :\n[' + b", ".join([event, bad, event]) + b"\n] } ")
+
+    assert len(events) == 2
+    assert [one.position for one in rejected] == [1]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b'{"events": [1, "\xff"], "more": 1}', b'{"events": [1, "\xff"]', b'{"events": [1, "\xff",]}', b'{"x": ["\xff"]}'],
+)
+def test_a_body_of_events_is_an_object_with_a_list_of_them(body):
+    with pytest.raises(BadRequest):
+        parse_events(body)
+
+
+def test_so_many_values_in_one_element_are_refused_before_they_take_long():
+    with pytest.raises(BadRequest, match="the array holds too many values"):
+        parse_bulk(b"[[" + b"1," * 600_000 + b"1]]")
+
+
+def test_at_most_a_thousand_elements_also_where_one_is_broken():
+    with pytest.raises(BadRequest, match="at most 1000 events"):
+        parse_events(b'{"events": ["\xff"' + b",1" * 1000 + b"]}")
+    with pytest.raises(BadRequest, match="at most 1000 notes"):
+        parse_bulk(b"[1" + b",1" * 1000 + b"]")
+
+
+BOM = b"\xef\xbb\xbf"
+
+
+def test_a_byte_order_mark_before_a_body_is_skipped():
+    note, event = (
+        b'{"note_id": "a", "title": "t"}',
+        b'{"event_id":"e","user_id":"u","note_id":"n","type":"view","ts":1}',
+    )
+
+    assert parse(BulkNoteIn, BOM + note) == parse(BulkNoteIn, note)
+    assert parse_bulk(BOM + b"[" + note + b"]") == parse_bulk(b"[" + note + b"]")
+    assert parse_bulk(BOM + note + b"\n" + note) == parse_bulk(note + b"\n" + note)
+    assert parse_bulk(BOM + note, "application/x-ndjson") == parse_bulk(note)
+    assert parse_events(BOM + event(1)) == parse_events(event(1))
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32"])
+def test_a_body_in_another_encoding_is_named(encoding):
+    with pytest.raises(BadRequest, match=f"^the body is {encoding.upper()}; JSON is UTF-8$"):
+        parse_bulk('[{"note_id": "a", "title": "t"}]'.encode(encoding))
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r", "\n\n", "\n\x1a", "\r\n\x1a\r\n"])
+def test_lines_may_end_as_on_any_system(end):
+    lines = end[:2].strip("\x1a").join(['{"note_id": "a", "title": "t"}', '{"note_id": "b", "title": "t"}']) + end
+
+    records, rejected = parse_bulk(lines.encode(), "application/x-ndjson")
+
+    assert ([record.note.id for record in records], rejected) == (["a", "b"], [])
+
+
+def event(ts):
+    return json.dumps(
+        {"events": [{"event_id": "e", "user_id": "u", "note_id": "n", "type": "view", "ts": ts}]}
+    ).encode()
+
+
+@pytest.mark.parametrize(
+    ("ts", "expected"),
+    [
+        (1700000000.25, 1700000000.25),
+        (0, 0),
+        (253402300799, 253402300799),
+        ("2016-12-31T23:59:60Z", 1483228800),
+        ("2016-12-31T15:59:60.5-08:00", 1483228800.5),
+        ("1970-01-01 00:00:00.25z", 0.25),
+    ],
+)
+def test_the_time_of_an_event_is_kept_in_seconds(ts, expected):
+    assert [one.ts for one in parse_events(event(ts))[0]] == [expected]
+
+
+@pytest.mark.parametrize(
+    "ts",
+    [1700000000123, -1, True, "soon", None, [], "2016-12-31T23:59:61Z", "2016-12-31T12:59:60Z", "2016-12-30T23:59:60Z"],
+)
+def test_other_times_of_events_are_refused_in_our_words(ts):
+    [rejected] = parse_events(event(ts))[1]
+
+    assert rejected.message == "ts: must be an RFC 3339 time with an offset, or seconds since 1970 up to the year 9999"
+
+
 def test_a_large_element_of_an_array_is_read_whole():
     note = {"note_id": "a", "content": "\U0001f642" * 20_000, "hashtags": ["\U0001f642" * 64] * 30}
 
@@ -164,6 +292,7 @@ def test_exposure_is_a_count(exposure):
         "2026-01-31t12:00:00z",
         "2026-01-31 12:00:00+00:00",
         "1999-12-31T23:59:59.999999999-11:30",
+        "2016-12-31T23:59:60Z",
     ],
 )
 def test_times_of_rfc_3339_are_taken(time):
@@ -186,6 +315,8 @@ def test_times_of_rfc_3339_are_taken(time):
         "2026-W05-6T12:00:00Z",
         "\u0662\u0660\u0662\u0666-01-31T12:00:00Z",
         "2026-01-31T12:00:00Z\n",
+        "2026-01-31T12:00:60Z",
+        "2026-01-30T23:59:60Z",
         1767225600,
     ],
 )
