@@ -167,10 +167,7 @@ BOM = b"\xef\xbb\xbf"
 
 
 def test_a_byte_order_mark_before_a_body_is_skipped():
-    note, event = (
-        b'{"note_id": "a", "title": "t"}',
-        b'{"event_id":"e","user_id":"u","note_id":"n","type":"view","ts":1}',
-    )
+    note = b'{"note_id": "a", "title": "t"}'
 
     assert parse(BulkNoteIn, BOM + note) == parse(BulkNoteIn, note)
     assert parse_bulk(BOM + b"[" + note + b"]") == parse_bulk(b"[" + note + b"]")
