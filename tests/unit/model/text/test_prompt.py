@@ -4,8 +4,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.tiny import NOTES, tiny_tokenizer
+from tokenizers import Tokenizer
 
 from model.network.checkpoint import special_ids
+from model.network.minilm import minilm_folder
 from model.note import Note
 from model.text.prompt import EMB, PAPER, SHARED, TAIL, PromptBuilder, plain_text, topics_text
 
@@ -103,6 +105,17 @@ def test_a_long_note_is_cut_by_tokens_and_its_tail_is_not(word):
     short = builder.prompts([Note("x")])[0]
     # JSON escapes and a character cut in two may add a few tokens to the limits.
     assert len(ids) <= len(short) + 2 * (5 + 9) + 4
+
+
+def test_the_cut_counts_the_texts_own_tokens_where_a_tokenizer_would_frame_it():
+    tokenizer = Tokenizer.from_file(str(minilm_folder() / "tokenizer.json"))
+    tokenizer.no_padding()
+    special = special_ids(tokenizer, "[CLS]", "[SEP]", "[PAD]")
+    builder = PromptBuilder(tokenizer, special, SHARED, title_tokens=3, content_tokens=2)
+    [prompt] = builder.prompts([Note("n", "red green blue yellow", "cat dog bird")])
+    read = "".join(letter if letter.isalpha() else " " for letter in builder.decode(prompt)).split()
+    colors_and_animals = [word for word in ("red", "green", "blue", "yellow", "cat", "dog", "bird") if word in read]
+    assert colors_and_animals == ["red", "green", "blue", "cat", "dog"]
 
 
 def test_wide_and_narrow_spellings_read_the_same():

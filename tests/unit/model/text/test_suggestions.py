@@ -93,6 +93,13 @@ def test_one_neighbor_alone_says_little_and_one_that_points_away_nothing():
     assert vote_weights([]) == []
 
 
+def test_missing_neighbors_count_as_near_as_the_farthest():
+    farther = math.exp(-1)  # nearer by a twentieth: e times as much
+    weights = vote_weights([0.9, 0.85])
+    total = 1 + farther + (VOTERS - 2) * farther
+    assert weights == pytest.approx([0.9 / total, 0.85 * farther / total])
+
+
 @given(st.lists(cosines, min_size=1, max_size=VOTERS))
 def test_votes_are_at_most_one_together_and_the_nearer_never_weighs_less(found):
     weights = vote_weights(sorted(found, reverse=True))
