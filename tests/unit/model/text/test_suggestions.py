@@ -115,6 +115,7 @@ def test_without_calibration_the_sources_count_as_independent(probability, vote)
 
     assert 1 - score == pytest.approx((1 - probability) * (1 - vote))
     assert Uncalibrated().suggestion(Candidate("sea", "sea", None, vote)) == pytest.approx(vote)
+    assert Uncalibrated().alone(probability) == Uncalibrated().category(probability) == probability
 
 
 def test_a_note_carries_a_hashtag_once_as_it_wrote_it_first():
