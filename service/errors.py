@@ -153,6 +153,11 @@ class StoreUnavailable(Unavailable):
 
     code = "store_unavailable"
 
+    def __init__(self, message: str, cause: str = "") -> None:
+        """``cause`` is one of `service.store.requirements`; empty when it may pass by itself."""
+        super().__init__(message)
+        self.cause = cause
+
 
 class IndexUnavailable(Unavailable):
     """No shard of the index answers."""

@@ -26,6 +26,12 @@ SHARD_UP = Gauge(
     ["shard"],
 )
 
+REDIS_PROBLEM = Gauge(
+    "notellm_redis_problem",
+    "1 while this is wrong with the Redis of a process, else 0; NaN where its user may not find out.",
+    ["cause"],  # the causes of service.store.requirements
+)
+
 HTTP_REQUESTS = Counter("notellm_http_requests_total", "Requests answered.", ["route", "method", "status"])
 HTTP_SECONDS = Histogram(
     "notellm_http_request_duration_seconds",

@@ -23,7 +23,8 @@ from model.network.checkpoint import CheckpointError, Manifest, load_manifest
 from service import metrics, traces
 from service.background import SIGNALS, every, on_event, stop_event, task
 from service.errors import StoreUnavailable
-from service.processes.health import binding, operations
+from service.processes.health import Readiness, binding, operations
+from service.processes.redis_check import EVERY_S, RedisCheck
 from service.settings import HttpSettings, OpsSettings, Settings, SetupError
 from service.store.connection import open_redis, redis_errors, redis_url
 from service.store.info import redis_info
@@ -50,22 +51,6 @@ _REPORT_EVERY_S = 1.0
 _SWITCH_S = 0.0005
 _YOUNG_OBJECTS = 10_000
 _GRACE_S = 8
-
-
-class Readiness:
-    """What a process still lacks, as /readyz says it; replaced as a whole, so any thread may ask."""
-
-    def __init__(self, *names: str) -> None:
-        self.names = list(names)
-        self._leaving = False
-
-    def __call__(self) -> list[str]:
-        """The names now."""
-        return ["draining"] if self._leaving else self.names
-
-    def leave(self) -> None:
-        """Not ready from now on, whatever is there."""
-        self._leaving = True
 
 
 def run_gateway(settings: Settings) -> None:
@@ -127,7 +112,7 @@ async def _gateway(settings: Settings) -> None:
     allow_connections()
     listener = _listener(settings.http, BACKLOG)
     with _operations(settings.ops, missing, "gateway", manifest.fingerprint):
-        async with _redis(settings, timeout_s=settings.http.write_s) as redis:
+        async with _redis(settings, missing, timeout_s=settings.http.write_s) as redis:
             store = RedisStore(redis, settings.max_queue)
             events = RedisEvents(redis)
 
@@ -139,7 +124,7 @@ async def _gateway(settings: Settings) -> None:
 
             active = ActiveModel(Registry(redis).active, manifest.fingerprint, recommender)
             await active.follow()
-            app = create_app(active, RedisAnswers(redis), settings, keys)
+            app = create_app(active, RedisAnswers(redis), settings, keys, warnings=lambda: missing.warnings)
             admission = Admission(traces.around(app), settings.limits, keys, app.routes)
             server = GatewayServer(admission, on_leave=missing.leave)
             # uvicorn raises the signal that stopped it again, which would end us before we have cleaned up.
@@ -185,11 +170,12 @@ async def _worker(settings: Settings) -> None:
     address = _own_address(own.addresses, own.number, "NOTELLM_WORKER__NUMBER")
     missing = Readiness("the model", "redis")
     with _operations(settings.ops, missing, "worker", manifest.fingerprint):
-        with _setup_errors(CheckpointError):
-            backend = await asyncio.to_thread(_open_backend, settings, manifest)
-        missing.names = ["redis"]
-        engine = Engine(backend, max_batch_tokens=own.max_batch_tokens, max_drafts=own.max_drafts)
-        async with _redis(settings) as redis, engine.running():
+        # Redis first: the model may take minutes.
+        async with _redis(settings, missing) as redis:
+            with _setup_errors(CheckpointError):
+                backend = await asyncio.to_thread(_open_backend, settings, manifest)
+            missing.names = ["redis"]
+            engine = Engine(backend, max_batch_tokens=own.max_batch_tokens, max_drafts=own.max_drafts)
             consumer = f"{socket.gethostname()}-{own.number}"
             queue = JobQueue(redis, consumer, manifest.fingerprint, manifest.dim)
             sampler = CategorySampler(engine, manifest.categories, own.free_category_share)
@@ -200,13 +186,14 @@ async def _worker(settings: Settings) -> None:
             async def look() -> None:
                 missing.names = [] if worker.connected else ["redis"]
 
-            with _setup_errors(OSError, ValueError):
-                server = await serve(address, draft_handlers(engine))
-            taking_over = task(_take_over(settings, redis, manifest.fingerprint))
-            async with every(_LOOK_EVERY_S, look), taking_over, on_event(stop, worker.stop):
-                await worker.run()
-            await engine.drain(_GRACE_S)
-            await server.close()
+            async with engine.running():
+                with _setup_errors(OSError, ValueError):
+                    server = await serve(address, draft_handlers(engine))
+                taking_over = task(_take_over(settings, redis, manifest.fingerprint))
+                async with every(_LOOK_EVERY_S, look), taking_over, on_event(stop, worker.stop):
+                    await worker.run()
+                await engine.drain(_GRACE_S)
+                await server.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,7 +284,7 @@ async def _indexer(settings: Settings) -> None:
             shards=len(own.addresses),
             snapshot_every_s=own.snapshot_every_s,
         )
-        async with _redis(settings) as redis:
+        async with _redis(settings, missing) as redis:
             registry = Registry(redis)
             watch = StoreWatch(partial(redis_info, redis), registry, RedisStore(redis, settings.max_queue))
 
@@ -361,10 +348,14 @@ def _own_address(addresses: Sequence[str], number: int, variable: str) -> str:
 
 
 @asynccontextmanager
-async def _redis(settings: Settings, *, timeout_s: float = 5.0) -> "AsyncIterator[Redis]":
-    redis = open_redis(redis_url(settings), timeout_s=timeout_s)
+async def _redis(settings: Settings, readiness: Readiness, *, timeout_s: float = 5.0) -> "AsyncIterator[Redis]":
+    url = redis_url(settings)
+    check = RedisCheck(url, readiness)
+    await check.start()
+    redis = open_redis(url, timeout_s=timeout_s)
     try:
-        yield redis
+        async with every(EVERY_S, check.look):
+            yield redis
     finally:
         await redis.aclose()
 

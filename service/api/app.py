@@ -36,10 +36,16 @@ _CODES = {kind.status: kind.code for kind in (Malformed, NoRoute, WrongMethod)}
 
 
 def create_app(
-    recommender: Callable[[], Recommender], answers: Answers, settings: Settings, keys: Keyring | None = None
+    recommender: Callable[[], Recommender],
+    answers: Answers,
+    settings: Settings,
+    keys: Keyring | None = None,
+    *,
+    warnings: Callable[[], list[str]] = list,
 ) -> FastAPI:
     """The public API, for callers with a key if there are ``keys``. ``answers`` are those of idempotent writes.
 
+    ``warnings`` says in `/status` what is wrong although the service answers.
     Every request calls ``recommender`` once: its answer is that of one model, the active one.
     """
     app = api()
@@ -47,6 +53,7 @@ def create_app(
     app.state.answers = answers
     app.state.http = settings.http
     app.state.keys = keys
+    app.state.warnings = warnings
     app.add_exception_handler(NoteLLMError, _answer_our_error)
     app.add_exception_handler(HTTPException, _answer_http_error)
     app.add_middleware(GZipMiddleware, minimum_size=_GZIP_FROM_BYTES, compresslevel=_GZIP_LEVEL)

@@ -109,7 +109,7 @@ def note_out(details: NoteDetails) -> dict[str, Any]:
     }
 
 
-def status_out(status: ServiceStatus, fingerprint: str) -> dict[str, Any]:
+def status_out(status: ServiceStatus, fingerprint: str, warnings: Sequence[str]) -> dict[str, Any]:
     """Of `GET /status`."""
     counts, shards = status.counts, status.shards
     return {
@@ -128,4 +128,5 @@ def status_out(status: ServiceStatus, fingerprint: str) -> dict[str, Any]:
         },
         "model": fingerprint,
         "freshness_s": {"p50": status.freshness(0.5), "p99": status.freshness(0.99)},
+        "warnings": warnings,
     }

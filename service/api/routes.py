@@ -247,10 +247,11 @@ async def record_events(request: Request) -> Response:
     dependencies=[needs("read")],
 )
 async def get_status(request: Request) -> Response:
-    """Notes by status, the queue, the index, the model, and how fresh the index is."""
+    """Notes by status, the queue, the index, the model, how fresh the index is, and what is wrong with the store."""
     _parameters(request, NoParameters)
     recommender = _recommender(request)
-    return _json(status_out(await recommender.status(), recommender.fingerprint))
+    status = await recommender.status()
+    return _json(status_out(status, recommender.fingerprint, request.app.state.warnings()))
 
 
 # Not dependencies of FastAPI: resolving one takes longer than serializing ten notes.

@@ -56,3 +56,6 @@ class StatusOut(BaseModel):
     index: IndexStatusOut
     model: str
     freshness_s: FreshnessOut
+    warnings: list[str] = Field(
+        description="What is wrong with the store although it answers, one line each: it may lose notes, for example."
+    )

@@ -20,6 +20,7 @@ PR_SET_PDEATHSIG = 1
 USER_MISTAKE = 2
 _TICK_S = 0.1
 GRACE_S = 28.0
+_LOOK_EVERY_S = 5.0
 _FIRST_PAUSE_S, _LAST_PAUSE_S = 0.2, 5.0
 _HEALTHY_S = 30.0
 
@@ -38,7 +39,7 @@ class Role:
     def last_line(self) -> str:
         """The last line of its log: the reason when it cannot run as it is set up."""
         lines = self.log.read_text(errors="replace").splitlines() if self.log and self.log.exists() else []
-        return lines[-1] if lines else f"{self.name} cannot run as it is set up"
+        return lines[-1].removeprefix("notellm: ") if lines else f"{self.name} cannot run as it is set up"
 
 
 class Child:
@@ -110,25 +111,30 @@ class Supervisor:
     def run(self, ready: Callable[[], bool], announce: Callable[[], None]) -> int:
         """Tend the children until SIGINT, SIGTERM or SIGHUP; ``announce`` once ``ready``. Returns the exit status.
 
+        ``ready`` is asked from then on, too, now and then: it may have something to say.
+
         A child that ends with status 2 before all were ready cannot run as it is set up: then all stop, with 2. Later
         it is started again, as after any other status.
         """
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, self._request_stop)
-        announced = False
+        announced, next_look = False, 0.0
         try:
             while not self._stopping:
                 for child in self._children:
                     status = child.tend()
                     if status == USER_MISTAKE and not announced:
                         if child.role.log:  # without a log, it shares our standard error
-                            say(child.role.last_line.removeprefix("notellm: "))
+                            say(child.role.last_line)
                         return USER_MISTAKE
                     if status is not None:
-                        say(f"{child.role.name} ended ({_cause(status)}); starting it again")
-                if not announced and ready():
-                    announced = True
-                    announce()
+                        cause = child.role.last_line if status == USER_MISTAKE else _cause(status)
+                        say(f"{child.role.name} ended ({cause}); starting it again")
+                if time.monotonic() >= next_look:
+                    if ready() and not announced:
+                        announced = True
+                        announce()
+                    next_look = time.monotonic() + (_LOOK_EVERY_S if announced else 0)
                 time.sleep(_TICK_S)
         finally:
             self._stop_children()

@@ -4,7 +4,7 @@ import http.client
 import json
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -19,17 +19,34 @@ _POLL_S = 0.1  # how long `stop` may have to wait
 _ASK_S = 1.0
 
 
-class OpsServer:
-    """Serves one process's health and metrics.
+class Readiness:
+    """What a process still lacks, and what is wrong although it is ready, as /readyz says it.
 
-    ``missing`` names the parts that the process still lacks; an empty list means ready. The server's threads call it on
-    every /readyz, so it must be thread-safe and return at once.
+    Both lists are replaced as a whole, so any thread may ask.
     """
 
-    def __init__(self, host: str, port: int, missing: Callable[[], list[str]]) -> None:
+    def __init__(self, *names: str) -> None:
+        self.names = list(names)
+        self.warnings: list[str] = []
+        self._leaving = False
+
+    @property
+    def missing(self) -> list[str]:
+        """The names now; an empty list means ready."""
+        return ["draining"] if self._leaving else self.names
+
+    def leave(self) -> None:
+        """Not ready from now on, whatever is there."""
+        self._leaving = True
+
+
+class OpsServer:
+    """Serves one process's health and metrics."""
+
+    def __init__(self, host: str, port: int, readiness: Readiness) -> None:
         """Bind, so that a taken port raises OSError here. Port 0 takes a free one."""
         self._server = _Server((host, port), _Handler)
-        self._server.missing = missing
+        self._server.readiness = readiness
         self._thread = threading.Thread(target=self._server.serve_forever, args=(_POLL_S,), name="ops", daemon=True)
 
     @property
@@ -50,10 +67,10 @@ class OpsServer:
 
 
 @contextmanager
-def operations(ops: OpsSettings, missing: Callable[[], list[str]]) -> Iterator[None]:
+def operations(ops: OpsSettings, readiness: Readiness) -> Iterator[None]:
     """Serve during the block. Raises SetupError when the port cannot be bound."""
     with binding(ops.host, ops.port, "NOTELLM_OPS__PORT"):
-        server = OpsServer(ops.host, ops.port, missing)
+        server = OpsServer(ops.host, ops.port, readiness)
     server.start()
     if ops.port_file:
         ops.port_file.write_text(str(server.port))
@@ -74,21 +91,24 @@ def binding(host: str, port: int, variable: str) -> Iterator[None]:
         ) from error
 
 
-def missing_at(host: str, port: int, name: str) -> list[str]:
-    """The missing parts that /readyz of a process names; ``name`` when it does not answer."""
+def readiness_at(host: str, port: int, name: str) -> Readiness:
+    """What /readyz of a process says; that ``name`` is missing when it does not answer."""
+    found = Readiness(name)
     with closing(http.client.HTTPConnection(host, port, timeout=_ASK_S)) as connection:
         try:
             connection.request("GET", "/readyz")
-            return list(json.load(connection.getresponse())["missing"])
+            said = json.load(connection.getresponse())
         except (OSError, http.client.HTTPException):
-            return [name]
+            return found
+    found.names, found.warnings = list(said["missing"]), list(said["warnings"])
+    return found
 
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
     request_queue_size = 128
-    missing: Callable[[], list[str]]
+    readiness: Readiness
 
     def server_bind(self) -> None:
         # A gateway that is started again must not wait until the system forgets its old connections.
@@ -111,7 +131,7 @@ class _Handler(BaseHTTPRequestHandler):
             case "/livez":
                 self._answer(HTTPStatus.OK, JSON, b'{"alive":true}')
             case "/readyz":
-                self._answer_ready(self.server.missing())
+                self._answer_ready(self.server.readiness.missing, self.server.readiness.warnings)
             case "/metrics":
                 self._answer(HTTPStatus.OK, CONTENT_TYPE_LATEST, generate_latest())
             case _:
@@ -119,9 +139,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     do_HEAD = do_GET
 
-    def _answer_ready(self, missing: list[str]) -> None:
+    def _answer_ready(self, missing: list[str], warnings: list[str]) -> None:
         status = HTTPStatus.SERVICE_UNAVAILABLE if missing else HTTPStatus.OK
-        self._answer(status, JSON, json.dumps({"ready": not missing, "missing": missing}).encode())
+        body = {"ready": not missing, "missing": missing, "warnings": warnings}
+        self._answer(status, JSON, json.dumps(body).encode())
 
     def _answer(self, status: HTTPStatus, content_type: str, body: bytes) -> None:
         self.send_response(status)

@@ -10,19 +10,23 @@
     state_dir/run  ->   a short private folder with the sockets, and <role>.ops with each operations port
 """
 
+import asyncio
 import hashlib
 import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 from service.keys import Keyring
 from service.processes.children import Child, Role, Supervisor, end_with, say
-from service.processes.health import missing_at
+from service.processes.health import Readiness, readiness_at
 from service.processes.local_redis import redis_binary, redis_command
+from service.processes.redis_check import RedisCheck
 from service.processes.state import Place, free_port, lock_state, runtime_folder
 from service.settings import Settings, SetupError, is_loopback
+from service.store.connection import redis_url
 
 READY = """
 NoteLLM is ready.
@@ -41,9 +45,11 @@ Try it:
        -d '{{"title": "Three days in Kyoto", "content": "Temples, markets and quiet gardens.", "hashtags": ["travel"]}}'
   curl '{api}/notes/new1/related?k=10'
 
-{hint}Ctrl-C stops everything; nothing that was acknowledged is lost.
+{hint}Ctrl-C stops everything; {promise}.
 """
 
+KEPT = "nothing that was acknowledged is lost"
+NOT_KEPT = "what was acknowledged may be lost, see the warning above"
 RELATED = "  curl '{api}/notes/travel-01/related?k=10'\n"
 HINT = "`notellm load samples` fills it with sample notes. "
 NO_KEYS = "none: anybody on this machine may read and write (`notellm keys create` makes one)"
@@ -52,21 +58,25 @@ KEYS = '{file}  (add -H "Authorization: Bearer $NOTELLM_KEY" to what follows)'
 
 
 class GatewayReadiness:
-    """Polls /readyz of the gateway, and prints the missing parts once."""
+    """Polls /readyz of the gateway, and prints what is missing or wrong whenever that changes."""
 
     def __init__(self, host: str, port: int) -> None:
         self._host = host
         self._port = port
-        self._printed = ""
+        self._waiting = ""
+        self.warnings: list[str] = []
 
     def __call__(self) -> bool:
         """True when the gateway is ready."""
-        missing = missing_at(self._host, self._port, "the gateway")
-        waiting = ", ".join(missing)
-        if waiting and waiting != self._printed:
-            self._printed = waiting
+        found = readiness_at(self._host, self._port, "the gateway")
+        for line in found.warnings:
+            if line not in self.warnings:
+                say(f"warning: {line}")
+        waiting = ", ".join(found.missing)
+        if waiting and waiting != self._waiting:
             say(f"waiting for: {waiting}")
-        return not missing
+        self._waiting, self.warnings = waiting, found.warnings
+        return not waiting
 
 
 class SampleLoad:
@@ -95,9 +105,12 @@ def serve(settings: Settings, *, samples: bool = False) -> int:
     """Run everything until a signal comes, with the sample notes if asked for; returns the exit status.
 
     Raises:
-        SetupError: if the state folder or a port is in use, or there is no checkpoint or no redis-server.
+        SetupError: if the state folder or a port is in use, or there is no checkpoint, no redis-server, or none on
+            which the service works.
     """
     _check_checkpoint(settings.checkpoint)
+    if settings.redis_url is not None:
+        asyncio.run(RedisCheck(redis_url(settings), Readiness()).start())
     if settings.keys_file:
         Keyring(settings.keys_file)
     state = settings.state_dir.absolute()
@@ -110,7 +123,8 @@ def serve(settings: Settings, *, samples: bool = False) -> int:
         children = [Child(role, lock) for role in roles(settings, place)]
         ready = GatewayReadiness(_reachable(settings.ops.host), ops_port)
         api = _url(settings.http.host, port)
-        text = READY.format(
+        text = partial(
+            READY.format,
             api=api,
             ops=_url(settings.ops.host, ops_port),
             state=state,
@@ -122,7 +136,7 @@ def serve(settings: Settings, *, samples: bool = False) -> int:
         try:
             return Supervisor(children).run(
                 lambda: ready() and (not samples or load()),
-                lambda: print(text, flush=True),  # noqa: T201
+                lambda: print(text(promise=NOT_KEPT if ready.warnings else KEPT), flush=True),  # noqa: T201
             )
         finally:
             load.stop()

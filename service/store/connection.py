@@ -4,10 +4,13 @@ import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from service.errors import StoreUnavailable
 from service.settings import Settings, SetupError
+from service.store.requirements import refusal
 
 if TYPE_CHECKING:
     from redis import Redis as SyncRedis
@@ -16,26 +19,47 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # Errors of a Redis that runs but cannot serve: no memory, read-only replica, full disk, loading, busy.
-CANNOT_SERVE = ("OOM ", "READONLY ", "MISCONF ", "LOADING ", "BUSY ", "MASTERDOWN ", "NOREPLICAS ", "NOAUTH ")
-# Errors of a script that lacks rights: of Redis up to 7.0, and later.
-DENIED_IN_SCRIPT = ("The user executing the script can't", "ACL failure in script")
-REMEDY = "give it the rights that deploy/redis/users.acl lists"
-_COMMAND = re.compile(r"no permissions to run the '([\w|]+)' command")
+CANNOT_SERVE = ("OOM ", "READONLY ", "MISCONF ", "LOADING ", "BUSY ", "NOREPLICAS ")
+# What uvloop says, with a RuntimeError, when a connection that was reset is written to.
+CLOSED = "the handler is closed"
 
 
 def redis_url(settings: Settings) -> str:
     """With its password. Raises SetupError when there is none, or it is no URL of a Redis."""
-    from redis.connection import parse_url
-
     if settings.redis_url is None:
         raise SetupError("NOTELLM_REDIS_URL is not set; `notellm serve` starts a private Redis by itself")
     url = settings.redis_url.get_secret_value()
-    try:
-        parse_url(url)  # type: ignore[no-untyped-call]
-    except ValueError:
-        # The message may quote the password.
-        raise SetupError("NOTELLM_REDIS_URL is not a redis://, rediss:// or unix:// URL") from None
+    if wrong := _wrong_in(url):
+        # Nothing of the URL: it may be the password.
+        raise SetupError(f"NOTELLM_REDIS_URL {wrong}")
     return url
+
+
+def _wrong_in(url: str) -> str:
+    """What is wrong with a URL, or with how redis-py would read it; empty when nothing is."""
+    from redis.connection import ConnectionPool, parse_url
+    from redis.exceptions import RedisError
+
+    try:
+        arguments = parse_url(url)  # type: ignore[no-untyped-call]
+    except ValueError as error:
+        if "Invalid value" in str(error):
+            return "has an option whose value cannot be read, such as ?db= without a number"
+        return "is not a redis://, rediss:// or unix:// URL"
+    parts = urlsplit(url)
+    if parts.fragment or "@" in parts.path + parts.query:
+        return "has a #, / or ? where none belongs: in a password they are written %23, %2F and %3F"
+    if parts.scheme != "unix" and not re.fullmatch(r"/?|/\d+", parts.path):
+        return f"names the database {parts.path.strip('/')[:20]!r}, which is no number"
+    if arguments.get("db", 0) < 0:
+        return "names a database with a negative number"
+    if (file := arguments.get("ssl_ca_certs")) and not Path(file).is_file():
+        return "names a file of certificates (ssl_ca_certs) that is not there"
+    try:
+        ConnectionPool.from_url(url).make_connection()
+    except (TypeError, ValueError, RedisError):
+        return "has an option behind the ? that redis-py does not know"
+    return ""
 
 
 def open_redis(url: str, *, timeout_s: float = 5.0, connections: int = 64) -> "Redis":
@@ -76,34 +100,26 @@ def open_sync_redis(url: str, *, timeout_s: float = 10.0) -> "SyncRedis":
 
 @contextmanager
 def redis_errors() -> Iterator[None]:
-    """Turn the errors of a dead, full, read-only or denying Redis into StoreUnavailable; others pass through."""
+    """Turn the errors of a dead, refusing, full, read-only or denying Redis into StoreUnavailable; others pass through.
+
+    Its ``cause`` is that of `service.store.requirements`, where there is one.
+    """
     from redis.exceptions import ConnectionError as ConnectionFailed
     from redis.exceptions import OutOfMemoryError, ReadOnlyError, ResponseError
     from redis.exceptions import TimeoutError as TimedOut
 
     try:
         yield
-    except (ConnectionFailed, TimedOut, OSError) as error:
-        raise StoreUnavailable("the store does not answer") from error
-    except ResponseError as error:
-        if denied := _denied(error):
-            log.error("redis_denied", extra={"denied": denied, "remedy": REMEDY})  # noqa: TRY400 - no outline is needed
-            raise StoreUnavailable(f"Redis denies its user {denied}: {REMEDY}") from error
+    except (ConnectionFailed, TimedOut, OSError, ResponseError, RuntimeError) as error:
+        if problem := refusal(error):
+            if problem.cause == "right":
+                log.error("redis_denied", extra={"problem": problem.line})  # noqa: TRY400 - no outline is needed
+            raise StoreUnavailable(problem.line, problem.cause) from error
+        if isinstance(error, RuntimeError) and not str(error).endswith(CLOSED):
+            raise
+        if not isinstance(error, ResponseError):
+            raise StoreUnavailable("the store does not answer") from error
         # redis-py strips the prefix it knows, and a script's error carries it in the middle.
         if isinstance(error, (OutOfMemoryError, ReadOnlyError)) or any(word in f"{error} " for word in CANNOT_SERVE):
             raise StoreUnavailable("the store takes no writes") from error
         raise
-
-
-def _denied(error: Exception) -> str:
-    """The denied command, as far as the error names it; empty when the error is another.
-
-    Nothing else of the error: keys, and the pipeline that redis-py quotes, may be text of a note.
-    """
-    from redis.exceptions import NoPermissionError
-
-    message = str(error)
-    if not (isinstance(error, NoPermissionError) or any(words in message for words in DENIED_IN_SCRIPT)):
-        return ""
-    command = _COMMAND.search(message)
-    return f"the command {command[1].upper()}" if command else "a command or a key, which ACL LOG names"

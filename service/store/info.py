@@ -1,15 +1,23 @@
-"""Redis' own figures, for an indexer's metrics."""
+"""Redis' own figures, for an indexer's metrics, and the report on it for every process."""
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from service.store.connection import redis_errors
-from service.store.schema import DEAD
+from redis.exceptions import NoPermissionError, ResponseError
+
+from service.errors import StoreUnavailable
+from service.store.connection import open_redis, redis_errors
+from service.store.requirements import Problem, Report, report
+from service.store.schema import ACTIVE, DEAD
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
+T = TypeVar("T")
+
+# For one answer, or for a connection.
+_EXAMINE_S = 2.0
 _OUTCOMES = ("aof_last_write_status", "aof_last_bgrewrite_status")
 
 
@@ -37,3 +45,47 @@ async def redis_info(redis: "Redis") -> RedisInfo:
         disk.get("aof_current_size", 0),
         bool(disk["aof_enabled"]) and all(disk[outcome] == "ok" for outcome in _OUTCOMES),
     )
+
+
+async def examine(url: str) -> Report:
+    """The report on a Redis as a new connection finds it: one that is open already outlives a change of the password.
+
+    Raises StoreUnavailable when it does not answer, or not yet.
+    """
+    redis = open_redis(url, timeout_s=_EXAMINE_S, connections=1)
+    try:
+        found = report(await _asked(redis.info()), await _appendfsync(redis))
+        if not found.unusable:
+            with redis_errors():
+                await redis.get(ACTIVE)
+                await redis.register_script("return 1")()
+    except StoreUnavailable as error:
+        if not error.cause:
+            raise
+        number = redis.connection_pool.connection_kwargs.get("db", 0)
+        line = f"Redis has no database {number}, which NOTELLM_REDIS_URL names"
+        return Report((Problem(error.cause, line if error.cause == "database" else str(error)),))
+    else:
+        return found
+    finally:
+        await redis.aclose()
+
+
+async def _appendfsync(redis: "Redis") -> str | None:
+    found: Mapping[Any, Any] = await _asked(redis.config_get("appendfsync")) or {}
+    return next((_text(value) for name, value in found.items() if _text(name) == "appendfsync"), None)
+
+
+async def _asked(answer: Awaitable[T]) -> T | None:
+    """None where this may not be asked: by this user, or of a Redis whose owner took the command away."""
+    with redis_errors():
+        try:
+            return await answer
+        except ResponseError as error:
+            if isinstance(error, NoPermissionError) or "unknown command" in str(error):
+                return None
+            raise
+
+
+def _text(word: str | bytes) -> str:
+    return word.decode() if isinstance(word, bytes) else word

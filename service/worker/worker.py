@@ -108,9 +108,9 @@ class Worker:
                 while not self._stop.is_set():
                     await self._claim()
                     pauses = backoff()
-            except StoreUnavailable:
+            except StoreUnavailable as error:
                 self.connected = False
-                log.warning("store_unavailable")
+                log.warning("store_unavailable", extra={"reason": str(error)})
                 await self._pause(next(pauses))
 
     async def _open(self) -> None:
@@ -278,10 +278,10 @@ class Worker:
         for pause_s in backoff():
             try:
                 return await call()
-            except StoreUnavailable:
+            except StoreUnavailable as error:
                 if self._stop.is_set():
                     raise
-                log.warning("store_unavailable")
+                log.warning("store_unavailable", extra={"reason": str(error)})
                 await self._pause(pause_s)
         raise AssertionError("backoff never ends")
 

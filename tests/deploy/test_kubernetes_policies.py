@@ -27,7 +27,7 @@ from indexer.shards import replicas
 from model.network.checkpoint import load_manifest
 from service import wiring
 from service.cli.main import cli
-from service.processes.health import OpsServer
+from service.processes.health import OpsServer, Readiness
 from service.processes.local_redis import redis_command
 from service.server import server
 from service.settings import MINI, Settings, environment_names
@@ -210,7 +210,7 @@ def probes_are_answered(manifests: Manifests) -> Iterator[str]:
 
 
 def _answered(path: str) -> bool:
-    ops = OpsServer("127.0.0.1", 0, list)
+    ops = OpsServer("127.0.0.1", 0, Readiness())
     ops.start()
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{ops.port}{path}", timeout=5) as answer:

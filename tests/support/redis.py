@@ -14,9 +14,13 @@ from service.processes.local_redis import redis_binary, redis_command
 
 
 class RedisServer:
-    """One `redis-server`, started as `notellm serve` starts it; it can be killed and started again."""
+    """One `redis-server`, started as `notellm serve` starts it; it can be killed and started again.
 
-    def __init__(self) -> None:
+    ``options`` are more of its command line, such as ``--port``.
+    """
+
+    def __init__(self, *options: str) -> None:
+        self._options = options
         self.folder = Path(tempfile.mkdtemp(prefix="notellm-test-"))
         self.socket = self.folder / "redis.sock"
         self.url = f"unix://{self.socket}"
@@ -24,7 +28,7 @@ class RedisServer:
 
     def start(self) -> None:
         """Start, and return when it answers."""
-        self.process = subprocess.Popen(redis_command(redis_binary(), self.socket, self.folder))
+        self.process = subprocess.Popen([*redis_command(redis_binary(), self.socket, self.folder), *self._options])
         with Redis(unix_socket_path=str(self.socket)) as client:
             for _ in range(1000):
                 try:

@@ -1014,8 +1014,10 @@ async function poll(signal) {
   nextPoll = setTimeout(() => polling.run(poll), POLL_MS);
 }
 
-function showStatus({ notes, queue, index, model, freshness_s: freshness }) {
+function showStatus({ notes, queue, index, model, freshness_s: freshness, warnings }) {
   $("figures").hidden = false;
+  $("warnings").hidden = warnings.length === 0;
+  $("warnings").replaceChildren(...warnings.map((line) => make("p", {}, line)));
   $("polled").textContent = `As of ${clock(samples.at(-1).at)}, every ${POLL_MS / 1000} s`;
   say({
     p50: duration(freshness.p50),

@@ -604,7 +604,13 @@ class TestStatus:
             },
             "model": FINGERPRINT,
             "freshness_s": {"p50": None, "p99": None},
+            "warnings": [],
         }
+
+    async def test_says_what_is_wrong_with_the_store(self, gateway, client):
+        gateway.app.state.warnings = lambda: ["it may lose notes"]
+
+        assert check(await client.get("/status"), 200, StatusOut)["warnings"] == ["it may lose notes"]
 
     async def test_without_the_index_has_no_generation(self, gateway, client):
         gateway.searcher.down = {0, 1}

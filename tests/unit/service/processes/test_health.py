@@ -7,17 +7,17 @@ import httpx
 import pytest
 from prometheus_client import parser
 
-from service.processes.health import OpsServer
+from service.processes.health import OpsServer, Readiness, readiness_at
 
 
 @pytest.fixture
-def missing() -> list[str]:
-    return []
+def readiness() -> Readiness:
+    return Readiness()
 
 
 @pytest.fixture
-def ops(missing):
-    server = OpsServer("127.0.0.1", 0, lambda: missing)
+def ops(readiness):
+    server = OpsServer("127.0.0.1", 0, readiness)
     server.start()
     yield server
     server.stop()
@@ -27,22 +27,34 @@ def get(ops: OpsServer, path: str) -> httpx.Response:
     return httpx.get(f"http://127.0.0.1:{ops.port}{path}", trust_env=False)
 
 
-def test_a_process_lives_whatever_it_lacks(ops, missing):
-    missing.append("store")
+def test_a_process_lives_whatever_it_lacks(ops, readiness):
+    readiness.names = ["store"]
 
     assert get(ops, "/livez").status_code == 200
 
 
-def test_readiness_names_what_is_missing_and_recovers(ops, missing):
+def test_readiness_names_what_is_missing_and_recovers(ops, readiness):
     ready = get(ops, "/readyz?verbose")
-    missing.extend(["store", "shard 1"])
+    readiness.names = ["store", "shard 1"]
     lacking = get(ops, "/readyz")
-    missing.clear()
+    readiness.names = []
     recovered = get(ops, "/readyz")
 
-    assert (ready.status_code, ready.json()) == (200, {"ready": True, "missing": []})
-    assert (lacking.status_code, lacking.json()) == (503, {"ready": False, "missing": ["store", "shard 1"]})
+    assert (ready.status_code, ready.json()) == (200, {"ready": True, "missing": [], "warnings": []})
+    assert (lacking.status_code, lacking.json()) == (
+        503,
+        {"ready": False, "missing": ["store", "shard 1"], "warnings": []},
+    )
     assert recovered.status_code == 200
+
+
+def test_a_process_that_is_warned_is_ready_and_says_what_is_wrong(ops, readiness):
+    readiness.warnings = ["it may lose notes"]
+    answer = get(ops, "/readyz")
+    asked = readiness_at("127.0.0.1", ops.port, "the gateway")
+
+    assert (answer.status_code, answer.json()["warnings"]) == (200, ["it may lose notes"])
+    assert (asked.missing, asked.warnings) == ([], ["it may lose notes"])
 
 
 def test_metrics_are_in_the_format_of_prometheus(ops):
@@ -88,11 +100,11 @@ def test_garbage_and_broken_connections_are_no_event(ops, capfd):
 
 def test_stopping_frees_the_port_and_ends_the_thread():
     before = threading.active_count()
-    first = OpsServer("127.0.0.1", 0, list)
+    first = OpsServer("127.0.0.1", 0, Readiness())
     first.start()
     first.stop()
 
-    again = OpsServer("127.0.0.1", first.port, list)
+    again = OpsServer("127.0.0.1", first.port, Readiness())
     again.stop()
 
     assert threading.active_count() == before
@@ -100,4 +112,4 @@ def test_stopping_frees_the_port_and_ends_the_thread():
 
 def test_a_taken_port_is_an_error_at_once(ops):
     with pytest.raises(OSError, match="in use"):
-        OpsServer("127.0.0.1", ops.port, list)
+        OpsServer("127.0.0.1", ops.port, Readiness())
