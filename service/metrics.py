@@ -31,6 +31,7 @@ REDIS_PROBLEM = Gauge(
     "1 while this is wrong with the Redis of a process, else 0; NaN where its user may not find out.",
     ["cause"],  # the causes of service.store.requirements
 )
+REDIS_DENIED = Counter("notellm_redis_denied_total", "Calls for which the process's user of Redis lacks a right.")
 
 HTTP_REQUESTS = Counter("notellm_http_requests_total", "Requests answered.", ["route", "method", "status"])
 HTTP_SECONDS = Histogram(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from service import metrics
 from service.errors import StoreUnavailable
 from service.settings import Settings, SetupError
 from service.store.requirements import refusal
@@ -105,14 +106,15 @@ def redis_errors() -> Iterator[None]:
     Its ``cause`` is that of `service.store.requirements`, where there is one.
     """
     from redis.exceptions import ConnectionError as ConnectionFailed
-    from redis.exceptions import OutOfMemoryError, ReadOnlyError, ResponseError
+    from redis.exceptions import InvalidResponse, OutOfMemoryError, ReadOnlyError, ResponseError
     from redis.exceptions import TimeoutError as TimedOut
 
     try:
         yield
-    except (ConnectionFailed, TimedOut, OSError, ResponseError, RuntimeError) as error:
+    except (ConnectionFailed, TimedOut, OSError, ResponseError, InvalidResponse, RuntimeError) as error:
         if problem := refusal(error):
             if problem.cause == "right":
+                metrics.REDIS_DENIED.inc()
                 log.error("redis_denied", extra={"problem": problem.line})  # noqa: TRY400 - no outline is needed
             raise StoreUnavailable(problem.line, problem.cause) from error
         if isinstance(error, RuntimeError) and not str(error).endswith(CLOSED):

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-UNUSABLE = ("password", "right", "database", "certificate", "sentinel", "cluster", "replica", "version")
+UNUSABLE = ("password", "right", "database", "certificate", "protocol", "sentinel", "cluster", "replica", "version")
 UNSAFE = ("eviction", "persistence", "fsync")
 OLDEST = (6, 2)
 
@@ -19,6 +19,9 @@ REMEDY = "give it the rights that deploy/redis/users.acl lists"
 _LINES = {
     "password": "Redis refuses the user or the password in NOTELLM_REDIS_URL",
     "database": "Redis has no database of the number in NOTELLM_REDIS_URL",
+    "certificate": "the TLS connection to Redis fails; NOTELLM_REDIS_URL may name the file of an authority to trust as "
+    "?ssl_ca_certs=FILE",
+    "protocol": "what answers at NOTELLM_REDIS_URL does not speak as Redis does",
     "sentinel": "NOTELLM_REDIS_URL names a Sentinel: name the primary that it watches, or a proxy that follows it",
     "cluster": "NOTELLM_REDIS_URL names a Redis Cluster, on which the service does not run: name a Redis of its own",
     "replica": "NOTELLM_REDIS_URL names a replica, which takes no writes: name its primary",
@@ -28,6 +31,7 @@ _NOT_GIVEN = "Redis asks for a password, and NOTELLM_REDIS_URL has none"
 _SAID = {
     "database": ("DB index is out of range",),
     "replica": ("read only replica", "Link with MASTER is down"),
+    "sentinel": ("unknown command 'SELECT'", "unknown command `SELECT`"),
     "cluster": ("SELECT is not allowed in cluster mode", "MOVED ", "CROSSSLOT ", "CLUSTERDOWN "),
 }
 # Errors of a script that lacks rights: of Redis up to 7.0, and later.
@@ -84,7 +88,13 @@ def refusal(error: BaseException | None) -> Problem | None:
 
 
 def _refused(error: BaseException) -> Problem | None:
-    from redis.exceptions import AuthenticationError, AuthorizationError, ClusterCrossSlotError, MovedError
+    from redis.exceptions import (
+        AuthenticationError,
+        AuthorizationError,
+        ClusterCrossSlotError,
+        InvalidResponse,
+        MovedError,
+    )
 
     message = str(error)
     if isinstance(error, (AuthenticationError, AuthorizationError)) or message.startswith("NOAUTH "):
@@ -92,7 +102,9 @@ def _refused(error: BaseException) -> Problem | None:
     if denied := _denied(error):
         return Problem("right", f"Redis denies its user {denied}: {REMEDY}")
     if reason := _untrusted(error):
-        return Problem("certificate", f"the TLS connection to Redis fails ({reason}): see the runbook, TLS")
+        return Problem("certificate", f"{_LINES['certificate']} ({reason})")
+    if isinstance(error, InvalidResponse):
+        return Problem("protocol", _LINES["protocol"])
     if isinstance(error, (MovedError, ClusterCrossSlotError)):
         return Problem("cluster", _LINES["cluster"])
     return next(

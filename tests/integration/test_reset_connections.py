@@ -21,7 +21,7 @@ CALLERS, RESETS, EVERY_S = 48, 30, 0.05
 
 
 async def outcomes(wire: Wire) -> Counter[str]:
-    """How calls of many callers ended while all connections were reset over and over; and that they go on afterwards."""
+    """How calls of many callers ended while all connections were reset over and over; and whether they go on."""
     redis = connection.open_redis(f"redis://127.0.0.1:{wire.port}/0", timeout_s=2)
     store = RedisStore(redis, 1_000_000)
     seen: Counter[str] = Counter()

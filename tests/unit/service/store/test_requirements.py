@@ -6,6 +6,7 @@ import pytest
 from redis.exceptions import (
     AuthenticationError,
     ClusterDownError,
+    InvalidResponse,
     MasterDownError,
     MovedError,
     NoPermissionError,
@@ -87,6 +88,8 @@ def test_figures_that_a_relative_of_redis_leaves_out_are_no_problem():
         (AuthenticationError("Authentication required."), "password"),
         (ResponseError("DB index is out of range"), "database"),
         (ResponseError("SELECT is not allowed in cluster mode"), "cluster"),
+        (ResponseError("unknown command 'SELECT', with args beginning with: '1'"), "sentinel"),
+        (InvalidResponse("Protocol Error: b'TTP/1.1 400 Bad Request'"), "protocol"),
         (MovedError("3999 127.0.0.1:6381"), "cluster"),
         (ClusterDownError("CLUSTERDOWN Hash slot not served"), "cluster"),
         (ReadOnlyError("You can't write against a read only replica."), "replica"),
