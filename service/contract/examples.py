@@ -114,5 +114,6 @@ EXAMPLES: dict[str, Any] = {
         },
         "model": _FINGERPRINT,
         "freshness_s": {"p50": 0.18, "p99": 0.74},
+        "warnings": [],
     },
 }
