@@ -8,6 +8,7 @@
      ├── WrongMethod            405 method_not_allowed
      ├── TimedOut               408 request_timeout       Connection: close
      ├── TooLarge               413 too_large
+     ├── UnsupportedMedia       415 unsupported_media_type
      ├── BadRequest             422 invalid_request
      ├── HeadTooLarge           431 head_too_large        Connection: close
      ├── RateLimited            429 rate_limited          Retry-After
@@ -72,6 +73,12 @@ class TooLarge(NoteLLMError):
     status, code = 413, "too_large"
 
 
+class UnsupportedMedia(NoteLLMError):
+    """The body is not declared as JSON or NDJSON, which a service without keys asks for."""
+
+    status, code = 415, "unsupported_media_type"
+
+
 class HeadTooLarge(NoteLLMError):
     """The request line and the headers are larger than any client needs."""
 
@@ -101,7 +108,7 @@ class Unauthorized(NoteLLMError):
 
 
 class Forbidden(NoteLLMError):
-    """The key does not have the route's scope."""
+    """The key does not have the route's scope; or there are no keys, and a page of another site asks."""
 
     status, code = 403, "forbidden"
 

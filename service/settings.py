@@ -59,6 +59,10 @@ class HttpSettings(BaseModel, frozen=True, extra="forbid"):
     max_body_bytes: PositiveInt = Field(default=512 * 1024, description="Largest body of one note or draft.")
     max_bulk_bytes: PositiveInt = Field(default=32 * 1024 * 1024, description="Largest body of a bulk write.")
     max_events_bytes: PositiveInt = Field(default=4 * 1024 * 1024, description="Largest body of a delivery of events.")
+    hosts: tuple[str, ...] = Field(
+        default=(),
+        description="Names by which callers may reach a service without keys, besides localhost and its own address.",
+    )
     allow_open: bool = Field(
         default=False,
         description="1 listens beyond loopback without keys, where anybody may read and write: only for a network "

@@ -20,6 +20,7 @@ from service.api.auth import declare_public, policy_of
 from service.api.openapi import Api
 from service.api.responses import error_body
 from service.api.routes import router
+from service.api.same_origin import SameOrigin
 from service.errors import Internal, Malformed, NoRoute, NoteLLMError, WrongMethod
 from service.keys import Keyring
 from service.logs import REQUEST_ID, outline
@@ -54,6 +55,7 @@ def create_app(
     app.state.http = settings.http
     app.state.keys = keys
     app.state.warnings = warnings
+    app.state.same_origin = SameOrigin(settings.http.host, settings.http.hosts)
     app.add_exception_handler(NoteLLMError, _answer_our_error)
     app.add_exception_handler(HTTPException, _answer_http_error)
     app.add_middleware(GZipMiddleware, minimum_size=_GZIP_FROM_BYTES, compresslevel=_GZIP_LEVEL)
@@ -110,13 +112,14 @@ class Observer:
                 headers = MutableHeaders(scope=message)
                 headers["X-Request-ID"] = request_id
                 headers.setdefault("Cache-Control", "no-store")
+                headers["X-Content-Type-Options"] = "nosniff"
             elif is_head:
                 message = {**message, "body": b""}
             await send(message)
 
         start = time.perf_counter()
         try:
-            await self._app(scope, receive, send_with_id)
+            await (self._app if _names_host(scope) else _no_host(request_id))(scope, receive, send_with_id)
         except Exception as error:
             log.error("request_failed", extra={"request_id": request_id} | outline(error))  # noqa: TRY400
             if not status:
@@ -124,6 +127,17 @@ class Observer:
                 await internal(scope, receive, send_with_id)
         finally:
             _observe(scope, status, time.perf_counter() - start, request_id)
+
+
+def _names_host(scope: Scope) -> bool:
+    """Whether a request names its host once, as RFC 9112, section 3.2, has it."""
+    hosts = sum(name == b"host" for name, _ in scope["headers"])
+    return hosts == 1 or bool(hosts == 0 and scope["http_version"] == "1.0")
+
+
+def _no_host(request_id: str) -> Response:
+    message = "a request names its host once"
+    return _error(request_id, Malformed.status, Malformed.code, message, Malformed.headers)
 
 
 def _observe(scope: Scope, status: int, seconds: float, request_id: str) -> None:

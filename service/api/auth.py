@@ -39,7 +39,8 @@ class Public:
 
 
 class Guard(HTTPBearer):
-    """The policy of a route that needs a key with one scope; everybody is let in while there is no keys file.
+    """The policy of a route that needs a key with one scope. While there is no keys file, everybody is let in but pages
+    of other sites.
 
     ``kind`` is the kind of permit that the route's requests take in `service.server.admission`.
     """
@@ -54,9 +55,10 @@ class Guard(HTTPBearer):
         self.kind: Kind = kind
 
     async def __call__(self, request: Request) -> None:
-        """Raises Unauthorized without a live key, and Forbidden without the scope."""
+        """Raises Unauthorized without a live key, Forbidden without the scope, and what `SameOrigin` does."""
         keyring: Keyring | None = request.app.state.keys
         if keyring is None:
+            request.app.state.same_origin.check(request.method, request.headers)
             return
         key = caller(request.scope, keyring)
         if key is None:

@@ -34,6 +34,7 @@ from service.errors import (
     TimedOut,
     TooLarge,
     Unauthorized,
+    UnsupportedMedia,
     WrongMethod,
 )
 
@@ -51,7 +52,7 @@ EVERYWHERE: tuple[type[NoteLLMError], ...] = (
     Overloaded,
 )
 WITH_ID: tuple[type[NoteLLMError], ...] = (NoRoute, WrongMethod)  # an id with a slash in it is another path
-WITH_BODY: tuple[type[NoteLLMError], ...] = (TimedOut, TooLarge)
+WITH_BODY: tuple[type[NoteLLMError], ...] = (TimedOut, TooLarge, UnsupportedMedia)
 WITH_KEY: tuple[type[NoteLLMError], ...] = (KeyReused, StillRunning)  # an idempotency key
 
 DESCRIPTION = """\

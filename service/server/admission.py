@@ -170,6 +170,7 @@ class Admission:
             (b"content-type", b"application/json"),
             (b"content-length", b"%d" % len(body)),
             (b"x-request-id", request_id.encode()),
+            (b"x-content-type-options", b"nosniff"),
             (b"retry-after", b"%d" % (error.retry_after_s or 1)),
         ]
         # After a head with Expect, nobody knows whether a body comes now or another head.

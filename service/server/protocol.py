@@ -59,6 +59,7 @@ class BoundedProtocol(HttpToolsProtocol):
             "content-type": "application/json",
             "content-length": str(len(body)),
             "x-request-id": request_id,
+            "x-content-type-options": "nosniff",
             "connection": "close",
         }
         lines = [f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}"]

@@ -63,7 +63,7 @@ async def test_replicas_agree_stand_in_for_each_other_and_come_back(cluster, red
     recommender = Recommender(store, RedisEvents(redis), everybody, WorkerPool([], MODEL), settings, MODEL)
     gateway = httpx.AsyncClient(
         transport=httpx.ASGITransport(create_app(lambda: recommender, RedisAnswers(redis), settings)),
-        base_url="http://gateway",
+        base_url="http://localhost",
     )
 
     async def write(rows: range) -> None:

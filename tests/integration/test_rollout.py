@@ -85,7 +85,7 @@ class Rollout:
 
         self.active = ActiveModel(self.registry.active, "", recommender)
         transport = httpx.ASGITransport(create_app(self.active, RedisAnswers(redis), settings))
-        self.client = httpx.AsyncClient(transport=transport, base_url="http://gateway")
+        self.client = httpx.AsyncClient(transport=transport, base_url="http://localhost")
 
     @asynccontextmanager
     async def following(self) -> AsyncIterator[None]:

@@ -30,7 +30,9 @@ class MemoryGateway:
     def client(self) -> httpx.AsyncClient:
         """An HTTP client of the app; a 500 is an answer here, not an exception in the test."""
         transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
-        return httpx.AsyncClient(transport=transport, base_url="http://gateway")
+        # What is sent as bytes is JSON unless a test says otherwise.
+        headers = {"Content-Type": "application/json"}
+        return httpx.AsyncClient(transport=transport, base_url="http://localhost", headers=headers)
 
     async def publish(self, *notes: Note | StoredNote) -> None:
         """Store notes and make them searchable."""

@@ -94,10 +94,10 @@ async def _read_into(received: bytearray, reader: asyncio.StreamReader) -> None:
 
 
 async def ask(port: int, method: str, path: str, *headers: bytes, body: bytes = b"") -> Answer:
-    """One request on a connection of its own; ``headers`` are whole lines, of any bytes."""
-    lines = [f"{method} {path} HTTP/1.1".encode(), b"Host: a", b"Connection: close", *headers]
+    """One request on a connection of its own; ``headers`` are whole lines, of any bytes. A body is JSON."""
+    lines = [f"{method} {path} HTTP/1.1".encode(), b"Host: localhost", b"Connection: close", *headers]
     if body:
-        lines.append(b"Content-Length: %d" % len(body))
+        lines += [b"Content-Type: application/json", b"Content-Length: %d" % len(body)]
     return parse(await exchange(port, b"\r\n".join(lines) + b"\r\n\r\n" + body, pause_s=0))
 
 

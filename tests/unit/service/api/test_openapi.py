@@ -34,11 +34,11 @@ ROUTES = {
 }
 CODES = {
     "GET /notes/{note_id}/related": "note_not_found note_pending store_unavailable index_unavailable",
-    "POST /notes/tags": "request_timeout too_large worker_unavailable store_unavailable",
-    "PUT /notes/{note_id}": "request_timeout too_large precondition_failed idempotency_key_reused request_in_progress "
+    "POST /notes/tags": "request_timeout too_large unsupported_media_type worker_unavailable store_unavailable",
+    "PUT /notes/{note_id}": "request_timeout too_large unsupported_media_type precondition_failed idempotency_key_reused request_in_progress "
     "store_unavailable queue_full",
-    "POST /notes": "request_timeout too_large idempotency_key_reused request_in_progress store_unavailable queue_full",
-    "POST /events": "request_timeout too_large idempotency_key_reused request_in_progress store_unavailable",
+    "POST /notes": "request_timeout too_large unsupported_media_type idempotency_key_reused request_in_progress store_unavailable queue_full",
+    "POST /events": "request_timeout too_large unsupported_media_type idempotency_key_reused request_in_progress store_unavailable",
     "GET /notes/{note_id}": "note_not_found store_unavailable",
     "DELETE /notes/{note_id}": "note_not_found precondition_failed idempotency_key_reused request_in_progress "
     "store_unavailable",

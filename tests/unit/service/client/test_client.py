@@ -62,7 +62,7 @@ async def connect(request: pytest.FixtureRequest) -> AsyncIterator[Open]:
         return Awaitable(client)
 
     async def asynchronous(app: ASGIApp, **options: Any) -> AsyncNoteLLMClient:
-        client = AsyncNoteLLMClient("http://gateway", transport=httpx.ASGITransport(app), **options)
+        client = AsyncNoteLLMClient("http://localhost", transport=httpx.ASGITransport(app), **options)
         ends.append(client.close)
         return client
 
@@ -351,7 +351,7 @@ async def test_an_answer_that_does_not_come_is_waited_for_so_long_and_so_is_what
         async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
             raise httpx.ReadTimeout(json.dumps(request.extensions["timeout"]), request=request)
 
-    async with AsyncNoteLLMClient("http://gateway", timeout_s=7, transport=Stalling()) as client:
+    async with AsyncNoteLLMClient("http://localhost", timeout_s=7, transport=Stalling()) as client:
         with pytest.raises(NoAnswer, match=r'"read": 7\.0'):
             await client.status()
         with pytest.raises(NoAnswer, match=r'"read": 9\.5'):

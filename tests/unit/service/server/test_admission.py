@@ -23,7 +23,8 @@ from service.server.admission import Admission, Bucket, due_s
 from service.settings import LimitSettings
 
 NOTE = json.dumps({"title": "Harbor tram"}).encode()
-RELATED = b"GET /notes/n1/related HTTP/1.1\r\nHost: a\r\n"
+JSON = b"Content-Type: application/json"
+RELATED = b"GET /notes/n1/related HTTP/1.1\r\nHost: localhost\r\n"
 
 
 class Service:
@@ -157,7 +158,7 @@ class TestPermits:
             running = service.begin(("GET", "/notes/n1/related"))
             await service.until_in_flight("related", 1)
             parts = [RELATED + b"\r\n", (RELATED + b"\r\n") * 3, RELATED + b"X-Long: ", b"x\r\n\r\n"]
-            get_icon = b"GET /favicon.svg HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+            get_icon = b"GET /favicon.svg HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 
             answers = await exchange(service.port, *parts, get_icon)
 
@@ -226,7 +227,7 @@ class TestKeys:
 
 
 def put(length: int, *headers: bytes) -> bytes:
-    lines = [b"PUT /notes/n2 HTTP/1.1", b"Host: a", b"Content-Length: %d" % length, *headers]
+    lines = [b"PUT /notes/n2 HTTP/1.1", b"Host: localhost", JSON, b"Content-Length: %d" % length, *headers]
     return b"\r\n".join(lines) + b"\r\n\r\n"
 
 
@@ -278,7 +279,7 @@ class TestBodies:
             service.gateway.store.open.clear()
             running = service.begin(("DELETE", "/notes/n1"))
             await service.until_in_flight("writes", 1)
-            next_one = b"GET /openapi.json HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+            next_one = b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 
             answers = await exchange(service.port, put(200), b"GET / HTTP" * 10, b"GET / HTTP" * 10 + next_one)
             service.gateway.store.open.set()
@@ -291,7 +292,11 @@ class TestBodies:
     @pytest.mark.parametrize("path", [b"PUT /notes/n2", b"POST /notes", b"POST /notes/tags"])
     async def test_that_do_not_come_are_refused_and_their_connection_ends(self, framing, path):
         async with serving(body_s=0.2) as service:
-            answer = parse(await exchange(service.port, path + b" HTTP/1.1\r\nHost: a\r\n" + framing + b"\r\n\r\n"))
+            answer = parse(
+                await exchange(
+                    service.port, path + b" HTTP/1.1\r\nHost: localhost\r\n" + JSON + b"\r\n" + framing + b"\r\n\r\n"
+                )
+            )
 
         assert error_of(answer) == (408, "request_timeout")
         assert answer.headers["connection"] == "close"
