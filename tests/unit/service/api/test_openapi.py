@@ -32,13 +32,14 @@ ROUTES = {
     "DELETE /notes/{note_id}": "delete_note",
     "GET /status": "get_status",
 }
+_BODY = "request_timeout too_large unsupported_media_type"
 CODES = {
     "GET /notes/{note_id}/related": "note_not_found note_pending store_unavailable index_unavailable",
-    "POST /notes/tags": "request_timeout too_large unsupported_media_type worker_unavailable store_unavailable",
-    "PUT /notes/{note_id}": "request_timeout too_large unsupported_media_type precondition_failed idempotency_key_reused request_in_progress "
+    "POST /notes/tags": f"{_BODY} worker_unavailable store_unavailable",
+    "PUT /notes/{note_id}": f"{_BODY} precondition_failed idempotency_key_reused request_in_progress "
     "store_unavailable queue_full",
-    "POST /notes": "request_timeout too_large unsupported_media_type idempotency_key_reused request_in_progress store_unavailable queue_full",
-    "POST /events": "request_timeout too_large unsupported_media_type idempotency_key_reused request_in_progress store_unavailable",
+    "POST /notes": f"{_BODY} idempotency_key_reused request_in_progress store_unavailable queue_full",
+    "POST /events": f"{_BODY} idempotency_key_reused request_in_progress store_unavailable",
     "GET /notes/{note_id}": "note_not_found store_unavailable",
     "DELETE /notes/{note_id}": "note_not_found precondition_failed idempotency_key_reused request_in_progress "
     "store_unavailable",
