@@ -7,11 +7,13 @@ belongs to the model (template, dimension, categories) is not here: it travels w
 import ipaddress
 import json
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     Field,
     NonNegativeFloat,
@@ -23,6 +25,9 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from indexer.rpc.frames import check_address
+from indexer.shards import replicas
+
 MINI = Path(__file__).parent.parent / "model" / "mini"
 # Settings of commands, and of no process.
 _OF_COMMANDS = {"NOTELLM_DATA_DIR", "NOTELLM_KEY"}
@@ -30,6 +35,15 @@ _OF_COMMANDS = {"NOTELLM_DATA_DIR", "NOTELLM_KEY"}
 
 class SetupError(Exception):
     """A mistake in the set-up; the message is one line that tells the operator what to mend."""
+
+
+def reason_of(error: OSError) -> str:
+    """Why the system refuses, and the file if there is one, without the numbers and quotes that Python adds."""
+    has_number = error.errno and not isinstance(error, socket.gaierror)  # asyncio adds to the text that belongs to it
+    reason = os.strerror(error.errno or 0) if has_number else error.strerror or str(error)
+    if isinstance(error, FileExistsError | NotADirectoryError):
+        reason = "there is a file where a folder should be"
+    return f"{os.fsdecode(error.filename)}: {reason}" if isinstance(error.filename, str | bytes) else reason
 
 
 def is_loopback(host: str) -> bool:
@@ -40,11 +54,22 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def _host(host: str) -> str:
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    if not bare or bare.strip() != bare:
+        raise ValueError("an address or a name such as 127.0.0.1, ::1 or localhost")
+    return bare
+
+
+Host = Annotated[str, AfterValidator(_host)]
+Port = Annotated[int, Field(ge=0, le=65_535)]
+
+
 class HttpSettings(BaseModel, frozen=True, extra="forbid"):
     """Where the gateway listens, and how long a request may take."""
 
-    host: str = Field(default="127.0.0.1", description="Address of the public API.")
-    port: NonNegativeInt = Field(default=8000, description="Port of the public API; 0 takes a free one.")
+    host: Host = Field(default="127.0.0.1", description="Address of the public API.")
+    port: Port = Field(default=8000, description="Port of the public API; 0 takes a free one.")
     related_s: PositiveFloat = Field(default=1.0, description="Deadline of GET related.")
     write_s: PositiveFloat = Field(default=2.0, description="Deadline of a write, without the caller's wait.")
     tags_s: PositiveFloat = Field(default=15.0, description="Deadline of POST /notes/tags.")
@@ -103,8 +128,8 @@ class LimitSettings(BaseModel, frozen=True, extra="forbid"):
 class OpsSettings(BaseModel, frozen=True, extra="forbid"):
     """The listener of /livez, /readyz and /metrics: one for each process."""
 
-    host: str = Field(default="127.0.0.1", description="Address of the operations listener.")
-    port: NonNegativeInt = Field(default=9000, description="Port of the operations listener; 0 takes a free one.")
+    host: Host = Field(default="127.0.0.1", description="Address of the operations listener.")
+    port: Port = Field(default=9000, description="Port of the operations listener; 0 takes a free one.")
     port_file: Path | None = Field(default=None, description="File that the port is written to once it is bound.")
 
 
@@ -197,9 +222,23 @@ class Settings(BaseSettings):
         if values.get("redis_url"):
             raise ValueError("NOTELLM_REDIS_URL and NOTELLM_REDIS_URL_FILE are both set; one of them has to go")
         try:
-            return values | {"redis_url": Path(path).read_text().strip()}
-        except (OSError, UnicodeDecodeError) as error:
-            raise ValueError(f"NOTELLM_REDIS_URL_FILE={path} cannot be read: {error}") from None
+            return values | {"redis_url": Path(path).read_text(encoding="utf-8-sig").strip()}
+        except OSError as error:
+            raise ValueError(f"NOTELLM_REDIS_URL_FILE cannot be read: {reason_of(error)}") from None
+        except UnicodeDecodeError:
+            raise ValueError(f"NOTELLM_REDIS_URL_FILE={path} cannot be read: it is not UTF-8") from None
+
+    @model_validator(mode="after")
+    def _check_addresses(self) -> Self:
+        for name, addresses in (("WORKER", self.worker.addresses), ("INDEX", self.index.addresses)):
+            for address in (one for shard in addresses for one in replicas(shard)):
+                try:
+                    check_address(address)
+                except ValueError as error:
+                    raise ValueError(f"NOTELLM_{name}__ADDRESSES: {error}") from None
+            if not addresses:
+                raise ValueError(f"NOTELLM_{name}__ADDRESSES is empty; name at least one")
+        return self
 
     @model_validator(mode="after")
     def _refuse_unknown_names(self) -> Self:

@@ -23,9 +23,11 @@ from model.network.checkpoint import CheckpointError, Manifest, load_manifest
 from service import metrics, traces
 from service.background import SIGNALS, every, on_event, stop_event, task
 from service.errors import StoreUnavailable
-from service.processes.health import Readiness, binding, operations
+from service.processes.health import Readiness, operations
+from service.processes.ports import listen, serving_at
 from service.processes.redis_check import EVERY_S, RedisCheck
-from service.settings import HttpSettings, OpsSettings, Settings, SetupError
+from service.processes.state import make_folder
+from service.settings import OpsSettings, Settings, SetupError, reason_of
 from service.store.connection import open_redis, redis_errors, redis_url
 from service.store.info import redis_info
 from service.store.notes import RedisStore
@@ -105,12 +107,12 @@ async def _gateway(settings: Settings) -> None:
     try:
         audit.configure(settings.audit_file)
     except OSError as error:
-        raise SetupError(f"NOTELLM_AUDIT_FILE={settings.audit_file}: {error.strerror}") from error
+        raise SetupError(f"NOTELLM_AUDIT_FILE cannot be written: {reason_of(error)}") from error
     missing = Readiness("redis", "the index", "a worker")
     searcher = ShardedSearcher(settings.index.addresses, manifest.fingerprint)
     workers = WorkerPool(settings.worker.addresses, manifest.fingerprint)
     allow_connections()
-    listener = _listener(settings.http, BACKLOG)
+    listener = listen(settings.http.host, settings.http.port, "NOTELLM_HTTP__PORT", BACKLOG)
     with _operations(settings.ops, missing, "gateway", manifest.fingerprint):
         async with _redis(settings, missing, timeout_s=settings.http.write_s) as redis:
             store = RedisStore(redis, settings.max_queue)
@@ -187,7 +189,7 @@ async def _worker(settings: Settings) -> None:
                 missing.names = [] if worker.connected else ["redis"]
 
             async with engine.running():
-                with _setup_errors(OSError, ValueError):
+                with serving_at(address, "NOTELLM_WORKER__ADDRESSES"):
                     server = await serve(address, draft_handlers(engine))
                 taking_over = task(_take_over(settings, redis, manifest.fingerprint))
                 async with every(_LOOK_EVERY_S, look), taking_over, on_event(stop, worker.stop):
@@ -241,6 +243,8 @@ def _open_backend(settings: Settings, manifest: Manifest) -> "Backend":
     from model.inference.open import Runtime, gpu_memory, open_backend
 
     own = settings.worker
+    if own.backend == "vllm":
+        make_folder(own.serving_dir, "NOTELLM_WORKER__SERVING_DIR")
     runtime = Runtime(own.dtype, own.threads, own.serving_dir, own.tensor_parallel, own.gpu_memory)
     backend = open_backend(own.backend, settings.checkpoint, runtime)
     started = time.monotonic()
@@ -274,7 +278,8 @@ async def _indexer(settings: Settings) -> None:
         return RedisChangeStream(open_sync_redis(url), fingerprint, name)
 
     with _operations(settings.ops, missing, "indexer", ""):
-        with _setup_errors(OSError, ValueError):
+        make_folder(own.snapshot_dir / name, "NOTELLM_INDEX__SNAPSHOT_DIR")
+        with serving_at(address, "NOTELLM_INDEX__ADDRESSES"):
             server = await serve_shard(address, shard=own.number, threads=own.threads)
         indexes = Indexes(
             own.snapshot_dir / name,
@@ -358,12 +363,6 @@ async def _redis(settings: Settings, readiness: Readiness, *, timeout_s: float =
             yield redis
     finally:
         await redis.aclose()
-
-
-def _listener(http: HttpSettings, backlog: int) -> socket.socket:
-    with binding(http.host, http.port, "NOTELLM_HTTP__PORT"):
-        family = socket.AF_INET6 if ":" in http.host else socket.AF_INET
-        return socket.create_server((http.host, http.port), family=family, backlog=backlog)
 
 
 @contextmanager

@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 
 MAX_FRAME_BYTES = 4 * 1024 * 1024
 MAX_CALLS = 1024
+_MAX_PORT = 65_535
+_MAX_PATH_BYTES = 107
 UNACKNOWLEDGED_MS = 5000
 
 
@@ -99,11 +101,21 @@ class Connection(asyncio.Protocol):
 
 
 def host_and_port(address: str) -> tuple[str, int]:
-    """The parts of ``host:port``. Raises ValueError if it is none."""
-    host, colon, port = address.rpartition(":")
-    if not colon or not port.isdecimal():
+    """The parts of ``host:port``; an IPv6 address may have brackets. Raises ValueError if it is none."""
+    host, _, port = address.rpartition(":")
+    if not host or not (port.isascii() and port.isdecimal()):
         raise ValueError(f"neither host:port nor the path of a socket: {address!r}")
-    return host.strip("[]"), int(port)
+    if int(port) > _MAX_PORT:
+        raise ValueError(f"a port is at most {_MAX_PORT}: {address!r}")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def check_address(address: str) -> None:
+    """Raises ValueError if a text is no address."""
+    if "/" not in address:
+        host_and_port(address)
+    elif len(address.encode()) > _MAX_PATH_BYTES:
+        raise ValueError(f"the path of a socket has at most {_MAX_PATH_BYTES} bytes: {address!r}")
 
 
 def _tune(sock: socket.socket) -> None:

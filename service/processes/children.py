@@ -18,6 +18,7 @@ from typing import IO
 
 PR_SET_PDEATHSIG = 1
 USER_MISTAKE = 2
+UMASK = 0o077  # files of a service hold the text of notes
 _TICK_S = 0.1
 GRACE_S = 28.0
 _LOOK_EVERY_S = 5.0
@@ -97,6 +98,7 @@ class Child:
                 start_new_session=True,
                 pass_fds=[self._keep.fileno()] if self._keep else [],
                 preexec_fn=end_with(os.getpid()),
+                umask=UMASK,
             )
 
 

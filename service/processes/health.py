@@ -8,11 +8,13 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import ClassVar, Final
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from service.settings import OpsSettings, SetupError
+from service.processes.ports import address_of, binding
+from service.settings import OpsSettings, SetupError, reason_of
 
 JSON: Final = "application/json"
 _POLL_S = 0.1  # how long `stop` may have to wait
@@ -45,7 +47,7 @@ class OpsServer:
 
     def __init__(self, host: str, port: int, readiness: Readiness) -> None:
         """Bind, so that a taken port raises OSError here. Port 0 takes a free one."""
-        self._server = _Server((host, port), _Handler)
+        self._server = _Server(host, port)
         self._server.readiness = readiness
         self._thread = threading.Thread(target=self._server.serve_forever, args=(_POLL_S,), name="ops", daemon=True)
 
@@ -72,23 +74,19 @@ def operations(ops: OpsSettings, readiness: Readiness) -> Iterator[None]:
     with binding(ops.host, ops.port, "NOTELLM_OPS__PORT"):
         server = OpsServer(ops.host, ops.port, readiness)
     server.start()
-    if ops.port_file:
-        ops.port_file.write_text(str(server.port))
     try:
+        if ops.port_file:
+            _write_port(ops.port_file, server.port)
         yield
     finally:
         server.stop()
 
 
-@contextmanager
-def binding(host: str, port: int, variable: str) -> Iterator[None]:
-    """An OSError of the block, which binds a port, becomes a SetupError that names the variable to change."""
+def _write_port(file: Path, port: int) -> None:
     try:
-        yield
+        file.write_text(str(port))
     except OSError as error:
-        raise SetupError(
-            f"cannot listen on {host}:{port}: {error.strerror or error}; set {variable} to another port"
-        ) from error
+        raise SetupError(f"NOTELLM_OPS__PORT_FILE cannot be written: {reason_of(error)}") from error
 
 
 def readiness_at(host: str, port: int, name: str) -> Readiness:
@@ -109,6 +107,10 @@ class _Server(ThreadingHTTPServer):
     block_on_close = False
     request_queue_size = 128
     readiness: Readiness
+
+    def __init__(self, host: str, port: int) -> None:
+        self.address_family, address = address_of(host, port)
+        super().__init__(address, _Handler)
 
     def server_bind(self) -> None:
         # A gateway that is started again must not wait until the system forgets its old connections.

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from service.errors import StoreUnavailable
 from service.processes.children import Child, Role
-from service.processes.state import Place, lock_state, reach, runtime_folder
+from service.processes.state import PRIVATE, Place, close_to_others, lock_state, reach, runtime_folder, usable
 from service.settings import Settings, SetupError
 from service.store.connection import open_sync_redis, redis_errors, redis_url
 
@@ -32,13 +32,18 @@ def reached(settings: Settings, *, make: bool = False) -> Iterator[str]:
     if not (make or folder.is_dir()):
         raise SetupError(f"NOTELLM_REDIS_URL is not set, and {state} (NOTELLM_STATE_DIR) holds no service")
     with ExitStack() as stack:
-        try:
-            lock = stack.enter_context(lock_state(state))
-        except SetupError:  # a service runs
+        with usable(state):
+            try:
+                lock = stack.enter_context(lock_state(state))
+            except SetupError:  # a service runs
+                lock = None
+        if lock is None:
             yield reach(settings)[0]
             return
-        folder.mkdir(exist_ok=True)
-        place = Place(state, stack.enter_context(runtime_folder(state)), 0, 0)
+        with usable(state):
+            folder.mkdir(exist_ok=True, mode=PRIVATE)
+            close_to_others(state)
+            place = Place(state, stack.enter_context(runtime_folder(state)), 0, 0)
         child = Child(Role("redis", redis_command(redis_binary(), place.redis_socket, folder), rank=0), lock)
         stack.callback(_stop, child)
         url = f"unix://{place.redis_socket}"

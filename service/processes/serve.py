@@ -16,16 +16,17 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
 from service.keys import Keyring
-from service.processes.children import Child, Role, Supervisor, end_with, say
+from service.processes.children import UMASK, Child, Role, Supervisor, end_with, say
 from service.processes.health import Readiness, readiness_at
 from service.processes.local_redis import redis_binary, redis_command
 from service.processes.redis_check import RedisCheck
-from service.processes.state import Place, free_port, lock_state, runtime_folder
-from service.settings import Settings, SetupError, is_loopback
+from service.processes.state import Place, close_to_others, free_port, lock_state, runtime_folder, usable
+from service.settings import Settings, SetupError, is_loopback, reason_of
 from service.store.connection import redis_url
 
 READY = """
@@ -105,22 +106,31 @@ def serve(settings: Settings, *, samples: bool = False) -> int:
     """Run everything until a signal comes, with the sample notes if asked for; returns the exit status.
 
     Raises:
-        SetupError: if the state folder or a port is in use, or there is no checkpoint, no redis-server, or none on
-            which the service works.
+        SetupError: if the state folder or a port is in use or unusable, or there is no checkpoint, no redis-server, or
+            none on which the service works.
     """
     _check_checkpoint(settings.checkpoint)
     if settings.redis_url is not None:
         asyncio.run(RedisCheck(redis_url(settings), Readiness()).start())
     if settings.keys_file:
         Keyring(settings.keys_file)
+    if settings.audit_file:
+        _check_audit(settings.audit_file)
     state = settings.state_dir.absolute()
-    with lock_state(state) as lock, runtime_folder(state) as runtime:
+    os.umask(UMASK)
+    with ExitStack() as stack:
+        with usable(state):
+            lock = stack.enter_context(lock_state(state))
+            for folder in close_to_others(state):
+                say(f"{folder} was open to other users of this machine; it is closed now (mode 700)")
+            runtime = stack.enter_context(runtime_folder(state))
         settings = settings.model_copy(update={"checkpoint": merged(settings.checkpoint, state)})
         port = free_port(settings.http.host, settings.http.port, "NOTELLM_HTTP__PORT")
         ops_port = free_port(settings.ops.host, settings.ops.port, "NOTELLM_OPS__PORT")
         place = Place(state, runtime, port, ops_port)
         # The folder stays locked while any child lives: no second Redis may open the same files.
-        children = [Child(role, lock) for role in roles(settings, place)]
+        with usable(state):
+            children = [Child(role, lock) for role in roles(settings, place)]
         ready = GatewayReadiness(_reachable(settings.ops.host), ops_port)
         api = _url(settings.http.host, port)
         text = partial(
@@ -221,6 +231,13 @@ def _check_checkpoint(folder: Path) -> None:
         load_manifest(folder)
     except CheckpointError as error:
         raise SetupError(f"{error}; NOTELLM_CHECKPOINT names the folder of the model") from error
+
+
+def _check_audit(file: Path) -> None:
+    try:
+        file.open("ab").close()
+    except OSError as error:
+        raise SetupError(f"NOTELLM_AUDIT_FILE cannot be written: {reason_of(error)}") from error
 
 
 def _keys(settings: Settings) -> str:

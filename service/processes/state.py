@@ -13,12 +13,16 @@ from pathlib import Path
 from typing import IO
 
 from model.files import read_bounded
-from service.settings import Settings, SetupError
+from service.processes.ports import address_of, binding
+from service.settings import Settings, SetupError, reason_of
 from service.store.connection import redis_url
 
 _RUNTIME_PREFIX = "notellm-"
 _OWNER, _OWNER_BYTES = "state", 1 << 10
 _TICK_S = 0.1
+PRIVATE = 0o700
+_OTHERS = 0o077
+_OURS = {"lock", "run", "redis", "index", "logs", "models", "serving"}
 _LEFTOVERS_S = 20.0
 
 
@@ -57,12 +61,47 @@ def reach(settings: Settings) -> tuple[str, Sequence[str]]:
 
 
 @contextmanager
+def usable(state: Path) -> Iterator[None]:
+    """An OSError of the block, which prepares the state folder, becomes a SetupError that names the setting."""
+    try:
+        yield
+    except OSError as error:
+        raise SetupError(
+            f"NOTELLM_STATE_DIR={state} cannot be used: {reason_of(error)}; set it to a folder that can be written"
+        ) from error
+
+
+def close_to_others(state: Path) -> list[Path]:
+    """Let nobody else into a state folder: Redis' files hold the text of notes. The folders whose mode had to change.
+
+    A folder that holds other files, too, keeps its mode, and what is ours in it is closed.
+    """
+    ours = [path for path in state.iterdir() if path.name in _OURS]
+    holds_others = len(ours) < sum(1 for _ in state.iterdir())
+    folders = [path for path in ours if path.is_dir() and not path.is_symlink()]
+    opened = [path for path in (folders if holds_others else [state, *folders]) if path.stat().st_mode & _OTHERS]
+    for path in opened:
+        path.chmod(PRIVATE)
+    return opened
+
+
+def make_folder(folder: Path, variable: str) -> None:
+    """Make a folder that a process writes into. Raises SetupError, which names the variable, if that cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise SetupError(f"{variable} cannot be used: {folder}: {reason_of(error)}") from error
+
+
+@contextmanager
 def lock_state(state: Path) -> Iterator[IO[str]]:
     """The locked file of the state folder, made if need be. Raises SetupError while another service uses it.
 
     Waits for the children of a killed supervisor to end.
     """
-    state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    state.mkdir(parents=True, exist_ok=True, mode=PRIVATE)
     with (state / "lock").open("a+") as lock:
         deadline = time.monotonic() + _LEFTOVERS_S
         while not _locked(lock):
@@ -102,14 +141,12 @@ def runtime_folder(state: Path) -> Iterator[Path]:
 
 def free_port(host: str, port: int, variable: str) -> int:
     """The port, or a free one for 0. Raises SetupError, which names the variable, when it is taken."""
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, protocol) as probe:
+    with binding(host, port, variable):
+        family, address = address_of(host, port)
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
             return int(probe.getsockname()[1])
-    except OSError as error:
-        raise SetupError(f"cannot listen on {host}:{port}: {error.strerror}; set {variable} to another port") from error
 
 
 def _is_own(link: Path, state: Path) -> bool:

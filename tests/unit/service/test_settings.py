@@ -1,7 +1,10 @@
+import errno
+import socket
+
 import pytest
 from pydantic import ValidationError
 
-from service.settings import Settings, describe, environment_names
+from service.settings import Settings, describe, environment_names, reason_of
 from service.store.connection import redis_url
 
 
@@ -35,6 +38,56 @@ def test_loopback_needs_no_permission(monkeypatch, host):
     monkeypatch.setenv("NOTELLM_HTTP__HOST", host)
 
     assert Settings().http.host == host
+
+
+@pytest.mark.parametrize(("given", "host"), [("[::1]", "::1"), ("::1", "::1"), ("ip6-localhost", "ip6-localhost")])
+def test_an_address_may_have_the_brackets_that_it_has_in_a_url(monkeypatch, given, host):
+    monkeypatch.setenv("NOTELLM_OPS__HOST", given)
+
+    assert Settings().ops.host == host
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("NOTELLM_HTTP__PORT", "65536"),
+        ("NOTELLM_HTTP__PORT", "-1"),
+        ("NOTELLM_OPS__PORT", "70000"),
+        ("NOTELLM_HTTP__HOST", ""),
+        ("NOTELLM_OPS__HOST", " "),
+        ("NOTELLM_WORKER__ADDRESSES", '["127.0.0.1:65536"]'),
+        ("NOTELLM_WORKER__ADDRESSES", '["127.0.0.1"]'),
+        ("NOTELLM_WORKER__ADDRESSES", "[]"),
+        ("NOTELLM_INDEX__ADDRESSES", '["127.0.0.1:1,127.0.0.1:x"]'),
+        ("NOTELLM_INDEX__ADDRESSES", f'["/{"x" * 107}"]'),
+    ],
+)
+def test_what_nobody_can_listen_at_is_refused_at_the_start(monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
+
+    with pytest.raises(ValidationError) as error:
+        Settings()
+
+    [one] = error.value.errors()
+    place = "NOTELLM_" + "__".join(map(str, one["loc"])).upper()
+    assert name in (place, one["msg"].removeprefix("Value error, ").split(":")[0].split()[0])
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (OSError(errno.EROFS, "x", "/a"), "/a: Read-only file system"),
+        (FileExistsError(errno.EEXIST, "x", b"/a"), "/a: there is a file where a folder should be"),
+        (
+            OSError(errno.EADDRINUSE, "error while attempting to bind on ('::1', 1): y"),
+            "Address already in use",
+        ),
+        (socket.gaierror(socket.EAI_NONAME, "Name or service not known"), "Name or service not known"),
+        (OSError("AF_UNIX path too long"), "AF_UNIX path too long"),
+    ],
+)
+def test_why_the_system_refuses_is_said_in_its_words(error, reason):
+    assert reason_of(error) == reason
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.0.7", "notes.example.org", "localhost.example.org"])

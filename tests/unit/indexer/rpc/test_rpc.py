@@ -24,6 +24,7 @@ from indexer.rpc.frames import (
     RpcError,
     RpcRefused,
     RpcTimeout,
+    check_address,
 )
 from indexer.rpc.server import RpcServer, serve
 
@@ -382,7 +383,26 @@ async def test_a_caller_that_reads_no_responses_is_not_read_either(server):
     writer.transport.abort()
 
 
-@pytest.mark.parametrize("address", ["", "nonsense", "host:", "host:http"])
+@pytest.mark.parametrize("address", ["[::1]:0", "::1:0", "localhost:0"])
+async def test_an_address_may_be_of_either_family_or_a_name(address):
+    server = await serve(address, HANDLERS)
+    client = RpcClient(server.address)
+
+    assert await client.call("echo", {"n": 1}, timeout_s=10) == {"n": 1}
+
+    await client.close()
+    await server.close()
+
+
+async def test_a_port_out_of_range_and_a_path_that_no_socket_can_have_are_refused():
+    with pytest.raises(ValueError, match="at most 65535"):
+        await serve("127.0.0.1:65536", {})
+    check_address("/" + "x" * 106)
+    with pytest.raises(ValueError, match="at most 107 bytes"):
+        check_address("/" + "x" * 107)
+
+
+@pytest.mark.parametrize("address", ["", "nonsense", "host:", "host:http", ":9100", "host:\uff11"])
 async def test_what_is_no_address_is_refused(address):
     with pytest.raises(ValueError, match="neither"):
         await serve(address, {})

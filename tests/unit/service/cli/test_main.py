@@ -56,6 +56,9 @@ def test_every_command_explains_itself_with_an_example(command):
         ({"NOTELLM_HTTP__HOST": "0.0.0.0"}, "NOTELLM_HTTP__ALLOW_OPEN"),
         ({"NOTELLM_KEYS_FILE": "/nowhere.json"}, "notellm keys create"),
         ({"NOTELLM_CHECKPOINT": "/nowhere"}, "NOTELLM_CHECKPOINT"),
+        ({"NOTELLM_STATE_DIR": "/dev/null"}, "NOTELLM_STATE_DIR=/dev/null cannot be used: "),
+        ({"NOTELLM_STATE_DIR": "/proc/nope"}, "/proc/nope: No such file or directory"),
+        ({"NOTELLM_AUDIT_FILE": "/proc/nope"}, "NOTELLM_AUDIT_FILE cannot be written: /proc/nope"),
     ],
 )
 def test_a_wrong_setting_is_one_line_that_names_it(environment, named):

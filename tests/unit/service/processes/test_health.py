@@ -7,7 +7,8 @@ import httpx
 import pytest
 from prometheus_client import parser
 
-from service.processes.health import OpsServer, Readiness, readiness_at
+from service.processes.health import OpsServer, Readiness, operations, readiness_at
+from service.settings import OpsSettings, SetupError
 
 
 @pytest.fixture
@@ -21,6 +22,24 @@ def ops(readiness):
     server.start()
     yield server
     server.stop()
+
+
+def test_it_answers_on_ipv6_as_well():
+    server = OpsServer("::1", 0, Readiness())
+    server.start()
+    try:
+        assert httpx.get(f"http://[::1]:{server.port}/livez", trust_env=False).json() == {"alive": True}
+        assert readiness_at("::1", server.port, "it").missing == []
+    finally:
+        server.stop()
+
+
+def test_a_file_for_the_port_that_cannot_be_written_is_one_line(tmp_path):
+    ops = OpsSettings(port=0, port_file=tmp_path / "gone" / "port")
+
+    with pytest.raises(SetupError, match=r"NOTELLM_OPS__PORT_FILE cannot be written: .*/gone/port: No such file"):
+        operations(ops, Readiness()).__enter__()
+    assert "ops" not in {thread.name for thread in threading.enumerate()}
 
 
 def get(ops: OpsServer, path: str) -> httpx.Response:

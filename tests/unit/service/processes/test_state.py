@@ -1,11 +1,12 @@
-"""The runtime folder of a service: what a killed one left is removed, and nothing else ever is."""
+"""The state folder of a service, closed to others; and its runtime folder: what a killed one left is removed, and
+nothing else ever is."""
 
 import shutil
 from pathlib import Path
 
 import pytest
 
-from service.processes.state import runtime_folder
+from service.processes.state import close_to_others, make_folder, runtime_folder, usable
 from service.settings import SetupError
 
 
@@ -55,3 +56,49 @@ def test_a_folder_in_the_place_of_the_link_is_one_line(state):
     (state / "run").mkdir()
     with pytest.raises(SetupError, match="run is no link of `notellm serve`; move it away"), runtime_folder(state):
         pass
+
+
+def test_a_state_folder_is_closed_to_other_users(state):
+    (state / "redis").mkdir()
+    (state / "redis" / "appendonly.aof").touch()
+    (state / "index").mkdir(mode=0o700)
+    (state / "lock").touch()
+    (state / "run").symlink_to(state.parent)
+    for folder in (state, state / "redis", state.parent):
+        folder.chmod(0o755)
+
+    assert sorted(close_to_others(state)) == [state, state / "redis"]
+
+    assert {oct(path.stat().st_mode & 0o777) for path in (state, state / "redis", state / "index")} == {"0o700"}
+    assert state.parent.stat().st_mode & 0o777 == 0o755
+    assert close_to_others(state) == []
+
+
+def test_of_a_folder_with_other_files_only_ours_are_closed(state):
+    for name in ("redis", "photos"):
+        (state / name).mkdir()
+        (state / name).chmod(0o755)
+    state.chmod(0o755)
+
+    assert close_to_others(state) == [state / "redis"]
+
+    assert [path.stat().st_mode & 0o777 for path in (state, state / "photos")] == [0o755, 0o755]
+
+
+def test_a_folder_that_cannot_be_made_is_one_line_that_names_the_setting(state):
+    (state / "file").touch()
+    with (
+        pytest.raises(SetupError, match=r"^NOTELLM_STATE_DIR=.*/file/x: there is a file where a folder should be; set"),
+        usable(state),
+    ):
+        (state / "file" / "x").mkdir()
+    for folder, reason in (
+        (state / "file", "there is a file where a folder should be"),
+        (state / "file" / "x", "there is a file where a folder should be"),
+        (Path("/proc/nope"), "No such file or directory"),
+        (Path("/proc"), "No such file or directory"),
+    ):
+        with pytest.raises(SetupError, match=rf"^NOTELLM_INDEX__SNAPSHOT_DIR cannot be used: {folder}: .*{reason}$"):
+            make_folder(folder, "NOTELLM_INDEX__SNAPSHOT_DIR")
+    make_folder(state / "a" / "b", "NOTELLM_INDEX__SNAPSHOT_DIR")
+    assert list((state / "a" / "b").iterdir()) == []
