@@ -229,18 +229,6 @@ class Settings(BaseSettings):
             raise ValueError(f"NOTELLM_REDIS_URL_FILE={path} cannot be read: it is not UTF-8") from None
 
     @model_validator(mode="after")
-    def _check_addresses(self) -> Self:
-        for name, addresses in (("WORKER", self.worker.addresses), ("INDEX", self.index.addresses)):
-            for address in (one for shard in addresses for one in replicas(shard)):
-                try:
-                    check_address(address)
-                except ValueError as error:
-                    raise ValueError(f"NOTELLM_{name}__ADDRESSES: {error}") from None
-            if not addresses:
-                raise ValueError(f"NOTELLM_{name}__ADDRESSES is empty; name at least one")
-        return self
-
-    @model_validator(mode="after")
     def _refuse_unknown_names(self) -> Self:
         known = set(environment_names())
         for name in os.environ:
@@ -257,6 +245,19 @@ class Settings(BaseSettings):
                 "NOTELLM_HTTP__ALLOW_OPEN=1 in a network that is closed otherwise"
             )
         return self
+
+
+def check_addresses(settings: Settings) -> None:
+    """Raises SetupError if processes could not find each other: an address of a worker or an indexer is none."""
+    for name, addresses in (("WORKER", settings.worker.addresses), ("INDEX", settings.index.addresses)):
+        if not addresses:
+            raise SetupError(f"NOTELLM_{name}__ADDRESSES is empty; name at least one")
+        try:
+            for address in addresses:
+                for replica in replicas(address):
+                    check_address(replica)
+        except ValueError as error:
+            raise SetupError(f"NOTELLM_{name}__ADDRESSES: {error}") from None
 
 
 def environment_names() -> dict[str, Any]:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from service.cli.common import FILE, FOLDER, store
+from service.cli.common import FILE, FOLDER, echo, store
 
 
 @click.command()
@@ -30,10 +30,8 @@ def backup(folder: Path, checkpoint: Path | None) -> None:
 
         made = back_up(redis, folder, checkpoint)
     if made.malformed:
-        click.echo(f"notellm: {made.malformed} damaged records are not in it", err=True)
-    click.echo(
-        f"{made.live} notes and {made.deleted} tombstones in {folder}; models: {', '.join(made.models) or 'none'}"
-    )
+        echo(f"notellm: {made.malformed} damaged records are not in it", err=True)
+    echo(f"{made.live} notes and {made.deleted} tombstones in {folder}; models: {', '.join(made.models) or 'none'}")
 
 
 @click.command()
@@ -64,4 +62,4 @@ def restore(folder: Path, deletes: Path | None) -> None:
 
         done = put_back(redis, folder, deletes)
     later = f", {done.deleted_later} of them deleted after the backup" if deletes else ""
-    click.echo(f"{done.live} notes and {done.deleted} tombstones are back{later}; start the service")
+    echo(f"{done.live} notes and {done.deleted} tombstones are back{later}; start the service")

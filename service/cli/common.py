@@ -1,6 +1,7 @@
 """Shared by commands: options, settings, the store, and errors as one line."""
 
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,6 +22,10 @@ PATH = click.Path(path_type=Path)
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
 SPLIT = "Keep it the same in `pairs` and `evaluate`, or a model is judged on notes that it was trained on."
+
+
+# Controls, separators of lines, marks that turn the direction of a line, and halves of characters, which do not print.
+_OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class _Numbers(click.ParamType[tuple[int, ...]]):
@@ -111,6 +116,22 @@ def was_given(name: str) -> bool:
     return click.get_current_context().get_parameter_source(name) is ParameterSource.COMMANDLINE
 
 
+def printable(text: str) -> str:
+    """A text of which a terminal obeys nothing: control characters, but for line ends and tabs, are escapes."""
+    return _OBEYED.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def on_one_line(text: str, most: int = 1000) -> str:
+    """The same for a text of any length within a line."""
+    shown = printable(" ".join(text.splitlines()))
+    return shown if len(shown) <= most else f"{shown[:most]}..."
+
+
+def echo(text: str, *, err: bool = False) -> None:
+    """Print what a command has to say."""
+    click.echo(printable(text), err=err)
+
+
 @contextmanager
 def mistakes() -> Iterator[None]:
     """Errors that a person can mend become one line: wrong files, a wrong checkpoint, a missing package."""
@@ -122,7 +143,16 @@ def mistakes() -> Iterator[None]:
             f"{error.name or error} is not installed; this command needs: pip install 'notellm[{extra}]'"
         ) from error
     except (ValueError, OSError) as error:
-        raise click.ClickException(str(error)) from error
+        raise click.ClickException(_explained(error)) from error
+
+
+def _explained(error: Exception) -> str:
+    from model.files import FolderInUse
+    from service.settings import reason_of
+
+    if isinstance(error, OSError) and not isinstance(error, FolderInUse):
+        return on_one_line(reason_of(error))
+    return on_one_line(str(error))
 
 
 def load_settings() -> "Settings":
@@ -130,16 +160,20 @@ def load_settings() -> "Settings":
     from pydantic import ValidationError
     from pydantic_settings import SettingsError
 
-    from service.settings import Settings
+    from service.settings import Settings, SetupError, check_addresses
 
     try:
-        return Settings()
+        settings = Settings()
+        check_addresses(settings)
+    except SetupError as error:
+        raise click.ClickException(str(error)) from None
     except ValidationError as error:
         raise click.ClickException(_explain(error)) from None
     except SettingsError as error:
         raise click.ClickException(
             f"{error}: a list is written as JSON, as in NOTELLM_WORKER__ADDRESSES='[\"127.0.0.1:9100\"]'"
         ) from None
+    return settings
 
 
 def _explain(error: "ValidationError") -> str:
@@ -174,6 +208,6 @@ def store_mistakes() -> Iterator[None]:
     try:
         yield
     except (SetupError, OSError) as error:
-        raise click.ClickException(str(error)) from error
+        raise click.ClickException(_explained(error)) from error
     except StoreUnavailable as error:
         raise click.ClickException(f"{error}; NOTELLM_REDIS_URL says where it is") from error

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from service.cli.common import FILE, FOLDER, TIME, Command, holdout_options, mistakes, was_given
+from service.cli.common import FILE, FOLDER, TIME, Command, echo, holdout_options, mistakes, was_given
 
 if TYPE_CHECKING:
     from model.data.cooccurrence import PairRules, Resources
@@ -46,7 +46,7 @@ def convert(layout: str, source: Path, out: Path, clicks_only: bool) -> None:
         from model.data.readers import convert as run
 
         written = run(layout, source, out, clicks_only=clicks_only)
-    click.echo(f"{written.notes} notes and {written.events} events in {out}")
+    echo(f"{written.notes} notes and {written.events} events in {out}")
 
 
 @click.command()
@@ -68,7 +68,7 @@ def samples(out: Path, sessions: int, seed: int, checkpoint: Path | None) -> Non
     from model.data.samples.generate import sample_notes, write
 
     notes, events = write(out, sessions, seed)
-    click.echo(f"{notes} notes and {events} clicks in {out}")
+    echo(f"{notes} notes and {events} clicks in {out}")
     if checkpoint is not None:
         with mistakes():
             from model.inference.open import open_backend
@@ -76,7 +76,7 @@ def samples(out: Path, sessions: int, seed: int, checkpoint: Path | None) -> Non
             from service.worker import precomputed
 
             size = precomputed.write(checkpoint, open_backend("hf", checkpoint), sample_notes())
-        click.echo(f"{notes} predictions in {checkpoint / PREDICTIONS}, {size / 1e6:.1f} MB")
+        echo(f"{notes} predictions in {checkpoint / PREDICTIONS}, {size / 1e6:.1f} MB")
 
 
 def rules_options(command: Command) -> Command:
@@ -178,9 +178,9 @@ def pairs(
         skipped = related.skipped_users
         related = related.supported_by(min_users)
         write_pairs(out, related)
-    click.echo(f"{len(related)} pairs of {len(set(related.note_ids))} notes in {out}")
+    echo(f"{len(related)} pairs of {len(set(related.note_ids))} notes in {out}")
     if skipped:
-        click.echo(f"{skipped} readers clicked more than {rules['max_clicks']} notes and count for nothing", err=True)
+        echo(f"{skipped} readers clicked more than {rules['max_clicks']} notes and count for nothing", err=True)
 
 
 def _by_time(
@@ -199,5 +199,5 @@ def _by_time(
     test.mkdir(parents=True, exist_ok=True)
     write_notes(test / "notes.parquet", pool)
     write_pairs(test / "pairs.parquet", gold)
-    click.echo(f"{len(gold)} pairs of {len(pool)} notes first seen from {periods.start} on, in {test}")
+    echo(f"{len(gold)} pairs of {len(pool)} notes first seen from {periods.start} on, in {test}")
     return related

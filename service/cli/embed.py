@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from service.cli.common import FOLDER, mistakes, open_model, runtime_options
+from service.cli.common import FOLDER, echo, mistakes, open_model, runtime_options
 
 
 @click.command()
@@ -57,4 +57,4 @@ def embed(
                 golden.check(backend, manifest)
             embed_missing(load, backend)
     before = f", {finished} of them finished before" if finished else ""
-    click.echo(f"{load.notes} vectors of model {load.fingerprint} in {load.parts} parts{before}, in {out}")
+    echo(f"{load.notes} vectors of model {load.fingerprint} in {load.parts} parts{before}, in {out}")

@@ -13,6 +13,7 @@ from service.cli.common import (
     NUMBERS,
     PATH,
     SPLIT,
+    echo,
     holdout_options,
     mistakes,
     open_model,
@@ -74,7 +75,7 @@ def calibrate(
             limit=limit,
         )
     errors = "; ".join(f"{one.name} {one.error_before:.3f}, now {one.error_after:.3f}" for one in panels)
-    click.echo(f"calibrated model {manifest.fingerprint}: expected calibration error of {errors}; {folder / MARKDOWN}")
+    echo(f"calibrated model {manifest.fingerprint}: expected calibration error of {errors}; {folder / MARKDOWN}")
 
 
 @click.command()
@@ -169,7 +170,7 @@ def evaluate(
         if json_file is not None:
             write_json(json_file, report.as_json())
         calibration = format_calibration(checkpoint, manifest) if checkpoint and manifest else ""
-    click.echo("\n\n".join(filter(None, [format_report(report), calibration])))
+    echo("\n\n".join(filter(None, [format_report(report), calibration])))
 
 
 @click.command()
@@ -240,7 +241,7 @@ def cases(
         found = find_cases(rankers, held_out.pool, held_out.gold, chosen, hashtags)
         about = f"Model {backend.fingerprint}; {len(held_out.pool):,} notes: {held_out.origin}."
         write_bytes(out, cases_page(found, "Related notes by method", about).encode())
-    click.echo(f"{format_cases(found)}\n\n{len(found)} cases in {out}; * is a related note")
+    echo(f"{format_cases(found)}\n\n{len(found)} cases in {out}; * is a related note")
 
 
 def _refuse_two_pools(pool: Path | None) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from service.cli.common import FOLDER, mistakes, store
+from service.cli.common import FOLDER, echo, mistakes, store
 
 
 @click.group()
@@ -41,5 +41,5 @@ def export(folder: Path, remove: bool) -> None:
 
         exported = events.export(redis, folder, remove=remove)
     if exported.malformed:
-        click.echo(f"notellm: {exported.malformed} damaged events were passed over", err=True)
-    click.echo(f"{exported.events} new events in {folder}")
+        echo(f"notellm: {exported.malformed} damaged events were passed over", err=True)
+    echo(f"{exported.events} new events in {folder}")

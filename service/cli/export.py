@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from service.cli.common import FOLDER, mistakes
+from service.cli.common import FOLDER, echo, mistakes
 
 
 def _sentence_transformers(checkpoint: Path, out: Path) -> str:
@@ -62,7 +62,7 @@ def export(checkpoint: Path, layout: str, out: Path) -> None:
     """
     with mistakes():
         said = FORMATS[layout](checkpoint, out)
-    click.echo(said)
+    echo(said)
 
 
 @click.command()
@@ -81,4 +81,4 @@ def golden(checkpoint: Path) -> None:
         from model.inference.golden import record
 
         manifest = record(checkpoint)
-    click.echo(f"golden answers of model {manifest.fingerprint} in {checkpoint}")
+    echo(f"golden answers of model {manifest.fingerprint} in {checkpoint}")

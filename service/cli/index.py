@@ -2,7 +2,7 @@
 
 import click
 
-from service.cli.common import mistakes
+from service.cli.common import echo, mistakes
 
 GIB = 1024**3
 
@@ -49,7 +49,7 @@ def plan(notes: int, dim: int, memory_gib: float) -> None:
         "training": f"{made.training_s:,.0f} s, then {made.filling_s:,.0f} s to fill it",
         "memory of all": f"{_gib(made.shards * made.building_bytes)} for one replica of each shard",
     }.items():
-        click.echo(f"{name + ':':20}{value}")
+        echo(f"{name + ':':20}{value}")
 
 
 def _gib(size_bytes: int) -> str:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from service.cli.common import echo
+
 if TYPE_CHECKING:
     from service.keys import Scope
 
@@ -52,8 +54,8 @@ def create(scopes: tuple["Scope", ...], name: str, file: Path) -> None:
         from service.keys import create_key
 
         key, secret = create_key(file, scopes, name)
-    click.echo(secret)
-    click.echo(
+    echo(secret)
+    echo(
         f"\nKey {key.id} ({', '.join(key.scopes)}) is in {file.absolute()}, as a hash: keep the line above.\n"
         f"  serve with it: NOTELLM_KEYS_FILE={file.absolute()} notellm serve\n"
         "  ask with it:   curl -H 'Authorization: Bearer <the key>' http://127.0.0.1:8000/status\n"
@@ -75,7 +77,7 @@ def list_keys(file: Path) -> None:
         from service.keys import load_keys
 
         for key in load_keys(file):
-            click.echo(f"{key.id}  {','.join(key.scopes):20}  {key.created_at}  {key.name}".rstrip())
+            echo(f"{key.id}  {','.join(key.scopes):20}  {key.created_at}  {key.name}".rstrip())
 
 
 @keys.command()
@@ -92,7 +94,7 @@ def revoke(key_id: str, file: Path) -> None:
         from service.keys import revoke_key
 
         revoked = revoke_key(file, key_id)
-    click.echo(f"key {revoked.id} is revoked")
+    echo(f"key {revoked.id} is revoked")
 
 
 def key_option(command: Callable[..., None]) -> Callable[..., None]:

@@ -10,6 +10,7 @@ from typing import Any
 from tqdm import tqdm
 
 from model.note import Note
+from service.cli.common import on_one_line
 from service.client import ClientError, NoteLLMClient, Refused
 from service.client.calls import BulkNote
 from service.contract.notes import BulkOut
@@ -97,7 +98,7 @@ def _wait(service: NoteLLMClient, accepted: int) -> None:
 def _add(loaded: Loaded, notes: Sequence[Note], answer: BulkOut) -> None:
     loaded.accepted += answer.accepted
     loaded.rejected += len(answer.rejected)
-    problems = [f"{notes[one.position].id}: {one.message}" for one in answer.rejected]
+    problems = [f"{on_one_line(notes[one.position].id, most=128)}: {one.message}" for one in answer.rejected]
     loaded.problems = (*loaded.problems, *problems)[:_SHOWN]
 
 

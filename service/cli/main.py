@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from service.cli.backup import backup, restore
-from service.cli.common import FOLDER, load_settings, mistakes, store
+from service.cli.common import FOLDER, echo, load_settings, mistakes, store
 from service.cli.data import convert, pairs, samples
 from service.cli.embed import embed
 from service.cli.evaluate import calibrate, cases, evaluate
@@ -23,9 +23,12 @@ from service.cli.rollout import model
 from service.cli.train import adapt, merge, train
 
 if TYPE_CHECKING:
+    from service.backup.vectors import LoadedVectors
+    from service.cli.load import Loaded
     from service.settings import Settings
 
 USER_MISTAKE = 2
+REJECTED = 1
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -120,7 +123,7 @@ def settings() -> None:
 
     current = load_settings()
     for line in describe(current):
-        click.echo(line)
+        echo(line)
 
 
 @cli.command()
@@ -144,6 +147,9 @@ def load(notes: str, url: str, key: str | None, no_wait: bool, vectors: Path | N
     Loading the same notes again changes nothing. Prints how many notes were written and how fast. A service with
     keys wants one with the scopes write and, to wait, read.
 
+    Exit status: 0 when all notes are stored; 1 when some were rejected, the first of which are shown, and the others
+    stored; 2 when the command could not do its work.
+
     With --vectors, notes go into Redis with their vectors, and indexers follow: into the one of NOTELLM_REDIS_URL, or
     of `notellm serve` in NOTELLM_STATE_DIR, whether it runs or not. Such notes have no suggestions of their own.
 
@@ -157,15 +163,18 @@ def load(notes: str, url: str, key: str | None, no_wait: bool, vectors: Path | N
         with mistakes(), store(make=True) as redis:
             from service.backup.vectors import load_vectors
 
-            click.echo(str(load_vectors(redis, Path(notes), vectors)))
-        return
-    with mistakes():
-        from service.cli.load import LoadError, load_source, send
+            loaded: Loaded | LoadedVectors = load_vectors(redis, Path(notes), vectors)
+    else:
+        with mistakes():
+            from service.cli.load import LoadError, load_source, send
 
-        try:
-            click.echo(str(send(load_source(notes), url, key=key, wait=not no_wait)))
-        except LoadError as error:
-            raise click.ClickException(str(error)) from error
+            try:
+                loaded = send(load_source(notes), url, key=key, wait=not no_wait)
+            except LoadError as error:
+                raise click.ClickException(str(error)) from error
+    echo(str(loaded))
+    if loaded.rejected:
+        click.get_current_context().exit(REJECTED)
 
 
 for command in (
@@ -201,10 +210,10 @@ def main() -> None:
     except click.exceptions.Abort:
         sys.exit(130)
     except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.format_message())
+        echo(error.format_message())
         sys.exit(USER_MISTAKE)
     except click.ClickException as error:
-        click.echo(f"notellm: {error.format_message()}", err=True)
+        echo(f"notellm: {error.format_message()}", err=True)
         sys.exit(USER_MISTAKE)
     sys.exit(status if isinstance(status, int) else 0)
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from model.recipes import RECIPES, changed
-from service.cli.common import FOLDER, NUMBERS, TIME, mistakes, runtime_options, was_given
+from service.cli.common import FOLDER, NUMBERS, TIME, echo, mistakes, runtime_options, was_given
 from service.cli.data import rules_options
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def reproduce(
         if data is not None and not report_only:
             request = _request(**options)
             if dry_run:
-                click.echo(reproduction.preview(data, request, out))
+                echo(reproduction.preview(data, request, out))
                 return
             runtime = Runtime(dtype, serving_dir=serving_dir, tensor_parallel=tensor_parallel)
             runners = Runners(backend, runtime, strategy)
@@ -130,8 +130,8 @@ def reproduce(
             return
         report = write_report(out, recall_at)
     for line in report.missing:
-        click.echo(f"not done: {line}", err=True)
-    click.echo(f"{len(report.rows)} rows of {len({row.table for row in report.rows})} tables in {out / MARKDOWN}")
+        echo(f"not done: {line}", err=True)
+    echo(f"{len(report.rows)} rows of {len({row.table for row in report.rows})} tables in {out / MARKDOWN}")
 
 
 def _request(

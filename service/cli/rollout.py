@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from service.cli.common import load_settings, store_mistakes
+from service.cli.common import echo, load_settings, store_mistakes
 
 if TYPE_CHECKING:
     from service.wiring import Rollout
@@ -81,7 +81,7 @@ async def _list(service: "Rollout") -> None:
 
     active = service.registered.active
     line = "{:16}  {:6}  {:>10}  {:>13}  {:>10}  {:>10}"
-    click.echo(line.format("fingerprint", "", "predicted", "dead-lettered", "waiting", "lacks"))
+    echo(line.format("fingerprint", "", "predicted", "dead-lettered", "waiting", "lacks"))
     for fingerprint in service.registered.dims:
         progress = await service.registry.progress(fingerprint)
         lacks: object = ""
@@ -91,21 +91,21 @@ async def _list(service: "Rollout") -> None:
             except ShardUnavailable:
                 lacks = "unknown"
         state = "active" if fingerprint == active else ""
-        click.echo(line.format(fingerprint, state, progress.predicted, progress.dead_lettered, progress.waiting, lacks))
+        echo(line.format(fingerprint, state, progress.predicted, progress.dead_lettered, progress.waiting, lacks))
 
 
 async def _activate(service: "Rollout", fingerprint: str, *, force: bool) -> None:
     _known(service, fingerprint)
     active = service.registered.active
     if fingerprint == active:
-        click.echo(f"{fingerprint} is active already")
+        echo(f"{fingerprint} is active already")
         return
     if active is not None and not force:
         await _compare(service, fingerprint, active)
     if not await service.registry.activate(fingerprint):
         raise click.ClickException(f"{fingerprint} was retired a moment ago")
     back = f"; `notellm model activate {active}` goes back" if active is not None else ""
-    click.echo(f"{fingerprint} answers from now on{back}")
+    echo(f"{fingerprint} answers from now on{back}")
 
 
 async def _compare(service: "Rollout", fingerprint: str, active: str) -> None:
@@ -133,7 +133,7 @@ async def _retire(service: "Rollout", fingerprint: str) -> None:
         )
     if not await service.registry.retire(fingerprint):
         raise click.ClickException(f"{fingerprint} is active; `notellm model activate` another one first")
-    click.echo(f"{fingerprint} is retired; every indexer removes its index within a second")
+    echo(f"{fingerprint} is retired; every indexer removes its index within a second")
 
 
 def _known(service: "Rollout", fingerprint: str) -> None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from service.cli.common import FILE, FOLDER, holdout_options, mistakes
+from service.cli.common import FILE, FOLDER, echo, holdout_options, mistakes
 
 if TYPE_CHECKING:
     from model.network.checkpoint import Manifest
@@ -116,7 +116,7 @@ def train(
         categories = load_categories(categories_file, loaded) if categories_file else None
         notes = [note for note in loaded if not is_blank(note)]
         if len(notes) < len(loaded):
-            click.echo(f"{len(loaded) - len(notes)} notes without text and hashtags are left out", err=True)
+            echo(f"{len(loaded) - len(notes)} notes without text and hashtags are left out", err=True)
         if pairs_file is None:
             # Pairs hold none of the held-out notes; without pairs the split is made here.
             kept_out = split_notes((note.id for note in notes), holdout, split_seed)
@@ -124,7 +124,7 @@ def train(
         related = load_pairs(pairs_file).ends() if pairs_file else []
         manifest, _ = run(chosen, notes, related, out, categories=categories, strategy=strategy, save_every=save_every)
     if manifest is not None:
-        click.echo(_summary(manifest, out))
+        echo(_summary(manifest, out))
 
 
 def _summary(manifest: "Manifest", out: Path) -> str:
@@ -167,7 +167,7 @@ def adapt(data: tuple[Path, ...], out: Path, steps: int, holdout: float, split_s
             kept_out = split_notes((note.id for note in loaded), holdout, split_seed)
             notes += [note for note in loaded if note.id not in kept_out]
         history = run(adapted(steps), notes, out)
-    click.echo(f"base model in {out}: {len(history)} steps, {1 - history[-1].teacher:.2f} cosine to MiniLM's vectors")
+    echo(f"base model in {out}: {len(history)} steps, {1 - history[-1].teacher:.2f} cosine to MiniLM's vectors")
 
 
 @click.command()
@@ -188,4 +188,4 @@ def merge(adapter: Path, out: Path, base_model: str | None) -> None:
         from model.network.adapter import merge as run
 
         manifest = run(adapter, out, base_model)
-    click.echo(f"checkpoint {manifest.fingerprint} in {out}")
+    echo(f"checkpoint {manifest.fingerprint} in {out}")

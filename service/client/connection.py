@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 import httpx
 
 from .calls import Call
-from .errors import SetupError
+from .errors import Refused, SetupError
 
 URL = "http://127.0.0.1:8000"
 TIMEOUT_S = 20.0  # longer than any deadline of the service
@@ -44,14 +44,17 @@ class Connection(Generic[Http, Transport]):
             self._http = self._new_http(base_url=base, headers=headers, transport=transport)
 
     def _request(self, call: Call[Any]) -> httpx.Request:
-        return self._http.build_request(
-            call.method,
-            call.path,
-            params=list(call.query) or None,
-            headers=dict(call.headers),
-            content=call.body,
-            timeout=self._timeout_s + call.wait_s,
-        )
+        try:
+            return self._http.build_request(
+                call.method,
+                call.path,
+                params=list(call.query) or None,
+                headers=dict(call.headers),
+                content=call.body,
+                timeout=self._timeout_s + call.wait_s,
+            )
+        except httpx.InvalidURL:  # above 64 KiB, as the service would say
+            raise Refused(431, "head_too_large", "the request line would be above 64 KiB", "", None) from None
 
 
 def _parse(url: str) -> httpx.URL:

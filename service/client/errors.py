@@ -20,7 +20,7 @@ class NoAnswer(ClientError):
 
 
 class Refused(ClientError):
-    """The service said no.
+    """The service said no, or would: a request line above 64 KiB is not even sent.
 
     ``code`` is stable, and empty when a proxy on the way refused. ``retry_after_s`` is None when the same call would be
     refused again.

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import pytest
 from click.testing import CliRunner
 
+from service.cli.common import printable
 from service.cli.main import cli
 from service.contract.examples import EXAMPLES
 from service.processes.serve import roles
@@ -171,7 +172,7 @@ def test_load_sends_bulks_of_500_again_when_refused_and_waits_until_none_is_pend
 
     answer = CliRunner().invoke(cli, ["load", str(file), "--url", service])
 
-    assert answer.exit_code == 0
+    assert answer.exit_code == 1
     assert [len(body) for body in Service.bodies] == [500, 500, 100]
     assert Service.bodies[0] == Service.bodies[1]
     sent = [note["note_id"] for body in Service.bodies[1:] for note in body]
@@ -179,6 +180,51 @@ def test_load_sends_bulks_of_500_again_when_refused_and_waits_until_none_is_pend
     assert Service.polls == 2
     assert "599 notes in" in answer.output
     assert "n501: no title" in answer.output
+
+
+@pytest.mark.parametrize(("titles", "status"), [("good good", 0), ("good bad", 1), ("bad bad", 1)])
+def test_load_says_by_its_status_whether_all_is_stored(service, tmp_path, titles, status):
+    file = tmp_path / "notes.jsonl"
+    file.write_text("\n".join(json.dumps({"note_id": f"n{i}", "title": t}) for i, t in enumerate(titles.split())))
+
+    assert CliRunner().invoke(cli, ["load", str(file), "--url", service]).exit_code == status
+
+
+HOSTILE = "a\x1b]0;owned\x07\x9b2J\r\n\u202eb\u2028\x7f"
+ESCAPED = "a\\x1b]0;owned\\x07\\x9b2J \\u202eb \\x7f"
+
+
+def test_a_terminal_obeys_nothing_that_a_note_says(service, tmp_path):
+    file = tmp_path / "notes.jsonl"
+    notes = [{"note_id": HOSTILE, "title": "bad"}, {"note_id": "x" * 10_000, "title": "bad"}]
+    file.write_text("\n".join(map(json.dumps, notes)))
+
+    answer = CliRunner().invoke(cli, ["load", str(file), "--url", service])
+
+    assert f"  {ESCAPED}: no title\n  {'x' * 128}...: no title\n" in answer.output
+
+
+@pytest.mark.parametrize(
+    "line", [{HOSTILE: 1}, {"note_id": "n1", "title": [HOSTILE]}, {"note_id": "n1", "hashtags": 1}]
+)
+def test_a_terminal_obeys_nothing_that_stands_in_a_message(tmp_path, line):
+    file = tmp_path / f"{HOSTILE}.jsonl"
+    file.write_text(json.dumps(line))
+
+    answer = notellm("load", str(file))
+
+    assert answer.returncode == 2
+    assert answer.stderr.startswith(f"notellm: {ESCAPED}.jsonl line 1: ")
+    assert answer.stderr.strip("\n").isprintable()
+
+
+@pytest.mark.parametrize("text", ["caf\xe9 \u6cb3\u8fb9\u3000\U0001f469\u200d\U0001f467 \u0645\tx\n", "a\xa0b"])
+def test_what_people_write_is_printed_as_it_is(text):
+    assert printable(text) == text
+
+
+def test_half_a_character_is_printed_as_an_escape():
+    assert printable("a\ud800") == "a\\ud800"
 
 
 @pytest.mark.parametrize("how", ["option", "environment"])

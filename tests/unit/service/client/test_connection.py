@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 from service.cli.main import cli
 from service.client import AsyncNoteLLMClient, NoAnswer, NoteLLMClient, Refused, SetupError
+from service.client.calls import Calls
 
 ELSEWHERE = "http://notellm.example"
 SOCKS = "socks5://127.0.0.1:9"
@@ -86,6 +87,16 @@ def test_this_machine_is_asked_directly(ask, proxy, monkeypatch, unused_tcp_port
         ask(f"http://{host}:{unused_tcp_port}")
 
     assert proxy.asked == []
+
+
+@pytest.mark.parametrize("client", [NoteLLMClient, AsyncNoteLLMClient])
+def test_a_request_that_no_service_takes_is_refused_as_it_would_be(client):
+    call = Calls().related("n1", exclude=[f"{number:064x}" for number in range(1000)])
+
+    with pytest.raises(Refused) as error:
+        client(ELSEWHERE)._request(call)
+
+    assert (error.value.status, error.value.code, error.value.retry_after_s) == (431, "head_too_large", None)
 
 
 @pytest.mark.parametrize("variable", ["HTTP_PROXY", "ALL_PROXY"])
