@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from model.data.rows import shown
 from model.inference.bulk import BulkError, BulkLoad, embedded_notes, finished_load
 from model.note import Note
 from model.progress import bar
@@ -119,7 +118,7 @@ def _put(put: Any, done: LoadedVectors, notes: list[Note], vectors_ND: NDArray[n
             record = _record(note)
         except ValidationError as error:
             done.rejected += 1
-            done.problems = (*done.problems, f"{shown(note.id)}: {explain(error)}")[:_SHOWN]
+            done.problems = (*done.problems, f"{' '.join(note.id.splitlines())[:128]}: {explain(error)}")[:_SHOWN]
             continue
         prediction = StoredPrediction(0, done.model, vector, (), None)
         args += [record.encode(), prediction.encode(), pack_vector(vector)]
