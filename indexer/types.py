@@ -142,6 +142,10 @@ class Searcher(Protocol):
         """The vector of an id, from its own shard. Raises ShardUnavailable when that shard does not respond."""
         ...
 
+    async def holds(self, id: str, *, timeout_s: float) -> bool:  # noqa: A002
+        """Whether any replica of the id's own shard that responds still holds the id."""
+        ...
+
     async def vectors(self, ids: Sequence[str], *, timeout_s: float) -> dict[str, Floats]:
         """The unit vectors, shape (dim,), of those ids that the responding shards hold."""
         ...

@@ -161,6 +161,12 @@ class ShardedSearcher:
             return None
         return IndexedVector(response["version"], np.frombuffer(response["vector"], dtype=_WIRE))
 
+    async def holds(self, id: str, *, timeout_s: float) -> bool:  # noqa: A002
+        """See `Searcher`."""
+        shard = self._shards[shard_of(id, len(self._shards))]
+        params = {"id": id, "fingerprint": self._fingerprint}
+        return any(await shard.call_each("lookup", params, timeout_s=timeout_s))
+
     async def vectors(self, ids: Sequence[str], *, timeout_s: float) -> dict[str, Floats]:
         """See `Searcher`. Each shard gets its own ids."""
         of_shard: dict[int, list[str]] = {}

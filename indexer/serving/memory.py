@@ -62,6 +62,11 @@ class MemorySearcher:
         row = self._shards[shard].get(id)
         return row.indexed if row else None
 
+    async def holds(self, id: str, *, timeout_s: float) -> bool:  # noqa: A002
+        """See `Searcher`."""
+        shards = await self._responding({self.shard_of(id)}, timeout_s)
+        return any(id in self._shards[shard] for shard in shards)
+
     async def vectors(self, ids: Sequence[str], *, timeout_s: float) -> dict[str, Floats]:
         """See `Searcher`."""
         rows: dict[str, _Row] = {}

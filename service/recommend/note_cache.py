@@ -3,6 +3,9 @@
 Redis keeps a log of writes. Before an answer goes out, the cache asks for the writes since its last request, forgets
 those notes, and fetches the notes it lacks, all in one atomic step: an answer shows every write that was acknowledged
 before its request came. Answers that wait at the same time share one such request.
+
+While Redis is away there is nothing to ask. What was deleted, and what was written since it was last fetched, is kept
+apart until then, so that an answer without Redis leaves it out: decision 057.
 """
 
 import asyncio
@@ -59,6 +62,8 @@ class NoteCache:
         self._store = store
         self._timeout_s = timeout_s
         self._cached = LruCache[NoteSummary](capacity)
+        self._changed = LruCache[bool](capacity)  # since it was last fetched; whether it is known to be deleted
+        self._deleted_meanwhile: set[str] = set()  # while a request was under way
         self._writes = 0  # seen in the log so far
         self._cursor: str | None = None
         self._waiting: list[Waiting] = []
@@ -67,6 +72,20 @@ class NoteCache:
     def peek(self, note_id: str) -> NoteSummary | None:
         """The cached summary, which may be out of date until `get` confirms it."""
         return self._cached.get(note_id)
+
+    def forget(self, note_id: str) -> None:
+        """A delete of the note was acknowledged."""
+        self._cached.pop(note_id, None)
+        self._changed.put(note_id, True)
+        self._deleted_meanwhile.add(note_id)
+
+    def is_deleted(self, note_id: str) -> bool:
+        """Whether the note is known to be deleted, as far as was heard."""
+        return self._changed.get(note_id, False)
+
+    def is_certain(self, note_id: str) -> bool:
+        """Whether nothing was heard of the note since it was fetched: what an index holds of it may be shown."""
+        return note_id not in self._changed
 
     async def get(self, note_ids: Sequence[str]) -> list[NoteSummary | None]:
         """Summaries in the order of the ids, as of a moment after the call; None for unknown and deleted notes.
@@ -116,6 +135,7 @@ class NoteCache:
 
     async def _fetch(self, missing: Iterable[str]) -> Summaries:
         note_ids = list(missing)
+        self._deleted_meanwhile.clear()
         view = await self._store.view(note_ids, self._cursor)
         if view.written is None:
             self._writes += 1
@@ -125,11 +145,17 @@ class NoteCache:
             self._writes += len(view.written)
             for note_id in view.written:
                 self._cached.pop(note_id, None)
+                self._changed.put(note_id, self.is_deleted(note_id))
         self._cursor = view.cursor
         fetched = {note_id: NoteSummary.of(record) for note_id, record in zip(note_ids, view.records, strict=True)}
-        if view.cursor is not None:
-            for note_id, summary in fetched.items():
-                if summary:  # ids without a note are not cached: anybody can make up any number of them
+        for record in view.records:
+            if record and record.deleted:
+                self._changed.put(record.note.id, True)
+        for note_id in fetched.keys() - self._deleted_meanwhile:
+            # Ids without a note are not cached: anybody can make up any number of them.
+            if summary := fetched[note_id]:
+                self._changed.pop(note_id, None)
+                if view.cursor is not None:
                     self._cached.put(note_id, summary)
         return fetched
 

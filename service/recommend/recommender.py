@@ -5,6 +5,7 @@ of the time that is left, so that the other parts can still answer.
 """
 
 import asyncio
+import contextlib
 import logging
 import math
 from collections import deque
@@ -35,6 +36,8 @@ _WORKER_SHARE = 0.8
 _STORE_SHARE = 0.25
 _FIRST_POLL_S, _LAST_POLL_S = 0.02, 0.1
 _FRESHNESS_SAMPLE = 1000
+# How long a delete waits for the index: many times what a shard takes that keeps up with the store.
+_LEAVES_S, _FIRST_LOOK_S = 0.25, 0.002
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,9 +115,10 @@ class Recommender:
         self._events = events
         self._store = store
         self._searcher = searcher
+        self._cache = NoteCache(store, settings.http.cached_notes, _STORE_SHARE * settings.http.related_s)
         self._neighborhood = Neighborhood(
             store,
-            NoteCache(store, settings.http.cached_notes, _STORE_SHARE * settings.http.related_s),
+            self._cache,
             searcher,
             fingerprint,
             popularity_weight=settings.http.popularity_weight,
@@ -175,11 +179,16 @@ class Recommender:
         return versions
 
     async def delete(self, note_id: str, expected: Expected = None) -> None:
-        """Delete a note; a second time changes nothing. Raises NoteNotFound (never seen) and NotAsExpected."""
-        async with within(self._http.write_s, StoreUnavailable):
+        """Delete a note; a second time changes nothing. Raises NoteNotFound (never seen) and NotAsExpected.
+
+        It waits a moment for the note's shard, which may soon have to answer without the store.
+        """
+        async with within(self._http.write_s, StoreUnavailable) as deadline:
             known = await self._store.delete(note_id, expected)
         if not known:
             raise NoteNotFound("no note of this id was ever stored")
+        self._cache.forget(note_id)
+        await self._leaves_index(note_id, min(_LEAVES_S, deadline.share_s(1.0)))
 
     async def record(self, events: Sequence[Event]) -> int:
         """Store the events with new ids, and return how many. Raises StoreUnavailable."""
@@ -243,6 +252,15 @@ class Recommender:
             await asyncio.sleep(min(pause_s, left_s))
             pause_s = min(pause_s * 1.5, _LAST_POLL_S)
         return False
+
+    async def _leaves_index(self, note_id: str, wait_s: float) -> None:
+        """Return when no shard that responds holds the note any more, or when the time is over."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(wait_s):
+                pause_s = _FIRST_LOOK_S
+                while await self._searcher.holds(note_id, timeout_s=wait_s):
+                    await asyncio.sleep(pause_s)
+                    pause_s = min(pause_s * 1.5, _LAST_POLL_S)
 
     def _observe_freshness(self, seconds: float) -> None:
         self._freshness_s.append(seconds)

@@ -175,18 +175,34 @@ class Neighborhood:
         summaries, indexed = await asyncio.gather(self._summaries([note_id]), self.lookup(note_id, deadline.share_s()))
         if summaries is not None and summaries[0] is None:
             raise NoteNotFound("there is no note of this id")
-        if isinstance(indexed, ShardUnavailable):
-            raise IndexUnavailable("the shard of this note does not answer")
         if summaries is None:
-            if indexed is None:
-                raise StoreUnavailable("the store does not answer, and the index does not hold this note")
-            return None, indexed
+            return None, self._indexed_alone(note_id, indexed)
+        if isinstance(indexed, ShardUnavailable):
+            indexed = await self._stored_vector(note_id, deadline)
         [summary] = summaries
         assert summary
         if indexed is None or indexed.version < summary.version:
             raise NotePending(await self._why_pending(note_id, summary.version, deadline))
         self._vectors.put(note_id, indexed)
         return summary, indexed
+
+    def _indexed_alone(self, note_id: str, indexed: IndexedVector | ShardUnavailable | None) -> IndexedVector:
+        """What the index says of a note, while the store does not answer."""
+        if self._cache.is_deleted(note_id):
+            raise NoteNotFound("there is no note of this id")
+        if isinstance(indexed, ShardUnavailable):
+            raise IndexUnavailable("neither the store nor the shard of this note answers")
+        if indexed is None:
+            raise StoreUnavailable("the store does not answer, and the index does not hold this note")
+        return indexed
+
+    async def _stored_vector(self, note_id: str, deadline: Deadline) -> IndexedVector | None:
+        """The vector that a worker stored, while the note's own shard does not answer: the others can be searched."""
+        try:
+            async with within(deadline.share_s(), StoreUnavailable):
+                return await self._store.vector(note_id, self._fingerprint)
+        except StoreUnavailable:
+            raise IndexUnavailable("neither the store nor the shard of this note answers") from None
 
     async def _why_pending(self, note_id: str, version: int, deadline: Deadline) -> str:
         try:
@@ -219,7 +235,8 @@ class Neighborhood:
             ids, cosines = result.hits
             summaries = await self._summaries([*own, *ids])
             if summaries is None:
-                bare = [RelatedNote(id_, cosine, None) for id_, cosine in zip(ids, cosines, strict=True)]
+                certain = (hit for hit in zip(ids, cosines, strict=True) if self._cache.is_certain(hit[0]))
+                bare = [RelatedNote(id_, cosine, None) for id_, cosine in certain]
                 return _Candidates(bare, result, None, hydrated=False)
             hits = zip(ids, cosines, summaries[len(own) :], strict=True)
             notes = [RelatedNote(id_, cosine, hit) for id_, cosine, hit in hits if hit]

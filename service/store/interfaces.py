@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from indexer.types import IndexedVector
 from service.store.records import Event, StoredNote
 
 # What a write requires of its note. None: nothing. "any": it exists. "none": it does not, or was deleted. A number: it
@@ -76,6 +77,10 @@ class NoteStore(Protocol):
 
     async def suggestion(self, note_id: str, fingerprint: str) -> Suggestion | None:
         """This model's last prediction or failure for the note, whatever its version."""
+        ...
+
+    async def vector(self, note_id: str, fingerprint: str) -> IndexedVector | None:
+        """The vector of this model's last prediction for the note, with the version that it is of."""
         ...
 
     async def counts(self, fingerprint: str) -> Counts:

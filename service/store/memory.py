@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
+from indexer.types import IndexedVector
 from model.note import Note
 from model.text.hashtags import fold
 from model.text.suggestions import spelled
@@ -41,6 +42,7 @@ class MemoryStore(Faults):
         self._max_queue = max_queue
         self._records: dict[str, StoredNote] = {}
         self._suggestions: dict[str, Suggestion] = {}
+        self._vectors: dict[str, IndexedVector] = {}
         self._log: list[str] = []
         self.views = 0
 
@@ -63,6 +65,7 @@ class MemoryStore(Faults):
             self._log.append(note_id)
             self._records[note_id] = StoredNote(Note(note_id), old.version + 1, deleted=True)
             self._suggestions.pop(note_id, None)
+            self._vectors.pop(note_id, None)
         return old is not None
 
     async def get(self, note_ids: Sequence[str]) -> list[StoredNote | None]:
@@ -82,6 +85,11 @@ class MemoryStore(Faults):
         await self.reached()
         return self._suggestions.get(note_id)
 
+    async def vector(self, note_id: str, fingerprint: str) -> IndexedVector | None:  # noqa: ARG002
+        """See `NoteStore`."""
+        await self.reached()
+        return self._vectors.get(note_id)
+
     async def counts(self, fingerprint: str) -> Counts:  # noqa: ARG002
         """See `NoteStore`."""
         await self.reached()
@@ -99,6 +107,10 @@ class MemoryStore(Faults):
     def suggest(self, note_id: str, suggestion: Suggestion) -> None:
         """Plays the worker: stores its prediction or failure."""
         self._suggestions[note_id] = suggestion
+
+    def predict(self, note_id: str, indexed: IndexedVector) -> None:
+        """Plays the worker: stores the vector of its prediction."""
+        self._vectors[note_id] = indexed
 
     def _put(self, record: StoredNote) -> int:
         old = self._records.get(record.note.id)

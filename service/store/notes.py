@@ -6,6 +6,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from indexer.rpc.trace import TRACEPARENT
+from indexer.types import IndexedVector
 from model.note import Note
 from model.text.hashtags import fold
 from service.errors import NotAsExpected, QueueFull
@@ -180,6 +181,15 @@ class RedisStore:
         if prediction:
             return Suggestion(prediction.version, prediction.fingerprint, prediction.hashtags, prediction.category)
         return None
+
+    async def vector(self, note_id: str, fingerprint: str) -> IndexedVector | None:
+        """See `NoteStore`."""
+        with redis_errors():
+            predicted: Any = await self._redis.hget(READINGS + fingerprint, note_id)
+        if predicted is None:
+            return None
+        prediction = StoredPrediction.decode(predicted)
+        return IndexedVector(prediction.version, prediction.vector)
 
     async def counts(self, fingerprint: str) -> Counts:
         """See `NoteStore`. The oldest job's age is by Redis' own clock."""

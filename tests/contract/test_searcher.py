@@ -196,6 +196,17 @@ async def test_a_deleted_note_is_not_found(subject):
     assert "n7" not in found.hits.ids
 
 
+async def test_a_shard_holds_a_note_until_it_is_deleted_and_a_lost_one_holds_none(subject):
+    subject.put("a", 1, VECTORS[0])
+    assert await subject.searcher.holds("a", timeout_s=5)
+    assert not await subject.searcher.holds("b", timeout_s=5)
+    subject.remove("a")
+    assert not await subject.searcher.holds("a", timeout_s=5)
+    subject.put("a", 3, VECTORS[0])
+    await subject.lose("a")
+    assert not await subject.searcher.holds("a", timeout_s=5)
+
+
 async def test_status_names_every_shard_in_order(subject):
     searcher = filled(subject)
 

@@ -5,6 +5,7 @@ import random
 from collections import Counter
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from redis.asyncio import Redis
 from support.redis import RedisServer
@@ -17,7 +18,7 @@ from service.store.interfaces import NoteStore
 from service.store.jobs import JobQueue
 from service.store.memory import MemoryStore
 from service.store.notes import RedisStore
-from service.store.records import EmbedJob, StoredNote, decode_change
+from service.store.records import EmbedJob, StoredNote, StoredPrediction, decode_change
 from service.store.schema import ACTIVE, DEAD, EMBEDDINGS, JOBS, TAG
 
 KYOTO = StoredNote(
@@ -327,3 +328,19 @@ async def test_kill_9_loses_nothing_that_was_acknowledged():
         server.close()
     assert [record and record.version for record in records] == list(acknowledged.values())
     assert {EmbedJob(note_id, version) for note_id, version in acknowledged.items()} <= queued
+
+
+async def test_the_vector_of_a_note_is_that_of_the_models_last_prediction(redis):
+    """The twin's is told to it; see `MemoryStore.predict`."""
+    store, queue = RedisStore(redis, max_queue=3), JobQueue(redis, "w0", "m", 2)
+    await queue.open()
+    await store.put([KYOTO])
+    assert await store.vector("n1", "m") is None
+    [item] = await queue.claim(1, 1)
+    vector = np.array([0.6, 0.8], np.float32)
+    await queue.publish([(item, StoredPrediction(1, "m", vector, (), None))])
+    found = await store.vector("n1", "m")
+    assert (found.version, found.vector.tolist()) == (1, vector.tolist())
+    assert await store.vector("n1", "other") is None
+    await store.delete("n1")
+    assert await store.vector("n1", "m") is None

@@ -3,6 +3,7 @@
 import httpx
 
 from indexer.serving.memory import MemorySearcher
+from indexer.types import IndexedVector
 from model.note import Note
 from service.api.app import create_app
 from service.keys import Keyring
@@ -45,5 +46,6 @@ class MemoryGateway:
             [record] = await self.store.get([note_id])
             if record and record.version == version and not record.deleted:
                 self.store.suggest(note_id, Suggestion(version, FINGERPRINT, (("suggested", 0.5),), ("Travel", 0.9)))
+                self.store.predict(note_id, IndexedVector(version, bag_of_words(record.note)))
                 self.searcher.put(note_id, version, bag_of_words(record.note), record.note.category, record.author)
         self.store.jobs.clear()

@@ -1,9 +1,12 @@
 """The neighborhood of a note, where the recommender's tests do not reach: cached vectors and merged searches."""
 
+import pytest
+
 from indexer.serving.memory import MemorySearcher
 from indexer.types import Hits, IndexedVector, SearchResult
 from model.note import Note
 from service.deadlines import Deadline
+from service.errors import IndexUnavailable, NotePending
 from service.recommend.memory import FINGERPRINT, bag_of_words
 from service.recommend.note_cache import NoteCache
 from service.recommend.related import Neighborhood, RelatedQuery
@@ -73,3 +76,44 @@ async def test_equal_scores_of_several_categories_stand_by_id():
 
     assert [note.note_id for note in related.notes] == ["x", "y"]
     assert related.notes[0].score == related.notes[1].score
+
+
+async def down(*shards: int) -> tuple[Neighborhood, Searcher, MemoryStore]:
+    """A cold neighborhood of notes that a worker has predicted, with shards down."""
+    store, searcher = MemoryStore(), Searcher()
+    for number in range(12):
+        note = Note(f"n{number}", "harbor")
+        await store.put([StoredNote(note, 0)])
+        searcher.put(note.id, 1, bag_of_words(note), None, None)
+        store.predict(note.id, IndexedVector(1, bag_of_words(note)))
+    searcher.down |= set(shards)
+    cache = NoteCache(store, 100, 1.0)
+    return Neighborhood(store, cache, searcher, FINGERPRINT, popularity_weight=0, capacity=9), searcher, store
+
+
+async def test_with_one_shard_of_two_down_every_note_is_answered_from_a_cold_start():
+    neighborhood, searcher, _ = await down(0)
+    for number in range(12):
+        related = await neighborhood.of_note(f"n{number}", RelatedQuery(5), Deadline(5.0))
+        assert related.degraded
+        assert (related.shards_ok, related.shards_total) == (1, 2)
+        ids = [note.note_id for note in related.notes]
+        assert ids
+        assert {searcher.shard_of(id_) for id_ in ids} == {1}
+
+
+async def test_a_vector_of_an_older_version_is_not_the_notes():
+    neighborhood, _, store = await down(0, 1)
+    await store.put([StoredNote(Note("n1", "mountain"), 0)])
+    with pytest.raises(NotePending):
+        await neighborhood.of_note("n1", RelatedQuery(5), Deadline(5.0))
+
+
+async def test_with_all_shards_down_or_the_store_as_well_there_is_no_answer():
+    neighborhood, searcher, store = await down(0, 1)
+    with pytest.raises(IndexUnavailable, match="no shard"):
+        await neighborhood.of_note("n1", RelatedQuery(5), Deadline(5.0))
+    searcher.down.discard(1 - searcher.shard_of("n2"))
+    store.down = True
+    with pytest.raises(IndexUnavailable, match="neither the store nor the shard"):
+        await neighborhood.of_note("n2", RelatedQuery(5), Deadline(5.0))
