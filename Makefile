@@ -13,7 +13,7 @@ WEIGHTS := $(if $(filter smollm2,$(MODEL)),$(VENV)/.smollm2-weights)
 .PHONY: help demo test vllm-test check bench-gateway bench-index bench-overload bench-peers bench-worker client conformance openapi mini smollm2 constraints screenshots dashboard dashboard-picture deploy-test images-test requirements clean
 
 help: ## Say what each target does.
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 # torch first and by its exact version: with a CPU build at hand, later packages then find it satisfied.
 $(VENV)/.%-installed: pyproject.toml constraints.txt
