@@ -76,12 +76,18 @@ class SameCategory:
 
 
 class TfIdf:
-    """Cosine of TF-IDF vectors of words and pairs of words; the document frequencies are the pool's."""
+    """Cosine of TF-IDF vectors of words and pairs of words; the document frequencies are the pool's.
+
+    In a pool without a word (emoji alone, say) all are equally far.
+    """
 
     name = "TF-IDF"
 
     def __init__(self, pool: Sequence[Note]) -> None:
-        self._unit_NV: Any = tfidf_vectorizer().fit_transform([text_of(note) for note in pool])
+        texts = [text_of(note) for note in pool]
+        # scikit-learn refuses an empty vocabulary.
+        has_words = any(map(terms, texts))
+        self._unit_NV: Any = tfidf_vectorizer().fit_transform(texts) if has_words else _no_words(len(texts))
 
     def scores(self, targets: Sequence[int]) -> NDArray[np.float32]:
         """Cosines, shape (len(targets), N)."""
@@ -94,7 +100,7 @@ class BM25:
 
     The sum over the target's words, each as often as it stands there, of
     ``log(1 + (N - n + 0.5) / (n + 0.5)) * f / (f + k1 * (1 - b + b * length / mean length))``: the word stands in n
-    notes, and f times in the note scored.
+    notes, and f times in the note scored. In a pool without a word all scores are 0.
     """
 
     name = "BM25"
@@ -104,10 +110,14 @@ class BM25:
 
         self._terms = [terms(text_of(note)) for note in pool]
         self._index = bm25s.BM25(k1=1.2, b=0.75, method="lucene")
-        self._index.index(self._terms, show_progress=False)
+        self._has_words = any(self._terms)
+        if self._has_words:  # bm25s divides by their mean number
+            self._index.index(self._terms, show_progress=False)
 
     def scores(self, targets: Sequence[int]) -> NDArray[np.float32]:
         """BM25, shape (len(targets), N)."""
+        if not self._has_words:
+            return np.zeros((len(targets), len(self._terms)), dtype=np.float32)
         queries = [self._index.get_tokens_ids(self._terms[target]) for target in targets]
         return np.stack([self._index.get_scores_from_ids(query) for query in queries])
 
@@ -174,6 +184,12 @@ def tfidf_vectorizer() -> Any:
     return TfidfVectorizer(
         tokenizer=terms, token_pattern=None, lowercase=False, ngram_range=(1, 2), sublinear_tf=True, dtype=np.float32
     )
+
+
+def _no_words(rows: int) -> Any:
+    from scipy.sparse import csr_matrix
+
+    return csr_matrix((rows, 1), dtype=np.float32)
 
 
 def text_of(note: Note) -> str:

@@ -173,3 +173,11 @@ def test_minilm_reads_the_first_128_tokens_of_all_the_text_as_it_was_published()
     published.max_seq_length = 128
 
     assert minilm_vectors(pool) == pytest.approx(published.encode([text_of(note) for note in pool]), abs=1e-4)
+
+
+@pytest.mark.parametrize("baseline", [TfIdf, BM25])
+@pytest.mark.parametrize("texts", [["🍜", "!!"], ["", ""], ["🍜", "ramen"]])
+def test_notes_without_a_word_are_equally_far(baseline, texts):
+    pool = [Note(str(number), text) for number, text in enumerate(texts)]
+
+    assert baseline(pool).scores([0]).tolist() == [[0.0, 0.0]]
