@@ -16,9 +16,10 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from indexer.rpc import trace
-from service.settings import SetupError
+from service.settings import SetupError, is_loopback
 
 if TYPE_CHECKING:  # workers and indexers have no starlette
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -40,6 +41,7 @@ def configure(process: str) -> None:
     if not named:
         return
     try:
+        import requests
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
         from opentelemetry.sdk.resources import Resource
         from opentelemetry.sdk.trace import TracerProvider
@@ -50,7 +52,10 @@ def configure(process: str) -> None:
     provider = TracerProvider(
         resource=Resource.create({"service.name": f"notellm-{process}", "service.version": version})
     )
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    session = requests.Session()
+    # A proxy of the environment would look for a collector on this machine on its own.
+    session.trust_env = not is_loopback(urlsplit(os.environ[named[-1]]).hostname or "")
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(session=session)))
     _tracer = provider.get_tracer("notellm", version)
     trace.around = _span
 

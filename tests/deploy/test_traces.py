@@ -70,6 +70,8 @@ def collector() -> Iterator[Collector]:
 def service(tmp_path_factory: pytest.TempPathFactory, collector: Collector) -> Iterator[Service]:
     service = Service(tmp_path_factory.mktemp("traced"), MINI)
     service.environment |= {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_BSP_SCHEDULE_DELAY": "100"}
+    # Nobody is there: a collector on this machine is asked directly.
+    service.environment |= {"HTTP_PROXY": "http://127.0.0.1:9", "ALL_PROXY": "socks5://127.0.0.1:9"}
     with running(service):
         yield service
 
