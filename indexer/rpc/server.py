@@ -12,24 +12,51 @@ from indexer.rpc.frames import MAX_CALLS, Connection, Malformed, RpcRefused, enc
 
 log = logging.getLogger(__name__)
 
+MAX_CONNECTIONS = 512  # each gateway, worker and command holds one
+FRAME_S = 10.0  # for a frame that has begun to arrive
+MAX_UNFINISHED_BYTES = 64 * 1024 * 1024  # of the frames that have begun to arrive, on all connections together
+
 Handler = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
 
 
-class _Connection(Connection):
-    """The server's side of a connection: one task a call."""
+class _Peers:
+    """The connections of one server, and how many bytes of unfinished frames they hold."""
 
-    def __init__(self, handlers: Mapping[str, Handler], connections: "set[_Connection]") -> None:
+    def __init__(self) -> None:
+        self.connections: set[_Connection] = set()
+        self.unfinished_bytes = 0
+
+
+class _Connection(Connection):
+    """The server's side of a connection: one task a call. What a peer begins and never ends is bounded."""
+
+    def __init__(self, handlers: Mapping[str, Handler], peers: _Peers) -> None:
         super().__init__()
         self._handlers = handlers
-        self._connections = connections
+        self._peers = peers
         self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._unfinished_bytes = 0
+        self._deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        self._connections.add(self)
+        if len(self._peers.connections) >= MAX_CONNECTIONS:
+            self._end("too many connections")
+        else:
+            self._peers.connections.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._count(len(self._buffer))
+        if self._peers.unfinished_bytes > MAX_UNFINISHED_BYTES:
+            self._end("too many bytes of unfinished frames")
+        elif self._unfinished_bytes and self._deadline is None:
+            self._deadline = asyncio.get_running_loop().call_later(FRAME_S, self._end, "a frame did not end in time")
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
-        self._connections.discard(self)
+        self._peers.connections.discard(self)
+        self._count(0)
+        self._stop_deadline()
         for task in self._tasks.values():
             task.cancel()
 
@@ -41,6 +68,7 @@ class _Connection(Connection):
         self.transport.resume_reading()
 
     def received(self, message: tuple[int, Any, Any]) -> None:
+        self._stop_deadline()
         call, method, params = message
         if method is None and params is None:
             self._cancel(call)
@@ -57,6 +85,21 @@ class _Connection(Connection):
         task = asyncio.get_running_loop().create_task(self._respond(call, method, handler, params))
         self._tasks[call] = task
         task.add_done_callback(lambda _: self._tasks.pop(call))
+
+    def _count(self, unfinished_bytes: int) -> None:
+        self._peers.unfinished_bytes += unfinished_bytes - self._unfinished_bytes
+        self._unfinished_bytes = unfinished_bytes
+
+    def _stop_deadline(self) -> None:
+        if self._deadline:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _end(self, reason: str) -> None:
+        log.warning("rpc_ended", extra={"reason": reason})
+        self._buffer.clear()
+        self._count(0)
+        self.transport.abort()
 
     def _cancel(self, call: int) -> None:
         # The response and the cancellation may have crossed.
@@ -82,10 +125,10 @@ class _Connection(Connection):
 class RpcServer:
     """A listening server; made by `serve`."""
 
-    def __init__(self, address: str, server: asyncio.Server, connections: set[_Connection]) -> None:
+    def __init__(self, address: str, server: asyncio.Server, peers: _Peers) -> None:
         self.address = address
         self._server = server
-        self._connections = connections
+        self._connections = peers.connections
 
     async def close(self) -> None:
         """Stop listening, break every connection, cancel running handlers."""
@@ -106,15 +149,15 @@ async def serve(address: str, handlers: Mapping[str, Handler]) -> RpcServer:
         ValueError: if it is not an address.
     """
     loop = asyncio.get_running_loop()
-    connections: set[_Connection] = set()
+    peers = _Peers()
 
     def accept() -> _Connection:
-        return _Connection(handlers, connections)
+        return _Connection(handlers, peers)
 
     if "/" in address:
         server = await loop.create_unix_server(accept, address)
-        return RpcServer(address, server, connections)
+        return RpcServer(address, server, peers)
     host, port = host_and_port(address)
     server = await loop.create_server(accept, host, port)
     bound = server.sockets[0].getsockname()[1]
-    return RpcServer(f"{address.rpartition(':')[0]}:{bound}", server, connections)
+    return RpcServer(f"{address.rpartition(':')[0]}:{bound}", server, peers)

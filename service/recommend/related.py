@@ -177,10 +177,10 @@ class Neighborhood:
             raise NoteNotFound("there is no note of this id")
         if summaries is None:
             return None, self._indexed_alone(note_id, indexed)
-        if isinstance(indexed, ShardUnavailable):
-            indexed = await self._stored_vector(note_id, deadline)
         [summary] = summaries
         assert summary
+        if isinstance(indexed, ShardUnavailable):
+            indexed = await self._stored_vector(note_id, summary.version, deadline)
         if indexed is None or indexed.version < summary.version:
             raise NotePending(await self._why_pending(note_id, summary.version, deadline))
         self._vectors.put(note_id, indexed)
@@ -196,13 +196,16 @@ class Neighborhood:
             raise StoreUnavailable("the store does not answer, and the index does not hold this note")
         return indexed
 
-    async def _stored_vector(self, note_id: str, deadline: Deadline) -> IndexedVector | None:
+    async def _stored_vector(self, note_id: str, version: int, deadline: Deadline) -> IndexedVector:
         """The vector that a worker stored, while the note's own shard does not answer: the others can be searched."""
         try:
             async with within(deadline.share_s(), StoreUnavailable):
-                return await self._store.vector(note_id, self._fingerprint)
+                stored = await self._store.vector(note_id, self._fingerprint)
         except StoreUnavailable:
-            raise IndexUnavailable("neither the store nor the shard of this note answers") from None
+            stored = None
+        if stored is None or stored.version < version:
+            raise IndexUnavailable("the shard of this note does not answer")
+        return stored
 
     async def _why_pending(self, note_id: str, version: int, deadline: Deadline) -> str:
         try:

@@ -84,6 +84,69 @@ def frame(message: Any) -> bytes:
     return framed(msgpack.packb(message))
 
 
+async def ended(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+    """Whether the server ends the connection within some seconds; afterwards it is closed."""
+    try:
+        async with asyncio.timeout(3):
+            return await reader.read(1) == b""
+    except ConnectionError:
+        return True
+    except TimeoutError:
+        return False
+    finally:
+        writer.close()
+
+
+async def test_a_frame_that_does_not_end_in_time_ends_its_connection(server, client, monkeypatch):
+    monkeypatch.setattr("indexer.rpc.server.FRAME_S", 0.3)
+    reader, writer = await opened(server.address)
+    quiet, silent = await opened(server.address)
+    dripping = asyncio.create_task(drip(writer, frame([1, "echo", {"data": b"x" * 10_000}])[:-1]))
+    assert await ended(reader, writer)
+    dripping.cancel()
+    # Who begins no frame may stay, and so may who ends each in time, however many there are.
+    for _ in range(8):
+        await asyncio.sleep(0.05)
+        await client.call("echo", {"data": b"x" * 500_000}, timeout_s=5)
+    silent.write(frame([1, "echo", {}]))
+    assert await quiet.read(1)
+    silent.close()
+
+
+async def drip(writer: asyncio.StreamWriter, data: bytes) -> None:
+    for byte in data:
+        writer.write(bytes([byte]))
+        await asyncio.sleep(0.01)
+
+
+async def test_unfinished_frames_take_a_bounded_amount_of_memory_together(server, client, monkeypatch):
+    monkeypatch.setattr("indexer.rpc.server.MAX_UNFINISHED_BYTES", 1_000_000)
+    most, ends = 0, []
+    for _ in range(30):
+        reader, writer = await opened(server.address)
+        writer.write(framed(b"x" * 100_000)[:-1])
+        await asyncio.sleep(0.005)
+        most = max(most, sum(len(connection._buffer) for connection in server._connections))
+        ends.append(ended(reader, writer))
+    assert 800_000 < most <= 1_000_000
+    assert sum(await asyncio.gather(*ends)) >= 20
+    assert await client.call("echo", {"n": 1}, timeout_s=5) == {"n": 1}
+
+
+async def test_connections_are_bounded_and_the_ones_that_are_there_go_on(server, client, monkeypatch):
+    monkeypatch.setattr("indexer.rpc.server.MAX_CONNECTIONS", 3)
+    await client.call("echo", {}, timeout_s=5)
+    others = [await opened(server.address) for _ in range(4)]
+    assert [await ended(*other) for other in others[2:]] == [True, True]
+    assert await client.call("echo", {"n": 1}, timeout_s=5) == {"n": 1}
+    for _, writer in others[:2]:
+        writer.close()
+    await asyncio.sleep(0.1)
+    late = RpcClient(server.address)
+    assert await late.call("echo", {"n": 2}, timeout_s=5) == {"n": 2}
+    await late.close()
+
+
 async def test_a_call_returns_the_result_of_the_handler(client):
     params = {"vector": b"\0\1", "k": 3, "exclude": ["ä"], "nested": {"none": None, "f": 0.5}}
 

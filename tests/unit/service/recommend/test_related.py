@@ -6,7 +6,7 @@ from indexer.serving.memory import MemorySearcher
 from indexer.types import Hits, IndexedVector, SearchResult
 from model.note import Note
 from service.deadlines import Deadline
-from service.errors import IndexUnavailable, NotePending
+from service.errors import IndexUnavailable
 from service.recommend.memory import FINGERPRINT, bag_of_words
 from service.recommend.note_cache import NoteCache
 from service.recommend.related import Neighborhood, RelatedQuery
@@ -105,7 +105,7 @@ async def test_with_one_shard_of_two_down_every_note_is_answered_from_a_cold_sta
 async def test_a_vector_of_an_older_version_is_not_the_notes():
     neighborhood, _, store = await down(0, 1)
     await store.put([StoredNote(Note("n1", "mountain"), 0)])
-    with pytest.raises(NotePending):
+    with pytest.raises(IndexUnavailable, match="the shard of this note"):
         await neighborhood.of_note("n1", RelatedQuery(5), Deadline(5.0))
 
 
