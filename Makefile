@@ -10,7 +10,7 @@ MODEL ?= mini
 WEIGHTS := $(if $(filter smollm2,$(MODEL)),$(VENV)/.smollm2-weights)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test vllm-test check bench-gateway bench-index bench-overload bench-peers bench-worker client conformance openapi mini smollm2 constraints screenshots dashboard dashboard-picture deploy-test images-test requirements clean
+.PHONY: help demo test vllm-test check bench-gateway bench-index bench-overload bench-peers bench-worker client conformance faults openapi mini smollm2 constraints screenshots dashboard dashboard-picture deploy-test images-test requirements clean
 
 help: ## Say what each target does.
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -33,7 +33,7 @@ demo: $(VENV)/.demo-installed $(WEIGHTS) ## Install, start everything on loopbac
 # Unit tests share nothing, so they run one process a core, each with one thread; the others start services of their own.
 test: $(VENV)/.dev-installed $(VENV)/.smollm2-weights check ## Install, then run every check and test that needs no GPU.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile tests/unit
-	$(BIN)/python -m pytest tests/conformance tests/contract tests/e2e tests/integration tests/on_vllm
+	$(BIN)/python -m pytest tests/conformance tests/contract tests/e2e tests/faults tests/integration tests/on_vllm
 
 # transformers imports torchvision and its like wherever they are installed, and PyPI has only their CUDA builds: beside
 # a CPU build of torch they do not load. Nothing here looks at pictures or listens.
@@ -81,6 +81,9 @@ bench-index: $(VENV)/.dev-installed $(VENV)/.bench-installed ## Measure the inde
 
 conformance: $(VENV)/.dev-installed ## Send 10,000 generated requests, and hostile ones, to the real service.
 	CONFORMANCE_REQUESTS=$${CONFORMANCE_REQUESTS:-10000} $(BIN)/python -m pytest -s tests/conformance
+
+faults: $(VENV)/.dev-installed ## Kill, stop, cut and fill for hours, and look for what was lost (root); the figures come last.
+	FAULTS_ROUNDS=$${FAULTS_ROUNDS:-nightly} $(BIN)/python -m pytest --timeout 14400 tests/faults
 
 client: $(VENV)/.dev-installed ## Build the wheel of the Python client into dist/.
 	$(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation -w dist ./deploy/client

@@ -14,12 +14,12 @@ from service.cli.common import FOLDER, echo, load_settings, mistakes, store
 from service.cli.data import convert, pairs, samples
 from service.cli.embed import embed
 from service.cli.evaluate import calibrate, cases, evaluate
-from service.cli.events import events
 from service.cli.export import export, golden
 from service.cli.index import index
 from service.cli.keys import key_option, keys
 from service.cli.reproduce import reproduce
 from service.cli.rollout import model
+from service.cli.streams import deadletters, events
 from service.cli.train import adapt, merge, train
 
 if TYPE_CHECKING:
@@ -183,6 +183,7 @@ for command in (
     calibrate,
     cases,
     convert,
+    deadletters,
     embed,
     evaluate,
     events,

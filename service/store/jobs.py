@@ -111,12 +111,13 @@ return published
 """
 )
 
-# ARGV: the model, entry, id, version, failure, reason.
+# ARGV: the model, entry, id, version, failure, reason. A second job of the same version adds no second letter.
 DEAD_LETTER = (
     LUA
     + """
 local model, entry, id, number = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
-if registered(model) and live(redis.call('GET', NOTE .. id), number) then
+local failed = redis.call('HGET', FAILED .. model, id)
+if registered(model) and live(redis.call('GET', NOTE .. id), number) and not (failed and version(failed) == number) then
   redis.call('HSET', FAILED .. model, id, ARGV[5])
   redis.call('XADD', DEAD, '*', 'id', id, 'version', ARGV[4], 'fingerprint', model, 'reason', ARGV[6])
 end

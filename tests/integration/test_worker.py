@@ -666,3 +666,14 @@ async def test_an_older_reading_counts_less_than_the_failure_of_a_newer_version(
     assert (await store.suggestion("n1", MODEL)).version == 2
     failed = StoredFailure.decode(await redis.hget(FAILED + MODEL, "n1"))
     assert failed.version == 2
+
+
+async def test_a_second_job_of_a_poison_note_adds_no_second_letter(redis, store):
+    await store.put([stored("n1", BAD)])
+    queue = JobQueue(redis, "w0", MODEL, DIM)
+    await redis.xadd(JOBS + MODEL, {"id": "n1", "version": "1"})
+    for item in await queue.claim(10, 0.1):
+        await queue.dead_letter(item, "no")
+
+    assert await redis.xlen(DEAD) == 1
+    assert await redis.xlen(JOBS + MODEL) == 0

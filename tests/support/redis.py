@@ -5,6 +5,7 @@ import signal
 import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from redis import Redis
@@ -16,11 +17,12 @@ from service.processes.local_redis import redis_binary, redis_command
 class RedisServer:
     """One `redis-server`, started as `notellm serve` starts it; it can be killed and started again.
 
-    ``options`` are more of its command line, such as ``--port``.
+    ``options`` are more of its command line, such as ``--port``; the words ``before`` it run it, such as a tracer.
     """
 
-    def __init__(self, *options: str) -> None:
+    def __init__(self, *options: str, before: Sequence[str] = ()) -> None:
         self._options = options
+        self._before = before
         self.folder = Path(tempfile.mkdtemp(prefix="notellm-test-"))
         self.socket = self.folder / "redis.sock"
         self.url = f"unix://{self.socket}"
@@ -28,7 +30,8 @@ class RedisServer:
 
     def start(self) -> None:
         """Start, and return when it answers."""
-        self.process = subprocess.Popen([*redis_command(redis_binary(), self.socket, self.folder), *self._options])
+        command = [*self._before, *redis_command(redis_binary(), self.socket, self.folder), *self._options]
+        self.process = subprocess.Popen(command)
         with Redis(unix_socket_path=str(self.socket)) as client:
             for _ in range(1000):
                 try:

@@ -1,17 +1,21 @@
 """The real service as a person starts it, for tests and benchmarks."""
 
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Self
 
 import httpx
 
 from service.client import NoteLLMClient
+from service.processes.state import free_port
 
 NOTELLM = [sys.executable, "-P", "-m", "service.cli.main"]
 PATIENCE_S = 60
@@ -95,6 +99,43 @@ class Service:
         if "redis-server" in words[0]:
             return "redis"
         return words[-2] if len(words) > 1 else ""
+
+
+class Gateway:
+    """The real `notellm gateway` on a Redis, and nothing else: notes are stored, and none becomes searchable."""
+
+    def __init__(self, folder: Path, checkpoint: Path, redis_url: str) -> None:
+        self.port = free_port("127.0.0.1", 0, "")
+        self.api = f"http://127.0.0.1:{self.port}"
+        self._log = folder / "gateway.log"
+        self._environment = {
+            **UNSET,
+            "NOTELLM_CHECKPOINT": str(checkpoint),
+            "NOTELLM_REDIS_URL": redis_url,
+            "NOTELLM_HTTP__PORT": str(self.port),
+            "NOTELLM_OPS__PORT": "0",
+            "NOTELLM_INDEX__ADDRESSES": json.dumps([str(folder / "nobody.sock")]),
+            "NOTELLM_WORKER__ADDRESSES": "[]",
+        }
+
+    def __enter__(self) -> Self:
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen([*NOTELLM, "gateway"], env=self._environment, stderr=log)
+        until(self._listens)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.terminate()
+        self._process.wait(PATIENCE_S)
+
+    def client(self, **options: object) -> NoteLLMClient:
+        """A client of its API; to be closed."""
+        return NoteLLMClient(self.api, **({"timeout_s": 30.0} | options))
+
+    def _listens(self) -> bool:
+        assert self._process.poll() is None, self._log.read_text()[-3000:]
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
 
 @contextmanager

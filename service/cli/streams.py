@@ -1,0 +1,101 @@
+"""The commands about streams of Redis: events, and dead letters."""
+
+from itertools import islice
+from pathlib import Path
+
+import click
+
+from service.cli.common import FOLDER, echo, mistakes, on_one_line, store
+
+
+@click.group()
+def events() -> None:
+    """Export events, to train on them.
+
+    \b
+    Example:
+      notellm events export --to ./data/events
+    """
+
+
+@events.command()
+@click.option("--to", "folder", type=FOLDER, required=True, help="The folder; a later run goes on in it.")
+@click.option("--remove", is_flag=True, help="Remove exported events from Redis. Then export to one folder only.")
+def export(folder: Path, remove: bool) -> None:
+    """Write the events since the last run into Parquet files by day, for `notellm pairs`.
+
+    Writes TO/dt=YYYY-MM-DD/part-*.parquet with user_id, note_id, event, ts, source_note_id and event_id; the day is
+    that on which an event arrived (UTC), ts is in microseconds since 1970. No event comes twice and none is lost, even
+    if a run is killed. The service may run during an export.
+
+    `notellm pairs`, `evaluate` and `reproduce` take a folder with notes.jsonl or notes.parquet and this one as
+    `events`.
+
+    Redis is the one of NOTELLM_REDIS_URL; without it, the one of `notellm serve` in NOTELLM_STATE_DIR.
+
+    \b
+    Example:
+      notellm events export --to ./data/events && notellm pairs ./data --out pairs.parquet
+    """
+    with mistakes(), store() as redis:
+        from service.backup import events
+
+        exported = events.export(redis, folder, remove=remove)
+    if exported.malformed:
+        echo(f"notellm: {exported.malformed} damaged events were passed over", err=True)
+    echo(f"{exported.events} new events in {folder}")
+
+
+@click.group()
+def deadletters() -> None:
+    """List the notes that no worker could read or no index take, and have them read again.
+
+    A note whose author writes it anew needs nothing: every new version is read. `retry` is for after a mended model
+    or machine.
+
+    Redis is the one of NOTELLM_REDIS_URL; without it, the one of `notellm serve` in NOTELLM_STATE_DIR.
+
+    \b
+    Example:
+      notellm deadletters list
+      notellm deadletters retry
+    """
+
+
+@deadletters.command(name="list")
+@click.option("--limit", type=click.IntRange(min=1), help="Print so many at most.")
+def list_letters(limit: int | None) -> None:
+    """Print the dead letters, oldest first: id, version and model of the note, and the reason.
+
+    \b
+    Example:
+      notellm deadletters list --limit 20
+    """
+    with store() as redis:
+        from service.backup.dead_letters import dead_letters
+
+        for letter in islice(dead_letters(redis), limit):
+            echo(f"{letter.note_id}\t{letter.version}\t{letter.fingerprint}\t{on_one_line(letter.reason)}")
+
+
+@deadletters.command()
+@click.argument("note_ids", nargs=-1)
+def retry(note_ids: tuple[str, ...]) -> None:
+    """Have the notes NOTE_IDS read again, or all that failed; their dead letters are removed.
+
+    A note that was written again or deleted since, and one of a retired model, only loses its dead letter. A note that
+    fails again gets a new one.
+
+    \b
+    Example:
+      notellm deadletters retry travel-01
+    """
+    with store() as redis:
+        from service.backup.dead_letters import dead_letters
+        from service.backup.dead_letters import retry as queue_again
+
+        letters = [letter for letter in dead_letters(redis) if not note_ids or letter.note_id in note_ids]
+        queued = queue_again(redis, letters)
+    if unknown := sorted(set(note_ids) - {letter.note_id for letter in letters}):
+        raise click.ClickException(f"no dead letter of {', '.join(map(repr, unknown))}; {queued} notes are read again")
+    echo(f"{queued} notes are read again, {len(letters) - queued} dead letters were out of date")
