@@ -43,7 +43,8 @@ class RedisCheck:
     async def look(self) -> None:
         """Look once; call it periodically. While Redis does not answer, it is taken to be as it was."""
         try:
-            found = await examine(self._url)
+            # What is denied once is not asked again: every time would stand in the log of Redis' ACL.
+            found = await examine(self._url, configuration="fsync" not in self._report.unknown)
         except StoreUnavailable:
             return
         before, self._report = self._report, found

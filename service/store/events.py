@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from service.store.connection import redis_errors
+from service.store.idempotency import OUTCOME, REQUEST
 from service.store.records import Event
 from service.store.schema import EVENT, EVENTS, UNLESS_RESTORING
 
@@ -13,9 +14,10 @@ if TYPE_CHECKING:
 # How long an event's id is remembered: longer than any client retries.
 REMEMBERED_S = 7 * 24 * 3600
 
-# ARGV: seconds, then id and record of each event. Answers 1 for each event that is new.
+# ARGV: those of `OUTCOME`, seconds, then id and record of each event. Answers 1 for each event that is new.
 APPEND = (
     UNLESS_RESTORING
+    + OUTCOME
     + f"""
 local new = {{}}
 for i = 2, #ARGV, 2 do
@@ -23,7 +25,7 @@ for i = 2, #ARGV, 2 do
   if first then redis.call('XADD', '{EVENTS}', '*', 'event', ARGV[i + 1]) end
   new[#new + 1] = first and 1 or 0
 end
-return new
+return remember(new)
 """
 )
 
@@ -40,4 +42,4 @@ class RedisEvents:
             return 0
         arguments = [part for event in events for part in (event.event_id, event.encode())]
         with redis_errors():
-            return sum(await self._append(args=[REMEMBERED_S, *arguments]))
+            return sum(await self._append(args=[*REQUEST.get(), REMEMBERED_S, *arguments]))

@@ -1,11 +1,19 @@
-"""`Answers` on Redis.
+"""`Answers` on Redis, and the Lua by which a write remembers what came of it.
 
-The first request with a key stores a mark that it runs, then its answer; both expire. A request whose gateway was
-killed leaves the mark alone, which expires soon: the write may then run a second time, and changes nothing.
+::
+
+    [request]                         a request with this key runs; expires soon
+    [request, outcome]                its write is done: stored by the script that writes, in the same step
+    [request, status, body, etag]     it was answered
+
+The answer alone would come too late: if Redis' reply to the write is lost, nobody knows whether to write again, and by
+then another client may have written. A request that is repeated after such a loss runs again, and its script returns
+the outcome of the first time and writes nothing.
 """
 
 import hashlib
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 import msgpack
@@ -19,7 +27,28 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
 ANSWER_EXPIRES_S = 24 * 3600
-MARK_EXPIRES_S = 30
+# Longer than a write may take. One that is later still, finds the outcome of the one that came before it.
+MARK_EXPIRES_S = 5
+
+# The first two arguments of a script that writes: key and digest of the request that this task answers; empty when it
+# came without an idempotency key.
+REQUEST: ContextVar[tuple[str, str]] = ContextVar("request", default=("", ""))
+
+# Scripts that write begin with this: KEY and DIGEST are those arguments. They return what they `remember`, also when
+# the request had written before. The first byte of a record tells how many parts it has.
+OUTCOME = f"""
+local KEY, DIGEST = table.remove(ARGV, 1), table.remove(ARGV, 1)
+local kept = KEY ~= '' and redis.call('GET', KEY)
+if kept and string.byte(kept) == 0x92 then return cmsgpack.unpack(kept)[2] end
+if kept and string.byte(kept) == 0x94 then return redis.error_reply('READONLY a later try was answered') end
+local function remember(outcome)
+  if KEY ~= '' then redis.call('SET', KEY, cmsgpack.pack({{DIGEST, outcome}}), 'EX', {ANSWER_EXPIRES_S}) end
+  return outcome
+end
+"""
+
+# KEYS: the key. ARGV: the mark, which goes if nothing else has come in its place.
+FORGET = "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end"
 
 
 class RedisAnswers:
@@ -27,33 +56,42 @@ class RedisAnswers:
 
     def __init__(self, redis: "Redis") -> None:
         self._redis = redis
+        self._forget = redis.register_script(FORGET)
 
     async def once(self, key: str, request: bytes, run: Callable[[], Awaitable[Answer]]) -> tuple[Answer, bool]:
         """See `Answers`."""
         name = ANSWER + hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
-        digest = hashlib.blake2b(request, digest_size=16).digest()
+        digest = hashlib.blake2b(request, digest_size=16).hexdigest()
+        mark = msgpack.packb([digest])
         with redis_errors():
-            first = await self._redis.set(name, msgpack.packb([digest]), nx=True, ex=MARK_EXPIRES_S)
+            first = await self._redis.set(name, mark, nx=True, ex=MARK_EXPIRES_S)
             kept = None if first else await self._redis.get(name)
-        if kept is not None:
-            return _repeated(msgpack.unpackb(kept), digest), True
+        answer = None if kept is None else _kept_answer(msgpack.unpackb(kept), digest)
+        if answer is not None:
+            return answer, True
+        token = REQUEST.set((name, digest))
         try:
             answer = await run()
         except NoteLLMError:
             with redis_errors():
-                await self._redis.delete(name)
+                await self._forget(keys=[name], args=[mark])
             raise
+        finally:
+            REQUEST.reset(token)
         with redis_errors():
             record = msgpack.packb([digest, answer.status, answer.body, answer.etag])
             await self._redis.set(name, record, ex=ANSWER_EXPIRES_S)
-        return answer, False
+        return answer, kept is not None
 
 
-def _repeated(kept: list[object], digest: bytes) -> Answer:
+def _kept_answer(kept: list[object], digest: str) -> Answer | None:
+    """The first request's answer; None when it has written, and no answer is known."""
     match kept:
         case [first, *_] if first != digest:
             raise KeyReused("this idempotency key was used for another request")
         case [_, int(status), bytes(body), str(etag)]:
             return Answer(status, body, etag)
+        case [_, _]:
+            return None
         case _:
             raise StillRunning("a request with this idempotency key is being answered")

@@ -47,14 +47,14 @@ async def redis_info(redis: "Redis") -> RedisInfo:
     )
 
 
-async def examine(url: str) -> Report:
+async def examine(url: str, *, configuration: bool = True) -> Report:
     """The report on a Redis as a new connection finds it: one that is open already outlives a change of the password.
 
-    Raises StoreUnavailable when it does not answer, or not yet.
+    Without ``configuration``, CONFIG is not asked. Raises StoreUnavailable when Redis does not answer, or not yet.
     """
     redis = open_redis(url, timeout_s=_EXAMINE_S, connections=1)
     try:
-        found = report(await _asked(redis.info()), await _appendfsync(redis))
+        found = report(await _asked(redis.info()), await _appendfsync(redis) if configuration else None)
         if not found.unusable:
             with redis_errors():
                 await redis.get(ACTIVE)

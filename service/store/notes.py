@@ -11,6 +11,7 @@ from model.note import Note
 from model.text.hashtags import fold
 from service.errors import NotAsExpected, QueueFull
 from service.store.connection import redis_errors
+from service.store.idempotency import OUTCOME, REQUEST
 from service.store.interfaces import Counts, Expected, Suggestion, View
 from service.store.records import StoredFailure, StoredNote, StoredPrediction
 from service.store.schema import COUNTS, FAILED, JOBS, LUA, MODELS, NOTE, READINGS, TAG, WRITES
@@ -53,12 +54,14 @@ local function put_note(record, id, old, models, predicted, traceparent)
 end
 """
 
-# ARGV: most jobs that may wait, the version expected of the (then only) note, the traceparent of the write, then one
-# record a note, its version not yet known. Nil when too many wait, 0 when the note is not as expected. Before the first
-# model is registered, every live note waits. A model that is not active may never have a worker again, so its jobs must
-# not fill the memory: where there are more than for every note, they are dropped, and its next worker queues anew.
+# ARGV: those of `OUTCOME`, most jobs that may wait, the version expected of the (then only) note, the traceparent of
+# the write, then one record a note, its version not yet known. Nil when too many wait, 0 when the note is not as
+# expected. Before the first model is registered, every live note waits. A model that is not active may never have a
+# worker again, so its jobs must not fill the memory: where there are more than for every note, they are dropped, and
+# its next worker queues anew.
 PUT = (
     LUA
+    + OUTCOME
     + _EXPECTED
     + PUT_NOTE
     + """
@@ -79,21 +82,22 @@ for i = 4, #ARGV do
   if not at_expected(old, ARGV[2]) then return 0 end
   versions[i - 3] = put_note(ARGV[i], id, old, models, nil, ARGV[3])
 end
-return versions
+return remember(versions)
 """
 )
 
-# ARGV: the id, its tombstone, version not yet known, the version expected. 0 when the id was never seen, -1 when the
-# note is not as expected.
+# ARGV: those of `OUTCOME`, the id, its tombstone, version not yet known, the version expected. 0 when the id was never
+# seen, -1 when the note is not as expected.
 DELETE = (
     LUA
+    + OUTCOME
     + _EXPECTED
     + """
 local id = ARGV[1]
 local old = redis.call('GET', NOTE .. id)
 if not old then return 0 end
 if not at_expected(old, ARGV[3]) then return -1 end
-if deleted(old) then return 1 end
+if deleted(old) then return remember(1) end
 local number = version(old) + 1
 redis.call('SET', NOTE .. id, with_version(ARGV[2], number))
 for _, model in ipairs(redis.call('HKEYS', MODELS)) do
@@ -106,7 +110,7 @@ redis.call('HINCRBY', COUNTS, 'deleted', 1)
 wrote(id)
 redis.call('XADD', EMBEDDINGS, '*', 'id', id, 'version', string.format('%.0f', number),
   'fingerprint', redis.call('GET', ACTIVE) or '')
-return 1
+return remember(1)
 """
 )
 
@@ -127,7 +131,8 @@ class RedisStore:
         assert expected is None or len(notes) == 1
         records = [replace(note, version=0, deleted=False).encode() for note in notes]
         with redis_errors():
-            versions = await self._put(args=[self._max_queue, _word(expected), TRACEPARENT.get() or "", *records])
+            own = self._max_queue, _word(expected), TRACEPARENT.get() or ""
+            versions = await self._put(args=[*REQUEST.get(), *own, *records])
         if versions is None:
             raise QueueFull("too many notes wait to be embedded")
         if versions == 0:
@@ -138,7 +143,7 @@ class RedisStore:
         """See `NoteStore`."""
         tombstone = StoredNote(Note(note_id), version=0, deleted=True).encode()
         with redis_errors():
-            outcome = await self._delete(args=[note_id, tombstone, _word(expected)])
+            outcome = await self._delete(args=[*REQUEST.get(), note_id, tombstone, _word(expected)])
         if outcome < 0:
             raise NotAsExpected("the note is not at the version that the request names")
         return bool(outcome)

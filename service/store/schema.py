@@ -15,7 +15,7 @@ key                                 holds
 ``notellm:v1:writes``               stream of the ids that were written or deleted, for caches; cut to its end
 ``notellm:v1:events``               stream of events: one msgpack map an entry, an `Event`
 ``notellm:v1:event:<id>``           exists as long as another event of this id counts as a duplicate
-``notellm:v1:answer:<digest>``      msgpack list: the answer to a write with an idempotency key
+``notellm:v1:answer:<digest>``      msgpack list: what is known of a write with an idempotency key, `idempotency`
 ``notellm:v1:tag:<key>``            sorted set: spelling of a hashtag -> number of live notes with this spelling
 ``notellm:v1:counts``               hash: live, deleted
 ``notellm:v1:cursors``              hash: ``<indexer>/<model>`` -> cursor of the oldest snapshot that the indexer
