@@ -126,7 +126,7 @@ def read_manifest(raw: Mapping[str, Any], path: Path) -> Manifest:
     if isinstance(raw.get("recipe"), dict):
         fields["recipe"] = _recipe(raw["recipe"])
     try:
-        manifest = _manifests().validate_json(json.dumps(fields, allow_nan=False), strict=True, extra="forbid")
+        manifest = _manifests().validate_json(json.dumps(fields), strict=True, extra="forbid")
     except ValidationError as error:
         raise CheckpointError(f"{path} is not valid: {_first(error)}") from None
     except (ValueError, RecursionError) as error:
