@@ -5,8 +5,8 @@ VLLM_VENV ?= .venv-vllm
 PEERS_VENV ?= .venv-peers
 BIN := $(VENV)/bin
 DEMO_STATE ?= .demo
-# Of the demo: mini or smollm2.
-MODEL ?= mini
+# Of the demo: smollm2 or mini.
+MODEL ?= smollm2
 WEIGHTS := $(if $(filter smollm2,$(MODEL)),$(VENV)/.smollm2-weights)
 
 .DEFAULT_GOAL := help
