@@ -172,3 +172,45 @@ def test_a_file_without_url_and_a_url_twice_are_refused(monkeypatch, tmp_path):
     monkeypatch.setenv("NOTELLM_REDIS_URL", "redis://redis:6379/1")
     with pytest.raises(ValidationError, match="both set"):
         Settings()
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("redis://h:1/abc", "'abc', which is no number"),
+        ("redis://h:1/0/1", "'0/1', which is no number"),
+        ("redis://h:1?db=abc", "whose value cannot be read"),
+        ("redis://h:1?db=-1", "negative"),
+        ("unix:///run/redis.sock?db=x", "whose value cannot be read"),
+        ("redis://h:99999/0", "is not a redis://"),
+        ("http://h:1/0", "is not a redis://"),
+        ("redis://:12#hunter2@h:1/0", "written %23"),
+        ("redis://:12/hunter2@h:1/0", "written %23, %2F"),
+        ("redis://h:1/0?nonsense=hunter2", "does not know"),
+        ("rediss://h:1/0?ssl_ca_certs=/nowhere/hunter2", "not there"),
+    ],
+)
+def test_a_url_that_would_be_read_in_another_way_is_refused_and_not_quoted(url, told):
+    with pytest.raises(SetupError) as refused:
+        redis_url(Settings(redis_url=url))
+
+    assert told in str(refused.value)
+    assert str(refused.value).startswith("NOTELLM_REDIS_URL ")
+    assert "hunter2" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://h",
+        "redis://h:1/",
+        "redis://h:1/3",
+        "redis://[::1]:1/0",
+        "redis://user:p%23%2F%40@h:1/0",
+        "rediss://h:1/0?ssl_cert_reqs=none",
+        "unix:///run/redis.sock?db=2",
+        "redis://h:1?db=2&health_check_interval=5",
+    ],
+)
+def test_a_url_of_any_redis_is_taken_as_it_is(url):
+    assert redis_url(Settings(redis_url=url)) == url
