@@ -6,6 +6,8 @@ the supervisor is killed, the kernel ends them.
 
 import ctypes
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +21,9 @@ from typing import IO
 PR_SET_PDEATHSIG = 1
 USER_MISTAKE = 2
 UMASK = 0o077  # files of a service hold the text of notes
+LOG_BYTES = 64 << 20
+_END_BYTES, _MOST_CHARS = 8192, 300
+_PREFIX = re.compile(r"^(notellm: |\d+:[A-Z] .{,40}? [#*] )")  # of our lines, and of Redis' with process and time
 _TICK_S = 0.1
 GRACE_S = 28.0
 _LOOK_EVERY_S = 5.0
@@ -28,19 +33,23 @@ _HEALTHY_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Role:
-    """The command of one child. Higher ranks are stopped first. Its output goes to the file ``log``, if set."""
+    """The command of one child. Higher ranks are stopped first. Its output goes to the file ``log``, if set.
+
+    ``explains``: whether the last line of that log says why the child ended, as Redis' does.
+    """
 
     name: str
     command: Sequence[str]
     rank: int
     environment: Mapping[str, str] = field(default_factory=dict)
     log: Path | None = None
+    explains: bool = False
 
     @property
     def last_line(self) -> str:
         """The last line of its log: the reason when it cannot run as it is set up."""
-        lines = self.log.read_text(errors="replace").splitlines() if self.log and self.log.exists() else []
-        return lines[-1].removeprefix("notellm: ") if lines else f"{self.name} cannot run as it is set up"
+        lines = _end_of(self.log).splitlines() if self.log else []
+        return _PREFIX.sub("", lines[-1])[:_MOST_CHARS] if lines else f"{self.name} cannot run as it is set up"
 
 
 class Child:
@@ -56,6 +65,8 @@ class Child:
 
     def tend(self) -> int | None:
         """Start the process if it does not run and its pause is over; its exit status when it just ended."""
+        if self.role.log:
+            rotate(self.role.log)
         if self._process is None:
             if time.monotonic() >= self._not_before:
                 self._start()
@@ -131,6 +142,8 @@ class Supervisor:
                         return USER_MISTAKE
                     if status is not None:
                         cause = child.role.last_line if status == USER_MISTAKE else _cause(status)
+                        if child.role.explains and status > 0:
+                            cause = f"{cause}: {child.role.last_line}"
                         say(f"{child.role.name} ended ({cause}); starting it again")
                 if time.monotonic() >= next_look:
                     if ready() and not announced:
@@ -153,6 +166,28 @@ class Supervisor:
                 child.terminate()
             for child in together:
                 child.wait(until)
+
+
+def rotate(log: Path, most_bytes: int = LOG_BYTES) -> None:
+    """Move what is in a log to ``<log>.1`` when it is long, in the place of what was there before.
+
+    Its writers go on at the start of the same file; what one writes in that moment may be lost.
+    """
+    try:
+        if log.stat().st_size > most_bytes:
+            shutil.copyfile(log, log.with_name(f"{log.name}.1"))
+            os.truncate(log, 0)
+    except OSError:  # a full disk, or no log yet: the children matter more
+        return
+
+
+def _end_of(log: Path) -> str:
+    try:
+        with log.open("rb") as file:
+            file.seek(-min(_END_BYTES, file.seek(0, os.SEEK_END)), os.SEEK_END)
+            return file.read().decode(errors="replace")
+    except OSError:
+        return ""
 
 
 def end_with(parent: int) -> Callable[[], None] | None:

@@ -160,7 +160,8 @@ def roles(settings: Settings, place: Place) -> list[Role]:
         folder = place.state / "redis"
         folder.mkdir(parents=True, exist_ok=True)
         environment["NOTELLM_REDIS_URL"] = f"unix://{place.redis_socket}"
-        all_roles.append(Role("redis", redis_command(redis_binary(), place.redis_socket, folder), rank=0))
+        command = redis_command(redis_binary(), place.redis_socket, folder)
+        all_roles.append(Role("redis", command, rank=0, log=folder / "redis.log", explains=True))
     for shard in range(len(settings.index.addresses)):
         own = {"NOTELLM_INDEX__NUMBER": str(shard)}
         all_roles.append(_role(place, f"indexer-{shard}", "indexer", 1, environment | own))

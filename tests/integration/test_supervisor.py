@@ -15,7 +15,7 @@ from support.checkpoint import tiny_checkpoint
 from support.service import NOTELLM, PATIENCE_S, Service, running, until
 
 from service.client import Refused
-from service.processes.children import Child, Role, Supervisor
+from service.processes.children import Child, Role, Supervisor, rotate
 from service.processes.local_redis import redis_binary
 from service.processes.state import free_port, lock_state
 from service.settings import SetupError
@@ -79,6 +79,27 @@ def test_why_a_child_cannot_run_is_said_from_its_log_before_everything_stops(tmp
 
     assert status == 2
     assert capfd.readouterr().err == "notellm: no such thing\n"
+
+
+@pytest.mark.usefixtures("signals")
+def test_why_redis_cannot_start_is_said_from_its_log(tmp_path, capfd):
+    (tmp_path / "redis.log").write_text("7:M 29 Nov 2026 12:00:00.000 # Bad file format reading the append only file\n")
+    journal = tmp_path / "journal"
+    role = stand_in("redis", journal, 0, body="sys.exit(1)")
+    role = replace(role, log=tmp_path / "redis.log", explains=True)
+    supervise(journal, [role], lambda: journal.exists() and journal.read_text().count("started") == 2)
+    said = capfd.readouterr().err
+    assert "redis ended (exit status 1: Bad file format reading the append only file); starting it again" in said
+
+
+def test_a_long_log_is_rotated_and_its_writer_goes_on(tmp_path):
+    log = tmp_path / "gateway.log"
+    with log.open("ab", buffering=0) as writer:
+        for text in (b"first\n" * 20, b"second\n" * 20, b"third\n"):
+            writer.write(text)
+            rotate(log, 100)
+    assert log.read_bytes() == b"third\n"
+    assert (tmp_path / "gateway.log.1").read_bytes() == b"second\n" * 20
 
 
 @pytest.mark.usefixtures("signals")
