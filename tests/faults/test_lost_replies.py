@@ -15,7 +15,7 @@ from service.store.connection import open_sync_redis
 from service.store.schema import ACTIVE, JOBS, MODELS, NOTE
 
 MODEL = "m"
-RETRY_S = 5
+RETRY_S = 30
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def retried(http: httpx.Client, wire: Wire, store: Redis, rounds: Iterator, *, s
 def test_as_many_notes_and_jobs_as_clients_wrote(http, wire, store, rounds, figures):
     figures |= (seen := retried(http, wire, store, rounds(20, 500), same=True))
     assert seen["notes"] == seen["jobs"] == seen["rounds"]
-    assert seen["lost"] > seen["rounds"] * 0.8
+    assert seen["lost"] > seen["rounds"] * 0.5
 
 
 def test_the_twin_that_does_not_repeat_itself_writes_more(http, wire, store, rounds):

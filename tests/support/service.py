@@ -114,8 +114,8 @@ class Gateway:
             "NOTELLM_REDIS_URL": redis_url,
             "NOTELLM_HTTP__PORT": str(self.port),
             "NOTELLM_OPS__PORT": "0",
-            "NOTELLM_INDEX__ADDRESSES": json.dumps([str(folder / "nobody.sock")]),
-            "NOTELLM_WORKER__ADDRESSES": "[]",
+            "NOTELLM_INDEX__ADDRESSES": json.dumps([str(folder / "no-shard.sock")]),
+            "NOTELLM_WORKER__ADDRESSES": json.dumps([str(folder / "no-worker.sock")]),
         }
 
     def __enter__(self) -> Self:
