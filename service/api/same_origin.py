@@ -2,7 +2,8 @@
 
 A browser on this machine reaches the service, whatever site its page is from. That page can send what a form can, and
 with a name that leads to 127.0.0.1 it can read the answers. It cannot choose `Host` and `Origin`, nor declare a body
-as JSON without asking first. With keys none of this is needed: a page of another site has no key.
+as JSON without asking first, nor leave out that it is a browser that asks. With keys none of this is needed: a page of
+another site has no key.
 """
 
 import ipaddress
@@ -16,6 +17,9 @@ from service.errors import Forbidden, UnsupportedMedia
 _AUTHORITY = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::([0-9]{1,5}))?", re.ASCII)
 _PORTS = {"http": "80", "https": "443"}
 _DECLARED = frozenset({"application/json", "application/x-ndjson", "application/ndjson"})
+# What curl says of a body when nobody told it; a form's page says so, too.
+_UNSAID = frozenset({"", "application/x-www-form-urlencoded"})
+_BROWSERS = ("origin", "sec-fetch-site", "referer")
 _SENDS_BODY = frozenset({"POST", "PUT", "PATCH"})
 _ANY = frozenset({"0.0.0.0", "::"})
 
@@ -42,7 +46,7 @@ class SameOrigin:
         origins = headers.getlist("origin")
         if origins and not (len(origins) == 1 and host is not None and _is_same(origins[0], host)):
             raise Forbidden("without keys no page of another site is answered")
-        if method in _SENDS_BODY and _has_body(headers) and _media_type(headers) not in _DECLARED:
+        if method in _SENDS_BODY and _has_body(headers) and not _is_declared(headers):
             raise UnsupportedMedia("without keys a body is declared: Content-Type: application/json, or .../x-ndjson")
 
     def _is_own(self, host: str) -> bool:
@@ -70,5 +74,7 @@ def _has_body(headers: Headers) -> bool:
     return headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
 
 
-def _media_type(headers: Headers) -> str:
-    return headers.get("content-type", "").partition(";")[0].strip().lower()
+def _is_declared(headers: Headers) -> bool:
+    media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+    by_browser = any(name in headers for name in _BROWSERS)
+    return media_type in _DECLARED or (media_type in _UNSAID and not by_browser)

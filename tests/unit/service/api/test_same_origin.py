@@ -100,11 +100,31 @@ async def test_every_route_with_data_asks_and_the_pages_do_not(gateway):
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; x=y", ""])
 async def test_a_body_that_a_form_can_send_is_refused_and_nothing_stored(gateway, kind):
     """What a no-cors request of a page may declare; a browser asks before it declares JSON to another site."""
+    browser = {"Sec-Fetch-Site": "cross-site", "Content-Type": kind}
     async with gateway.client() as client:
         for method, path in (("POST", "/notes"), ("PUT", "/notes/new"), ("POST", "/events"), ("POST", "/notes/tags")):
-            answer = await client.request(method, path, content=NOTE, headers={"Content-Type": kind})
+            answer = await client.request(method, path, content=NOTE, headers=browser)
             assert (answer.status_code, answer.json()["error"]["code"]) == (415, "unsupported_media_type")
     assert await gateway.store.get(["new"]) == [None]
+
+
+@pytest.mark.parametrize("name", ["Sec-Fetch-Site", "Referer", "Origin"])
+async def test_each_header_of_a_browser_gives_it_away(gateway, name):
+    headers = {"Content-Type": "application/x-www-form-urlencoded", name: "http://localhost"}
+    async with gateway.client() as client:
+        assert (await client.put("/notes/new", content=NOTE, headers=headers)).status_code == 415
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "multipart/form-data; x=y"])
+async def test_a_body_that_is_declared_as_something_else_is_refused_from_anybody(gateway, kind):
+    async with gateway.client() as client:
+        assert (await client.put("/notes/new", content=NOTE, headers={"Content-Type": kind})).status_code == 415
+
+
+@pytest.mark.parametrize("kind", ["application/x-www-form-urlencoded", ""])
+async def test_a_program_that_declares_nothing_as_curl_does_is_served(gateway, kind):
+    async with gateway.client() as client:
+        assert (await client.put("/notes/new", content=NOTE, headers={"Content-Type": kind})).status_code == 202
 
 
 @pytest.mark.parametrize("kind", ["application/json", "Application/JSON; charset=utf-8", "application/x-ndjson"])
