@@ -17,18 +17,17 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-from pydantic import Field, TypeAdapter, ValidationError
+from typing import TYPE_CHECKING, Any
 
 from model.backend import is_fingerprint
 from model.files import read_bounded, write_json
+from model.network.strict import strictly
 from model.recipes import Recipe
 from model.text.prompt import EMB, TEMPLATES, PromptBuilder, SpecialIds
 
@@ -57,8 +56,9 @@ _DROPPED: dict[str, list[Any]] = {
 
 
 # A name in a manifest is that of a file in its folder, never a way out of it.
-_FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$")]
-_Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_MOST_DIMENSIONS = 65_536
 
 
 class CheckpointError(ValueError):
@@ -77,15 +77,15 @@ class Manifest:
     """
 
     fingerprint: str
-    dim: Annotated[int, Field(ge=1, le=65_536)]
+    dim: int
     categories: tuple[str, ...]
     recipe: Recipe
     special: SpecialIds
-    files: dict[_FileName, _Digest]
+    files: dict[str, str]
     trained_on: dict[str, Any]
     golden: dict[str, Any] | None = None
     calibration: dict[str, Any] | None = None
-    trained_files: dict[_FileName, _Digest] | None = None
+    trained_files: dict[str, str] | None = None
 
 
 def load_manifest(folder: Path) -> Manifest:
@@ -126,10 +126,9 @@ def read_manifest(raw: Mapping[str, Any], path: Path) -> Manifest:
     if isinstance(raw.get("recipe"), dict):
         fields["recipe"] = _recipe(raw["recipe"])
     try:
-        manifest = _manifests().validate_json(json.dumps(fields), strict=True, extra="forbid")
-    except ValidationError as error:
-        raise CheckpointError(f"{path} is not valid: {_first(error)}") from None
-    except (ValueError, RecursionError) as error:
+        manifest = strictly(Manifest, fields)
+        _check_values(manifest)
+    except (ValueError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{path} is not valid: {error}") from None
     if manifest.recipe.template not in TEMPLATES:
         raise CheckpointError(f"{path} is not valid: this version knows no template {manifest.recipe.template[:40]!r}")
@@ -165,16 +164,12 @@ def _check_fingerprint(manifest: Manifest, path: Path) -> None:
         raise CheckpointError(f"{path} was altered: a checkpoint made of an adapter keeps its head and golden answers")
 
 
-@functools.cache
-def _manifests() -> TypeAdapter[Manifest]:
-    return TypeAdapter(Manifest)
-
-
-def _first(error: ValidationError) -> str:
-    """The first problem of several, as one short line."""
-    [detail, *_] = error.errors(include_url=False, include_input=False)
-    place = ".".join(str(part)[:40] for part in detail["loc"])
-    return f"{place}: {detail['msg'].lower()}"[:300]
+def _check_values(manifest: Manifest) -> None:
+    if not 1 <= manifest.dim <= _MOST_DIMENSIONS:
+        raise ValueError(f"dim: {manifest.dim} is not between 1 and {_MOST_DIMENSIONS}")
+    for name, digest in [*manifest.files.items(), *(manifest.trained_files or {}).items()]:
+        if not (_FILE_NAME.fullmatch(name) and _DIGEST.fullmatch(digest)):
+            raise ValueError(f"files: {name[:40]!r} is no plain name of a file, or has no SHA-256")
 
 
 def _recipe(raw: dict[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from indexer.rows.rows import Entries, Rows
 DIM = 128
 ROWS_OF_A_CLUSTER = 1000
 SPREAD = 0.6
-MODEL = "bench"
+MODEL = "be9c000000000000"
 
 
 def clustered(rows: int, seed: int, clusters: int) -> np.ndarray:

@@ -45,7 +45,7 @@ from service.store.notes import RedisStore
 from service.store.records import Event, StoredNote, StoredPrediction
 from service.store.schema import RESTORING
 
-MODELS = ("hashing-a", "hashing-b")
+MODELS = ("00000000000000aa", "00000000000000bb")
 TABLE_ROW = re.compile(r"^``(notellm:v1:[a-z]+:?)[^`]*`` +(\w+)", re.MULTILINE)
 # What a backup says of every key: family -> kept, rebuilt or dropped.
 FATES: dict[str, str] = dict(TABLE_ROW.findall(backup.__doc__ or ""))
@@ -227,11 +227,11 @@ async def test_the_files_can_be_read_without_us(redis, source, tmp_path):
     assert len(found) == 60
     assert found["n6"] == {"note_id": "n6", "version": 3, "deleted": True}
     assert (found["n31"]["title"], found["n31"]["hashtags"]) == ("Day 31", ["kyoto", "citywalk"])
-    with gzip.open(tmp_path / "b" / "readings-hashing-a.jsonl.gz") as lines:
+    with gzip.open(tmp_path / "b" / "readings-00000000000000aa.jsonl.gz") as lines:
         ids = [json.loads(line)["id"] for line in lines]
-    vectors = (tmp_path / "b" / "vectors-hashing-a.f32").read_bytes()
+    vectors = (tmp_path / "b" / "vectors-00000000000000aa.f32").read_bytes()
     place = ids.index("n31") * 4 * DIM
-    assert vectors[place : place + 4 * DIM] == text_vector("hashing-aDay 31").astype("<f4").tobytes()
+    assert vectors[place : place + 4 * DIM] == text_vector("00000000000000aaDay 31").astype("<f4").tobytes()
 
 
 async def test_any_flipped_byte_of_any_file_is_noticed_before_anything_is_written(redis, source, target, tmp_path):

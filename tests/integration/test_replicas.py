@@ -30,7 +30,7 @@ from service.store.schema import CURSORS
 
 SHARDS, REPLICAS = 4, 2
 NOTES = 200
-MODEL = "m"
+MODEL = "000000000000000a"
 VECTORS = np.random.default_rng(0).normal(size=(NOTES, 16)).astype(np.float32)
 VECTORS /= np.linalg.norm(VECTORS, axis=1, keepdims=True)
 LOST = 2

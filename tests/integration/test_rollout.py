@@ -35,7 +35,7 @@ from service.store.registry import Registry
 from service.store.rollout import take_over
 from service.store.schema import JOBS, WORKERS
 
-OLD, NEW = "hashing-old", "hashing-new"
+OLD, NEW = "0000000000000001", "0000000000000002"
 SHARDS = 2
 NOTES = 60
 K = 5

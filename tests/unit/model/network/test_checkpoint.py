@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import shutil
+import sys
 import time
 from pathlib import Path
 
@@ -204,3 +205,13 @@ def test_files_of_another_kind_are_one_line_even_with_a_fingerprint_of_their_own
     with pytest.raises(CheckpointError, match=r"the checkpoint in .* cannot be opened: .") as error:
         load(folder)
     assert len(str(error.value).splitlines()) == 1
+
+
+def test_a_machine_that_only_computes_reads_it_without_pydantic(tmp_path, monkeypatch):
+    expected = tiny_checkpoint(tmp_path)
+    monkeypatch.setitem(sys.modules, "pydantic", None)
+    assert load_manifest(tmp_path) == expected
+    write = json.loads((tmp_path / "notellm.json").read_text())
+    (tmp_path / "notellm.json").write_text(json.dumps(write | {"surprise": 1}))
+    with pytest.raises(CheckpointError, match=r"notellm\.json is not valid: .*surprise"):
+        load_manifest(tmp_path)
