@@ -24,11 +24,17 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.timeout(900)
+def test_it_passes_the_golden_gate_as_a_worker_opens_it(checkpoint, tmp_path):
+    check(open_backend("vllm", checkpoint, Runtime(serving_dir=tmp_path)), load_manifest(checkpoint))
+
+
+@pytest.mark.timeout(900)
 def test_vectors_categories_and_hashtags_are_those_of_transformers(checkpoint, tmp_path):
+    """In float32: in bfloat16 one hashtag in twelve differs, where two tokens are nearly as likely."""
     notes = sample_notes()[::40]
-    vllm = open_backend("vllm", checkpoint, Runtime(serving_dir=tmp_path))
-    check(vllm, load_manifest(checkpoint))
-    found, expected = predict_all(vllm, notes), predict_all(open_backend("hf", checkpoint), notes)
+    vllm = open_backend("vllm", checkpoint, Runtime("float32", serving_dir=tmp_path))
+    found = predict_all(vllm, notes)
+    expected = predict_all(open_backend("hf", checkpoint, Runtime("float32")), notes)
     cosines = [float(one.vector @ other.vector) for one, other in zip(found, expected, strict=True)]
     assert min(cosines) > 0.999
     same = [one.category.name == other.category.name for one, other in zip(found, expected, strict=True)]
