@@ -76,11 +76,6 @@ def finish(folder: Path, base: str, manifest: Manifest) -> None:
     write_json(folder / ADAPTER, {"base": base, "manifest": written_manifest(manifest), "files": files})
 
 
-def is_adapter(folder: Path) -> bool:
-    """Whether a folder holds an adapter rather than a checkpoint."""
-    return (folder / ADAPTER).is_file()
-
-
 def load_adapter(folder: Path) -> Adapter:
     """The description of an adapter. Raises AdapterError if a file is missing or not the one that was saved."""
     path = folder / ADAPTER

@@ -94,9 +94,14 @@ def load_manifest(folder: Path) -> Manifest:
     try:
         return read_manifest(read_object(path), path)
     except FileNotFoundError:
-        if (folder / ADAPTER).is_file():
+        if is_adapter(folder):
             raise CheckpointError(f"{folder} holds an adapter: `notellm merge` makes a checkpoint of it") from None
         raise CheckpointError(f"no checkpoint in {folder}: {MANIFEST} is missing") from None
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds an adapter rather than a checkpoint."""
+    return (folder / ADAPTER).is_file()
 
 
 def read_object(path: Path) -> dict[str, Any]:

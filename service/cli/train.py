@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 @click.option("--out", type=FOLDER, required=True, help="Folder of the new checkpoint.")
 @click.option(
     "--recipe", type=click.Choice(["mini", "small", "smollm2", "paper"]), default="small", show_default=True,
-    help="mini: the model of the demo. small: MiniLM as a decoder, minutes on a CPU. smollm2: a language model of 135 "
-    "million weights, hours on a CPU. paper: LLaMA 2 7B.",
+    help="mini: the small model of the demo. small: MiniLM as a decoder, minutes on a CPU. smollm2: a language model "
+    "of 135 million weights, hours on a CPU. paper: LLaMA 2 7B.",
 )  # fmt: skip
 @click.option(
     "--categories", "categories_file", type=FILE,

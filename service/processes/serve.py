@@ -207,9 +207,9 @@ def merged(folder: Path, state: Path) -> Path:
     Raises:
         SetupError: if it cannot be made; the command has printed why.
     """
-    from model.network.checkpoint import ADAPTER, MANIFEST
+    from model.network.checkpoint import ADAPTER, MANIFEST, is_adapter
 
-    if not (folder / ADAPTER).is_file():
+    if not is_adapter(folder):
         return folder
     out = state / "models" / hashlib.sha256((folder / ADAPTER).read_bytes()).hexdigest()[:16]
     if (out / MANIFEST).is_file():
@@ -224,9 +224,9 @@ def merged(folder: Path, state: Path) -> Path:
 
 
 def _check_checkpoint(folder: Path) -> None:
-    from model.network.checkpoint import ADAPTER, CheckpointError, load_manifest
+    from model.network.checkpoint import CheckpointError, is_adapter, load_manifest
 
-    if (folder / ADAPTER).is_file():
+    if is_adapter(folder):
         return
     try:
         load_manifest(folder)

@@ -77,7 +77,8 @@ class NoteCache:
         """A delete of the note was acknowledged."""
         self._cached.pop(note_id, None)
         self._changed.put(note_id, True)
-        self._deleted_meanwhile.add(note_id)
+        if self._refreshing:  # a request that goes out later sees the delete
+            self._deleted_meanwhile.add(note_id)
 
     def is_deleted(self, note_id: str) -> bool:
         """Whether the note is known to be deleted, as far as was heard."""

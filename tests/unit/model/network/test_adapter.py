@@ -11,9 +11,9 @@ from support.gguf_files import write_llama
 
 from model.inference.golden import check
 from model.inference.hf import HfBackend
-from model.network.adapter import ADAPTER, AdapterError, is_adapter, merge
+from model.network.adapter import ADAPTER, AdapterError, merge
 from model.network.base_models import open_base
-from model.network.checkpoint import PREDICTIONS, CheckpointError, add_calibration, load_manifest
+from model.network.checkpoint import PREDICTIONS, CheckpointError, add_calibration, is_adapter, load_manifest
 
 
 @pytest.fixture(scope="module")

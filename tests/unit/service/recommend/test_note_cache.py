@@ -96,6 +96,34 @@ async def test_answers_that_wait_share_one_request_to_the_store():
     assert store.views == 1
 
 
+async def test_a_delete_during_a_request_is_not_undone_by_what_the_request_saw():
+    store = MemoryStore()
+    await store.put([note("n1")])
+    cache, view, under_way, go_on = NoteCache(store, 10, TIMEOUT_S), store.view, asyncio.Event(), asyncio.Event()
+
+    async def slow(*args):
+        seen = await view(*args)
+        under_way.set()
+        await go_on.wait()
+        return seen
+
+    store.view = slow
+    answer = asyncio.create_task(cache.get(["n1"]))
+    await under_way.wait()
+    cache.forget("n1")
+    go_on.set()
+    await answer
+    assert (cache.peek("n1"), cache.is_deleted("n1")) == (None, True)
+
+
+async def test_deletes_are_kept_apart_while_a_request_is_under_way_and_no_longer():
+    cache = NoteCache(MemoryStore(), 10, TIMEOUT_S)
+    for number in range(1000):
+        cache.forget(f"n{number}")
+    assert not cache._deleted_meanwhile
+    assert cache.is_deleted("n999")
+
+
 async def test_never_more_are_held_than_there_is_room_for():
     store = MemoryStore()
     await store.put([note(f"n{number}") for number in range(9)])
