@@ -22,6 +22,8 @@ def cut(appendfsync: str, folder: Path, checkpoint: Path, rounds: Iterator, figu
                 cuts += 1
                 with Clients(gateway.api, ledger, one.seed) as clients:
                     time.sleep(one.chance.uniform(0.3, 1.3))
+                    now = time.monotonic()  # clients that wait write nothing that could be lost
+                    until(lambda clients=clients, now=now: clients.worked("put", now))
                     forgotten += redis.cut()
                     redis.start()
                     back = time.monotonic()

@@ -40,7 +40,10 @@ class PowerCut(RedisServer):
         self.kill()
         until(lambda: _ended(tracer))  # then all of the trace is written
         [log] = [*self.folder.glob("appendonlydir/*.incr.aof"), *self.folder.glob("appendonly.aof")]  # Redis 7, and 6
-        forgotten = _unsynced(self._trace.read_text(errors="replace"), log.name)
+        trace = self._trace.read_text(errors="replace")
+        written, synced = _bytes(trace, log.name)
+        assert written, f"strace saw nothing written to {log}, {len(trace)} characters: {trace[:2000]}"
+        forgotten = written - synced
         size = log.stat().st_size
         with log.open("r+b") as file:
             file.truncate(size - forgotten)
@@ -55,8 +58,8 @@ def _ended(process: str) -> bool:
         return True
 
 
-def _unsynced(trace: str, name: str) -> int:
-    """Bytes written to the file since the last fsync of it began that also ended."""
+def _bytes(trace: str, name: str) -> tuple[int, int]:
+    """Bytes written to the file, and how many of them when the last fsync of it began that also ended."""
     written = synced = 0
     begun: dict[str, int] = {}  # of a thread's fsync that has not ended: what was written when it began
     writing: set[str] = set()
@@ -79,4 +82,4 @@ def _unsynced(trace: str, name: str) -> int:
             written += int(result[1])
         elif who in begun:
             synced = max(synced, begun.pop(who))
-    return written - synced
+    return written, synced
