@@ -1,6 +1,6 @@
 """The vocabulary of an index: ids, vectors, changes, queries and hits. It knows no notes and no text."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import NamedTuple, Protocol
@@ -11,6 +11,11 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
+# What a filter compares: text, a number, a truth, or a list of texts; and the named ones of one id. Text is compared as
+# it stands: whoever fills in fields folds those that compare folded.
+Value = str | float | bool | tuple[str, ...]
+Fields = Mapping[str, Value]
+
 
 @dataclass(frozen=True, slots=True)
 class Change:
@@ -18,7 +23,7 @@ class Change:
 
     ``cursor`` is the entry's place in the stream; a follower resumes after the last one it applied.
     ``version`` orders the changes of one id: only a newer one has an effect. Searches may filter by ``category``
-    and ``author``. ``written_ms`` is when this version of the note was written, by the clock of the stream and only
+    and ``author``, and by ``fields``; one that is ``hidden`` is in no search's hits. ``written_ms`` is when this version of the note was written, by the clock of the stream and only
     for reports; None where it is not known.
     """
 
@@ -30,6 +35,8 @@ class Change:
     category: str | None = None
     author: str | None = None
     written_ms: int | None = None
+    fields: Fields = field(default_factory=dict)
+    hidden: bool = False
 
 
 def hash64(text: str) -> int:

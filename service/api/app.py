@@ -19,7 +19,7 @@ from service.api import audit, pages
 from service.api.auth import declare_public, policy_of
 from service.api.openapi import Api
 from service.api.responses import error_body
-from service.api.routes import router
+from service.api.routes import ROUTES
 from service.api.same_origin import SameOrigin
 from service.errors import Internal, Malformed, NoRoute, NoteLLMError, WrongMethod
 from service.keys import Keyring
@@ -77,7 +77,7 @@ def api() -> Api:
         redirect_slashes=False,
     )
     # As they are, and not by `include_router`, which makes each of them anew and, since 0.137, out of our sight.
-    app.router.routes += [*router.routes, *pages.router.routes]
+    app.router.routes += [*ROUTES, *pages.router.routes]
     return app
 
 

@@ -180,7 +180,7 @@ def test_a_route_with_a_second_dependency_which_would_not_be_resolved_cannot_be_
     "route", [Route("/new", nothing), APIRoute("/new", nothing), APIRoute("/new", nothing, dependencies=[public])]
 )
 def test_an_app_with_a_route_that_does_not_enforce_a_policy_does_not_start(route, monkeypatch):
-    monkeypatch.setattr("service.api.app.router", APIRouter(routes=[route]))
+    monkeypatch.setattr("service.api.app.ROUTES", [route])
 
     with pytest.raises(AssertionError, match="without a policy"):
         MemoryGateway()

@@ -1,0 +1,5 @@
+"""The routes of the contract, a module each resource. A route only translates between HTTP and the recommender."""
+
+from service.api.routes import events, notes, related, status, tags
+
+ROUTES = [route for module in (related, tags, notes, events, status) for route in module.router.routes]

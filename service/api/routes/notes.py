@@ -1,0 +1,134 @@
+"""The routes of notes: store, read and delete them."""
+
+import asyncio
+from dataclasses import asdict
+
+import orjson
+from fastapi import APIRouter, Request, Response
+
+from service.api import audit, openapi
+from service.api.auth import GuardedRoute, needs
+from service.api.bodies import parse, parse_bulk
+from service.api.etags import expected_version, is_fresh, note_tag, write_tag
+from service.api.queries import NoParameters, PutParameters
+from service.api.records import note_record
+from service.api.responses import note_out
+from service.api.routes.requests import JSON, REPLAYED, Id, limits_of, once, parameters_of, read_body, recommender_of
+from service.contract.notes import BulkOut, NoteIn, NoteOut, WrittenOut
+from service.errors import NotAsExpected, NoteNotFound, QueueFull, StoreUnavailable
+from service.store.interfaces import Answer
+
+_NEXT = openapi.links("get_note", "related_notes", "delete_note")
+
+router = APIRouter(route_class=GuardedRoute, generate_unique_id_function=lambda route: route.name)
+
+
+@router.put(
+    "/notes/{note_id}",
+    response_model=WrittenOut,
+    tags=["notes"],
+    responses={
+        200: openapi.answer("The note is searchable.", "searchable", headers=("ETag", REPLAYED)) | _NEXT,
+        202: openapi.answer("The note is stored.", "pending", headers=("ETag", REPLAYED))
+        | _NEXT
+        | {"model": WrittenOut},
+        **openapi.errors(
+            NotAsExpected, StoreUnavailable, QueueFull, *openapi.WITH_KEY, *openapi.WITH_ID, *openapi.WITH_BODY
+        ),
+    },
+    openapi_extra=openapi.body(NoteIn, "note", "short_note")
+    | openapi.takes(PutParameters, "If-Match", "If-None-Match", "Idempotency-Key"),
+    dependencies=[needs("write")],
+)
+async def put_note(note_id: Id, request: Request) -> Response:
+    """Store a note, replacing the whole of an older one.
+
+    200 once it is searchable, 202 before. The same body again changes nothing and keeps the version.
+    """
+    wait_s = parameters_of(request, PutParameters).wait
+    body = await read_body(request, limits_of(request).max_body_bytes)
+    record = note_record(parse(NoteIn, body), note_id)
+    version = expected_version(request.headers)
+
+    async def put() -> Answer:
+        receipt = await recommender_of(request).put(record, wait_s, version)
+        status = 200 if receipt.status == "searchable" else 202
+        return Answer(status, orjson.dumps(asdict(receipt)), write_tag(receipt.version))
+
+    return await once(request, body, put)
+
+
+@router.post(
+    "/notes",
+    status_code=202,
+    response_model=BulkOut,
+    tags=["notes"],
+    responses={
+        202: openapi.answer("The good notes are stored, the others named.", "written", headers=(REPLAYED,)),
+        **openapi.errors(StoreUnavailable, QueueFull, *openapi.WITH_KEY, *openapi.WITH_BODY),
+    },
+    openapi_extra=openapi.bulk_body() | openapi.takes(NoParameters, "Idempotency-Key"),
+    dependencies=[needs("write", "bulk")],
+)
+async def put_notes(request: Request) -> Response:
+    """Store up to 1,000 notes from a JSON array or NDJSON; those that are refused stand in the answer."""
+    parameters_of(request, NoParameters)
+    body = await read_body(request, limits_of(request).max_bulk_bytes)
+    # Parsing megabytes of JSON takes so long that it would delay every other request.
+    records, rejected = await asyncio.to_thread(parse_bulk, body, request.headers.get("content-type", ""))
+    audit.name_notes(request, [record.note.id for record in records])
+
+    async def put() -> Answer:
+        if records:
+            await recommender_of(request).put_many(records)
+        return Answer(202, orjson.dumps({"accepted": len(records), "rejected": rejected}))
+
+    return await once(request, body, put)
+
+
+@router.get(
+    "/notes/{note_id}",
+    response_model=NoteOut,
+    tags=["notes"],
+    responses={
+        200: openapi.answer("The note.", "stored_note", headers=("ETag",)),
+        304: openapi.answer("Nothing has changed.", headers=("ETag",)),
+        **openapi.errors(NoteNotFound, StoreUnavailable, *openapi.WITH_ID),
+    },
+    openapi_extra=openapi.takes_etag(),
+    dependencies=[needs("read")],
+)
+async def get_note(note_id: Id, request: Request) -> Response:
+    """The note, its version and status, and what the model suggests for it."""
+    parameters_of(request, NoParameters)
+    details = await recommender_of(request).details(note_id)
+    body = orjson.dumps(note_out(details))
+    tag = note_tag(details.record.version, body)
+    headers = {"ETag": tag, "Cache-Control": "private, no-cache"}
+    if is_fresh(request.headers, tag):
+        return Response(status_code=304, headers=headers)
+    return Response(body, headers=headers, media_type=JSON)
+
+
+@router.delete(
+    "/notes/{note_id}",
+    status_code=204,
+    response_class=Response,
+    tags=["notes"],
+    responses={
+        204: openapi.answer("The note is gone, or was before.", headers=(REPLAYED,)),
+        **openapi.errors(NoteNotFound, NotAsExpected, StoreUnavailable, *openapi.WITH_KEY, *openapi.WITH_ID),
+    },
+    openapi_extra=openapi.takes(NoParameters, "If-Match", "Idempotency-Key"),
+    dependencies=[needs("write")],
+)
+async def delete_note(note_id: Id, request: Request) -> Response:
+    """Delete a note. From the answer on, no related answer contains it."""
+    parameters_of(request, NoParameters)
+    version = expected_version(request.headers)
+
+    async def delete() -> Answer:
+        await recommender_of(request).delete(note_id, version)
+        return Answer(204, b"")
+
+    return await once(request, b"", delete)

@@ -1,0 +1,85 @@
+"""What every route takes out of its request, and what it answers with."""
+
+from collections.abc import Awaitable, Callable
+from typing import Annotated, TypeVar, cast
+
+import orjson
+from fastapi import Path, Request, Response
+from starlette.requests import ClientDisconnect
+
+from service.api.queries import Parameters, parse_query
+from service.contract.fields import ID_PATTERN
+from service.errors import BadRequest, Malformed, TooLarge
+from service.keys import Key
+from service.recommend.recommender import Recommender
+from service.settings import HttpSettings
+from service.store.interfaces import Answer, Answers
+
+JSON = "application/json"
+REPLAYED = "Idempotency-Replayed"
+_MAX_KEY_CHARS = 255
+
+P = TypeVar("P", bound=Parameters)
+Id = Annotated[str, Path(pattern=ID_PATTERN, description="1 to 128 of A-Z a-z 0-9 . _ ~ : -")]
+
+
+# Not dependencies of FastAPI: resolving one takes longer than serializing ten notes.
+def parameters_of(request: Request, model: type[P]) -> P:
+    """The query parameters. Raises BadRequest."""
+    return parse_query(model, request.scope["query_string"])
+
+
+def recommender_of(request: Request) -> Recommender:
+    """The recommender of the model that is active now."""
+    return cast(Recommender, request.app.state.recommender())
+
+
+def limits_of(request: Request) -> HttpSettings:
+    """The settings that say how large a body may be."""
+    return cast(HttpSettings, request.app.state.http)
+
+
+async def once(request: Request, body: bytes, run: Callable[[], Awaitable[Answer]]) -> Response:
+    """The answer of ``run``, or the first one to this idempotency key of this caller."""
+    key = request.headers.get("idempotency-key")
+    if key is None:
+        answer, replayed = await run(), False
+    else:
+        if not (key.isascii() and key.isprintable() and 0 < len(key) <= _MAX_KEY_CHARS):
+            raise BadRequest("an idempotency key is 1 to 255 visible ASCII characters")
+        identity = [
+            request.method,
+            request.scope["path"],
+            request.scope["query_string"],
+            request.headers.get("if-match"),
+            request.headers.get("if-none-match"),
+            body,
+        ]
+        caller = cast(Key | None, getattr(request.state, "key", None))
+        answers = cast(Answers, request.app.state.answers)
+        answer, replayed = await answers.once(f"{caller.id if caller else ''} {key}", repr(identity).encode(), run)
+    headers = {REPLAYED: "true"} if replayed else {}
+    if answer.etag:
+        headers["ETag"] = answer.etag
+    return Response(answer.body, answer.status, headers, JSON if answer.body else None)
+
+
+async def read_body(request: Request, max_bytes: int) -> bytes:
+    """The body; refused as soon as it is known to be too large. `service.server.admission` limits the time it takes."""
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and len(declared) < 20 and int(declared) > max_bytes:
+        raise TooLarge(f"a body here is at most {max_bytes} bytes")
+    body = bytearray()
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > max_bytes:
+                raise TooLarge(f"a body here is at most {max_bytes} bytes")
+    except ClientDisconnect:
+        raise Malformed("the body is incomplete") from None
+    return bytes(body)
+
+
+def json_answer(content: object) -> Response:
+    """200 with this content."""
+    return Response(orjson.dumps(content), media_type=JSON)

@@ -1,0 +1,40 @@
+"""The route of suggestions for a draft."""
+
+from fastapi import APIRouter, Request, Response
+
+from service.api import openapi
+from service.api.auth import GuardedRoute, needs
+from service.api.bodies import parse
+from service.api.queries import NoParameters
+from service.api.records import draft_note
+from service.api.responses import tags_out
+from service.api.routes.requests import json_answer, limits_of, parameters_of, read_body, recommender_of
+from service.contract.tags import DraftIn, TagsOut
+from service.errors import StoreUnavailable, WorkerUnavailable
+
+router = APIRouter(route_class=GuardedRoute, generate_unique_id_function=lambda route: route.name)
+
+
+@router.post(
+    "/notes/tags",
+    response_model=TagsOut,
+    tags=["tags"],
+    responses={
+        200: openapi.answer("What suits the draft.", "suggestions"),
+        **openapi.errors(WorkerUnavailable, StoreUnavailable, *openapi.WITH_BODY),
+    },
+    openapi_extra=openapi.body(DraftIn, "draft", "known_hashtags_only"),
+    dependencies=[needs("tags")],
+)
+async def suggest_tags(request: Request) -> Response:
+    """Hashtags, category and, if wanted, related notes for a draft that is not stored.
+
+    The category is one of the model's closed set. Hashtags come most likely first.
+    """
+    parameters_of(request, NoParameters)
+    recommender = recommender_of(request)
+    draft = parse(DraftIn, await read_body(request, limits_of(request).max_body_bytes))
+    suggestions = await recommender.tags(
+        draft_note(draft), max_hashtags=draft.max_hashtags, vocabulary=draft.vocabulary, related=draft.related
+    )
+    return json_answer(tags_out(suggestions, recommender.fingerprint, with_related=draft.related > 0))
