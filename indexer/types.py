@@ -23,8 +23,8 @@ class Change:
 
     ``cursor`` is the entry's place in the stream; a follower resumes after the last one it applied.
     ``version`` orders the changes of one id: only a newer one has an effect. Searches may filter by ``category``
-    and ``author``, and by ``fields``; one that is ``hidden`` is in no search's hits. ``written_ms`` is when this version
-    of the note was written, by the clock of the stream and only for reports; None where it is not known.
+    and ``author``, and by ``fields``; one that is ``hidden`` is in no search's hits. ``written_ms`` is when this
+    version of the note was written, by the clock of the stream and only for reports; None where it is not known.
     """
 
     cursor: str
