@@ -51,6 +51,14 @@ class Prediction:
 
 
 @dataclass(frozen=True, slots=True)
+class Embedding:
+    """A text's vector alone, as in `Prediction`; ``tokens`` are those of its prompt, the model's own words included."""
+
+    vector: NDArray[np.float32]
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class Timings:
     """Seconds of a `Backend.predict`: the prefill of the prompts, and the decoding of category and hashtags."""
 

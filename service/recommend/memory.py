@@ -2,11 +2,12 @@
 
 import asyncio
 import hashlib
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from model.backend import Prediction, Scored
+from model.backend import Embedding, Prediction, Scored
 from model.note import Note
 from service.errors import WorkerUnavailable
 
@@ -17,10 +18,14 @@ DIM = 256
 def bag_of_words(note: Note) -> NDArray[np.float32]:
     """Unit vector of a note's words, shape (DIM,): one random direction a word, the same in every run."""
     total = np.full(DIM, 1e-3, dtype=np.float32)
-    for word in f"{note.title} {note.content}".split():
+    for word in _words(note):
         seed = int.from_bytes(hashlib.blake2b(word.encode(errors="replace"), digest_size=8).digest(), "big")
         total += np.random.default_rng(seed).standard_normal(DIM).astype(np.float32)
     return total / np.linalg.norm(total)
+
+
+def _words(note: Note) -> list[str]:
+    return f"{note.title} {note.content}".split()
 
 
 class WordDrafter:
@@ -33,14 +38,22 @@ class WordDrafter:
 
     async def predict(self, note: Note, max_hashtags: int, *, timeout_s: float) -> Prediction:  # noqa: ARG002
         """See `Drafter`."""
-        if self.hangs:
-            await asyncio.Event().wait()
-        if self.down:
-            raise WorkerUnavailable("no worker answered in time")
+        await self._available()
         words = note.title.split()[:max_hashtags]
         tags = tuple(Scored(word, 0.8 / 2**place) for place, word in enumerate(words))
         return Prediction(bag_of_words(note), tags, self.category)
 
+    async def embed(self, notes: Sequence[Note], *, timeout_s: float) -> list[Embedding]:  # noqa: ARG002
+        """See `Drafter`; a word is a token."""
+        await self._available()
+        return [Embedding(bag_of_words(note), len(_words(note))) for note in notes]
+
     async def ready(self, *, timeout_s: float) -> bool:  # noqa: ARG002
         """See `Drafter`."""
         return not self.down
+
+    async def _available(self) -> None:
+        if self.hangs:
+            await asyncio.Event().wait()
+        if self.down:
+            raise WorkerUnavailable("no worker answered in time")

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from indexer.types import IndexedVector, Searcher, ShardStatus, ShardUnavailable
+from model.backend import Embedding
 from model.note import Note
 from model.text.suggestions import VOTERS, Scores, TaggedNeighbors, Uncalibrated
 from service import metrics
@@ -161,6 +162,11 @@ class Recommender:
         best = prediction.category
         category = (best.name, self._scores.category(best.score)) if best else None
         return TagSuggestions(chosen, category, neighbors.notes[:related])
+
+    async def embed(self, notes: Sequence[Note]) -> list[Embedding]:
+        """The vectors of notes that are not stored, in order, unit norm. Raises WorkerUnavailable."""
+        async with within(self._http.tags_s, WorkerUnavailable) as deadline:
+            return await self._drafter.embed(notes, timeout_s=deadline.share_s(1.0))
 
     async def put(self, record: StoredNote, wait_s: float = 0.0, expected: Expected = None) -> WriteReceipt:
         """Store a note; with ``wait_s``, wait up to that long for this version to become searchable.

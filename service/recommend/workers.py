@@ -4,17 +4,22 @@ import asyncio
 import copy
 import logging
 import random
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, Self
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, Protocol, Self, TypeVar
 
 from indexer.rpc.client import RpcClient
 from indexer.rpc.frames import RpcError, RpcTimeout
-from model.backend import Prediction, Scored
+from model.backend import Embedding, Prediction, Scored
 from model.note import Note
 from service.errors import WorkerUnavailable
 from service.store.records import scored, unpack_vector
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+# The longest ones together fit into a frame (`indexer.rpc.frames`), and other drafts come in between.
+_NOTES_A_CALL = 16
 
 
 class Drafter(Protocol):
@@ -27,13 +32,20 @@ class Drafter(Protocol):
         """
         ...
 
+    async def embed(self, notes: Sequence[Note], *, timeout_s: float) -> list[Embedding]:
+        """The vectors of drafts, in order, and nothing generated; of a note as it is stored, that of the index.
+
+        Raises WorkerUnavailable when no worker of that model answers in time.
+        """
+        ...
+
     async def ready(self, *, timeout_s: float) -> bool:
         """Whether at least one worker answers."""
         ...
 
 
 class WorkerPool:
-    """`Drafter` over all workers: first the one with the fewest drafts, then the next when it fails.
+    """`Drafter` over all workers: first the one with the fewest calls, then the next when it fails.
 
     A prediction has no side effect, so a retry is safe. A worker gets no drafts when it last reported another model
     than ``fingerprint``.
@@ -52,21 +64,23 @@ class WorkerPool:
 
     async def predict(self, note: Note, max_hashtags: int, *, timeout_s: float) -> Prediction:
         """See `Drafter`. Raises WorkerUnavailable when no worker of this model answers in time."""
-        clock = asyncio.get_running_loop()
-        deadline = clock.time() + timeout_s
-        for worker in self._least_busy_first():
-            left_s = deadline - clock.time()
-            if left_s <= 0:
-                break
-            params = _params(note, max_hashtags, left_s, self._fingerprint)
-            try:
-                return _prediction(await worker.call("draft", params, timeout_s=left_s))
-            except RpcTimeout:
-                break
-            except (RpcError, ValueError) as error:
-                reason = {"worker": worker.address, "reason": str(error)}
-                log.warning("worker_refused", extra=reason)
-        raise WorkerUnavailable("no worker answered in time")
+        params = {
+            "title": note.title,
+            "content": note.content,
+            "hashtags": note.hashtags,
+            "max_hashtags": max_hashtags,
+        }
+        return await self._first("draft", params, _prediction, timeout_s)
+
+    async def embed(self, notes: Sequence[Note], *, timeout_s: float) -> list[Embedding]:
+        """See `Drafter`. Many notes are shared out among the workers."""
+        parts = [notes[start : start + _NOTES_A_CALL] for start in range(0, len(notes), _NOTES_A_CALL)]
+        try:
+            async with asyncio.TaskGroup() as group:
+                calls = [group.create_task(self._embed_part(part, timeout_s)) for part in parts]
+        except* WorkerUnavailable as errors:
+            raise errors.exceptions[0] from None
+        return [embedding for call in calls for embedding in call.result()]
 
     async def ready(self, *, timeout_s: float) -> bool:
         """Whether at least one worker of this model answers. Updates the models of the workers."""
@@ -83,21 +97,34 @@ class WorkerPool:
         """Close the connections."""
         await asyncio.gather(*(worker.close() for worker in self._workers))
 
+    async def _embed_part(self, notes: Sequence[Note], timeout_s: float) -> list[Embedding]:
+        params = {"notes": [(note.title, note.content, note.hashtags) for note in notes]}
+        return await self._first("embed", params, partial(_embeddings, count=len(notes)), timeout_s)
+
+    async def _first(
+        self, method: str, params: Mapping[str, Any], decode: Callable[[Mapping[str, Any]], T], timeout_s: float
+    ) -> T:
+        """The answer of the first worker that gives one."""
+        clock = asyncio.get_running_loop()
+        deadline = clock.time() + timeout_s
+        for worker in self._least_busy_first():
+            left_s = deadline - clock.time()
+            if left_s <= 0:
+                break
+            # A duration and not a time of day: no two machines' clocks agree.
+            call = {**params, "timeout_s": left_s, "fingerprint": self._fingerprint}
+            try:
+                return decode(await worker.call(method, call, timeout_s=left_s))
+            except RpcTimeout:
+                break
+            except (RpcError, ValueError) as error:
+                reason = {"worker": worker.address, "reason": str(error)}
+                log.warning("worker_refused", extra=reason)
+        raise WorkerUnavailable("no worker answered in time")
+
     def _least_busy_first(self) -> list[RpcClient]:
         own = (worker for worker in self._workers if self._models.get(worker, self._fingerprint) == self._fingerprint)
         return sorted(own, key=lambda worker: (worker.pending, random.random()))
-
-
-def _params(note: Note, max_hashtags: int, timeout_s: float, fingerprint: str) -> dict[str, Any]:
-    return {
-        "title": note.title,
-        "content": note.content,
-        "hashtags": note.hashtags,
-        "max_hashtags": max_hashtags,
-        # A duration and not a time of day: no two machines' clocks agree.
-        "timeout_s": timeout_s,
-        "fingerprint": fingerprint,
-    }
 
 
 def _prediction(answer: Mapping[str, Any]) -> Prediction:
@@ -110,3 +137,13 @@ def _prediction(answer: Mapping[str, Any]) -> Prediction:
         )
     except (KeyError, TypeError) as error:
         raise ValueError("the answer is not a prediction") from error
+
+
+def _embeddings(answer: Mapping[str, Any], count: int) -> list[Embedding]:
+    try:
+        embeddings = [Embedding(unpack_vector(vector), int(tokens)) for vector, tokens in answer["embeddings"]]
+    except (KeyError, TypeError) as error:
+        raise ValueError("the answer is not a list of embeddings") from error
+    if len(embeddings) != count:
+        raise ValueError(f"{count} notes gave {len(embeddings)} embeddings")
+    return embeddings

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from model.backend import Backend, Prediction, Prompt, Timings
+from model.backend import Backend, Embedding, Prediction, Prompt, Timings
 from model.batching import TokenBudget, fits
 from model.note import Note
 from service import metrics
@@ -57,8 +57,10 @@ class BackendBroken(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Draft:
+    """``max_hashtags`` is None where the vector alone is wanted."""
+
     prompt: Prompt
-    max_hashtags: int
+    max_hashtags: int | None
     expires: float
     answer: "asyncio.Future[Prediction]"
 
@@ -124,21 +126,13 @@ class Engine:
         Raises WorkerUnavailable when too many wait, its time was up before its turn or the worker is about to end, and
         any error of the backend on this draft alone.
         """
-        if self._draining:
-            raise WorkerUnavailable("the worker is about to end")
-        if len(self._drafts) + self._tokenizing >= self._max_drafts:
-            raise WorkerUnavailable("too many drafts wait")
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[Prediction] = loop.create_future()
-        self._unanswered.add(answer)
-        answer.add_done_callback(self._unanswered.discard)
-        expires = loop.time() + timeout_s
-        try:
-            self._drafts.append(_Draft(await self._draft_prompt(note), max_hashtags, expires, answer))
-            self._wake.set()
-            return await answer
-        finally:
-            answer.cancel()
+        [(_, prediction)] = await self._predict_drafts([note], max_hashtags, timeout_s)
+        return prediction
+
+    async def embed_drafts(self, notes: Sequence[Note], timeout_s: float) -> list[Embedding]:
+        """The vectors of drafts, in order, with nothing generated. Otherwise as `predict_draft`, all or none."""
+        predicted = await self._predict_drafts(notes, None, timeout_s)
+        return [Embedding(prediction.vector, len(prompt.token_ids)) for prompt, prediction in predicted]
 
     async def tokenize(self, notes: Sequence[Note]) -> list[Prompt | Exception]:
         """The prompts of notes in order, or the error of each. Runs while the model does."""
@@ -156,15 +150,39 @@ class Engine:
         """See `Backend.write_categories`; takes a turn of stored notes."""
         return await self._queue(lambda: self._backend.write_categories(prompts))
 
-    async def _draft_prompt(self, note: Note) -> Prompt:
-        self._tokenizing += 1
+    async def _predict_drafts(
+        self, notes: Sequence[Note], max_hashtags: int | None, timeout_s: float
+    ) -> list[tuple[Prompt, Prediction]]:
+        if self._draining:
+            raise WorkerUnavailable("the worker is about to end")
+        if len(self._drafts) + self._tokenizing >= self._max_drafts:
+            raise WorkerUnavailable("too many drafts wait")
+        loop = asyncio.get_running_loop()
+        answers: list[asyncio.Future[Prediction]] = [loop.create_future() for _ in notes]
+        for answer in answers:
+            self._unanswered.add(answer)
+            answer.add_done_callback(self._unanswered.discard)
+        expires = loop.time() + timeout_s
         try:
-            [prompt] = await self.tokenize([note])
+            prompts = await self._draft_prompts(notes)
+            drafts = zip(prompts, answers, strict=True)
+            self._drafts.extend(_Draft(prompt, max_hashtags, expires, answer) for prompt, answer in drafts)
+            self._wake.set()
+            return list(zip(prompts, await asyncio.gather(*answers), strict=True))
         finally:
-            self._tokenizing -= 1
-        if isinstance(prompt, Exception):
-            raise prompt
-        return prompt
+            for answer in answers:
+                answer.cancel()
+
+    async def _draft_prompts(self, notes: Sequence[Note]) -> list[Prompt]:
+        self._tokenizing += len(notes)
+        try:
+            prompts = await self.tokenize(notes)
+        finally:
+            self._tokenizing -= len(notes)
+        for prompt in prompts:
+            if isinstance(prompt, Exception):
+                raise prompt
+        return [prompt for prompt in prompts if isinstance(prompt, Prompt)]
 
     async def _queue(self, function: Callable[[], T]) -> T:
         call = _Call(function, asyncio.get_running_loop().create_future())
@@ -230,7 +248,7 @@ class Engine:
         with metrics.EMBED_STAGE_SECONDS.labels("tokenize").time():
             return each_or_error(self._backend.tokenize, notes)
 
-    def _predict(self, prompts: Sequence[Prompt], max_hashtags: int) -> list[Prediction | Exception]:
+    def _predict(self, prompts: Sequence[Prompt], max_hashtags: int | None) -> list[Prediction | Exception]:
         predictions = each_or_error(lambda part: self._forward(part, max_hashtags), prompts, self._shed)
         if any(isinstance(prediction, Exception) for prediction in predictions):
             self._probe()
@@ -242,10 +260,14 @@ class Engine:
         if isinstance(prediction, Exception):
             raise BackendBroken(f"a harmless note fails: {type(prediction).__name__}") from prediction
 
-    def _forward(self, prompts: Sequence[Prompt], max_hashtags: int) -> Sequence[Prediction]:
+    def _forward(self, prompts: Sequence[Prompt], max_hashtags: int | None) -> Sequence[Prediction]:
         started = time.perf_counter()
-        predictions = _checked(self._backend.predict(prompts, max_hashtags), len(prompts))
-        _measure(prompts, time.perf_counter() - started, self._backend.timings)
+        if max_hashtags is None:
+            predictions, timings = [Prediction(vector, (), None) for vector in self._backend.embed(prompts)], None
+        else:
+            predictions, timings = self._backend.predict(prompts, max_hashtags), self._backend.timings
+        _check(predictions, len(prompts))
+        _measure(prompts, time.perf_counter() - started, timings)
         self._budget.recover()
         return predictions
 
@@ -297,7 +319,7 @@ def _measure(prompts: Sequence[Prompt], infer_s: float, timings: Timings | None)
         metrics.EMBED_STAGE_SECONDS.labels("decode").observe(timings.decode_s)
 
 
-def _checked(predictions: Sequence[Prediction], count: int) -> Sequence[Prediction]:
+def _check(predictions: Sequence[Prediction], count: int) -> None:
     if len(predictions) != count:
         raise ValueError(f"{count} prompts gave {len(predictions)} predictions")
     for prediction in predictions:
@@ -305,7 +327,6 @@ def _checked(predictions: Sequence[Prediction], count: int) -> Sequence[Predicti
         if not abs(norm - 1.0) <= _NORM_TOLERANCE:
             # The index would refuse it, and the note would stay pending for ever.
             raise ValueError(f"the vector is not of unit norm but {norm:.4f}")
-    return predictions
 
 
 def _settle(answer: "asyncio.Future[Any]", outcome: object) -> None:

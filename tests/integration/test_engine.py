@@ -13,7 +13,7 @@ from support.working import Gate, until
 
 from indexer.rpc.server import serve
 from model.backend import Prediction, Prompt, Scored, Timings
-from model.inference.hashing import BAD, HashingBackend
+from model.inference.hashing import BAD, HashingBackend, text_vector
 from model.note import Note
 from service.errors import WorkerUnavailable
 from service.recommend.workers import WorkerPool
@@ -77,6 +77,45 @@ async def test_drafts_that_ask_for_as_many_hashtags_share_a_pass():
             ["g", "h"],
         ]
     assert backend.batches == [["first"], ["a b c", "g h i"], ["d e f"]]
+
+
+async def test_texts_that_are_only_embedded_share_a_pass_before_the_backlog_and_nothing_is_generated():
+    gate = Gate()
+    generated = []
+
+    class Watched(HashingBackend):
+        def predict(self, prompts: Sequence[Prompt], max_hashtags: int) -> list[Prediction]:
+            generated.append(max_hashtags)
+            return super().predict(prompts, max_hashtags)
+
+    backend = Watched(before=gate)
+    engine = engine_of(backend)
+    async with engine.running():
+        first = asyncio.create_task(engine.predict(backend.tokenize([Note("", "stored")]), 1))
+        await gate.closed_on()
+        backlog = asyncio.create_task(engine.predict(backend.tokenize([Note("", "later")]), 1))
+        embedded = asyncio.create_task(engine.embed_drafts([Note("", content="one"), Note("", content="four")], 60))
+        await waiting(engine, 2)
+        drafted = draft(engine, "draft", 3)
+        await waiting(engine, 3)
+        gate.open.set()
+        one, four = await embedded
+        await asyncio.gather(first, backlog, drafted)
+
+    assert backend.batches == [["stored"], ["one", "four"], ["later"], ["draft"]]
+    assert generated == [1, 0, 1, 3]
+    assert np.array_equal(one.vector, text_vector("hashing-aone"))
+    assert np.array_equal(four.vector, text_vector("hashing-afour"))
+    assert (one.tokens, four.tokens) == (3, 4)
+
+
+async def test_texts_that_cannot_all_be_embedded_fail_together_and_none_waits_on():
+    engine = engine_of(HashingBackend(), max_drafts=2)
+    async with engine.running():
+        with pytest.raises(RuntimeError, match="cannot read"):
+            await engine.embed_drafts([Note("", "good"), Note("", BAD)], 60)
+        assert not engine._unanswered
+        assert len(await engine.embed_drafts([Note("", "good")] * 5, 60)) == 5
 
 
 async def test_a_draft_that_fails_fails_alone():
@@ -384,8 +423,27 @@ async def test_a_draft_comes_back_over_rpc_as_the_model_read_it(tmp_path):
     assert (prediction.hashtags, prediction.category) == (expected.hashtags, expected.category)
 
 
+async def test_texts_come_back_over_rpc_in_their_order_as_their_vectors(tmp_path):
+    addresses = [str(tmp_path / name) for name in ("one", "two")]
+    backends = [HashingBackend(), HashingBackend()]
+    texts = [f"京都 {number}" for number in range(40)]
+    async with draft_server(backends[0], addresses[0]), draft_server(backends[1], addresses[1]):
+        pool = WorkerPool(addresses, "hashing-a")
+        for worker in pool._workers:
+            await worker.call("ping", {}, timeout_s=30)
+        embeddings = await pool.embed([Note("", content=text) for text in texts], timeout_s=30)
+        assert await pool.embed([], timeout_s=30) == []
+        await pool.close()
+
+    for text, embedding in zip(texts, embeddings, strict=True):
+        assert np.array_equal(embedding.vector, text_vector("hashing-a" + text))
+        assert embedding.tokens == len(text)
+    assert all(backend.batches for backend in backends)  # they share the work
+
+
+@pytest.mark.parametrize("is_text", [False, True])
 @pytest.mark.parametrize("how", ["is cancelled", "breaks the connection"])
-async def test_a_draft_whose_caller_is_gone_over_rpc_is_never_read(tmp_path, how):
+async def test_a_draft_whose_caller_is_gone_over_rpc_is_never_read(tmp_path, how, is_text):
     gate = Gate()
     backend = HashingBackend(before=gate)
     address = str(tmp_path / "w.sock")
@@ -393,7 +451,9 @@ async def test_a_draft_whose_caller_is_gone_over_rpc_is_never_read(tmp_path, how
         stays, goes = WorkerPool([address], "hashing-a"), WorkerPool([address], "hashing-a")
         first = asyncio.create_task(stays.predict(Note("", "first"), 1, timeout_s=60))
         await gate.closed_on()
-        gone = asyncio.create_task(goes.predict(Note("", "gone"), 1, timeout_s=60))
+        note = Note("", "gone")
+        wanted = goes.embed([note], timeout_s=60) if is_text else goes.predict(note, 1, timeout_s=60)
+        gone = asyncio.create_task(wanted)
         await waiting(engine, 1)
         [waits] = engine._drafts
         if how == "is cancelled":

@@ -297,6 +297,23 @@ class TestRelated:
             await gateway.recommender.related("n0", RelatedQuery(10))
 
 
+class TestEmbeddings:
+    async def test_of_texts_are_those_of_the_worker_in_order(self, gateway):
+        texts = [Note("", content="harbor tram"), Note("", content="noodle")]
+
+        embeddings = await gateway.recommender.embed(texts)
+
+        assert [embedding.tokens for embedding in embeddings] == [2, 1]
+        for text, embedding in zip(texts, embeddings, strict=True):
+            np.testing.assert_array_equal(embedding.vector, bag_of_words(text))
+
+    @pytest.mark.parametrize("how", ["down", "hangs"])
+    async def test_need_a_worker_that_answers_in_time(self, gateway, how):
+        setattr(gateway.drafter, how, True)
+        with pytest.raises(WorkerUnavailable):
+            await gateway.recommender.embed([Note("", content="harbor")])
+
+
 class TestTags:
     async def test_of_the_model_alone_stand_most_likely_first(self, gateway):
         suggestions = await tags(gateway, Note("", "harbor tram noodle"))

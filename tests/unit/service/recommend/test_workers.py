@@ -42,7 +42,7 @@ class Workers:
             return {"fingerprint": fingerprint}
 
         address = str(self._folder / f"w{number}")
-        self._servers.append(await serve(address, {"draft": draft, "ping": ping}))
+        self._servers.append(await serve(address, {"draft": draft, "embed": draft, "ping": ping}))
         return address
 
     async def close(self) -> None:
@@ -96,6 +96,45 @@ async def test_a_worker_that_refuses_or_sends_no_prediction_is_followed_by_the_n
     predictions = [await pool.predict(DRAFT, 1, timeout_s=T) for _ in range(3)]
 
     assert [prediction.category for prediction in predictions] == [None] * 3
+    await pool.close()
+
+
+EMBEDDED = [(pack_vector(np.float32([0.6, 0.8])), 4), (pack_vector(np.float32([1, 0])), 2)]
+
+
+async def test_texts_go_out_whole_and_come_back_as_embeddings(workers):
+    pool = WorkerPool([await workers.start({"embeddings": EMBEDDED})], "m")
+
+    first, second = await pool.embed([DRAFT, Note("", content="text")], timeout_s=T)
+
+    assert (first.vector.tolist(), first.tokens) == (pytest.approx([0.6, 0.8]), 4)
+    assert (second.vector.tolist(), second.tokens) == ([1, 0], 2)
+    [(_, params)] = workers.drafts
+    assert 0 < params.pop("timeout_s") <= T
+    assert params == {"notes": [["harbor", "content", ["sea"]], ["", "text", []]], "fingerprint": "m"}
+    await pool.close()
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        RpcRefused("busy"),
+        {},
+        {"embeddings": None},
+        {"embeddings": EMBEDDED[:1]},
+        {"embeddings": [EMBEDDED[0], (b"", 1)]},
+        {"embeddings": [EMBEDDED[0], (EMBEDDED[0][0], None)]},
+    ],
+)
+async def test_a_worker_that_refuses_texts_or_sends_no_embeddings_is_followed_by_the_next(workers, bad):
+    pool = WorkerPool([await workers.start(bad), await workers.start({"embeddings": EMBEDDED})], "m")
+    for _ in range(3):
+        assert [embedding.tokens for embedding in await pool.embed([DRAFT, DRAFT], timeout_s=T)] == [4, 2]
+    await pool.close()
+
+    pool = WorkerPool([await workers.start(bad)], "m")
+    with pytest.raises(WorkerUnavailable):
+        await pool.embed([DRAFT] * 40, timeout_s=T)
     await pool.close()
 
 
