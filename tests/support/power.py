@@ -12,8 +12,9 @@ from pathlib import Path
 from support.redis import RedisServer
 from support.service import until
 
-_CALL = re.compile(r"^(?P<pid>\d+) (?P<name>\w+)\(\d+<(?P<path>[^>]*)>")
-_RESUMED = re.compile(r"^(?P<pid>\d+) <\.\.\. (?P<name>\w+) resumed>")
+# Processes are padded to five characters: those below 10,000 have more than one space behind them.
+_CALL = re.compile(r"^(?P<pid>\d+) +(?P<name>\w+)\(\d+<(?P<path>[^>]*)>")
+_RESUMED = re.compile(r"^(?P<pid>\d+) +<\.\.\. (?P<name>\w+) resumed>")
 _RESULT = re.compile(r"= (-?\d+)[^=]*$")
 
 
@@ -41,7 +42,7 @@ class PowerCut(RedisServer):
         until(lambda: _ended(tracer))  # then all of the trace is written
         [log] = [*self.folder.glob("appendonlydir/*.incr.aof"), *self.folder.glob("appendonly.aof")]  # Redis 7, and 6
         trace = self._trace.read_text(errors="replace")
-        written, synced = _bytes(trace, log.name)
+        written, synced = bytes_of(trace, log.name)
         assert written, f"strace saw nothing written to {log}, {len(trace)} characters: {trace[:2000]}"
         forgotten = written - synced
         size = log.stat().st_size
@@ -58,13 +59,12 @@ def _ended(process: str) -> bool:
         return True
 
 
-def _bytes(trace: str, name: str) -> tuple[int, int]:
+def bytes_of(trace: str, name: str) -> tuple[int, int]:
     """Bytes written to the file, and how many of them when the last fsync of it began that also ended."""
     written = synced = 0
     begun: dict[str, int] = {}  # of a thread's fsync that has not ended: what was written when it began
     writing: set[str] = set()
     for line in trace.splitlines():
-        result = _RESULT.search(line)
         if (call := _CALL.match(line)) and call["path"].endswith(name):
             if "sync" in call["name"]:
                 begun[call["pid"]] = written
@@ -75,11 +75,13 @@ def _bytes(trace: str, name: str) -> tuple[int, int]:
             who = resumed["pid"]
         else:
             continue
-        if line.endswith("<unfinished ...>") or not result or int(result[1]) < 0:
+        if line.endswith("<unfinished ...>"):
             continue
+        result = int(found[1]) if (found := _RESULT.search(line)) else -1
         if who in writing:
             writing.discard(who)
-            written += int(result[1])
+            written += max(result, 0)
         elif who in begun:
-            synced = max(synced, begun.pop(who))
+            before = begun.pop(who)
+            synced = synced if result else max(synced, before)
     return written, synced
