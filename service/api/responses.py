@@ -62,6 +62,7 @@ def related_out(related: RelatedNotes, fingerprint: str, *, explain: bool) -> by
         "items": orjson.Fragment(b"[%b]" % b",".join(_notes_out(related.notes, ends))),
         "model": fingerprint,
         "generation": related.generation,
+        "stale": related.stale,
         "degraded": related.degraded,
         "shards": {"ok": related.shards_ok, "total": related.shards_total},
     }

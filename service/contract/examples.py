@@ -25,6 +25,7 @@ _RELATED: dict[str, Any] = {
     "items": [_ITEM],
     "model": _FINGERPRINT,
     "generation": 12,
+    "stale": False,
     "degraded": False,
     "shards": {"ok": 4, "total": 4},
 }
@@ -61,6 +62,7 @@ EXAMPLES: dict[str, Any] = {
     },
     "related": _RELATED,
     "explained": _RELATED | {"items": [_ITEM | {"explain": _EXPLANATION}]},
+    "while_an_edit_waits": _RELATED | {"stale": True},
     "without_the_store": _RELATED | {"items": [{"note_id": "kyoto-5", "score": 0.8312}], "degraded": True},
     "suggestions": {
         "hashtags": [

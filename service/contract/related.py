@@ -36,5 +36,6 @@ class RelatedOut(BaseModel):
     items: list[ItemOut]
     model: str
     generation: int
+    stale: bool = Field(description="An edit of the note waits; these are the notes related to the version before.")
     degraded: bool
     shards: ShardsOut

@@ -36,6 +36,8 @@ _WORKER_SHARE = 0.8
 # Twice that is half of the time: an answer may wait for the cache's request under way before its own.
 _STORE_SHARE = 0.25
 _FIRST_POLL_S, _LAST_POLL_S = 0.02, 0.1
+# How long a write that is stored waits to learn its status: a write that changed nothing may be searchable already.
+_STATUS_S = 0.05
 _FRESHNESS_SAMPLE = 1000
 # How long a delete waits for the index: many times what a shard takes that keeps up with the store.
 _LEAVES_S, _FIRST_LOOK_S = 0.25, 0.002
@@ -171,11 +173,10 @@ class Recommender:
     async def put(self, record: StoredNote, wait_s: float = 0.0, expected: Expected = None) -> WriteReceipt:
         """Store a note; with ``wait_s``, wait up to that long for this version to become searchable.
 
-        Raises StoreUnavailable, QueueFull and NotAsExpected.
+        A write that changes nothing keeps version and status. Raises StoreUnavailable, QueueFull and NotAsExpected.
         """
         [version] = await self.put_many([record], expected)
-        searchable = wait_s > 0 and await self._becomes_searchable(record.note.id, version, wait_s)
-        return WriteReceipt(record.note.id, version, "searchable" if searchable else "pending")
+        return WriteReceipt(record.note.id, version, await self._status_after(record.note.id, version, wait_s))
 
     async def put_many(self, records: Sequence[StoredNote], expected: Expected = None) -> list[int]:
         """Store notes and return their versions; of two with one id the later wins."""
@@ -215,9 +216,7 @@ class Recommender:
         if record is None or record.deleted:
             raise NoteNotFound("there is no note of this id")
         current = self._scored(suggestion) if suggestion and suggestion.version == record.version else None
-        if _is_searchable(indexed, record.version):
-            return NoteDetails(record, "searchable", current)
-        return NoteDetails(record, "failed" if current and current.failure else "pending", current)
+        return NoteDetails(record, _status(record.version, indexed, suggestion), current)
 
     async def status(self) -> ServiceStatus:
         """The service's figures. Raises StoreUnavailable."""
@@ -243,6 +242,19 @@ class Recommender:
                 raise
             log.warning("store_unavailable", extra={"hashtags": count})
             return list(suggested[:count])
+
+    async def _status_after(self, note_id: str, version: int, wait_s: float) -> NoteStatus:
+        """The status of this version; pending, too, where it cannot be told in a moment."""
+        if wait_s > 0 and await self._becomes_searchable(note_id, version, wait_s):
+            return "searchable"
+        try:
+            async with within(_STATUS_S, StoreUnavailable):
+                suggestion, indexed = await asyncio.gather(
+                    self._store.suggestion(note_id, self.fingerprint), self._neighborhood.lookup(note_id, _STATUS_S)
+                )
+        except StoreUnavailable:
+            return "pending"
+        return _status(version, indexed, suggestion)
 
     async def _becomes_searchable(self, note_id: str, version: int, wait_s: float) -> bool:
         clock = asyncio.get_running_loop()
@@ -275,6 +287,15 @@ class Recommender:
 
 def _is_searchable(indexed: IndexedVector | ShardUnavailable | None, version: int) -> bool:
     return isinstance(indexed, IndexedVector) and indexed.version >= version
+
+
+def _status(
+    version: int, indexed: IndexedVector | ShardUnavailable | None, suggestion: Suggestion | None
+) -> NoteStatus:
+    if _is_searchable(indexed, version):
+        return "searchable"
+    failed = suggestion and suggestion.version == version and suggestion.failure
+    return "failed" if failed else "pending"
 
 
 def _voters(neighbors: Neighbors) -> TaggedNeighbors | None:

@@ -70,12 +70,16 @@ class RelatedNote(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class RelatedNotes:
-    """The notes related to one, by descending score. ``summary`` is that note's own, None without the store."""
+    """The notes related to one, by descending score. ``summary`` is that note's own, None without the store.
+
+    ``stale`` when they are those of an older version: a newer one is stored and not searchable yet.
+    """
 
     note_id: str
     summary: NoteSummary | None
     notes: list[RelatedNote]
     generation: int
+    stale: bool
     degraded: bool
     shards_ok: int
     shards_total: int
@@ -128,14 +132,15 @@ class Neighborhood:
         self._vectors = LruCache[IndexedVector](capacity)
 
     async def of_note(self, note_id: str, query: RelatedQuery, deadline: Deadline) -> RelatedNotes:
-        """The notes related to a note, never itself.
+        """The notes related to a note, never itself; while an edit waits, those of the version in the index.
 
-        Raises NoteNotFound, NotePending, StoreUnavailable (neither store nor index knows the note) and
-        IndexUnavailable.
+        Raises NoteNotFound, NotePending (no version is in the index), StoreUnavailable (neither store nor index knows
+        the note) and IndexUnavailable.
         """
         summary, indexed = self._cached(note_id) or await self._fetched(note_id, deadline)
         candidates = await self._nearest(indexed.vector, query, deadline, note_id, summary)
-        if candidates.hydrated and (candidates.summary is None or candidates.summary.version != indexed.version):
+        known = max(summary.version, indexed.version) if summary else indexed.version
+        if candidates.hydrated and (candidates.summary is None or candidates.summary.version != known):
             # The caches were out of date, or the note was written during the search.
             summary, indexed = await self._fetched(note_id, deadline)
             candidates = await self._nearest(indexed.vector, query, deadline, note_id, summary)
@@ -147,6 +152,7 @@ class Neighborhood:
             candidates.summary,
             await self._ranked(candidates.notes, query, deadline),
             result.generation,
+            stale=candidates.summary is not None and candidates.summary.version > indexed.version,
             degraded=not candidates.hydrated or result.shards_ok < result.shards_total,
             shards_ok=result.shards_ok,
             shards_total=result.shards_total,
@@ -180,8 +186,8 @@ class Neighborhood:
         [summary] = summaries
         assert summary
         if isinstance(indexed, ShardUnavailable):
-            indexed = await self._stored_vector(note_id, summary.version, deadline)
-        if indexed is None or indexed.version < summary.version:
+            indexed = await self._stored_vector(note_id, deadline)
+        if indexed is None:
             raise NotePending(await self._why_pending(note_id, summary.version, deadline))
         self._vectors.put(note_id, indexed)
         return summary, indexed
@@ -196,14 +202,14 @@ class Neighborhood:
             raise StoreUnavailable("the store does not answer, and the index does not hold this note")
         return indexed
 
-    async def _stored_vector(self, note_id: str, version: int, deadline: Deadline) -> IndexedVector:
+    async def _stored_vector(self, note_id: str, deadline: Deadline) -> IndexedVector:
         """The vector that a worker stored, while the note's own shard does not answer: the others can be searched."""
         try:
             async with within(deadline.share_s(), StoreUnavailable):
                 stored = await self._store.vector(note_id, self._fingerprint)
         except StoreUnavailable:
             stored = None
-        if stored is None or stored.version < version:
+        if stored is None:
             raise IndexUnavailable("the shard of this note does not answer")
         return stored
 

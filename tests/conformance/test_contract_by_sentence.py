@@ -171,6 +171,18 @@ class TestPut:
         assert time.monotonic() - start < 10
         assert http.get("/notes/put-2/related").status_code == 200
 
+    def test_of_the_same_body_again_says_what_get_says(self, service, http):
+        with stopped(service, "worker"):
+            pending = [http.put("/notes/put-5", json={"title": "same"}) for _ in range(2)]
+            assert http.get("/notes/put-5").json()["status"] == "pending"
+        until(lambda: http.get("/notes/put-5").json()["status"] == "searchable")
+        searchable = http.put("/notes/put-5", json={"title": "same"})
+
+        assert [(answer.status_code, answer.json()["status"]) for answer in (*pending, searchable)] == [
+            *[(202, "pending")] * 2,
+            (200, "searchable"),
+        ]
+
     def test_with_wait_in_vain_answers_the_202(self, service, http):
         with stopped(service, "worker"):
             answer = http.put("/notes/put-3?wait=0.3", json={"title": "a"})
@@ -511,7 +523,7 @@ class TestRelated:
     def test_has_the_shape_of_the_contract(self, http, corpus):
         answer = related(http)
 
-        assert set(answer) == {"note_id", "items", "model", "generation", "degraded", "shards"}
+        assert set(answer) == {"note_id", "items", "model", "generation", "stale", "degraded", "shards"}
         assert (answer["note_id"], answer["degraded"], answer["shards"]) == ("corpus-1", False, {"ok": 2, "total": 2})
         for item in answer["items"]:
             assert set(item) == {"note_id", "score", "title", "category", "hashtags"}
@@ -624,6 +636,23 @@ class TestRelated:
 
         refused(answer, 409, "note_pending")
         assert int(answer.headers["retry-after"]) >= 1
+
+    def test_of_a_note_whose_edit_waits_answers_from_the_version_that_the_index_holds(self, service, http):
+        for number in (3, 4):
+            http.put(f"/notes/related-{number}?wait=10", json={"title": "harbor tram at night"})
+        before = related(http, "?k=20", "related-3")
+        with stopped(service, "worker"):
+            http.put("/notes/related-3", json={"title": "noodle market"})
+            waiting = related(http, "?k=20", "related-3")
+            http.delete("/notes/related-4")
+            without = related(http, "?k=20", "related-3")
+        http.put("/notes/related-3?wait=10", json={"title": "noodle market"})
+        after = related(http, "?k=20", "related-3")
+
+        assert [answer["stale"] for answer in (before, waiting, without, after)] == [False, True, True, False]
+        assert ids_of(waiting) == ids_of(before)
+        assert "related-4" in ids_of(waiting)
+        assert {"related-3", "related-4"}.isdisjoint(ids_of(without))
 
 
 class TestTags:

@@ -755,17 +755,19 @@ function filtersShown(there) {
 }
 
 /** With `own` null nothing is known about related notes. */
-function showRelated(items, own, { degraded = false, shards = null } = {}) {
+function showRelated(items, own, { degraded = false, stale = false, shards = null } = {}) {
   const query = $("filters").hidden ? "" : asQuery(filters());
   rememberCategories(items);
   $("results").replaceChildren(...items.map((item) => makeResult(item, own ?? [], query)));
   $("related-count").textContent = own === null || !items.length ? "" : `${count(items.length, "note")}, closest first`;
-  $("degraded").hidden = !degraded;
-  $("degraded").textContent = degraded ? whyDegraded(shards) : "";
+  $("degraded").hidden = !degraded && !stale;
+  $("degraded").textContent = degraded ? whyDegraded(shards) : stale ? WHY_STALE : "";
   if (own === null) return;
   if (!items.length) $("results").append(makeNoResults());
   announce(items.length ? `${count(items.length, "related note")}.` : "No related notes.");
 }
+
+const WHY_STALE = "The last edit of this note is not searchable yet: these suit the version before it.";
 
 function whyDegraded(shards) {
   if (shards && shards.ok < shards.total)

@@ -43,7 +43,7 @@ router = APIRouter(route_class=GuardedRoute, generate_unique_id_function=lambda 
 async def put_note(note_id: Id, request: Request) -> Response:
     """Store a note, replacing the whole of an older one.
 
-    200 once it is searchable, 202 before. The same body again changes nothing and keeps the version.
+    200 once it is searchable, 202 before. The same body again changes nothing: version and status stay as they are.
     """
     wait_s = parameters_of(request, PutParameters).wait
     body = await read_body(request, limits_of(request).max_body_bytes)

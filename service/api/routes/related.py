@@ -18,7 +18,9 @@ router = APIRouter(route_class=GuardedRoute, generate_unique_id_function=lambda 
     response_model=RelatedOut,
     tags=["related"],
     responses={
-        200: openapi.answer("Related notes, by descending score.", "related", "explained", "without_the_store"),
+        200: openapi.answer(
+            "Related notes, by descending score.", "related", "explained", "while_an_edit_waits", "without_the_store"
+        ),
         **openapi.errors(NoteNotFound, NotePending, StoreUnavailable, IndexUnavailable, *openapi.WITH_ID),
     },
     openapi_extra=openapi.takes(RelatedParameters),
@@ -27,8 +29,9 @@ router = APIRouter(route_class=GuardedRoute, generate_unique_id_function=lambda 
 async def related_notes(note_id: Id, request: Request) -> Response:
     """Notes related to this one, by descending score.
 
-    Never the note itself, a deleted note, or one twice. While a shard is down the others answer; while the store is
-    down there are ids and scores alone. Either way `degraded` is true.
+    Never the note itself, a deleted note, or one twice. While an edit of the note is not searchable yet, these are the
+    notes related to the version before it, and `stale` is true. While a shard is down the others answer; while the
+    store is down there are ids and scores alone. Either way `degraded` is true.
     """
     asked = parameters_of(request, RelatedParameters)
     recommender = recommender_of(request)

@@ -67,6 +67,7 @@ class TestRelated:
             "items": [{"note_id": "n7", "title": "harbor boat", "category": "Travel", "hashtags": ["sea", "sun"]}],
             "model": FINGERPRINT,
             "generation": 3,
+            "stale": False,
             "degraded": False,
             "shards": {"ok": 2, "total": 2},
         }

@@ -100,13 +100,33 @@ class TestRelated:
             with pytest.raises(NoteNotFound):
                 await gateway.recommender.related(note_id, RelatedQuery(10))
 
-    async def test_of_a_new_or_edited_note_are_pending(self, gateway):
-        await gateway.publish(Note("edited", "harbor"))
-        await gateway.store.put([StoredNote(Note("edited", "castle"), 0), StoredNote(Note("new", "tram"), 0)])
+    async def test_of_a_new_note_are_pending(self, gateway):
+        await gateway.store.put([StoredNote(Note("new", "tram"), 0)])
 
-        for note_id in ("edited", "new"):
-            with pytest.raises(NotePending, match=r"searchable yet$"):
-                await gateway.recommender.related(note_id, RelatedQuery(10))
+        with pytest.raises(NotePending, match=r"searchable yet$"):
+            await gateway.recommender.related("new", RelatedQuery(10))
+
+    @pytest.mark.parametrize("is_known", [False, True], ids=["first", "again"])
+    async def test_of_an_edited_note_are_those_of_the_version_that_can_be_found(self, gateway, is_known):
+        near = [Note("far", "castle"), Note("gone", "harbor tram"), Note("near", "harbor")]
+        await gateway.publish(Note("edited", "harbor"), *near)
+        if is_known:
+            before = await gateway.recommender.related("edited", RelatedQuery(1))
+            assert (before.notes[0].note_id, before.stale) == ("near", False)
+        await gateway.store.put([StoredNote(Note("edited", "castle"), 0)])
+        await gateway.store.delete("near")  # and the index follows later
+        searches = gateway.searcher.searches
+
+        for _ in range(2):
+            stale = await gateway.recommender.related("edited", RelatedQuery(3))
+            assert [note.note_id for note in stale.notes] == ["gone", "far"]
+            assert (stale.stale, stale.degraded, stale.summary.version) == (True, False, 2)
+        # Only what was cached is checked by a second search.
+        assert gateway.searcher.searches - searches == 2 + is_known
+
+        await gateway.drain()
+        edited = await gateway.recommender.related("edited", RelatedQuery(1))
+        assert (edited.notes[0].note_id, edited.stale) == ("far", False)
 
     async def test_of_a_note_that_failed_say_why(self, gateway):
         [version] = await gateway.store.put([StoredNote(Note("poison", "harbor"), 0)])
@@ -271,8 +291,7 @@ class TestRelated:
         assert lookups == []
 
         await gateway.store.put([StoredNote(Note("n0", "castle"), 0)])
-        with pytest.raises(NotePending):
-            await gateway.recommender.related("n0", RelatedQuery(3))
+        assert (await gateway.recommender.related("n0", RelatedQuery(3))).stale
         await gateway.drain()
         edited = await gateway.recommender.related("n0", RelatedQuery(3))
         best = max(float(bag_of_words(Note("", "castle")) @ bag_of_words(note)) for note in notes(10)[1:])
@@ -518,6 +537,26 @@ class TestWrites:
         written = await gateway.recommender.put(StoredNote(Note("n", "castle"), 0), wait_s=0.05)
 
         assert (written.version, written.status) == (2, "pending")
+
+    async def test_that_change_nothing_say_what_a_read_says(self, gateway):
+        harbor, poison = StoredNote(Note("n", "harbor"), 0), StoredNote(Note("poison", "castle"), 0)
+        for expected in ("pending", "searchable"):
+            assert (await gateway.recommender.put(harbor)).status == expected
+            await gateway.drain()
+        version = (await gateway.recommender.put(poison)).version
+        gateway.store.suggest("poison", Suggestion(version, FINGERPRINT, failure="OverflowError"))
+
+        for record in (harbor, poison):
+            status = (await gateway.recommender.details(record.note.id)).status
+            assert (await gateway.recommender.put(record)).status == status
+            edited = replace(record, note=replace(record.note, content="more"))
+            assert (await gateway.recommender.put(edited)).status == "pending"
+
+    async def test_are_pending_where_the_status_cannot_be_told(self, gateway):
+        await gateway.publish(Note("n", "harbor"))
+        gateway.searcher.down = {0, 1}
+
+        assert (await gateway.recommender.put(StoredNote(Note("n", "harbor"), 0))).status == "pending"
 
     async def test_that_wait_outlive_a_shard_that_is_down_for_a_while(self, gateway):
         gateway.searcher.down = {0, 1}

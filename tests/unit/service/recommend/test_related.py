@@ -102,11 +102,17 @@ async def test_with_one_shard_of_two_down_every_note_is_answered_from_a_cold_sta
         assert {searcher.shard_of(id_) for id_ in ids} == {1}
 
 
-async def test_a_vector_of_an_older_version_is_not_the_notes():
-    neighborhood, _, store = await down(0, 1)
-    await store.put([StoredNote(Note("n1", "mountain"), 0)])
+async def test_an_edited_note_whose_shard_is_down_is_answered_by_the_vector_of_its_older_version():
+    neighborhood, searcher, store = await down()
+    searcher.down.add(searcher.shard_of("n1"))
+    await store.put([StoredNote(Note("n1", "mountain"), 0), StoredNote(Note("new", "harbor"), 0)])
+
+    related = await neighborhood.of_note("n1", RelatedQuery(1), Deadline(5.0))
+
+    assert (related.stale, related.degraded, related.notes[0].score) == (True, True, pytest.approx(1.0))
+    searcher.down = {0, 1}
     with pytest.raises(IndexUnavailable, match="the shard of this note"):
-        await neighborhood.of_note("n1", RelatedQuery(5), Deadline(5.0))
+        await neighborhood.of_note("new", RelatedQuery(5), Deadline(5.0))
 
 
 async def test_with_all_shards_down_or_the_store_as_well_there_is_no_answer():
