@@ -72,7 +72,7 @@ class HttpSettings(BaseModel, frozen=True, extra="forbid"):
     port: Port = Field(default=8000, description="Port of the public API; 0 takes a free one.")
     related_s: PositiveFloat = Field(default=1.0, description="Deadline of GET related.")
     write_s: PositiveFloat = Field(default=2.0, description="Deadline of a write, without the caller's wait.")
-    tags_s: PositiveFloat = Field(default=15.0, description="Deadline of POST /notes/tags.")
+    tags_s: PositiveFloat = Field(default=15.0, description="Deadline of POST /notes/tags and /v1/embeddings.")
     popularity_weight: NonNegativeFloat = Field(
         default=0.01,
         description="b of debias: how much of a cosine a note loses per unit of log(1 + exposure) at debias=1; "
@@ -84,6 +84,9 @@ class HttpSettings(BaseModel, frozen=True, extra="forbid"):
     max_body_bytes: PositiveInt = Field(default=512 * 1024, description="Largest body of one note or draft.")
     max_bulk_bytes: PositiveInt = Field(default=32 * 1024 * 1024, description="Largest body of a bulk write.")
     max_events_bytes: PositiveInt = Field(default=4 * 1024 * 1024, description="Largest body of a delivery of events.")
+    max_embeddings_bytes: PositiveInt = Field(
+        default=16 * 1024 * 1024, description="Largest body of texts to embed; 64 of the longest take 15 MiB at most."
+    )
     hosts: tuple[str, ...] = Field(
         default=(),
         description="Names by which callers may reach a service without keys, besides localhost and its own address.",
@@ -102,7 +105,7 @@ class LimitSettings(BaseModel, frozen=True, extra="forbid"):
     reads: PositiveInt = Field(default=96, description="Other reads under way at most.")
     writes: PositiveInt = Field(default=128, description="Writes of one note under way at most, waiting ones too.")
     bulk: PositiveInt = Field(default=4, description="Bulk writes under way at most.")
-    tags: PositiveInt = Field(default=96, description="POST /notes/tags under way at most.")
+    tags: PositiveInt = Field(default=96, description="POST /notes/tags and /v1/embeddings under way at most.")
     public: PositiveInt = Field(
         default=32, description="Requests under way at most that need no key, or have none where one is needed."
     )

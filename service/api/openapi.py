@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from service.api.queries import NoParameters, Parameters, parameters
+from service.contract.embeddings import EmbeddingsIn
 from service.contract.errors import ErrorOut
 from service.contract.events import EventIn, EventsIn
 from service.contract.examples import EXAMPLES
@@ -70,6 +71,7 @@ Related notes, hashtags and categories for a community of notes.
 TAGS = {
     "related": "What readers of a note will want next.",
     "tags": "Hashtags and a category for a draft.",
+    "embeddings": "Vectors of texts, for clients of OpenAI's API.",
     "notes": "Writing and reading notes.",
     "events": "What readers do.",
     "status": "How the service is.",
@@ -105,7 +107,7 @@ _IF_NONE_MATCH = (
     "The `ETag` of an earlier answer, or several with commas between: 304 when nothing has changed.",
     {"type": "string"},
 )
-_BODIES = (NoteIn, BulkNoteIn, DraftIn, EventIn, EventsIn)
+_BODIES = (EmbeddingsIn, NoteIn, BulkNoteIn, DraftIn, EventIn, EventsIn)
 
 
 class Api(FastAPI):

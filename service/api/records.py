@@ -19,6 +19,11 @@ def draft_note(draft: DraftIn) -> Note:
     return Note("", draft.title, draft.content, tuple(draft.hashtags))
 
 
+def text_note(text: str) -> Note:
+    """A text for the model: a draft with this content and nothing else."""
+    return Note("", content=text)
+
+
 def event_record(event: EventIn) -> Event:
     """An event for the store, its time in seconds since 1970."""
     ts = event.ts if isinstance(event.ts, float | int) else seconds(event.ts)

@@ -1,15 +1,21 @@
 """The bodies of answers, in the shapes of the contract. Scores are rounded only here."""
 
+from base64 import b64encode
 from collections.abc import Iterable, Sequence
 from itertools import repeat
 from typing import Any
 
+import numpy as np
 import orjson
+from numpy.typing import NDArray
 
+from model.backend import Embedding
+from service.contract.embeddings import Encoding
 from service.recommend.note_cache import NoteSummary
 from service.recommend.recommender import NoteDetails, ServiceStatus, TagSuggestions
 from service.recommend.related import RelatedNote, RelatedNotes
 from service.recommend.rerank import in_common
+from service.store.records import pack_vector
 
 _DIGITS = 6
 _END = b"}"  # of a related note
@@ -85,6 +91,25 @@ def tags_out(suggestions: TagSuggestions, fingerprint: str, *, with_related: boo
     if with_related:
         out["related"] = [orjson.Fragment(note) for note in _notes_out(suggestions.related, repeat(_END))]
     return out
+
+
+def embeddings_out(embeddings: Sequence[Embedding], fingerprint: str, encoding: Encoding) -> bytes:
+    """Of `POST /v1/embeddings`, as JSON; numbers with all digits of a float32."""
+    tokens = sum(embedding.tokens for embedding in embeddings)
+    out = {
+        "object": "list",
+        "data": [
+            {"object": "embedding", "index": index, "embedding": _encoded(embedding.vector, encoding)}
+            for index, embedding in enumerate(embeddings)
+        ],
+        "model": fingerprint,
+        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+    }
+    return orjson.dumps(out, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def _encoded(vector: NDArray[np.float32], encoding: Encoding) -> NDArray[np.float32] | str:
+    return b64encode(pack_vector(vector)).decode() if encoding == "base64" else vector
 
 
 def note_out(details: NoteDetails) -> dict[str, Any]:

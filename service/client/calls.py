@@ -9,6 +9,7 @@ from urllib.parse import quote
 import httpx
 from pydantic import BaseModel
 
+from ..contract.embeddings import EmbeddingsOut
 from ..contract.events import EventsOut
 from ..contract.notes import BulkOut, NoteOut, WrittenOut
 from ..contract.related import RelatedOut
@@ -123,6 +124,11 @@ class Calls:
             "related": related,
         }
         return _with_body(Call("POST", "/notes/tags", _as(TagsOut)), draft)
+
+    def embed(self, texts: str | Sequence[str]) -> Call[EmbeddingsOut]:
+        """The vectors of up to 64 texts, in the space of the index, each as a list of numbers."""
+        wanted = {"input": texts if isinstance(texts, str) else list(texts)}
+        return _with_body(Call("POST", "/v1/embeddings", _as(EmbeddingsOut)), wanted)
 
     def put(
         self,

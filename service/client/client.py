@@ -55,6 +55,7 @@ class NoteLLMClient(Connection[httpx.Client, httpx.BaseTransport]):
 
     related = _blocking(Calls.related)
     tags = _blocking(Calls.tags)
+    embed = _blocking(Calls.embed)
     put = _blocking(Calls.put)
     put_many = _blocking(Calls.put_many)
     get = _blocking(Calls.get)
@@ -112,6 +113,7 @@ class AsyncNoteLLMClient(Connection[httpx.AsyncClient, httpx.AsyncBaseTransport]
 
     related = _awaited(Calls.related)
     tags = _awaited(Calls.tags)
+    embed = _awaited(Calls.embed)
     put = _awaited(Calls.put)
     put_many = _awaited(Calls.put_many)
     get = _awaited(Calls.get)

@@ -74,6 +74,14 @@ EXAMPLES: dict[str, Any] = {
         "related": [_ITEM],
         "model": _FINGERPRINT,
     },
+    "text": {"input": "A quiet bakery by the sea", "model": "notellm"},
+    "texts": {"input": ["A quiet bakery by the sea", "海边的面包店"], "encoding_format": "base64"},
+    "embeddings": {
+        "object": "list",
+        "data": [{"object": "embedding", "index": 0, "embedding": [0.6, -0.48, 0.64]}],
+        "model": _FINGERPRINT,
+        "usage": {"prompt_tokens": 31, "total_tokens": 31},
+    },
     "pending": _WRITTEN | {"status": "pending"},
     "searchable": _WRITTEN | {"status": "searchable"},
     "stored_note": {

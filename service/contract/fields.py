@@ -54,6 +54,7 @@ _text = _described(pattern="^[^\\u0000]*$")
 _visible_text = _described(pattern=f"^[^\\u0000]*[^{_SPACES}\\u0000][^\\u0000]*$")
 Title = Annotated[str, StringConstraints(strip_whitespace=True, max_length=300), _NoNul, _text]
 Content = Annotated[str, StringConstraints(max_length=20_000), _NoNul, _text]
+Text = Annotated[str, StringConstraints(min_length=1, max_length=20_000), _NoNul, _text]
 Label = Annotated[str, StringConstraints(max_length=128), _NoNul, _text]
 Hashtag = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=64), _NoNul, _visible_text]
 NoteId = Annotated[str, StringConstraints(pattern=ID_PATTERN)]

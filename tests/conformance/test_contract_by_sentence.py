@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import httpx
+import numpy as np
 import pytest
 from support.checkpoint import CATEGORIES
 from support.service import Service, until
@@ -20,6 +21,7 @@ EMOJI = "\U0001f642"
 ROUTES = (
     ("GET", "/notes/never/related"),
     ("POST", "/notes/tags"),
+    ("POST", "/v1/embeddings"),
     ("PUT", "/notes/any"),
     ("POST", "/notes"),
     ("GET", "/notes/never"),
@@ -142,6 +144,7 @@ class TestEverything:
         [
             ("PUT", "/notes/unknown-field", {"title": "a"}),
             ("POST", "/notes/tags", {"title": "a"}),
+            ("POST", "/v1/embeddings", {"input": "a"}),
             ("POST", "/events", {"events": []}),
         ],
     )
@@ -653,6 +656,24 @@ class TestRelated:
         assert ids_of(waiting) == ids_of(before)
         assert "related-4" in ids_of(waiting)
         assert {"related-3", "related-4"}.isdisjoint(ids_of(without))
+
+
+class TestEmbeddings:
+    def test_are_the_vectors_of_the_index_for_notes_of_that_content_alone(self, http):
+        texts = {f"text-{number}": f"a {word} at night, and no {WORDS[-number]}" for number, word in enumerate(WORDS)}
+        assert http.post("/notes", json=[{"note_id": id_, "content": text} for id_, text in texts.items()]).is_success
+        until(lambda: all(http.get(f"/notes/{id_}").json()["status"] == "searchable" for id_ in texts))
+
+        answer = http.post("/v1/embeddings", json={"input": list(texts.values()), "model": "any"}).json()
+
+        own = dict(zip(texts, (np.array(entry["embedding"]) for entry in answer["data"]), strict=True))
+        assert all(np.linalg.norm(vector) == pytest.approx(1, abs=1e-5) for vector in own.values())
+        for id_, vector in own.items():
+            scores = {item["note_id"]: item["score"] for item in related(http, "?k=100", id_)["items"]}
+            for other, score in scores.items():
+                if other in own:
+                    assert score == pytest.approx(float(vector @ own[other]), abs=1e-5)
+        assert answer["usage"]["prompt_tokens"] == answer["usage"]["total_tokens"] > 0
 
 
 class TestTags:

@@ -23,6 +23,7 @@ CONTRACT = {
     "HEAD /openapi.json": None,
     "GET /notes/{note_id}/related": "read",
     "POST /notes/tags": "tags",
+    "POST /v1/embeddings": "read",
     "PUT /notes/{note_id}": "write",
     "POST /notes": "write",
     "POST /events": "write",

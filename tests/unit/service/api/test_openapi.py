@@ -25,6 +25,7 @@ DOCUMENT: dict[str, Any] = json.loads(COMMITTED.read_text())
 ROUTES = {
     "GET /notes/{note_id}/related": "related_notes",
     "POST /notes/tags": "suggest_tags",
+    "POST /v1/embeddings": "create_embeddings",
     "PUT /notes/{note_id}": "put_note",
     "POST /notes": "put_notes",
     "POST /events": "record_events",
@@ -36,6 +37,7 @@ _BODY = "request_timeout too_large unsupported_media_type"
 CODES = {
     "GET /notes/{note_id}/related": "note_not_found note_pending store_unavailable index_unavailable",
     "POST /notes/tags": f"{_BODY} worker_unavailable store_unavailable",
+    "POST /v1/embeddings": f"{_BODY} worker_unavailable",
     "PUT /notes/{note_id}": f"{_BODY} precondition_failed idempotency_key_reused request_in_progress "
     "store_unavailable queue_full",
     "POST /notes": f"{_BODY} idempotency_key_reused request_in_progress store_unavailable queue_full",

@@ -1,8 +1,12 @@
 """The contract's routes over HTTP: shapes, statuses, and what hostile input gets."""
 
 import asyncio
+import base64
+import json
+import struct
 from typing import ClassVar
 
+import numpy as np
 import pytest
 from pydantic import BaseModel
 from support.bodies import HOSTILE, MARK, NOTE
@@ -10,6 +14,7 @@ from support.gateway import MemoryGateway
 
 from indexer.types import ShardStatus
 from model.note import Note
+from service.contract.embeddings import EmbeddingsOut as OpenAi
 from service.contract.errors import ErrorOut
 from service.contract.events import EventsOut
 from service.contract.notes import BulkOut, NoteOut, WrittenOut
@@ -17,7 +22,7 @@ from service.contract.related import RelatedOut
 from service.contract.status import StatusOut
 from service.contract.tags import TagsOut
 from service.keys import Keyring, create_key
-from service.recommend.memory import FINGERPRINT
+from service.recommend.memory import DIM, FINGERPRINT, bag_of_words
 from service.store.interfaces import Suggestion
 from service.store.records import Event
 
@@ -345,6 +350,70 @@ class TestTags:
     @pytest.mark.parametrize("body", HOSTILE.values(), ids=HOSTILE)
     async def test_refuses_hostile_bodies(self, client, body):
         check_error(await client.post("/notes/tags", content=body), 422, "invalid_request")
+
+
+class TestEmbeddings:
+    async def test_of_one_text_have_the_shape_of_openai(self, client):
+        body = check(await client.post("/v1/embeddings", json={"input": "harbor tram", "model": "any"}), 200, OpenAi)
+
+        [vector] = [entry.pop("embedding") for entry in body["data"]]
+        assert np.array_equal(np.float32(vector), bag_of_words(Note("", content="harbor tram")))
+        assert body == {
+            "object": "list",
+            "data": [{"object": "embedding", "index": 0}],
+            "model": FINGERPRINT,
+            "usage": {"prompt_tokens": 2, "total_tokens": 2},
+        }
+
+    async def test_of_many_texts_stand_in_their_order_and_may_be_little_endian_bytes(self, client):
+        texts = [" ".join(["harbor"] * count) for count in range(1, 65)]
+
+        wanted = {"input": texts, "encoding_format": "base64"}
+        body = check(await client.post("/v1/embeddings", json=wanted), 200, OpenAi)
+
+        assert [entry["index"] for entry in body["data"]] == list(range(64))
+        assert body["usage"] == {"prompt_tokens": 64 * 65 // 2, "total_tokens": 64 * 65 // 2}
+        for text, entry in zip(texts, body["data"], strict=True):
+            numbers = struct.unpack(f"<{DIM}f", base64.b64decode(entry["embedding"], validate=True))
+            assert numbers == tuple(bag_of_words(Note("", content=text)).tolist())
+
+    async def test_of_the_longest_texts_fit(self):
+        async with MemoryGateway().client() as client:
+            texts = ["\U0001f642" * 20_000] * 64
+            assert (await client.post("/v1/embeddings", json={"input": texts})).status_code == 200
+
+    async def test_need_a_worker(self, gateway, client):
+        gateway.drafter.down = True
+        response = await client.post("/v1/embeddings", json={"input": "harbor"})
+        check_error(response, 503, "worker_unavailable")
+        assert response.headers["retry-after"] == "1"
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            {},
+            *({"input": bad} for bad in (None, "", [], [""], ["a"] * 65, ["a", 1], [[1, 2]], {"text": "a"}, 7)),
+            *({"input": bad} for bad in ("x" * 20_001, ["a", "x" * 20_001], "a\0b", ["\ud800"])),
+            *({"input": "a", "encoding_format": bad} for bad in ("hex", None, 1)),
+            *({"input": "a", more: 3} for more in ("dimensions", "user", "x-mark-x")),
+        ],
+    )
+    async def test_refuse_what_the_contract_does_not_name(self, client, body):
+        response = await client.post("/v1/embeddings", content=json.dumps(body).encode())
+        check_error(response, 422, "invalid_request")
+        assert "x-mark-x" not in response.text
+
+    async def test_name_the_text_that_they_refuse(self, client):
+        response = await client.post("/v1/embeddings", json={"input": ["a", "b", ""]})
+        assert check_error(response, 422, "invalid_request")["message"].startswith("input.2: ")
+
+    @pytest.mark.parametrize("body", HOSTILE.values(), ids=HOSTILE)
+    async def test_refuse_hostile_bodies(self, client, body):
+        check_error(await client.post("/v1/embeddings", content=body), 422, "invalid_request")
+
+    async def test_look_at_no_model(self, client):
+        for model in ("text-embedding-3-small", None, 7, {"a": [1]}, "x" * 1000):
+            assert (await client.post("/v1/embeddings", json={"input": "a", "model": model})).status_code == 200
 
 
 class TestPut:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
@@ -19,7 +20,7 @@ from service.client import AsyncNoteLLMClient, NoAnswer, NoteLLMClient, Refused
 from service.client.calls import BulkNote
 from service.contract.events import EventsOut
 from service.contract.notes import RejectedOut, WrittenOut
-from service.recommend.memory import FINGERPRINT
+from service.recommend.memory import FINGERPRINT, bag_of_words
 from service.recommend.related import RelatedQuery
 
 EVENT = {"event_id": "e1", "user_id": "u1", "note_id": "n1", "type": "click", "ts": 1767225600}
@@ -209,6 +210,14 @@ class TestRelated:
 
 
 class TestOtherCalls:
+    async def test_embed_takes_a_text_or_several(self, notellm):
+        one, two = await notellm.embed("harbor"), await notellm.embed(("tram", "harbor"))
+
+        assert [entry.index for entry in two.data] == [0, 1]
+        assert two.data[1].embedding == one.data[0].embedding
+        assert np.array_equal(np.float32(two.data[0].embedding), bag_of_words(Note("", content="tram")))
+        assert two.usage.total_tokens == 2
+
     async def test_tags_takes_every_parameter(self, gateway, notellm):
         await gateway.publish(Note("n7", "harbor boat", hashtags=("sea",)))
 
