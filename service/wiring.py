@@ -88,6 +88,7 @@ def run_indexer(settings: Settings) -> None:
 async def _gateway(settings: Settings) -> None:
     from indexer.serving.client import ShardedSearcher
     from model.inference.calibration import scores_of
+    from model.text import languages
     from service.api import audit
     from service.api.app import create_app
     from service.keys import Keyring
@@ -109,6 +110,7 @@ async def _gateway(settings: Settings) -> None:
     except OSError as error:
         raise SetupError(f"NOTELLM_AUDIT_FILE cannot be written: {reason_of(error)}") from error
     missing = Readiness("redis", "the index", "a worker")
+    languages.load()
     searcher = ShardedSearcher(settings.index.addresses, manifest.fingerprint)
     workers = WorkerPool(settings.worker.addresses, manifest.fingerprint)
     allow_connections()

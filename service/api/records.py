@@ -1,6 +1,7 @@
 """Bodies of the contract as the store and the model take them: notes, drafts and events."""
 
 from model.note import Note
+from model.text.languages import detect_language
 from service.contract.events import EventIn
 from service.contract.fields import seconds
 from service.contract.notes import NoteIn
@@ -9,9 +10,17 @@ from service.store.records import Event, StoredNote
 
 
 def note_record(note: NoteIn, note_id: str) -> StoredNote:
-    """A note for the store, which gives it its version."""
-    stored = Note(note_id, note.title, note.content, tuple(note.hashtags), note.category, note.exposure)
-    return StoredNote(stored, version=0, author=note.author, created_at=note.created_at)
+    """A note for the store, which gives it its version; its language is detected unless it is given."""
+    return StoredNote(
+        Note(note_id, note.title, note.content, tuple(note.hashtags), note.category, note.exposure),
+        version=0,
+        author=note.author,
+        created_at=note.created_at,
+        attributes=note.attributes,
+        language=note.language,
+        hidden=note.hidden,
+        detected=None if note.language else detect_language(note.title, note.content) or "",
+    )
 
 
 def draft_note(draft: DraftIn) -> Note:

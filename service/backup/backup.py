@@ -25,6 +25,8 @@ key                                 fate     why
 ``notellm:v1:dead``                 kept     the reasons stand nowhere else
 ``notellm:v1:events``               kept     pairs are made of them
 ``notellm:v1:event:<id>``           rebuilt  from the events, each to expire when it would have
+``notellm:v1:ids``                  rebuilt  the live ones of the notes
+``notellm:v1:attributes``           rebuilt  counted from the notes
 ``notellm:v1:tag:<key>``            rebuilt  counted from the notes
 ``notellm:v1:counts``               rebuilt  counted from the notes
 ``notellm:v1:writes``               rebuilt  a new stream, so that every cache starts empty

@@ -17,7 +17,7 @@ from service.settings import SetupError
 from service.store.records import StoredNote, StoredPrediction, unpack_vector
 from service.store.schema import DEAD, EVENTS
 
-FORMAT = 1
+FORMAT = 2  # 1 knew no attributes, languages and hidden notes
 MANIFEST, SUMS, NOTES, MODEL = "manifest.json", "SHA256SUMS", "notes.jsonl.gz", "model"
 STREAMS = {"events.jsonl.gz": EVENTS, "dead.jsonl.gz": DEAD}
 BATCH = 256
@@ -103,7 +103,8 @@ def note_line(stored: StoredNote) -> Line:
         return {"note_id": stored.note.id, "version": stored.version, "deleted": True}
     note = {"note_id": stored.note.id, "version": stored.version, **asdict(stored.note)}
     del note["id"]
-    return note | {"author": stored.author, "created_at": stored.created_at}
+    names = ("author", "created_at", "attributes", "language", "hidden", "detected")
+    return note | {name: getattr(stored, name) for name in names}
 
 
 def note_of(line: Line) -> StoredNote:
@@ -112,7 +113,20 @@ def note_of(line: Line) -> StoredNote:
         return StoredNote(Note(line["note_id"]), line["version"], deleted=True)
     title, content, hashtags = line["title"], line["content"], tuple(line["hashtags"])
     note = Note(line["note_id"], title, content, hashtags, line["category"], line["exposure"])
-    return StoredNote(note, line["version"], line["author"], line["created_at"])
+    # Lines of older releases end with `created_at`.
+    attributes = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in line.get("attributes", {}).items()
+    }
+    return StoredNote(
+        note,
+        line["version"],
+        line["author"],
+        line["created_at"],
+        attributes=attributes,
+        language=line.get("language"),
+        hidden=line.get("hidden", False),
+        detected=line.get("detected"),
+    )
 
 
 def prediction_line(note_id: str, predicted: StoredPrediction) -> Line:

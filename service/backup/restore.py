@@ -75,17 +75,22 @@ return 1
 PUT_NOTES = (
     LIBRARY
     + """
+local function tally(record, step)
+  if deleted(record) then
+    redis.call('HINCRBY', COUNTS, 'deleted', step)
+  else
+    local stored = cmsgpack.unpack(record)
+    count(stored, step)
+    if step > 0 then enter(stored) else leave(stored) end
+  end
+end
 for i = 1, #ARGV do
   local id = cmsgpack.unpack(ARGV[i]).id
   local old = redis.call('GET', NOTE .. id)
   if not old or version(old) < version(ARGV[i]) then
-    if old then
-      redis.call('HINCRBY', COUNTS, deleted(old) and 'deleted' or 'live', -1)
-      count_tags(old, -1)
-    end
+    if old then tally(old, -1) end
     redis.call('SET', NOTE .. id, ARGV[i])
-    redis.call('HINCRBY', COUNTS, deleted(ARGV[i]) and 'deleted' or 'live', 1)
-    count_tags(ARGV[i], 1)
+    tally(ARGV[i], 1)
   end
 end
 """

@@ -16,7 +16,7 @@ from service.api.records import note_record
 from service.api.validation import explain
 from service.contract.notes import BulkNoteIn
 from service.store.connection import redis_errors
-from service.store.jobs import PUBLISH_PREDICTION
+from service.store.interfaces import Conflict
 from service.store.notes import PUT_NOTE
 from service.store.records import StoredNote, StoredPrediction, pack_vector
 from service.store.schema import LUA, MODELS
@@ -41,20 +41,24 @@ return registered(ARGV[1]) and 1 or 0
 )
 
 # ARGV: the model, the time in ms, then for each note: record and prediction, their versions not yet known, vector.
-# Stores all and returns how many predictions were not there before.
+# Stores all and returns how many predictions were not there before; then for each note that was not stored its place,
+# from 0, and why: see `PUT_NOTE`.
 PUT_PREDICTED = (
     LUA
     + PUT_NOTE
-    + PUBLISH_PREDICTION
     + """
-local model, models, published = ARGV[1], redis.call('HKEYS', MODELS), 0
+local model, models, outcome = ARGV[1], redis.call('HKEYS', MODELS), {0}
 for i = 3, #ARGV, 3 do
-  local id = cmsgpack.unpack(ARGV[i]).id
-  local number = put_note(ARGV[i], id, redis.call('GET', NOTE .. id), models, model, '')
-  local prediction = with_version(ARGV[i + 1], number)
-  published = published + publish(model, id, number, ARGV[i], prediction, ARGV[i + 2], ARGV[2])
+  local stored = cmsgpack.unpack(ARGV[i])
+  local number = put_note(ARGV[i], stored, redis.call('GET', NOTE .. stored.id), models, model, '')
+  if type(number) == 'table' then
+    outcome[#outcome + 1] = {(i - 3) / 3, unpack(number)}
+  else
+    local prediction = with_version(ARGV[i + 1], number)
+    outcome[1] = outcome[1] + publish(model, stored.id, number, stored, prediction, ARGV[i + 2], ARGV[2])
+  end
 end
-return published
+return outcome
 """
 )
 
@@ -113,18 +117,27 @@ def _open(redis: "SyncRedis", load: BulkLoad, dim: int) -> None:
 
 def _put(put: Any, done: LoadedVectors, notes: list[Note], vectors_ND: NDArray[np.float32]) -> None:
     args: list[Any] = [done.model, int(time.time() * 1000)]
+    sent: list[Note] = []
     for note, vector in zip(notes, vectors_ND, strict=True):
         try:
             record = _record(note)
         except ValidationError as error:
-            done.rejected += 1
-            done.problems = (*done.problems, f"{' '.join(note.id.splitlines())[:128]}: {explain(error)}")[:_SHOWN]
+            _reject(done, note, explain(error))
             continue
         prediction = StoredPrediction(0, done.model, vector, (), None)
         args += [record.encode(), prediction.encode(), pack_vector(vector)]
-        done.notes += 1
-    if len(args) > 2:
-        done.new += int(put(args=args))
+        sent.append(note)
+    if sent:
+        new, *conflicts = put(args=args)
+        done.new += int(new)
+        done.notes += len(sent) - len(conflicts)
+        for place, *clash in conflicts:
+            _reject(done, sent[int(place)], str(Conflict(*(part.decode() for part in clash))))
+
+
+def _reject(done: LoadedVectors, note: Note, problem: str) -> None:
+    done.rejected += 1
+    done.problems = (*done.problems, f"{' '.join(note.id.splitlines())[:128]}: {problem}")[:_SHOWN]
 
 
 def _record(note: Note) -> StoredNote:

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from ..contract.embeddings import EmbeddingsOut
 from ..contract.events import EventsOut
+from ..contract.fields import AttributeValue
 from ..contract.notes import BulkOut, NoteOut, WrittenOut
 from ..contract.related import RelatedOut
 from ..contract.status import StatusOut
@@ -36,6 +37,9 @@ class NoteFields(TypedDict, total=False):
     author: str | None
     exposure: int
     created_at: str | None
+    attributes: Mapping[str, AttributeValue]
+    language: str | None
+    hidden: bool
 
 
 class BulkNote(NoteFields, total=False):

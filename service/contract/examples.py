@@ -11,6 +11,9 @@ _NOTE = {
     "author": "author-17",
     "exposure": 120,
     "created_at": "2026-03-14T09:30:00+09:00",
+    "attributes": {"city": "Kyoto", "price": 120, "season": ["spring", "autumn"], "wheelchair": True},
+    "language": None,
+    "hidden": False,
 }
 _SHORT_NOTE = {"title": "Lentil soup for a week"}
 _ITEM: dict[str, Any] = {
@@ -87,6 +90,7 @@ EXAMPLES: dict[str, Any] = {
     "stored_note": {
         "note_id": "kyoto-3",
         **_NOTE,
+        "detected_language": "en",
         "version": 2,
         "status": "searchable",
         "reason": None,

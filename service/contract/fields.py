@@ -1,10 +1,22 @@
 """The fields of bodies, and the rules for every body with a text."""
 
+import math
 import re
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    StringConstraints,
+    WithJsonSchema,
+    model_validator,
+)
 
 ID_PATTERN = r"^[A-Za-z0-9._~:-]{1,128}$"
 
@@ -12,6 +24,14 @@ _RFC_3339 = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?([Zz]|[+-][0-9]{2}:[0-9]{2})"
 )
 _FIRST = datetime(1970, 1, 1, tzinfo=UTC)
+_MAX_WHOLE = 2**53  # beyond it a JSON reader may round a whole number
+
+# What a filter calls the note's own fields, and what else could be taken for one: no attribute has such a name.
+RESERVED = frozenset(
+    ("category", "author", "language", "exposure", "created_at", "hashtags", "hidden", "title", "content")
+)
+_ATTRIBUTE = re.compile(r"[a-z][a-z0-9_]{0,39}")
+_MAX_ATTRIBUTES, _MAX_VALUE_CHARS, _MAX_VALUES = 32, 200, 20
 _SPACES = r"\s\u001c-\u001f\u0085"  # what Python strips, as JSON Schema writes it
 
 
@@ -43,6 +63,56 @@ def seconds(time: str) -> float:
     return after
 
 
+Attribute = str | int | float | bool | tuple[str, ...]
+AttributeValue = Attribute | Sequence[str]  # as a client may give it
+
+
+def _is_value(text: object) -> bool:
+    return isinstance(text, str) and 0 < len(text) <= _MAX_VALUE_CHARS and "\0" not in text
+
+
+def _attribute(value: Any) -> Attribute:
+    """A value as it is stored: a number is whole where it can be, so that 3 and 3.0 are the same note."""
+    match value:
+        case bool():
+            return value
+        case int() | float() if abs(value) <= _MAX_WHOLE:
+            return int(value) if value == int(value) else value
+        case int() | float():
+            try:
+                number = float(value)
+            except OverflowError:
+                number = math.inf
+            if math.isfinite(number):
+                return number
+        case str() if _is_value(value):
+            return value
+        case list() | tuple() if 0 < len(value) <= _MAX_VALUES and all(map(_is_value, value)):
+            return tuple(value)
+    raise ValueError(
+        f"must be a string of 1 to {_MAX_VALUE_CHARS} characters without NUL, a finite number, a boolean, or a list of "
+        f"1 to {_MAX_VALUES} such strings"
+    )
+
+
+def check_attribute_names(attributes: Mapping[str, object]) -> None:
+    """Raises ValueError for too many names, and for one that no attribute has."""
+    if len(attributes) > _MAX_ATTRIBUTES:
+        raise ValueError(f"must hold at most {_MAX_ATTRIBUTES} names")
+    for name in attributes:
+        if name in RESERVED:
+            raise ValueError(f"no attribute is named as a field of the note: {', '.join(sorted(RESERVED))}")
+        if not _ATTRIBUTE.fullmatch(name):
+            raise ValueError("a name is 1 to 40 of a-z 0-9 _, a letter first")
+
+
+def _attributes(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError("must be an object")  # noqa: TRY004 - pydantic takes a ValueError
+    check_attribute_names(value)
+    return value
+
+
 def _described(**schema: JsonValue) -> Any:
     """Keywords for the JSON Schema of a value that pydantic cannot know."""
     return Field(json_schema_extra=schema)
@@ -60,6 +130,46 @@ Hashtag = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, 
 NoteId = Annotated[str, StringConstraints(pattern=ID_PATTERN)]
 Time = Annotated[str, AfterValidator(_rfc_3339), _described(format="date-time")]
 Key = Annotated[str, StringConstraints(min_length=1, max_length=128), _NoNul, _text]
+
+Language = Annotated[
+    str,
+    StringConstraints(pattern=r"^[A-Za-z]{2,3}$", to_lower=True),
+    Field(description="BCP 47, the primary tag alone."),
+]
+_TEXT_VALUE: dict[str, JsonValue] = {
+    "type": "string",
+    "minLength": 1,
+    "maxLength": _MAX_VALUE_CHARS,
+    "pattern": "^[^\\u0000]*$",
+}
+_VALUE_SCHEMA: dict[str, JsonValue] = {
+    "anyOf": [
+        _TEXT_VALUE,
+        {"type": "number"},
+        {"type": "boolean"},
+        {"type": "array", "items": _TEXT_VALUE, "minItems": 1, "maxItems": _MAX_VALUES},
+    ]
+}
+_NAME_SCHEMA: dict[str, JsonValue] = {"pattern": f"^{_ATTRIBUTE.pattern}$", "not": {"enum": [*sorted(RESERVED)]}}
+
+
+def attributes_schema(value: dict[str, JsonValue]) -> WithJsonSchema:
+    """The JSON Schema of attributes whose values are of this one."""
+    return WithJsonSchema(
+        {
+            "type": "object",
+            "maxProperties": _MAX_ATTRIBUTES,
+            "propertyNames": _NAME_SCHEMA,
+            "additionalProperties": value,
+        }
+    )
+
+
+Attributes = Annotated[
+    dict[str, Annotated[Any, AfterValidator(_attribute)]],
+    BeforeValidator(_attributes),
+    attributes_schema(_VALUE_SCHEMA),
+]
 
 _SAYS_SOMETHING: dict[str, JsonValue] = {
     "anyOf": [{"required": [name], "properties": {name: {"pattern": f"[^{_SPACES}]"}}} for name in ("title", "content")]

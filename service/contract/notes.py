@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
-from .fields import Body, Label, NoteId, Time
+from .fields import Attribute, Attributes, Body, Label, Language, NoteId, Time
 from .tags import CategoryOut
 
 NoteStatus = Literal["pending", "searchable", "failed"]
@@ -21,6 +21,11 @@ class NoteIn(Body):
         default=0, description="How often the note was shown."
     )
     created_at: Time | None = Field(default=None, description="RFC 3339, with an offset.")
+    attributes: Attributes = Field(
+        default={}, description="The community's own fields, for filters. A name keeps its type in all notes."
+    )
+    language: Language | None = Field(default=None, description="Null: the service detects it.")
+    hidden: bool = Field(default=False, description="True: the note stands in no answer to others.")
 
 
 class BulkNoteIn(NoteIn):
@@ -70,6 +75,10 @@ class NoteOut(BaseModel):
     author: str | None
     exposure: int
     created_at: str | None
+    attributes: dict[str, Attribute]
+    language: str | None
+    hidden: bool
+    detected_language: str | None = Field(description="Null where it is given, or unsure.")
     version: int
     status: NoteStatus
     reason: str | None = Field(description="Why the status is `failed`.")

@@ -10,24 +10,26 @@ apart until then, so that an answer without Redis leaves it out: decision 057.
 
 import asyncio
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 
+from indexer.types import Fields
 from service import metrics
 from service.deadlines import within
 from service.errors import StoreUnavailable
 from service.recommend.lru import LruCache
 from service.store.interfaces import NoteStore
-from service.store.records import StoredNote
+from service.store.records import StoredNote, fields_of
 
 _CACHED, _FETCHED = metrics.NOTES_LOOKED_UP.labels("held"), metrics.NOTES_LOOKED_UP.labels("fetched")
 
 
 @dataclass(slots=True, eq=False)
 class NoteSummary:
-    """A live note without its text: the part of it that answers show and ranking needs.
+    """A live note without its text: the part of it that answers show, filters compare and ranking needs.
 
-    ``rendered`` is the note as `service.api.responses` writes it, empty until an answer first needed it.
+    ``created_at`` is in seconds since 1970. ``rendered`` is the note as `service.api.responses` writes it, empty until
+    an answer first needed it.
     """
 
     note_id: str
@@ -37,6 +39,9 @@ class NoteSummary:
     hashtags: tuple[str, ...]
     author: str | None
     exposure: int
+    fields: Fields = field(default_factory=dict)
+    created_at: float | None = None
+    hidden: bool = False
     rendered: bytes = b""
 
     @classmethod
@@ -44,8 +49,20 @@ class NoteSummary:
         """The summary of a record; None for a tombstone or None."""
         if record is None or record.deleted:
             return None
-        note = record.note
-        return cls(note.id, record.version, note.title, note.category, note.hashtags, record.author, note.exposure)
+        note, fields = record.note, fields_of(record)
+        created_at = fields.get("created_at")
+        return cls(
+            note.id,
+            record.version,
+            note.title,
+            note.category,
+            note.hashtags,
+            record.author,
+            note.exposure,
+            fields,
+            created_at if isinstance(created_at, float) else None,
+            record.hidden,
+        )
 
 
 Summaries = dict[str, NoteSummary | None]
@@ -62,8 +79,9 @@ class NoteCache:
         self._store = store
         self._timeout_s = timeout_s
         self._cached = LruCache[NoteSummary](capacity)
-        self._changed = LruCache[bool](capacity)  # since it was last fetched; whether it is known to be deleted
-        self._deleted_meanwhile: set[str] = set()  # while a request was under way
+        # Since it was last fetched, or it is hidden; whether it is known to be deleted.
+        self._changed = LruCache[bool](capacity)
+        self._withdrawn_meanwhile: set[str] = set()  # while a request was under way
         self._writes = 0  # seen in the log so far
         self._cursor: str | None = None
         self._waiting: list[Waiting] = []
@@ -73,20 +91,22 @@ class NoteCache:
         """The cached summary, which may be out of date until `get` confirms it."""
         return self._cached.get(note_id)
 
-    def forget(self, note_id: str) -> None:
-        """A delete of the note was acknowledged."""
+    def withdraw(self, note_id: str, *, deleted: bool) -> None:
+        """A write was acknowledged that deletes or hides the note."""
         self._cached.pop(note_id, None)
-        self._changed.put(note_id, True)
-        if self._refreshing:  # a request that goes out later sees the delete
-            self._deleted_meanwhile.add(note_id)
+        self._changed.put(note_id, deleted)
+        if self._refreshing:  # a request that goes out later sees the write
+            self._withdrawn_meanwhile.add(note_id)
 
     def is_deleted(self, note_id: str) -> bool:
         """Whether the note is known to be deleted, as far as was heard."""
         return self._changed.get(note_id, False)
 
     def is_certain(self, note_id: str) -> bool:
-        """Whether nothing was heard of the note since it was fetched: what an index holds of it may be shown."""
-        return note_id not in self._changed
+        """Whether what an index holds of the note may be shown: nothing was heard of it since it was fetched, and it
+        was not hidden then."""
+        summary = self._cached.get(note_id)
+        return note_id not in self._changed and not (summary and summary.hidden)
 
     async def get(self, note_ids: Sequence[str]) -> list[NoteSummary | None]:
         """Summaries in the order of the ids, as of a moment after the call; None for unknown and deleted notes.
@@ -136,7 +156,7 @@ class NoteCache:
 
     async def _fetch(self, missing: Iterable[str]) -> Summaries:
         note_ids = list(missing)
-        self._deleted_meanwhile.clear()
+        self._withdrawn_meanwhile.clear()
         view = await self._store.view(note_ids, self._cursor)
         if view.written is None:
             self._writes += 1
@@ -152,10 +172,13 @@ class NoteCache:
         for record in view.records:
             if record and record.deleted:
                 self._changed.put(record.note.id, True)
-        for note_id in fetched.keys() - self._deleted_meanwhile:
+        for note_id in fetched.keys() - self._withdrawn_meanwhile:
             # Ids without a note are not cached: anybody can make up any number of them.
             if summary := fetched[note_id]:
-                self._changed.pop(note_id, None)
+                if summary.hidden:
+                    self._changed.put(note_id, False)
+                else:
+                    self._changed.pop(note_id, None)
                 if view.cursor is not None:
                     self._cached.put(note_id, summary)
         return fetched

@@ -20,13 +20,13 @@ from service import metrics
 from service.contract.notes import NoteStatus
 from service.contract.tags import Vocabulary
 from service.deadlines import Deadline, within
-from service.errors import IndexUnavailable, NoteNotFound, StoreUnavailable, WorkerUnavailable
+from service.errors import BadRequest, IndexUnavailable, NoteNotFound, StoreUnavailable, WorkerUnavailable
 from service.recommend.hashtags import Tag, from_vocabulary, suggest
 from service.recommend.note_cache import NoteCache
 from service.recommend.related import Neighborhood, Neighbors, RelatedNote, RelatedNotes, RelatedQuery
 from service.recommend.workers import Drafter
 from service.settings import Settings
-from service.store.interfaces import Counts, EventLog, Expected, NoteStore, Suggestion
+from service.store.interfaces import Conflict, Counts, EventLog, Expected, NoteStore, Suggestion
 from service.store.records import Event, StoredNote
 
 log = logging.getLogger(__name__)
@@ -173,16 +173,27 @@ class Recommender:
     async def put(self, record: StoredNote, wait_s: float = 0.0, expected: Expected = None) -> WriteReceipt:
         """Store a note; with ``wait_s``, wait up to that long for this version to become searchable.
 
-        A write that changes nothing keeps version and status. Raises StoreUnavailable, QueueFull and NotAsExpected.
+        A write that changes nothing keeps version and status. Raises StoreUnavailable, QueueFull, NotAsExpected, and
+        BadRequest for an attribute of another type than in live notes.
         """
         [version] = await self.put_many([record], expected)
+        if isinstance(version, Conflict):
+            raise BadRequest(str(version))
+        if record.hidden and not wait_s:
+            await self._hides(record.note.id, version, _LEAVES_S)
         return WriteReceipt(record.note.id, version, await self._status_after(record.note.id, version, wait_s))
 
-    async def put_many(self, records: Sequence[StoredNote], expected: Expected = None) -> list[int]:
-        """Store notes and return their versions; of two with one id the later wins."""
+    async def put_many(self, records: Sequence[StoredNote], expected: Expected = None) -> list[int | Conflict]:
+        """Store notes and return their versions, or why one was not stored; of two with one id the later wins.
+
+        A note that is hidden now is in no answer from here on, as one that was deleted.
+        """
         async with within(self._http.write_s, StoreUnavailable):
             versions = await self._store.put(records, expected)
-        metrics.NOTES_ACCEPTED.inc(len(versions))
+        metrics.NOTES_ACCEPTED.inc(sum(not isinstance(version, Conflict) for version in versions))
+        for record in records:
+            if record.hidden:  # one that was refused is fetched again, no more
+                self._cache.withdraw(record.note.id, deleted=False)
         return versions
 
     async def delete(self, note_id: str, expected: Expected = None) -> None:
@@ -194,7 +205,7 @@ class Recommender:
             known = await self._store.delete(note_id, expected)
         if not known:
             raise NoteNotFound("no note of this id was ever stored")
-        self._cache.forget(note_id)
+        self._cache.withdraw(note_id, deleted=True)
         await self._leaves_index(note_id, min(_LEAVES_S, deadline.share_s(1.0)))
 
     async def record(self, events: Sequence[Event]) -> int:
@@ -270,6 +281,17 @@ class Recommender:
             await asyncio.sleep(min(pause_s, left_s))
             pause_s = min(pause_s * 1.5, _LAST_POLL_S)
         return False
+
+    async def _hides(self, note_id: str, version: int, wait_s: float) -> None:
+        """Return when the note's shard knows this version or none, or when the time is over."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(wait_s):
+                pause_s = _FIRST_LOOK_S
+                while isinstance(indexed := await self._neighborhood.lookup(note_id, wait_s), IndexedVector):
+                    if indexed.version >= version:
+                        return
+                    await asyncio.sleep(pause_s)
+                    pause_s = min(pause_s * 1.5, _LAST_POLL_S)
 
     async def _leaves_index(self, note_id: str, wait_s: float) -> None:
         """Return when no shard that responds holds the note any more, or when the time is over."""

@@ -6,6 +6,7 @@ Without the store, or with a shard down, the answer is degraded, not refused.
 import asyncio
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -187,6 +188,10 @@ class Neighborhood:
         assert summary
         if isinstance(indexed, ShardUnavailable):
             indexed = await self._stored_vector(note_id, deadline)
+        elif indexed and indexed.version < summary.version:
+            # A write that left the text alone took the vector along, before the shard hears of it.
+            with suppress(IndexUnavailable):
+                indexed = await self._stored_vector(note_id, deadline)
         if indexed is None:
             raise NotePending(await self._why_pending(note_id, summary.version, deadline))
         self._vectors.put(note_id, indexed)
@@ -248,7 +253,7 @@ class Neighborhood:
                 bare = [RelatedNote(id_, cosine, None) for id_, cosine in certain]
                 return _Candidates(bare, result, None, hydrated=False)
             hits = zip(ids, cosines, summaries[len(own) :], strict=True)
-            notes = [RelatedNote(id_, cosine, hit) for id_, cosine, hit in hits if hit]
+            notes = [RelatedNote(id_, cosine, hit) for id_, cosine, hit in hits if hit and not hit.hidden]
             if query.categories or author is not None:
                 notes = [note for note in notes if note.summary and _passes(note.summary, query, author)]
             candidates = _Candidates(notes, result, summaries[0] if own else None, hydrated=True)

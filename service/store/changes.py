@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from indexer.types import Change
 from service.store.connection import redis_errors
-from service.store.records import Fields, StoredFailure, StoredNote, StoredPrediction, decode_change
+from service.store.records import Fields, StoredFailure, StoredNote, StoredPrediction, decode_change, fields_of
 from service.store.schema import EMBEDDINGS, LUA, NOTE, READINGS
 
 if TYPE_CHECKING:
@@ -176,5 +176,14 @@ class RedisChangeStream:
             return None
         if stored.deleted or stored.version < predicted.version:
             return None
-        labels = stored.note.category, stored.author
-        return Change(START, id_, predicted.version, predicted.fingerprint, predicted.vector, *labels)
+        return Change(
+            START,
+            id_,
+            predicted.version,
+            predicted.fingerprint,
+            predicted.vector,
+            stored.note.category,
+            stored.author,
+            fields=fields_of(stored),
+            hidden=stored.hidden,
+        )

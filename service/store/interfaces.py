@@ -3,7 +3,7 @@
 `service.store.memory` has a twin of each, which can also hang and fail.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -37,6 +37,22 @@ class Counts:
 
 
 @dataclass(frozen=True, slots=True)
+class Conflict:
+    """Why a note was not stored: live notes carry an attribute of this name with values of another type.
+
+    Types are ``string``, ``number``, ``boolean`` and ``list``.
+    """
+
+    name: str
+    known: str
+    given: str
+
+    def __str__(self) -> str:
+        """In words."""
+        return f"attributes.{self.name}: in other notes the type is {self.known}, here it is {self.given}"
+
+
+@dataclass(frozen=True, slots=True)
 class View:
     """Records, tombstones included, None for ids never seen; and the ids written since a cursor.
 
@@ -56,10 +72,13 @@ class NoteStore(Protocol):
     `NotAsExpected` on one whose ``expected`` does not hold (see `Expected`).
     """
 
-    async def put(self, notes: Sequence[StoredNote], expected: Expected = None) -> list[int]:
+    async def put(self, notes: Sequence[StoredNote], expected: Expected = None) -> list[int | Conflict]:
         """Store notes (their ``version`` is ignored), queue a job for each that changed, return the versions.
 
-        The same body again keeps its version and queues nothing. A deleted note comes back one higher.
+        The same body again keeps its version and queues nothing. A deleted note comes back one higher. Where title,
+        content and hashtags stay as they were, and a model has predicted for the version before, the prediction is of
+        the new one from now on: no job, and the indexes hear of it at once. A note that carries an attribute of another
+        type than live notes do is not stored, and has a `Conflict` in place of its version.
         """
         ...
 
@@ -85,6 +104,10 @@ class NoteStore(Protocol):
 
     async def counts(self, fingerprint: str) -> Counts:
         """Figures for `/status`. For a model that no worker has registered yet, every live note waits."""
+        ...
+
+    async def attribute_types(self) -> Mapping[str, str]:
+        """The names of the attributes that live notes carry, with their types: see `Conflict`."""
         ...
 
     async def spellings(self, tags: Sequence[str]) -> list[str | None]:

@@ -67,8 +67,21 @@ return queued
 )
 
 # Stores a prediction for this version of a live note and announces it to the indexes, unless it was before; how often.
+# The announcement carries the note, unpacked in ``stored``, without its text: an older release's with so much of it as
+# tells its language, cut between characters.
 PUBLISH_PREDICTION = """
-local function publish(model, id, number, note, prediction, vector, written_ms)
+local function without_text(stored)
+  local note = {}
+  for name, value in pairs(stored) do note[name] = value end
+  note.tags = nil
+  if note.language or note.detected then
+    note.title, note.content = '', ''
+  else
+    note.content = string.gsub(string.sub(note.content, 1, 1200), '[\\192-\\255][\\128-\\191]*$', '')
+  end
+  return cmsgpack.pack(note)
+end
+local function publish(model, id, number, stored, prediction, vector, written_ms)
   local known = redis.call('HGET', READINGS .. model, id)
   if known and version(known) == number then return 0 end
   redis.call('HSET', READINGS .. model, id, prediction)
@@ -76,7 +89,8 @@ local function publish(model, id, number, note, prediction, vector, written_ms)
   local change = {'id', id, 'version', string.format('%.0f', number), 'fingerprint', model, 'vector', vector}
   change[#change + 1] = 'written_ms'
   change[#change + 1] = written_ms
-  local stored = cmsgpack.unpack(note)
+  change[#change + 1] = 'note'
+  change[#change + 1] = without_text(stored)
   for _, label in ipairs({'category', 'author'}) do
     if type(stored[label]) == 'string' then
       change[#change + 1] = label
@@ -102,7 +116,8 @@ for i = 2, #ARGV, 5 do
   if live(note, number) then
     -- The write itself queued the job, so its entry carries the time of the write.
     local written_ms = string.match(entry, '^%d+')
-    published = published + publish(model, id, number, note, ARGV[i + 3], ARGV[i + 4], written_ms)
+    local stored = cmsgpack.unpack(note)
+    published = published + publish(model, id, number, stored, ARGV[i + 3], ARGV[i + 4], written_ms)
   end
   redis.call('XACK', JOBS .. model, WORKERS, entry)
   redis.call('XDEL', JOBS .. model, entry)

@@ -10,8 +10,9 @@ from indexer.types import IndexedVector
 from model.note import Note
 from model.text.hashtags import fold
 from model.text.suggestions import spelled
+from service.contract.fields import Attribute
 from service.errors import KeyReused, NotAsExpected, NoteLLMError, QueueFull, StillRunning, StoreUnavailable
-from service.store.interfaces import Answer, Counts, Expected, Suggestion, View
+from service.store.interfaces import Answer, Conflict, Counts, Expected, Suggestion, View
 from service.store.records import Event, StoredNote
 
 
@@ -34,11 +35,15 @@ class Faults:
 
 
 class MemoryStore(Faults):
-    """`NoteStore` in a dict; ``jobs`` are the notes that wait for a worker, with their versions."""
+    """`NoteStore` in a dict; ``jobs`` are the notes that wait for a worker, with their versions.
+
+    ``moved`` are those whose prediction is of a new version, of which an index has to hear.
+    """
 
     def __init__(self, max_queue: int = 1_000_000) -> None:
         super().__init__()
         self.jobs: list[tuple[str, int]] = []
+        self.moved: list[tuple[str, int]] = []
         self._max_queue = max_queue
         self._records: dict[str, StoredNote] = {}
         self._suggestions: dict[str, Suggestion] = {}
@@ -46,12 +51,13 @@ class MemoryStore(Faults):
         self._log: list[str] = []
         self.views = 0
 
-    async def put(self, notes: Sequence[StoredNote], expected: Expected = None) -> list[int]:
+    async def put(self, notes: Sequence[StoredNote], expected: Expected = None) -> list[int | Conflict]:
         """See `NoteStore`."""
         await self.reached()
         if expected is not None:
             self._expect(notes[0].note.id, expected)
-        if len(self.jobs) + len(notes) > self._max_queue:
+        needed = sum(self._needs_job(record) for record in notes)
+        if needed and len(self.jobs) + needed > self._max_queue:
             raise QueueFull("too many notes wait to be embedded")
         return [self._put(record) for record in notes]
 
@@ -97,10 +103,16 @@ class MemoryStore(Faults):
         failed = sum(suggestion.failure is not None for suggestion in self._suggestions.values())
         return Counts(live, failed, len(self.jobs), oldest_job_s=0.5 if self.jobs else 0.0)
 
+    async def attribute_types(self) -> dict[str, str]:
+        """See `NoteStore`."""
+        await self.reached()
+        return {name: _type(value) for record in self._records.values() for name, value in record.attributes.items()}
+
     async def spellings(self, tags: Sequence[str]) -> list[str | None]:
         """See `NoteStore`."""
         await self.reached()
-        live = [spelled(record.note.hashtags) for record in self._records.values() if not record.deleted]
+        shown = [record for record in self._records.values() if not (record.deleted or record.hidden)]
+        live = [spelled(record.note.hashtags) for record in shown]
         counts = [Counter(written[fold(tag)] for written in live if fold(tag) in written) for tag in tags]
         return [max(count, key=lambda spelling: (count[spelling], spelling), default=None) for count in counts]
 
@@ -112,15 +124,43 @@ class MemoryStore(Faults):
         """Plays the worker: stores the vector of its prediction."""
         self._vectors[note_id] = indexed
 
-    def _put(self, record: StoredNote) -> int:
-        old = self._records.get(record.note.id)
-        if old and replace(record, version=old.version) == old:
+    def _put(self, record: StoredNote) -> int | Conflict:
+        note_id = record.note.id
+        old = self._records.get(note_id)
+        if old and _same(record, old):
             return old.version
+        if clash := self._conflict(record):
+            return clash
         version = old.version + 1 if old else 1
-        self._records[record.note.id] = replace(record, version=version)
-        self.jobs.append((record.note.id, version))
-        self._log.append(record.note.id)
+        predicted = self._predicted(record)
+        self._records[note_id] = replace(record, version=version)
+        if predicted:
+            self.moved.append((note_id, version))
+            self._suggestions[note_id] = replace(predicted, version=version)
+            if note_id in self._vectors:
+                self._vectors[note_id] = replace(self._vectors[note_id], version=version)
+        else:
+            self.jobs.append((note_id, version))
+        self._log.append(note_id)
         return version
+
+    def _needs_job(self, record: StoredNote) -> bool:
+        old = self._records.get(record.note.id)
+        return not (old and _same(record, old)) and self._predicted(record) is None
+
+    def _predicted(self, record: StoredNote) -> Suggestion | None:
+        """The prediction for the version before, if this one says the same to a model."""
+        old, suggestion = self._records.get(record.note.id), self._suggestions.get(record.note.id)
+        if old is None or old.deleted or _text(old) != _text(record):
+            return None
+        return suggestion if suggestion and suggestion.version == old.version and not suggestion.failure else None
+
+    def _conflict(self, record: StoredNote) -> Conflict | None:
+        for name, value in record.attributes.items():
+            for known in (other.attributes.get(name) for other in self._records.values()):
+                if known is not None and _type(known) != _type(value):
+                    return Conflict(name, _type(known), _type(value))
+        return None
 
     def _expect(self, note_id: str, expected: Expected) -> None:
         old = self._records.get(note_id)
@@ -166,6 +206,27 @@ class MemoryAnswers(Faults):
             raise
         self._kept[key] = digest, answer
         return answer, False
+
+
+def _same(record: StoredNote, old: StoredNote) -> bool:
+    """Whether a client wrote the same."""
+    return replace(record, version=old.version, detected=old.detected) == old
+
+
+def _text(record: StoredNote) -> tuple[str, str, tuple[str, ...]]:
+    return record.note.title, record.note.content, record.note.hashtags
+
+
+def _type(value: Attribute) -> str:
+    match value:
+        case bool():
+            return "boolean"
+        case str():
+            return "string"
+        case int() | float():
+            return "number"
+        case _:
+            return "list"
 
 
 def _repeated(first: bytes, answer: Answer | None, digest: bytes) -> Answer:

@@ -12,9 +12,10 @@ from model.text.hashtags import fold
 from service.errors import NotAsExpected, QueueFull
 from service.store.connection import redis_errors
 from service.store.idempotency import OUTCOME, REQUEST
-from service.store.interfaces import Counts, Expected, Suggestion, View
+from service.store.interfaces import Conflict, Counts, Expected, Suggestion, View
+from service.store.jobs import PUBLISH_PREDICTION
 from service.store.records import StoredFailure, StoredNote, StoredPrediction
-from service.store.schema import COUNTS, FAILED, JOBS, LUA, MODELS, NOTE, READINGS, TAG, WRITES
+from service.store.schema import ATTRIBUTES, COUNTS, FAILED, JOBS, LUA, MODELS, NOTE, READINGS, TAG, WRITES
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -31,34 +32,89 @@ local function at_expected(note, expected)
 end
 """
 
-# Stores a record, its version not yet known, over the old one (or nil) if it says something else, and queues jobs for
-# all models but one; returns the version.
-PUT_NOTE = """
-local function put_note(record, id, old, models, predicted, traceparent)
-  local number = old and version(old) or 0
-  if old and body(old) == body(record) then return number end
-  number = number + 1
-  redis.call('SET', NOTE .. id, with_version(record, number))
-  if not old or deleted(old) then redis.call('HINCRBY', COUNTS, 'live', 1) end
-  if old then
-    if deleted(old) then redis.call('HINCRBY', COUNTS, 'deleted', -1) end
-    count_tags(old, -1)
+# Stores a record, its version not yet known and unpacked in ``stored``, over the old one (or nil) if it says something
+# else. Where the text is the same, the predictions for the old one are of this one from now on; for models without one,
+# but for ``predicted``, jobs are queued. Returns the version; or name, known and given type of an attribute that is of
+# another type in a live note.
+PUT_NOTE = (
+    PUBLISH_PREDICTION
+    + """
+local function written(record)  -- what a client wrote: the language that was detected stands at the end
+  local text = body(record)
+  for length = 0, 3 do
+    if string.sub(text, -10 - length, -1 - length) == '\\168detected' .. string.char(160 + length) then
+      return string.sub(text, 1, -11 - length)
+    end
   end
-  count_tags(record, 1)
+  return text
+end
+local function vector_of(prediction)  -- cmsgpack knows no bytes
+  local _, last = string.find(prediction, '\\166vector', 31, true)
+  local kind = string.byte(prediction, last + 1)
+  local format = kind == 0xc4 and '>I1' or kind == 0xc5 and '>I2' or '>I4'
+  local size, start = struct.unpack(format, prediction, last + 2)
+  return string.sub(prediction, start, start + size - 1)
+end
+local function same_text(one, other)
+  if one.title ~= other.title or one.content ~= other.content or #one.hashtags ~= #other.hashtags then return false end
+  for place, tag in ipairs(one.hashtags) do
+    if tag ~= other.hashtags[place] then return false end
+  end
+  return true
+end
+local function prediction_of(model, id, number)
+  local failed = redis.call('HGET', FAILED .. model, id)
+  if failed and version(failed) == number then return nil end
+  local known = redis.call('HGET', READINGS .. model, id)
+  return known and version(known) == number and known or nil
+end
+local function conflict(stored)
+  for name, value in pairs(stored.attributes or {}) do
+    local given = type_of(value)
+    for _, known in ipairs({'string', 'number', 'boolean', 'list'}) do
+      if known ~= given and redis.call('HEXISTS', ATTRIBUTES, known .. ':' .. name) == 1 then
+        return {name, known, given}
+      end
+    end
+  end
+end
+local function put_note(record, stored, old, models, predicted, traceparent)
+  local id, number = stored.id, old and version(old) or 0
+  if old and written(old) == written(record) then return number end
+  local clash = conflict(stored)
+  if clash then return clash end
+  redis.call('SET', NOTE .. id, with_version(record, number + 1))
+  local before = old and not deleted(old) and cmsgpack.unpack(old)
+  if before then
+    count(before, -1)
+  else
+    enter(stored)
+    if old then redis.call('HINCRBY', COUNTS, 'deleted', -1) end
+  end
+  count(stored, 1)
+  local now = redis.call('TIME')
+  local written_ms = string.format('%.0f', now[1] * 1000 + math.floor(now[2] / 1000))
+  local same = before and same_text(before, stored)
   for _, model in ipairs(models) do
+    local known = same and model ~= predicted and prediction_of(model, id, number)
     redis.call('HDEL', FAILED .. model, id)
-    if model ~= predicted then queue(model, id, number, traceparent) end
+    if known then
+      publish(model, id, number + 1, stored, with_version(known, number + 1), vector_of(known), written_ms)
+    elseif model ~= predicted then
+      queue(model, id, number + 1, traceparent)
+    end
   end
   wrote(id)
-  return number
+  return number + 1
 end
 """
+)
 
 # ARGV: those of `OUTCOME`, most jobs that may wait, the version expected of the (then only) note, the traceparent of
-# the write, then one record a note, its version not yet known. Nil when too many wait, 0 when the note is not as
-# expected. Before the first model is registered, every live note waits. A model that is not active may never have a
-# worker again, so its jobs must not fill the memory: where there are more than for every note, they are dropped, and
-# its next worker queues anew.
+# the write, then one record a note, its version not yet known. Nil when too many would wait, 0 when the note is not as
+# expected; else what `PUT_NOTE` returns for each. Before the first model is registered, every live note waits. A model
+# that is not active may never have a worker again, so its jobs must not fill the memory: where there are more than for
+# every note, they are dropped, and its next worker queues anew.
 PUT = (
     LUA
     + OUTCOME
@@ -68,7 +124,19 @@ PUT = (
 local models, active = redis.call('HKEYS', MODELS), redis.call('GET', ACTIVE)
 local most, notes = tonumber(ARGV[1]), tonumber(redis.call('HGET', COUNTS, 'live') or 0)
 local waiting = active and redis.call('XLEN', JOBS .. active) or notes
-if waiting + #ARGV - 3 > most then return nil end
+local stored, jobs, seen = {}, 0, {}
+for i = 4, #ARGV do stored[i] = cmsgpack.unpack(ARGV[i]) end
+if waiting + #ARGV - 3 > most then  -- then it counts which need a job
+  for i = 4, #ARGV do
+    local id = stored[i].id
+    local old = redis.call('GET', NOTE .. id)
+    local known = not seen[id] and old and not deleted(old) and (written(old) == written(ARGV[i])
+      or active and same_text(cmsgpack.unpack(old), stored[i]) and prediction_of(active, id, version(old)))
+    if not known then jobs = jobs + 1 end
+    seen[id] = true
+  end
+  if waiting + jobs > most and jobs > 0 then return nil end
+end
 for _, model in ipairs(models) do
   if model ~= active and redis.call('XLEN', JOBS .. model) > notes + most then
     redis.call('UNLINK', JOBS .. model)
@@ -77,10 +145,9 @@ for _, model in ipairs(models) do
 end
 local versions = {}
 for i = 4, #ARGV do
-  local id = cmsgpack.unpack(ARGV[i]).id
-  local old = redis.call('GET', NOTE .. id)
+  local old = redis.call('GET', NOTE .. stored[i].id)
   if not at_expected(old, ARGV[2]) then return 0 end
-  versions[i - 3] = put_note(ARGV[i], id, old, models, nil, ARGV[3])
+  versions[i - 3] = put_note(ARGV[i], stored[i], old, models, nil, ARGV[3])
 end
 return remember(versions)
 """
@@ -104,8 +171,9 @@ for _, model in ipairs(redis.call('HKEYS', MODELS)) do
   redis.call('HDEL', READINGS .. model, id)
   redis.call('HDEL', FAILED .. model, id)
 end
-count_tags(old, -1)
-redis.call('HINCRBY', COUNTS, 'live', -1)
+local stored = cmsgpack.unpack(old)
+count(stored, -1)
+leave(stored)
 redis.call('HINCRBY', COUNTS, 'deleted', 1)
 wrote(id)
 redis.call('XADD', EMBEDDINGS, '*', 'id', id, 'version', string.format('%.0f', number),
@@ -124,7 +192,7 @@ class RedisStore:
         self._put = redis.register_script(PUT)
         self._delete = redis.register_script(DELETE)
 
-    async def put(self, notes: Sequence[StoredNote], expected: Expected = None) -> list[int]:
+    async def put(self, notes: Sequence[StoredNote], expected: Expected = None) -> list[int | Conflict]:
         """See `NoteStore`. Notes of one call are stored in order, in one transaction; ``expected`` is for one note."""
         if not notes:
             return []
@@ -137,7 +205,10 @@ class RedisStore:
             raise QueueFull("too many notes wait to be embedded")
         if versions == 0:
             raise NotAsExpected("the note is not at the version that the request names")
-        return [int(version) for version in versions]
+        return [
+            Conflict(*(part.decode() for part in version)) if isinstance(version, list) else int(version)
+            for version in versions
+        ]
 
     async def delete(self, note_id: str, expected: Expected = None) -> bool:
         """See `NoteStore`."""
@@ -209,6 +280,12 @@ class RedisStore:
                 live, failed, registered, jobs, oldest, (seconds, _) = await pipe.execute()
         age_s = max(0.0, seconds - int(oldest[0][0].split(b"-")[0]) / 1000) if oldest else 0.0
         return Counts(int(live or 0), failed, jobs if registered else int(live or 0), age_s)
+
+    async def attribute_types(self) -> dict[str, str]:
+        """See `NoteStore`."""
+        with redis_errors():
+            typed: list[Any] = await self._redis.hkeys(ATTRIBUTES)
+        return {name: kind for kind, name in (field.decode().split(":", 1) for field in typed)}
 
     async def spellings(self, tags: Sequence[str]) -> list[str | None]:
         """See `NoteStore`."""

@@ -7,18 +7,23 @@ a boolean in a note. They are valid msgpack. Scripts write the entries of jobs a
 
 import hashlib
 import struct
+import unicodedata
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 import msgpack
 import numpy as np
 from numpy.typing import NDArray
 
+from indexer import types
 from indexer.types import Change
 from model.note import Note
+from model.text.hashtags import fold
+from model.text.languages import detect_language
 from model.text.suggestions import spelled
 from service.contract.events import EventType
+from service.contract.fields import Attribute, seconds
 
 SOURCE_BYTES = 16
 
@@ -30,7 +35,8 @@ Fields = Mapping[bytes, bytes]
 class StoredNote:
     """A note with its version. A tombstone is a record with ``deleted`` and no text.
 
-    ``author`` and ``created_at`` are kept for the answers; the model never sees them.
+    What stands behind ``note`` is kept for answers and filters; the model never sees it. ``detected`` is the language
+    that was detected, empty where it is unsure, None where one is given, or where an older release wrote the record.
     """
 
     note: Note
@@ -38,9 +44,24 @@ class StoredNote:
     author: str | None = None
     created_at: str | None = None
     deleted: bool = False
+    attributes: Mapping[str, Attribute] = field(default_factory=dict)
+    language: str | None = None
+    hidden: bool = False
+    detected: str | None = None
+
+    @property
+    def detected_language(self) -> str | None:
+        """The language that the service takes the text for; None where one is given, or where it is unsure."""
+        if self.language is None and self.detected is None:
+            return detect_language(self.note.title, self.note.content)
+        return self.detected or None
 
     def encode(self) -> bytes:
-        """The record. Raises ValueError on text that is not valid Unicode, OverflowError beyond 64 bits."""
+        """The record. Raises ValueError on text that is not valid Unicode, OverflowError beyond 64 bits.
+
+        A note that has nothing of what came later is the same bytes as in older releases, but for ``detected``, which
+        is last: `service.store.notes` compares records without it.
+        """
         if self.deleted:
             return _record(self.version, {"deleted": True, "id": self.note.id})
         note = self.note
@@ -57,7 +78,11 @@ class StoredNote:
                 "author": self.author,
                 "created_at": self.created_at,
                 "tags": spelled(note.hashtags),
-            },
+            }
+            | ({"attributes": dict(sorted(self.attributes.items()))} if self.attributes else {})
+            | ({} if self.language is None else {"language": self.language})
+            | ({"hidden": True} if self.hidden else {})
+            | ({} if self.detected is None else {"detected": self.detected}),
         )
 
     @classmethod
@@ -75,7 +100,16 @@ class StoredNote:
             category=fields.take("category", str, type(None)),
             exposure=fields.take("exposure", int),
         )
-        return cls(note, version, fields.take("author", str, type(None)), fields.take("created_at", str, type(None)))
+        return cls(
+            note,
+            version,
+            fields.take("author", str, type(None)),
+            fields.take("created_at", str, type(None)),
+            attributes=fields.attributes(),
+            language=fields.take("language", str, type(None)),
+            hidden=bool(fields.take("hidden", bool, type(None))),
+            detected=fields.take("detected", str, type(None)),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,8 +211,9 @@ class EmbedJob:
 def decode_change(cursor: str, fields: Fields) -> Change:
     """The change of an entry of the embeddings stream. Raises ValueError on a malformed one."""
     vector = unpack_vector(fields[b"vector"]) if b"vector" in fields else None
-    # Entries of older releases have no labels, and deletes no time of writing.
+    # Entries of older releases have no labels or fields, and deletes no time of writing.
     category, author = (fields[name].decode() if name in fields else None for name in (b"category", b"author"))
+    note = StoredNote.decode(fields[b"note"]) if b"note" in fields else None
     return Change(
         cursor,
         _text(fields, b"id"),
@@ -188,7 +223,34 @@ def decode_change(cursor: str, fields: Fields) -> Change:
         category,
         author,
         _number(fields, b"written_ms") if b"written_ms" in fields else None,
+        fields_of(note) if note else {},
+        hidden=note is not None and note.hidden,
     )
+
+
+def fields_of(stored: StoredNote) -> types.Fields:
+    """What a filter compares of a note; what is missing is left out. See `indexer.types.Fields`.
+
+    Category and hashtags are folded (`fold_category`, `model.text.hashtags.fold`), as a filter's own words have to be.
+    """
+    note = stored.note
+    named = {
+        "category": None if note.category is None else fold_category(note.category),
+        "author": stored.author,
+        "language": stored.language or stored.detected_language,
+        "created_at": None if stored.created_at is None else seconds(stored.created_at),
+        "hashtags": tuple(dict.fromkeys(map(fold, note.hashtags))) or None,
+    }
+    fields: dict[str, types.Value] = {name: value for name, value in named.items() if value is not None}
+    fields["exposure"] = float(note.exposure)
+    for name, value in stored.attributes.items():
+        fields[name] = float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    return fields
+
+
+def fold_category(category: str) -> str:
+    """The key of a category: trimmed, in NFC, without case."""
+    return unicodedata.normalize("NFC", category.strip()).casefold()
 
 
 def parse_entry_id(id_: str) -> tuple[int, int]:
@@ -257,11 +319,23 @@ class _Map:
             raise ValueError(f"a source has {SOURCE_BYTES} bytes, this one {len(source)}")
         return source
 
+    def attributes(self) -> dict[str, Attribute]:
+        attributes: Mapping[Any, Any] = self.take("attributes", dict, type(None)) or {}
+        if not all(isinstance(name, str) and _is_attribute(value) for name, value in attributes.items()):
+            raise ValueError("field attributes holds something else than values by name")
+        return {name: tuple(value) if isinstance(value, list) else value for name, value in attributes.items()}
+
     def texts(self, name: str) -> list[str]:
         values = self.take(name, list)
         if not all(isinstance(value, str) for value in values):
             raise ValueError(f"field {name} holds something else than text")
         return list(values)
+
+
+def _is_attribute(value: object) -> bool:
+    if isinstance(value, list):
+        return bool(value) and all(isinstance(text, str) for text in value)
+    return isinstance(value, str | bool | int | float)
 
 
 def _text(fields: Fields, name: bytes) -> str:

@@ -16,7 +16,10 @@ key                                 holds
 ``notellm:v1:events``               stream of events: one msgpack map an entry, an `Event`
 ``notellm:v1:event:<id>``           exists as long as another event of this id counts as a duplicate
 ``notellm:v1:answer:<digest>``      msgpack list: what is known of a write with an idempotency key, `idempotency`
-``notellm:v1:tag:<key>``            sorted set: spelling of a hashtag -> number of live notes with this spelling
+``notellm:v1:ids``                  sorted set of the ids of live notes, all of score 0: in byte order
+``notellm:v1:attributes``           hash: ``<type>:<name>`` of an attribute -> number of live notes that carry it
+``notellm:v1:tag:<key>``            sorted set: spelling of a hashtag -> number of live notes with this spelling, the
+                                    hidden ones not counted
 ``notellm:v1:counts``               hash: live, deleted
 ``notellm:v1:cursors``              hash: ``<indexer>/<model>`` -> cursor of the oldest snapshot that the indexer
                                     may fall back to, and the time of its last word
@@ -39,6 +42,8 @@ WRITES = "notellm:v1:writes"
 EVENTS = "notellm:v1:events"
 EVENT = "notellm:v1:event:"
 ANSWER = "notellm:v1:answer:"
+IDS = "notellm:v1:ids"
+ATTRIBUTES = "notellm:v1:attributes"
 TAG = "notellm:v1:tag:"
 COUNTS = "notellm:v1:counts"
 CURSORS = "notellm:v1:cursors"
@@ -57,7 +62,7 @@ LIBRARY = f"""
 local NOTE, MODELS, ACTIVE, FILLED = '{NOTE}', '{MODELS}', '{ACTIVE}', '{FILLED}'
 local READINGS, FAILED, JOBS, WORKERS = '{READINGS}', '{FAILED}', '{JOBS}', '{WORKERS}'
 local EMBEDDINGS, DEAD, CURSORS = '{EMBEDDINGS}', '{DEAD}', '{CURSORS}'
-local TAG, COUNTS = '{TAG}', '{COUNTS}'
+local IDS, ATTRIBUTES, TAG, COUNTS = '{IDS}', '{ATTRIBUTES}', '{TAG}', '{COUNTS}'
 local function wrote(id) redis.call('XADD', '{WRITES}', 'MAXLEN', '~', {WRITES_KEPT}, '*', 'id', id) end
 local function version(record) return (struct.unpack('>I8', record, 11)) end
 local function deleted(note) return string.byte(note, 27) == 0xc3 end
@@ -74,10 +79,23 @@ local function queue(model, id, number, traceparent)
   end
   redis.call('XADD', JOBS .. model, '*', unpack(job))
 end
-local function count_tags(note, step)
-  for key, spelling in pairs(cmsgpack.unpack(note).tags or {{}}) do
-    local count = tonumber(redis.call('ZINCRBY', TAG .. key, step, spelling))
-    if count <= 0 then redis.call('ZREM', TAG .. key, spelling) end
+local function type_of(attribute) return type(attribute) == 'table' and 'list' or type(attribute) end
+local function enter(stored)  -- a live note
+  redis.call('ZADD', IDS, 0, stored.id)
+  redis.call('HINCRBY', COUNTS, 'live', 1)
+end
+local function leave(stored)
+  redis.call('ZREM', IDS, stored.id)
+  redis.call('HINCRBY', COUNTS, 'live', -1)
+end
+local function count(stored, step)  -- what a live note carries
+  for key, spelling in pairs(not stored.hidden and stored.tags or {{}}) do
+    local notes = tonumber(redis.call('ZINCRBY', TAG .. key, step, spelling))
+    if notes <= 0 then redis.call('ZREM', TAG .. key, spelling) end
+  end
+  for name, value in pairs(stored.attributes or {{}}) do
+    local field = type_of(value) .. ':' .. name
+    if redis.call('HINCRBY', ATTRIBUTES, field, step) <= 0 then redis.call('HDEL', ATTRIBUTES, field) end
   end
 end
 """

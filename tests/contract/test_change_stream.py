@@ -243,6 +243,78 @@ async def test_a_change_carries_what_searches_filter_by_from_the_stream_and_from
         assert sorted((change.id, change.category, change.author) for change in changes) == expected
 
 
+async def test_a_change_carries_fields_and_hidden_from_the_stream_and_from_the_store(community, stream):
+    full = StoredNote(
+        Note("a", "Three days in Kyoto", "Temples. " * 50, ("#Street Foods", "京都"), " Home Decor\u0301 ", 7),
+        0,
+        "Zoë",
+        "1970-01-01T01:00:01.5+01:00",
+        attributes={"city": "Kyoto " * 20, "price": 3, "big": 1e300, "sale": False, "seasons": ("spring",), "f": 0.1},
+        detected="en",
+    )
+    await community.store.put([full, StoredNote(Note("b", "Temples in the morning, markets at noon"), 0, hidden=True)])
+    await community.store.put(
+        [StoredNote(Note("c", "三天京都之旅" * 400), 0), StoredNote(Note("d", "x"), 0, language="ja")]
+    )
+    await community.read()
+
+    expected = {
+        "a": {
+            "category": "home deco\u0155",
+            "author": "Zoë",
+            "language": "en",
+            "exposure": 7.0,
+            "created_at": 1.5,
+            "hashtags": ("streetfood", "京都"),
+            "city": "Kyoto " * 20,
+            "price": 3.0,
+            "big": 1e300,
+            "sale": False,
+            "seasons": ("spring",),
+            "f": 0.1,
+        },
+        # Nobody looked for the language of these, as in notes of an older release.
+        "b": {"language": "en", "exposure": 0.0},
+        "c": {"language": "zh", "exposure": 0.0},
+        "d": {"language": "ja", "exposure": 0.0},
+    }
+    for changes in (stream.read("0-0", 10, 0), list(stream.everything()[1])):
+        assert {change.id: change.fields for change in changes} == expected
+        assert [change.id for change in changes if change.hidden] == ["b"]
+        assert {type(change.fields["exposure"]) for change in changes} == {float}
+
+
+async def test_a_write_that_leaves_the_text_alone_is_a_change_at_once(community, stream):
+    await community.store.put([StoredNote(Note("a", "Kyoto", hashtags=("sea",)), 0, detected="")])
+    await community.read()
+    await community.store.put([StoredNote(Note("waits", "x"), 0)])
+    first = stream.read("0-0", 10, 0)[-1]
+
+    before, _ = await community.redis.time()
+    await community.store.put(
+        [StoredNote(Note("a", "Kyoto", hashtags=("sea",)), 0, attributes={"price": 3}, detected="")]
+    )
+
+    [change] = stream.read(first.cursor, 10, 0)
+    assert (change.id, change.version, change.vector.tolist()) == ("a", 2, VECTOR.tolist())
+    assert (change.fields["price"], change.hidden, first.fields.get("price")) == (3.0, False, None)
+    assert 1000 * before <= change.written_ms <= int(change.cursor.split("-")[0])
+    assert drained(stream)[1] == {"a": 2}
+
+
+async def test_an_entry_of_an_older_release_has_no_fields(community, stream):
+    await community.write("a")
+    await community.read()
+    [(_, entry)] = await community.redis.xrange(EMBEDDINGS)
+    del entry[b"note"]
+    await community.redis.xadd(EMBEDDINGS, entry)
+
+    assert [(change.id, bool(change.fields), change.hidden) for change in stream.read("0-0", 10, 0)] == [
+        ("a", True, False),
+        ("a", False, False),
+    ]
+
+
 async def test_what_is_written_while_everything_is_read_lies_behind_the_cursor(community, stream):
     await community.write("a")
     await community.read()

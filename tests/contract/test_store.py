@@ -5,21 +5,23 @@ import random
 from collections import Counter
 from dataclasses import replace
 
+import msgpack
 import numpy as np
 import pytest
 from redis.asyncio import Redis
 from support.redis import RedisServer
 
+from indexer.types import IndexedVector
 from model.note import Note
 from model.text.suggestions import spelled
 from service.errors import NotAsExpected, QueueFull, StoreUnavailable
 from service.store.connection import open_redis
-from service.store.interfaces import NoteStore
+from service.store.interfaces import Conflict, NoteStore, Suggestion
 from service.store.jobs import JobQueue
 from service.store.memory import MemoryStore
 from service.store.notes import RedisStore
 from service.store.records import EmbedJob, StoredNote, StoredPrediction, decode_change
-from service.store.schema import ACTIVE, DEAD, EMBEDDINGS, JOBS, TAG
+from service.store.schema import ACTIVE, ATTRIBUTES, DEAD, EMBEDDINGS, IDS, JOBS, NOTE, TAG
 
 KYOTO = StoredNote(
     Note("n1", "Three days in Kyoto", "Temples.", ("#Travel", "京都"), "Travel", 7),
@@ -59,6 +61,9 @@ async def test_the_same_body_again_keeps_the_version_and_queues_nothing(store):
         replace(KYOTO, note=replace(KYOTO.note, exposure=8)),
         replace(KYOTO, note=replace(KYOTO.note, category=None)),
         replace(KYOTO, note=replace(KYOTO.note, hashtags=())),
+        replace(KYOTO, attributes={"city": "Kyoto", "price": 3.5, "sale": True, "seasons": ("spring",)}),
+        replace(KYOTO, language="en"),
+        replace(KYOTO, hidden=True),
     ],
 )
 async def test_any_change_raises_the_version_by_one_and_queues_a_job(store, changed):
@@ -67,6 +72,122 @@ async def test_any_change_raises_the_version_by_one_and_queues_a_job(store, chan
     assert await store.put([changed]) == [2]
     assert await store.get(["n1"]) == [replace(changed, version=2)]
     assert (await store.counts("m")).queue_depth == 2
+
+
+VECTOR = np.full(16, 0.25, np.float32)
+
+
+async def predict(store: NoteStore, redis: Redis, vector: np.ndarray = VECTOR) -> None:
+    """A worker: predicts for all that waits."""
+    if isinstance(store, MemoryStore):
+        for note_id, version in store.jobs:
+            store.suggest(note_id, Suggestion(version, "m", (("temples", 0.5),)))
+            store.predict(note_id, IndexedVector(version, vector))
+        store.jobs.clear()
+        return
+    queue = JobQueue(redis, "w0", "m", 16)
+    claimed = await queue.claim(100, 0.1)
+    predictions = [StoredPrediction(item.job.version, "m", vector, (("temples", 0.5),), None) for item in claimed]
+    await queue.publish(list(zip(claimed, predictions, strict=True)))
+
+
+MORE = replace(KYOTO, author="a2", attributes={"price": 3}, hidden=True, note=replace(KYOTO.note, exposure=9))
+
+
+async def test_a_write_that_leaves_the_text_alone_takes_the_prediction_along(store, redis):
+    await store.put([KYOTO])
+    await predict(store, redis)
+
+    assert await store.put([MORE, BREAD]) == [2, 1]
+    assert await store.put([KYOTO]) == [3]
+    assert (await store.counts("m")).queue_depth == 1
+    assert (await store.suggestion("n1", "m")).version == 3
+    found = await store.vector("n1", "m")
+    assert (found.version, found.vector.tolist()) == (3, VECTOR.tolist())
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        replace(MORE, note=replace(MORE.note, title="Four days in Kyoto")),
+        replace(MORE, note=replace(MORE.note, content="Markets.")),
+        replace(MORE, note=replace(MORE.note, hashtags=("京都", "#Travel"))),
+    ],
+)
+async def test_a_write_that_changes_the_text_waits_for_the_model(store, redis, changed):
+    await store.put([KYOTO])
+    await predict(store, redis)
+
+    assert await store.put([changed]) == [2]
+    assert (await store.counts("m")).queue_depth == 1
+    assert (await store.vector("n1", "m")).version == 1
+
+
+async def test_where_the_version_before_still_waits_the_new_one_does(store):
+    await store.put([KYOTO])
+
+    assert await store.put([MORE]) == [2]
+    assert (await store.counts("m")).queue_depth == 2
+
+
+async def test_a_note_that_comes_back_after_its_delete_waits_for_the_model(store, redis):
+    await store.put([KYOTO])
+    await predict(store, redis)
+    await store.delete("n1")
+
+    assert await store.put([KYOTO]) == [3]
+    assert (await store.counts("m")).queue_depth == 1
+
+
+async def test_a_write_that_needs_no_job_is_taken_while_too_many_wait(store, redis):
+    await store.put([KYOTO])
+    await predict(store, redis)
+    await store.put([carrying(f"w{number}") for number in range(3)])
+
+    assert await store.put([MORE]) == [2]
+    assert await store.put([MORE]) == [2]
+    for refused in ([carrying("w9")], [replace(KYOTO, author="a3"), replace(MORE, note=replace(MORE.note, title="x"))]):
+        with pytest.raises(QueueFull):
+            await store.put(refused)
+    assert await store.get(["n1", "w9"]) == [replace(MORE, version=2), None]
+
+
+async def test_a_type_that_differs_from_the_one_in_live_notes_is_refused_alone(store, redis):
+    priced = replace(BREAD, attributes={"price": 3, "city": "Kyoto", "sale": True, "seasons": ("spring",)})
+    assert await store.put([priced]) == [1]
+    assert await store.attribute_types() == {"price": "number", "city": "string", "sale": "boolean", "seasons": "list"}
+
+    others = [carrying("a"), replace(carrying("b"), attributes={"price": "3"}), carrying("c")]
+    assert await store.put(others[:2]) == [1, Conflict("price", "number", "string")]
+    assert await store.put([replace(priced, attributes={"sale": 1})]) == [Conflict("sale", "boolean", "number")]
+    assert await store.put([replace(priced, attributes={"seasons": "x"})]) == [Conflict("seasons", "list", "string")]
+    assert await store.get(["b", "n2"]) == [None, replace(priced, version=1)]
+    assert await store.put([replace(others[2], attributes={"price": 4.5})]) == [1]
+
+    await predict(store, redis)
+    await store.delete("c")
+    await store.put([BREAD])
+    assert await store.attribute_types() == {}
+    assert await store.put([others[1]]) == [1]
+    assert await store.attribute_types() == {"price": "string"}
+
+
+async def test_a_hidden_note_counts_in_no_hashtag_and_comes_back(store):
+    await store.put([carrying("n1", "Travel")])
+    await store.put([replace(carrying("n1", "Travel"), hidden=True)])
+    assert await store.spellings(["travel"]) == [None]
+    assert (await store.counts("m")).live == 1
+
+    await store.put([carrying("n1", "Travel")])
+    assert await store.spellings(["travel"]) == ["Travel"]
+
+
+async def test_what_was_detected_does_not_make_another_body(store):
+    """As after an update that brought detection, or another detector: the same body again keeps its version."""
+    for detected in (None, "en", "", None):
+        assert await store.put([replace(KYOTO, detected=detected)]) == [1]
+    assert (await store.counts("m")).queue_depth == 1
+    assert await store.put([replace(KYOTO, language="en")]) == [2]
 
 
 async def test_of_two_notes_with_one_id_in_one_call_the_later_wins(store):
@@ -275,7 +396,10 @@ async def test_a_mistake_of_ours_is_not_called_unavailable(redis: Redis):
 
 
 async def test_the_vocabulary_is_that_of_the_live_notes_after_any_history(redis: Redis):
-    """Random writes, edits and deletes; the counts are those that the records say, and nothing is left behind."""
+    """Random writes, edits and deletes; the counts are those that the records say, and nothing is left behind.
+
+    So are the ids and the attributes.
+    """
     store, rng = RedisStore(redis, max_queue=10_000), random.Random(7)
     written = ["Sea", "sea", "SEAS", "Street Food", "street-food", "streetfood", "京都", "news", "new", "c++", "न्यूज़"]
     ids = [f"n{number}" for number in range(12)]
@@ -284,11 +408,20 @@ async def test_the_vocabulary_is_that_of_the_live_notes_after_any_history(redis:
         if rng.random() < 0.3:
             await store.delete(note_id)
         else:
-            await store.put([carrying(note_id, *rng.sample(written, rng.randint(0, 4)))])
+            note = carrying(note_id, *rng.sample(written, rng.randint(0, 4)))
+            attributes = {
+                name: rng.choice([1, 2.5, "a", True, ("a", "b")]) for name in rng.sample("abc", rng.randint(0, 2))
+            }
+            await store.put([replace(note, hidden=rng.random() < 0.3, attributes=attributes)])
 
-    live = [record.note for record in await store.get(ids) if record and not record.deleted]
+    live = [record for record in await store.get(ids) if record and not record.deleted]
+    assert [member.decode() for member in await redis.zrange(IDS, 0, -1)] == sorted(record.note.id for record in live)
+    kinds = {bool: "boolean", int: "number", float: "number", str: "string", tuple: "list"}
+    carried = Counter(f"{kinds[type(value)]}:{name}" for record in live for name, value in record.attributes.items())
+    assert {key.decode(): int(count) for key, count in (await redis.hgetall(ATTRIBUTES)).items()} == carried
+    assert len(await store.attribute_types()) == len(carried)
     expected: dict[str, Counter[str]] = {}
-    for note in live:
+    for note in (record.note for record in live if not record.hidden):
         for key, spelling in spelled(note.hashtags).items():
             expected.setdefault(TAG + key, Counter())[spelling] += 1
     found = {key.decode(): await redis.zrange(key, 0, -1, withscores=True) for key in await redis.keys(TAG + "*")}
@@ -297,6 +430,23 @@ async def test_the_vocabulary_is_that_of_the_live_notes_after_any_history(redis:
     for note_id in ids:
         await store.delete(note_id)
     assert await redis.keys(TAG + "*") == []
+    assert await redis.exists(IDS, ATTRIBUTES) == 0
+
+
+async def test_a_record_of_an_older_release_is_the_same_note(redis: Redis):
+    """Written before attributes, languages and hidden notes: read, and the same body again changes nothing."""
+    store = RedisStore(redis, max_queue=10)
+    await store.put([KYOTO])
+    old = {name: value for name, value in msgpack.unpackb(await redis.get(NOTE + "n1")).items() if name != "detected"}
+    assert list(old)[:3] == ["version", "deleted", "id"]
+    assert set(list(old)[3:]) == {
+        "title", "content", "hashtags", "category", "exposure", "author", "created_at", "tags",
+    }  # fmt: skip
+
+    [found] = await store.get(["n1"])
+    assert (found.attributes, found.language, found.hidden, found.detected) == ({}, None, False, None)
+    assert found.detected_language == "en"
+    assert await store.put([replace(KYOTO, detected="en")]) == [1]
 
 
 async def test_kill_9_loses_nothing_that_was_acknowledged():

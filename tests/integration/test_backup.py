@@ -121,7 +121,20 @@ def note(number: int, title: str = "") -> StoredNote:
     tags = ("Kyoto", "kyoto", "citywalk")[number % 3 :]
     content = "京都 by bus\n" * (number % 5)
     about = Note(f"n{number}", title or f"Day {number}", content, tags, "Travel" if number % 2 else None, number)
-    return StoredNote(about, 0, author=f"a{number % 7}" if number % 3 else None, created_at="2026-01-31T12:00:00Z")
+    author, created_at = f"a{number % 7}" if number % 3 else None, "2026-01-31T12:00:00Z"
+    attributes = {"price": number / 3, "seasons": ("spring",), "city": "京都"} if number % 2 else {}
+    language = "ja" if number % 5 == 1 else None
+    detected = None if language else ("", "en", None)[number % 3]
+    return StoredNote(
+        about,
+        0,
+        author,
+        created_at,
+        attributes=attributes,
+        language=language,
+        hidden=number % 4 == 1,
+        detected=detected,
+    )
 
 
 async def use(redis: Redis, notes: int = 60) -> RedisStore:
@@ -182,6 +195,14 @@ async def test_what_is_restored_is_what_was_there_to_the_byte(redis, source, tar
     assert {family(key) for key in target.scan_iter()} == {family(key) for key in before} | {schema.WRITES}
     lives = [redis.pttl("notellm:v1:event:e1") for redis in (source, target)]
     assert lives[1] == pytest.approx(lives[0], abs=60_000)
+
+
+def test_a_line_of_an_older_release_is_the_note_that_it_was():
+    line = files.note_line(replace(note(2), version=3))
+    for name in ("attributes", "language", "hidden", "detected"):
+        del line[name]
+
+    assert files.note_of(line) == replace(note(2), version=3, hidden=False, detected=None)
 
 
 async def test_a_tombstone_goes_on_to_count_versions_and_no_earlier_state_comes_back(
@@ -257,10 +278,10 @@ async def test_a_backup_of_a_later_format_is_refused(redis, source, target, tmp_
     await use(redis)
     back_up(source, tmp_path / "b")
     manifest = json.loads((tmp_path / "b" / MANIFEST).read_bytes())
-    (tmp_path / "b" / MANIFEST).write_text(json.dumps(manifest | {"format": 2, "notellm": "9.1", "new": 1}))
+    (tmp_path / "b" / MANIFEST).write_text(json.dumps(manifest | {"format": 3, "notellm": "9.1", "new": 1}))
     (tmp_path / "b" / SUMS).write_text(files.sums(tmp_path / "b"))
 
-    with pytest.raises(BackupError, match=r"was made by notellm 9\.1 in format 2, and this one reads up to 1"):
+    with pytest.raises(BackupError, match=r"was made by notellm 9\.1 in format 3, and this one reads up to 2"):
         restore(target, tmp_path / "b")
 
 

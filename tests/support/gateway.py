@@ -41,11 +41,12 @@ class MemoryGateway:
         await self.drain()
 
     async def drain(self) -> None:
-        """Predict for every queued note and index it."""
-        for note_id, version in self.store.jobs:
+        """Predict for every queued note, and index it and those whose prediction moved."""
+        for note_id, version in self.store.jobs + self.store.moved:
             [record] = await self.store.get([note_id])
             if record and record.version == version and not record.deleted:
                 self.store.suggest(note_id, Suggestion(version, FINGERPRINT, (("suggested", 0.5),), ("Travel", 0.9)))
                 self.store.predict(note_id, IndexedVector(version, bag_of_words(record.note)))
                 self.searcher.put(note_id, version, bag_of_words(record.note), record.note.category, record.author)
         self.store.jobs.clear()
+        self.store.moved.clear()

@@ -1,22 +1,24 @@
 """The routes of notes: store, read and delete them."""
 
 import asyncio
+from collections.abc import Container, Sequence
 from dataclasses import asdict
+from itertools import count
 
 import orjson
 from fastapi import APIRouter, Request, Response
 
 from service.api import audit, openapi
 from service.api.auth import GuardedRoute, needs
-from service.api.bodies import parse, parse_bulk
+from service.api.bodies import Rejected, parse, parse_bulk
 from service.api.etags import expected_version, is_fresh, note_tag, write_tag
 from service.api.queries import NoParameters, PutParameters
 from service.api.records import note_record
 from service.api.responses import note_out
 from service.api.routes.requests import JSON, REPLAYED, Id, limits_of, once, parameters_of, read_body, recommender_of
 from service.contract.notes import BulkOut, NoteIn, NoteOut, WrittenOut
-from service.errors import NotAsExpected, NoteNotFound, QueueFull, StoreUnavailable
-from service.store.interfaces import Answer
+from service.errors import BadRequest, NotAsExpected, NoteNotFound, QueueFull, StoreUnavailable
+from service.store.interfaces import Answer, Conflict
 
 _NEXT = openapi.links("get_note", "related_notes", "delete_note")
 
@@ -79,11 +81,22 @@ async def put_notes(request: Request) -> Response:
     audit.name_notes(request, [record.note.id for record in records])
 
     async def put() -> Answer:
-        if records:
-            await recommender_of(request).put_many(records)
-        return Answer(202, orjson.dumps({"accepted": len(records), "rejected": rejected}))
+        versions = await recommender_of(request).put_many(records) if records else []
+        conflicts = _conflicts(versions, {one.position for one in rejected})
+        refused = sorted([*rejected, *conflicts], key=lambda one: one.position)
+        return Answer(202, orjson.dumps({"accepted": len(records) - len(conflicts), "rejected": refused}))
 
     return await once(request, body, put)
+
+
+def _conflicts(versions: Sequence[int | Conflict], rejected: Container[int]) -> list[Rejected]:
+    """What the store refused, by the places that are left to the notes in the body."""
+    places = (place for place in count() if place not in rejected)
+    return [
+        Rejected(place, BadRequest.code, str(version))
+        for place, version in zip(places, versions, strict=False)
+        if isinstance(version, Conflict)
+    ]
 
 
 @router.get(

@@ -17,6 +17,7 @@ from model.note import Note
 from service.contract.embeddings import EmbeddingsOut as OpenAi
 from service.contract.errors import ErrorOut
 from service.contract.events import EventsOut
+from service.contract.fields import RESERVED
 from service.contract.notes import BulkOut, NoteOut, WrittenOut
 from service.contract.related import RelatedOut
 from service.contract.status import StatusOut
@@ -471,13 +472,16 @@ class TestGet:
             "author": "a1",
             "exposure": 2**53 - 1,
             "created_at": "2026-01-31T12:00:00.5+08:00",
+            "attributes": {"price": 3},
+            "language": "en",
+            "hidden": True,
         }
         await client.put("/notes/n1", json=note)
         pending = check(await client.get("/notes/n1"), 200, NoteOut)
         await gateway.drain()
         searchable = check(await client.get("/notes/n1"), 200, NoteOut)
 
-        fixed = {"note_id": "n1", "version": 1, "reason": None}
+        fixed = {"note_id": "n1", "version": 1, "reason": None, "detected_language": None}
         unread = {"status": "pending", "suggested_hashtags": None, "suggested_category": None}
         assert pending == note | fixed | unread
         assert searchable == note | fixed | {
@@ -518,6 +522,87 @@ class TestDelete:
         await client.delete("/notes/n2")
 
         assert (await client.get("/notes/n1/related")).json()["items"] == []
+
+
+class TestAttributes:
+    NOTE: ClassVar = {
+        "title": "Kyoto",
+        "attributes": {"price": 3.0, "half": 0.5, "sale": False, "city": "Kyoto", "seasons": ["spring", "fall"]},
+        "language": "EN",
+        "hidden": True,
+    }
+
+    async def test_come_back_as_they_were_written_and_are_optional(self, gateway, client):
+        await client.put("/notes/n1", json=self.NOTE)
+        await client.put("/notes/n2", json={"title": "Temples in the morning, markets at noon"})
+        await client.put("/notes/n3", json={"title": "🍜 123"})
+        await gateway.drain()
+        full, plain, unsure = [check(await client.get(f"/notes/n{n}"), 200, NoteOut) for n in (1, 2, 3)]
+
+        expected = {"language": "en", "hidden": True, "detected_language": None, "status": "searchable"}
+        assert full | expected == full
+        assert full["attributes"] == self.NOTE["attributes"]
+        shown = ("attributes", "language", "hidden", "detected_language")
+        assert [plain[name] for name in shown] == [{}, None, False, "en"]
+        assert unsure["detected_language"] is None
+
+    async def test_are_part_of_the_note_and_a_put_without_them_gives_the_defaults(self, client):
+        first = await client.put("/notes/n1", json=self.NOTE)
+        again = await client.put("/notes/n1", json=self.NOTE | {"attributes": self.NOTE["attributes"] | {"price": 3}})
+        plain = await client.put("/notes/n1", json={"title": "Kyoto"})
+
+        assert [answer.json()["version"] for answer in (first, again, plain)] == [1, 1, 2]
+        note = (await client.get("/notes/n1")).json()
+        assert (note["attributes"], note["language"], note["hidden"]) == ({}, None, False)
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            *(("language", value) for value in ("en-US", "e", "engl", "", 1, "e1", "en\n")),
+            *(("hidden", value) for value in (None, 1, "true")),
+            *(("attributes", value) for value in (None, [], "x", {f"a{n}": 1 for n in range(33)})),
+            *(("attributes", {name: 1}) for name in ("", "A", "1a", "a-b", "a" * 41, "é", "a\n")),
+            *(("attributes", {name: 1}) for name in sorted(RESERVED)),
+            *(
+                ("attributes", {"secret": value})
+                for value in (None, "", "x" * 201, "a\0", {}, [], ["x"] * 21, [1], [""], [["x"]], ["x" * 201], 10**400)
+            ),
+        ],
+    )
+    async def test_out_of_bounds_are_refused_with_their_place(self, client, name, value):
+        answer = await client.put("/notes/n1", json={"title": "a", name: value})
+
+        assert answer.status_code == 422
+        assert answer.json()["error"]["code"] == "invalid_request"
+        assert name in answer.json()["error"]["message"]
+
+    @pytest.mark.parametrize("number", ["NaN", "1e999", "-Infinity"])
+    async def test_are_finite_numbers(self, client, number):
+        answer = await client.put("/notes/n1", content=b'{"title": "a", "attributes": {"a": %s}}' % number.encode())
+        assert answer.status_code == 422
+
+    async def test_may_be_as_large_as_they_may(self, client):
+        values = ["x" * 200, 1e308, -1e30, True, ["x" * 200] * 20]
+        attributes = {f"{'a' * 38}{n:02}": values[n % 5] for n in range(32)}
+
+        await client.put("/notes/n1", json={"title": "a", "attributes": attributes})
+
+        assert (await client.get("/notes/n1")).json()["attributes"] == attributes
+
+    async def test_of_another_type_are_refused_with_both_named_and_in_a_bulk_alone(self, client):
+        await client.put("/notes/n1", json={"title": "a", "attributes": {"price": 3}})
+        wrong = {"title": "b", "attributes": {"price": "three euros"}}
+
+        answer = await client.put("/notes/n2", json=wrong)
+        assert answer.status_code == 422
+        message = answer.json()["error"]["message"]
+        assert message == "attributes.price: in other notes the type is number, here it is string"
+
+        elements = [{"title": "no id"}, wrong | {"note_id": "n3"}, {"note_id": "n4", "title": "d"}, {}]
+        bulk = check(await client.post("/notes", json=elements), 202, BulkOut)
+        assert (bulk["accepted"], [one["position"] for one in bulk["rejected"]]) == (1, [0, 1, 3])
+        assert bulk["rejected"][1] == {"position": 1, "code": "invalid_request", "message": message}
+        assert (await client.get("/notes/n3")).status_code == 404
 
 
 class TestBulk:

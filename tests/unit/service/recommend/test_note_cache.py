@@ -25,7 +25,8 @@ def note(note_id: str, title: str = "harbor", **labels: str) -> StoredNote:
 
 async def test_a_summary_is_the_note_without_its_text():
     store = MemoryStore()
-    await store.put([note("n1", "castle", author="a1")])
+    labels = {"author": "a1", "created_at": "1970-01-01T00:00:00.5Z", "hidden": True, "language": "en"}
+    await store.put([note("n1", "castle", **labels)])
 
     [summary] = await NoteCache(store, 10, TIMEOUT_S).get(["n1"])
 
@@ -37,6 +38,16 @@ async def test_a_summary_is_the_note_without_its_text():
         "hashtags": ("sea",),
         "author": "a1",
         "exposure": 3,
+        "fields": {
+            "category": "travel",
+            "author": "a1",
+            "language": "en",
+            "created_at": 0.5,
+            "hashtags": ("sea",),
+            "exposure": 3.0,
+        },
+        "created_at": 0.5,
+        "hidden": True,
         "rendered": b"",
     }
 
@@ -96,7 +107,8 @@ async def test_answers_that_wait_share_one_request_to_the_store():
     assert store.views == 1
 
 
-async def test_a_delete_during_a_request_is_not_undone_by_what_the_request_saw():
+@pytest.mark.parametrize("deleted", [True, False])
+async def test_a_delete_or_hiding_during_a_request_is_not_undone_by_what_the_request_saw(deleted):
     store = MemoryStore()
     await store.put([note("n1")])
     cache, view, under_way, go_on = NoteCache(store, 10, TIMEOUT_S), store.view, asyncio.Event(), asyncio.Event()
@@ -110,17 +122,34 @@ async def test_a_delete_during_a_request_is_not_undone_by_what_the_request_saw()
     store.view = slow
     answer = asyncio.create_task(cache.get(["n1"]))
     await under_way.wait()
-    cache.forget("n1")
+    cache.withdraw("n1", deleted=deleted)
     go_on.set()
     await answer
-    assert (cache.peek("n1"), cache.is_deleted("n1")) == (None, True)
+    assert (cache.peek("n1"), cache.is_deleted("n1"), cache.is_certain("n1")) == (None, deleted, False)
+
+
+async def test_a_hidden_note_is_not_certain_until_it_is_seen_again():
+    store = MemoryStore()
+    await store.put([note("n1", hidden=True), note("n2")])
+    cache = NoteCache(store, 2, TIMEOUT_S)
+
+    hidden, _ = await cache.get(["n1", "n2"])
+    assert hidden.hidden
+    for number in range(9):  # there is no room to know all of them
+        cache.withdraw(f"n{9 + number}", deleted=True)
+    assert [cache.is_certain(note_id) for note_id in ("n1", "n2")] == [False, True]
+    assert not cache.is_deleted("n1")
+
+    await store.put([note("n1")])
+    [shown] = await cache.get(["n1"])
+    assert (shown.hidden, cache.is_certain("n1")) == (False, True)
 
 
 async def test_deletes_are_kept_apart_while_a_request_is_under_way_and_no_longer():
     cache = NoteCache(MemoryStore(), 10, TIMEOUT_S)
     for number in range(1000):
-        cache.forget(f"n{number}")
-    assert not cache._deleted_meanwhile
+        cache.withdraw(f"n{number}", deleted=True)
+    assert not cache._withdrawn_meanwhile
     assert cache.is_deleted("n999")
 
 

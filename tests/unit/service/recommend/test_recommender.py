@@ -305,6 +305,38 @@ class TestRelated:
         with pytest.raises(NoteNotFound):
             await gateway.recommender.related("n0", RelatedQuery(3))
 
+    async def test_hold_no_hidden_note_though_the_index_does_not_know_and_it_has_its_own(self, gateway):
+        await gateway.publish(*notes(10))
+        before = await gateway.recommender.related("n0", RelatedQuery(3))
+        first = before.notes[0].note_id
+        note = next(note for note in notes(10) if note.id == first)
+        await gateway.recommender.put(StoredNote(note, 0, hidden=True))
+
+        after = await gateway.recommender.related("n0", RelatedQuery(9))
+        assert len(after.notes) == 8
+        assert first not in {note.note_id for note in after.notes}
+        gateway.store.down = True
+        without = await gateway.recommender.related("n0", RelatedQuery(9))
+        assert len(without.notes) == 8
+        assert first not in {note.note_id for note in without.notes}
+        gateway.store.down = False
+
+        own = await gateway.recommender.related(first, RelatedQuery(3))
+        assert own.summary.hidden
+        assert len(own.notes) == 3
+        await gateway.recommender.put(StoredNote(note, 0))
+        back = await gateway.recommender.related("n0", RelatedQuery(3))
+        assert [one.note_id for one in back.notes] == [one.note_id for one in before.notes]
+
+    async def test_are_not_pending_after_a_write_that_left_the_text_alone(self, gateway):
+        await gateway.publish(*notes(10))
+        before = await gateway.recommender.related("n0", RelatedQuery(3))
+        receipt = await gateway.recommender.put(StoredNote(notes(1)[0], 0, attributes={"price": 3}))
+
+        assert receipt.version == 2
+        related = await gateway.recommender.related("n0", RelatedQuery(3))
+        assert (related.notes[0].note_id, related.summary.fields["price"]) == (before.notes[0].note_id, 3.0)
+
     async def test_end_at_the_deadline_even_if_the_index_forgets_its_own(self, gateway, monkeypatch):
         async def never(*args: object, **kwargs: object) -> SearchResult:
             return await asyncio.Future()

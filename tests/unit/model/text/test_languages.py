@@ -1,0 +1,62 @@
+"""The language of a note: right where it is clear, none where it is not."""
+
+import pytest
+
+from model.data.samples.generate import sample_notes
+from model.text.languages import LANGUAGES, detect_language
+
+CLEAR = {
+    "en": "How to make the best sourdough bread at home",
+    "de": "Wie man gutes Sauerteigbrot zu Hause backt",
+    "fr": "Comment faire un bon pain au levain",
+    "es": "Cómo hacer un buen pan de masa madre en casa",
+    "it": "Come fare un buon pane in casa",
+    "pt": "Como fazer um bom pão de fermentação natural",
+    "nl": "Hoe maak je een goed zuurdesembrood",
+    "sv": "Hur man bakar gott surdegsbröd",
+    "pl": "Jak upiec dobry chleb na zakwasie",
+    "ru": "Как испечь хороший хлеб на закваске",
+    "uk": "Три дні в Кіото, чудова подорож",
+    "tr": "Evde güzel ekşi mayalı ekmek nasıl yapılır",
+    "vi": "Ba ngày ở Kyoto",
+    "id": "Cara membuat roti yang enak dengan bahan sederhana",
+    "zh": "三天京都之旅",
+    "ja": "京都で過ごす三日間",
+    "ko": "서울 여행 3일",
+    "th": "สามวันในเกียวโต",
+    "ar": "ثلاثة أيام في كيوتو",
+    "hi": "क्योटो में तीन दिन",
+}
+
+
+@pytest.mark.parametrize(("language", "text"), CLEAR.items())
+def test_a_clear_text_has_its_language_as_a_title_or_as_a_content(language, text):
+    assert detect_language(text, "") == detect_language("", text) == language
+    assert language in LANGUAGES
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        " \n",
+        "🍜🍜🍜",
+        "123 456",
+        "ok",
+        "OOTD",
+        "lol",
+        "Kyoto",
+        "https://example.com/how-to-make-bread",
+        "@the_baker",
+    ],
+)
+def test_what_says_nothing_clear_has_none(text):
+    assert detect_language(text, text) is None
+
+
+def test_the_beginning_decides_however_long_the_text():
+    assert detect_language("", CLEAR["de"] * 20 + CLEAR["ru"] * 500) == "de"
+
+
+def test_every_sample_note_is_english():
+    assert {detect_language(note.title, note.content) for note in sample_notes()[::8]} == {"en"}
