@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import faiss
 import numpy as np
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from indexer.low_priority import run_low_priority, throttle
 from indexer.recipes import FLAT, SAMPLE_PER_LIST, IndexRecipe
 from indexer.rows.bitmap import Bits, Flags, flags, live_rows
+from indexer.rows.liveness import EXACT_UP_TO, Selection
 from indexer.types import Floats, Ints
 
 # The stubs that come with FAISS know neither keyword parameters nor arrays as arguments.
@@ -36,22 +37,9 @@ Bytes = NDArray[np.uint8]
 
 CHUNK_ROWS = 16_384
 COPIED_ROWS = 2_048
-# Up to here, scoring every selected row takes about as long as probing the lists that would hold k of them.
-EXACT_UP_TO = 8_192
 # With more columns than so many times k, it is faster to partition them first and to sort only the best.
 PARTITION_ABOVE = 4
 SCRATCH_PREFIX = "scratch-"
-
-
-class Selection(NamedTuple):
-    """The rows of a base that a search may return: ``size`` of them, whose bit is 1; without bits, all.
-
-    ``rows`` are their numbers, if they are known already.
-    """
-
-    size: int
-    bits: Bits | None = None
-    rows: Ints | None = None
 
 
 class Vectors(Protocol):

@@ -103,7 +103,7 @@ class VectorIndex:
         self._writing = threading.Lock()
         self._compacting = threading.Lock()
         nothing = np.empty((0, dim), dtype=np.float32)
-        entries = Entries([], [], nothing, np.empty((0, 2), dtype=np.uint64))
+        entries = Entries([], [], nothing, [])
         base = FlatBase(recipe_for(0, dim), nothing)
         self._state = State.of(0, base, Rows.of(entries), all_alive(0), entries)
 
@@ -142,13 +142,12 @@ class VectorIndex:
     def figures(self) -> Figures:
         """Sizes at this moment."""
         state = self._state
-        dead = state.base_dead + state.delta_dead
-        return Figures(len(state.rows), len(state.vectors_MD), dead, len(self._tombstones))
+        return Figures(len(state.rows), len(state.vectors_MD), state.dead, len(self._tombstones))
 
     def recall(self) -> float:
         """Recall@10 of the base over a sample of its own rows, measured now by some exact searches."""
         state = self._state
-        return Probe(state.base, state.base_alive).recall()
+        return Probe(state.base, state.base_live.alive).recall()
 
     def has_declined(self, measured: float) -> bool:
         """Whether a measured recall calls for training: it is too low, and was better after the last training."""
@@ -173,11 +172,9 @@ class VectorIndex:
         return Tally(outcomes.count("applied"), outcomes.count("stale"), refused)
 
     def check(self, query: Query) -> None:
-        """Raises ValueError if k or a label is out of bounds, or the vector has a `fault`."""
+        """Raises ValueError if k is out of bounds, or the vector has a `fault`."""
         if not 1 <= query.k <= LARGEST_K:
             raise ValueError(f"k must be positive and at most {LARGEST_K}; got {query.k}")
-        if not (0 <= query.category < 2**64 and 0 <= query.exclude_author < 2**64):
-            raise ValueError("labels must be numbers of 64 bits")
         if reason := fault(query.vector, self.dim):
             raise ValueError(f"a query must be a unit vector of {self.dim} numbers; refused for its {reason}")
 
@@ -185,7 +182,7 @@ class VectorIndex:
         """Hits of each query, which must have passed `check`; all of one state.
 
         Fewer than k hits only if fewer exist. With an IVF base the candidates are approximate, their order is
-        not. Queries with the same filters are searched together, which costs each of them less.
+        not. Queries with the same filter are searched together, which costs each of them less.
         """
         state = self._state
         if len(queries) == 1:
@@ -193,7 +190,7 @@ class VectorIndex:
         groups = defaultdict(list)
         for place, query in enumerate(queries):
             # Queries for ten hits must not pay for a hundred.
-            groups[query.category, query.exclude_author, _hits_needed(query).bit_length()].append(place)
+            groups[query.filter, _hits_needed(query).bit_length()].append(place)
         hits: dict[int, Hits] = {}
         for places in groups.values():
             alike = [queries[place] for place in places]
@@ -223,7 +220,7 @@ class VectorIndex:
         with self._compacting:
             old = self._state
             kept_delta = old.live_delta()
-            build = self._train if retrain or outgrown(old.base.recipe, len(old.rows), old.base_dead) else _append
+            build = self._train if retrain or outgrown(old.base.recipe, len(old.rows), old.base_live.dead) else _append
             kept_base, base = build(old, kept_delta, self._scratch)
             rows = old.rows if len(kept_base) == len(old.rows) else old.rows.taken(kept_base)
             rows = rows.extended(old.entries(kept_delta))
@@ -245,7 +242,7 @@ class VectorIndex:
             generation=state.generation,
             base=state.base,
             rows=state.rows,
-            base_alive=state.base_alive,
+            base_alive=state.base_live.alive,
             delta=state.entries(state.live_delta()),
             tombstones=tombstones,
         )
@@ -285,7 +282,7 @@ class VectorIndex:
         vectors = _LiveVectors(old.base, kept_base, old.vectors_MD[kept_delta])
         base = build_base(recipe_for(len(vectors), self.dim), vectors, scratch)
         recall = tune(base).recall()
-        if recall < FLOORS[10] and recall < Probe(old.base, old.base_alive).recall():
+        if recall < FLOORS[10] and recall < Probe(old.base, old.base_live.alive).recall():
             log.warning("base_refused", extra={"rows": len(vectors), "recall": recall})
             kept_base, base = _append(old, kept_delta, scratch)
             # Not to be tried again before there is much more to train on.
@@ -301,8 +298,8 @@ class VectorIndex:
         Rows that died meanwhile are dead in the new base; rows that were added meanwhile are its delta.
         """
         now = self._state
-        base_alive = flags(now.base_alive, len(now.rows))[kept_base]
-        delta_alive = flags(now.delta_alive, len(now.vectors_MD))[kept_delta]
+        base_alive = flags(now.base_live.alive, len(now.rows))[kept_base]
+        delta_alive = flags(now.delta_live.alive, len(now.vectors_MD))[kept_delta]
         newer = now.live_delta()
         newer = newer[newer >= compacted]
         alive = packed(np.concatenate([base_alive, delta_alive]))
@@ -333,11 +330,10 @@ def _append(old: State, kept_delta: Ints, scratch: Path | None) -> tuple[Ints, B
 
 
 def _search_alike(state: State, queries: Sequence[Query]) -> list[Hits]:
-    """Hits of queries with the same filters, from one search."""
-    first = queries[0]
+    """Hits of queries with the same filter, from one search."""
     unit_ND = np.array([query.vector for query in queries], dtype=np.float32)
     faiss.normalize_L2(unit_ND)
-    hits_N = state.search(unit_ND, max(map(_hits_needed, queries)), first.category, first.exclude_author)
+    hits_N = state.search(unit_ND, max(map(_hits_needed, queries)), queries[0].filter)
     return [_trimmed(hits, query) for hits, query in zip(hits_N, queries, strict=True)]
 
 

@@ -5,9 +5,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from indexer.base import Base, Ranked, Selection
+from indexer.base import Base, Ranked
 from indexer.recipes import IndexRecipe
 from indexer.rows.bitmap import Bits, live_rows
+from indexer.rows.liveness import Selection
 from indexer.types import Floats
 
 SAMPLE = 32

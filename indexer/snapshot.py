@@ -6,8 +6,8 @@
     00000007-<digest>/   digest: the first 16 hex digits of the manifest's SHA-256
         manifest.json    fingerprint, shard, cursor, generation, recipe, counts, SHA-256 of every file
         delta.npz        the delta, and which rows of the base are alive
-        ids.msgpack      ids of the delta, tombstones
-        rows.npz         ids, versions and labels of the base's rows, and the vectors of a flat base
+        ids.msgpack      ids and fields of the delta, tombstones
+        rows.npz         ids, versions and fields of the base's rows, and the vectors of a flat base
         base.faiss       codes of an IVF base
         store.faiss      vectors of an IVF base in float16; it is mapped and not loaded
 
@@ -41,15 +41,17 @@ from indexer.base import SCRATCH_PREFIX, Base, FlatBase, IvfBase, map_store, wri
 from indexer.index import Contents, VectorIndex
 from indexer.low_priority import throttle
 from indexer.recipes import IndexRecipe
+from indexer.rows.columns import Column, Columns
 from indexer.rows.id_cells import Ids
-from indexer.rows.rows import Entries, Labels, Rows
+from indexer.rows.rows import Entries, Rows
+from indexer.types import Fields
 
 log = logging.getLogger(__name__)
 
 # NumPy ships no types for it.
 _format: Any = np.lib.format
 
-FORMAT = 3
+FORMAT = 4
 KEPT = 3
 CURRENT = "CURRENT"
 STAGING = "staging"
@@ -57,7 +59,6 @@ STAGED_POINTER = "CURRENT.staging"
 MANIFEST = "manifest.json"
 STORE = "store.faiss"
 BASE_FILES = ("rows.npz", "base.faiss", STORE)
-LABELS = ("category", "author")
 PIECE_BYTES = 1 << 20
 
 Buffer = bytes | memoryview
@@ -247,11 +248,10 @@ def _description(contents: Contents) -> dict[str, Any]:
 
 def _delta_files(contents: Contents) -> dict[str, Content]:
     delta = contents.delta
-    ids = {"delta": delta.ids, "tombstones": contents.tombstones}
+    ids = {"delta": delta.ids, "fields": delta.fields, "tombstones": contents.tombstones}
     arrays: dict[str, NDArray[Any]] = {
         "versions": np.array(delta.versions, dtype=np.int64),
         "vectors": delta.vectors_MD,
-        "labels": delta.labels_M2,
         "base_alive": contents.base_alive,
     }
     return {"ids.msgpack": lambda write: write(msgpack.packb(ids)), "delta.npz": _npz(arrays)}
@@ -260,11 +260,12 @@ def _delta_files(contents: Contents) -> dict[str, Content]:
 def _base_files(contents: Contents) -> dict[str, Content]:
     base, rows = contents.base, contents.rows
     arrays: dict[str, NDArray[Any]] = {
-        part.name: getattr(rows, part.name) for part in fields(Rows) if part.name not in ("ids", *LABELS)
+        part.name: getattr(rows, part.name) for part in fields(Rows) if part.name not in ("ids", "columns")
     }
     arrays |= {"ids": rows.ids.cells, "other_ids": np.frombuffer(msgpack.packb(rows.ids.others), dtype=np.uint8)}
-    for name in LABELS:
-        arrays |= {f"{name}_{part.name}": getattr(getattr(rows, name), part.name) for part in fields(Labels)}
+    for kind in ("texts", "numbers"):
+        for name, column in getattr(rows.columns, kind).items():
+            arrays |= {f"{kind}/{name}/{part.name}": getattr(column, part.name) for part in fields(Column)}
     if isinstance(base, FlatBase):
         return {"rows.npz": _npz({**arrays, "store": base.store})}
     assert isinstance(base, IvfBase)
@@ -315,8 +316,7 @@ def _contents(manifest: Mapping[str, Any], files: Mapping[str, bytes], folder: P
         base = FlatBase(recipe, rows.pop("store"))
     others = msgpack.unpackb(rows.pop("other_ids").tobytes(), strict_map_key=False)
     rows["ids"] = Ids(rows["ids"], others)
-    for name in LABELS:
-        rows[name] = Labels(*(rows.pop(f"{name}_{part.name}") for part in fields(Labels)))
+    rows["columns"] = _columns(len(rows["versions"]), rows)
     return Contents(
         dim=manifest["dim"],
         fingerprint=manifest["fingerprint"],
@@ -324,9 +324,22 @@ def _contents(manifest: Mapping[str, Any], files: Mapping[str, bytes], folder: P
         base=base,
         rows=Rows(**rows),
         base_alive=delta["base_alive"],
-        delta=Entries(ids["delta"], delta["versions"].tolist(), delta["vectors"], delta["labels"]),
+        delta=Entries(ids["delta"], delta["versions"].tolist(), delta["vectors"], list(map(_fields, ids["fields"]))),
         tombstones=ids["tombstones"],
     )
+
+
+def _columns(total: int, arrays: dict[str, Any]) -> Columns:
+    """The columns among these arrays, which they leave."""
+    columns: dict[str, dict[str, Column]] = {"texts": {}, "numbers": {}}
+    for place in [place for place in arrays if place.endswith("/values")]:
+        kind, name, _ = place.split("/")
+        columns[kind][name] = Column(*(arrays.pop(f"{kind}/{name}/{part.name}") for part in fields(Column)))
+    return Columns(total, **columns)
+
+
+def _fields(stored: Mapping[str, Any]) -> Fields:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()}
 
 
 def _arrays(data: bytes) -> dict[str, Any]:

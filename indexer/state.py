@@ -6,18 +6,42 @@ Rows of the delta are numbered after those of the base.
 import math
 from bisect import bisect_left
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer.base import Base, Ranked, Selection, best, products
+from indexer.base import Base, Ranked, best, products
+from indexer.filters.expression import Expression, OneOf
 from indexer.rows import bitmap
 from indexer.rows.bitmap import Bits, Flags, all_alive, flags, live_rows
+from indexer.rows.columns import KEPT_FILTERS
+from indexer.rows.liveness import Liveness, Selection
 from indexer.rows.rows import Codes, Entries, Rows, hashes_of
-from indexer.types import Change, Floats, Hits, Ints, label
+from indexer.types import Change, Fields, Floats, Hits, Ints
 
 SMALLEST_DELTA = 1024
+# The field of the hidden rows. No filter can ask for it: what it would find is in no search's hits.
+HIDDEN = "hidden"
+_IS_HIDDEN = OneOf(HIDDEN, (True,))
+
+
+class _Passing:
+    """Flags of the rows of a growing delta, whether they pass a filter: each row is asked once."""
+
+    def __init__(self, filter_: Expression, fields: list[Fields]) -> None:
+        self._filter = filter_
+        self._fields = fields
+        self._flags = np.empty(0, dtype=np.bool_)
+
+    def flags(self, rows: int) -> Flags:
+        """Of the first rows."""
+        known = self._flags
+        if len(known) < rows:
+            more = [self._filter.matches(fields) for fields in self._fields[len(known) : rows]]
+            known = self._flags = np.concatenate([known, np.array(more, dtype=np.bool_)])
+        return known[:rows]
 
 
 class Delta:
@@ -33,10 +57,11 @@ class Delta:
         capacity = max(SMALLEST_DELTA, 2 * rows)
         self.ids = entries.ids
         self.versions = entries.versions
+        self.fields = entries.fields
         self.newest = {id_: row for row, id_ in enumerate(entries.ids)}
         self.before = [-1] * rows
         self.vectors_MD = _grown(entries.vectors_MD, capacity)
-        self.labels_M2 = _grown(entries.labels_M2, capacity)
+        self._passing = lru_cache(KEPT_FILTERS)(lambda filter_: _Passing(filter_, self.fields))
 
     def append(self, change: Change, vector_D: Floats) -> None:
         """Write a row that is not published yet."""
@@ -44,70 +69,68 @@ class Delta:
         if row == len(self.vectors_MD):
             # Readers keep the old arrays through their state.
             self.vectors_MD = _grown(self.vectors_MD, 2 * row)
-            self.labels_M2 = _grown(self.labels_M2, 2 * row)
         self.vectors_MD[row] = vector_D
-        self.labels_M2[row] = label(change.category), label(change.author)
         self.ids.append(change.id)
         self.versions.append(change.version)
+        self.fields.append(_fields(change))
         self.before.append(self.newest.get(change.id, -1))
         self.newest[change.id] = row
+
+    def passing(self, filter_: Expression, rows: int) -> Flags:
+        """Flags of the first rows, whether they pass a filter."""
+        flags: Flags = self._passing(filter_).flags(rows)
+        return flags
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """``vectors_MD`` and ``labels_M2`` are the published rows of the delta; bits after those mean nothing."""
+    """``vectors_MD`` are those of the delta's published rows, whose liveness is ``delta_live``."""
 
     generation: int
     base: Base
     rows: Rows
-    base_alive: Bits
-    base_dead: int
+    base_live: Liveness
     delta: Delta
     vectors_MD: Floats
-    labels_M2: Codes
-    delta_alive: Bits
-    delta_dead: int
+    delta_live: Liveness
 
     @classmethod
     def of(cls, generation: int, base: Base, rows: Rows, base_alive: Bits, entries: Entries) -> Self:
         """A state whose delta holds these entries, all alive."""
         delta = Delta(entries)
+        base_live = Liveness.of(base_alive, len(rows) - int(flags(base_alive, len(rows)).sum()))
+        hidden = np.flatnonzero([HIDDEN in fields for fields in entries.fields])
         return cls(
             generation=generation,
             base=base,
             rows=rows,
-            base_alive=base_alive,
-            base_dead=len(rows) - int(flags(base_alive, len(rows)).sum()),
+            base_live=base_live.hiding(bitmap.only(rows.columns.rows(_IS_HIDDEN), base_alive)),
             delta=delta,
             vectors_MD=delta.vectors_MD[: len(entries)],
-            labels_M2=delta.labels_M2[: len(entries)],
-            delta_alive=all_alive(len(delta.vectors_MD)),
-            delta_dead=0,
+            delta_live=Liveness.of(all_alive(len(delta.vectors_MD)), 0).hiding(hidden),
         )
 
     def __len__(self) -> int:
-        return len(self.rows) + len(self.vectors_MD) - self.base_dead - self.delta_dead
+        return len(self.rows) + len(self.vectors_MD) - self.dead
+
+    @property
+    def dead(self) -> int:
+        """How many rows are dead."""
+        return self.base_live.dead + self.delta_live.dead
 
     def with_next_row(self) -> Self:
         """A copy in which the next row of the delta is published."""
-        end = len(self.vectors_MD) + 1
-        alive = self.delta_alive
-        if end > 8 * len(alive):
-            alive = np.concatenate([alive, all_alive(8 * len(alive))])
-        return replace(
-            self,
-            vectors_MD=self.delta.vectors_MD[:end],
-            labels_M2=self.delta.labels_M2[:end],
-            delta_alive=alive,
-        )
+        row = len(self.vectors_MD)
+        live = self.delta_live.for_rows(row + 1)
+        if HIDDEN in self.delta.fields[row]:
+            live = live.hiding(np.array([row]))
+        return replace(self, vectors_MD=self.delta.vectors_MD[: row + 1], delta_live=live)
 
     def without(self, row: int) -> Self:
         """A copy in which this row, which must be alive, is dead."""
         if row < len(self.rows):
-            base_alive = bitmap.without(self.base_alive, np.array([row]))
-            return replace(self, base_alive=base_alive, base_dead=self.base_dead + 1)
-        delta_alive = bitmap.without(self.delta_alive, np.array([row - len(self.rows)]))
-        return replace(self, delta_alive=delta_alive, delta_dead=self.delta_dead + 1)
+            return replace(self, base_live=self.base_live.without(row))
+        return replace(self, delta_live=self.delta_live.without(row - len(self.rows)))
 
     def find(self, id_: str) -> int | None:
         """The row of an id, if it is published and alive."""
@@ -115,9 +138,9 @@ class State:
         while row >= len(self.vectors_MD):
             row = self.delta.before[row]
         if row >= 0:
-            return len(self.rows) + row if bitmap.is_alive(self.delta_alive, row) else None
+            return len(self.rows) + row if bitmap.is_alive(self.delta_live.alive, row) else None
         row = self.rows.newest(id_)
-        return row if row >= 0 and bitmap.is_alive(self.base_alive, row) else None
+        return row if row >= 0 and bitmap.is_alive(self.base_live.alive, row) else None
 
     def version(self, row: int) -> int:
         """The version of a row."""
@@ -132,11 +155,11 @@ class State:
 
     def live_base(self) -> Ints:
         """Numbers of the base's live rows."""
-        return live_rows(self.base_alive, len(self.rows))
+        return live_rows(self.base_live.alive, len(self.rows))
 
     def live_delta(self) -> Ints:
         """Numbers, within the delta, of its published live rows."""
-        return live_rows(self.delta_alive, len(self.vectors_MD))
+        return live_rows(self.delta_live.alive, len(self.vectors_MD))
 
     def entries(self, delta_rows: Ints) -> Entries:
         """These rows of the delta, numbered within it."""
@@ -144,7 +167,7 @@ class State:
             [self.delta.ids[row] for row in delta_rows],
             [self.delta.versions[row] for row in delta_rows],
             self.vectors_MD[delta_rows],
-            self.labels_M2[delta_rows],
+            [self.delta.fields[row] for row in delta_rows],
         )
 
     def ids(self, rows_NK: Ints) -> list[list[str]]:
@@ -168,18 +191,18 @@ class State:
         newer_M: Ints = rows_M[~is_known_M]
         return newer_M
 
-    def search(self, queries_ND: Floats, k: int, category: int = 0, exclude_author: int = 0) -> list[Hits]:
-        """The k best rows of base and delta together, for each query. Codes as in `indexer.types.Query`."""
-        selection = self._selection(category, exclude_author)
+    def search(self, queries_ND: Floats, k: int, filter_: Expression | None = None) -> list[Hits]:
+        """The k best shown rows of base and delta together, for each query."""
+        selection = self._selection(filter_)
         ranked = self.base.search(queries_ND, k, selection) if selection.size else _no_rows(len(queries_ND))
         if len(self.vectors_MD):
-            ranked = self._with_delta(ranked, queries_ND, k, self._selected_delta(category, exclude_author))
+            ranked = self._with_delta(ranked, queries_ND, k, self._selected_delta(filter_))
         scores_NK, rows_NK = ranked
         return [_hits(*row) for row in zip(self.ids(rows_NK), scores_NK.tolist(), strict=True)]
 
     def _live(self) -> tuple[Codes, Ints, Ints]:
         """Hash of the id, version and number of every live row, by ascending hash."""
-        alive_M = flags(self.base_alive, len(self.rows))[self.rows.order]
+        alive_M = flags(self.base_live.alive, len(self.rows))[self.rows.order]
         in_base, in_delta = self.rows.order[alive_M].astype(np.int64), self.live_delta()
         delta = self.entries(in_delta)
         hashes_M = np.concatenate([self.rows.hashes[alive_M], hashes_of(delta.ids)])
@@ -188,28 +211,21 @@ class State:
         order = np.argsort(hashes_M, kind="stable")
         return hashes_M[order], versions_M[order], rows_M[order]
 
-    def _selection(self, category: int, exclude_author: int) -> Selection:
-        if category:
-            rows_M = bitmap.only(self.rows.category.rows(category), self.base_alive)
-            if exclude_author:
-                rows_M = np.setdiff1d(rows_M, self.rows.author.rows(exclude_author), assume_unique=True)
-            return Selection(len(rows_M), bitmap.of(rows_M, len(self.rows)), rows_M)
-        live = len(self.rows) - self.base_dead
-        if exclude_author:
-            excluded_M = bitmap.only(self.rows.author.rows(exclude_author), self.base_alive)
-            return Selection(live - len(excluded_M), bitmap.without(self.base_alive, excluded_M))
-        return Selection(live, self.base_alive if self.base_dead else None)
+    def _selection(self, filter_: Expression | None) -> Selection:
+        live = self.base_live
+        if filter_ is not None:
+            return self.rows.columns.selection(filter_, live.shown)
+        unshown = live.dead + live.hidden
+        return Selection(len(self.rows) - unshown, live.shown if unshown else None)
 
-    def _selected_delta(self, category: int, exclude_author: int) -> Flags | None:
+    def _selected_delta(self, filter_: Expression | None) -> Flags | None:
         """Flags of the delta's rows that a search may return; None for all."""
-        if not (self.delta_dead or category or exclude_author):
-            return None
-        alive = flags(self.delta_alive, len(self.vectors_MD))
-        if category:
-            alive = alive & (self.labels_M2[:, 0] == np.uint64(category))
-        if exclude_author:
-            alive = alive & (self.labels_M2[:, 1] != np.uint64(exclude_author))
-        return alive
+        live, rows = self.delta_live, len(self.vectors_MD)
+        shown = flags(live.shown, rows) if live.dead or live.hidden else None
+        if filter_ is None:
+            return shown
+        passing = self.delta.passing(filter_, rows)
+        return passing if shown is None else passing & shown
 
     def _with_delta(self, base: Ranked, queries_ND: Floats, k: int, selected: Flags | None) -> Ranked:
         """The k best of the base's hits and the delta. Most often no row of the small delta is among them."""
@@ -224,6 +240,13 @@ class State:
         scores_NJ = np.where(better_NM[:, rows_J], scores_NM[:, rows_J], np.float32(-np.inf))
         places_NJ = np.broadcast_to(rows_J + len(self.rows), scores_NJ.shape)
         return best(np.concatenate([base[0], scores_NJ], axis=1), np.concatenate([base[1], places_NJ], axis=1), k)
+
+
+def _fields(change: Change) -> Fields:
+    """With the hidden one's mark, and the labels of a change without fields."""
+    labels = {"category": change.category, "author": change.author}
+    fields = change.fields or {name: label for name, label in labels.items() if label is not None}
+    return {**fields, HIDDEN: True} if change.hidden else fields
 
 
 def _hits(ids: list[str], scores: list[float]) -> Hits:

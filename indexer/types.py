@@ -1,6 +1,6 @@
 """The vocabulary of an index: ids, vectors, changes, queries and hits. It knows no notes and no text."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import NamedTuple, Protocol
@@ -8,13 +8,11 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from indexer.filters.expression import Expression
+from indexer.filters.expression import Fields as Fields
+
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
-
-# What a filter compares: text, a number, a truth, or a list of texts; and the named ones of one id. Text is compared as
-# it stands: whoever fills in fields folds those that compare folded.
-Value = str | float | bool | tuple[str, ...]
-Fields = Mapping[str, Value]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,9 +20,9 @@ class Change:
     """One entry of the embeddings stream: upsert when ``vector`` is given, delete when it is None.
 
     ``cursor`` is the entry's place in the stream; a follower resumes after the last one it applied.
-    ``version`` orders the changes of one id: only a newer one has an effect. Searches may filter by ``category``
-    and ``author``, and by ``fields``; one that is ``hidden`` is in no search's hits. ``written_ms`` is when this
-    version of the note was written, by the clock of the stream and only for reports; None where it is not known.
+    ``version`` orders the changes of one id: only a newer one has an effect. Searches may filter by ``fields``; one
+    that is ``hidden`` is in no search's hits. ``written_ms`` is when this version of the note was written, by the
+    clock of the stream and only for reports; None where it is not known.
     """
 
     cursor: str
@@ -44,11 +42,6 @@ def hash64(text: str) -> int:
     return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
-def label(text: str | None) -> int:
-    """The 64-bit code by which an index knows a category or an author; 0 for none."""
-    return hash64(text) if text else 0
-
-
 class Hits(NamedTuple):
     """The result of one search: ids and their cosines to the query, closest first."""
 
@@ -57,17 +50,12 @@ class Hits(NamedTuple):
 
 
 class Query(NamedTuple):
-    """One search of one shard: the k nearest to a unit vector, shape (dim,), without the ids in ``exclude``.
-
-    ``category`` is the code of the only category to search, ``exclude_author`` that of an author to leave out;
-    0 for neither.
-    """
+    """One search of one shard: the k nearest to a unit vector, shape (dim,), without the ids in ``exclude``."""
 
     vector: Floats
     k: int
     exclude: Sequence[str] = ()
-    category: int = 0
-    exclude_author: int = 0
+    filter: Expression | None = None
 
 
 class Neighbor(NamedTuple):
@@ -134,14 +122,12 @@ class Searcher(Protocol):
         k: int,
         exclude: Sequence[str] = (),
         *,
-        category: str | None = None,
-        exclude_author: str | None = None,
+        filter: Expression | None = None,  # noqa: A002
         timeout_s: float,
     ) -> SearchResult:
-        """The k nearest ids by cosine, closest first, without those in ``exclude``.
+        """The k nearest ids by cosine, closest first, without those in ``exclude`` and those that are hidden.
 
-        With a ``category``, only notes of that one; with ``exclude_author``, none of that author's. As many as
-        exist, up to k, whatever share of the notes passes.
+        With a ``filter``, only ids whose fields pass it: as many as exist, up to k, whatever share of them passes.
         """
         ...
 

@@ -11,8 +11,10 @@ from datetime import UTC, datetime
 from functools import cached_property
 from operator import ge, gt, le, lt
 
-from indexer.types import Fields, Value
-
+# What a filter compares: text, a number, a truth, or a list of texts; and the named ones of one id. Text is compared as
+# it stands: whoever fills in fields folds those that compare folded.
+Value = str | float | bool | tuple[str, ...]
+Fields = Mapping[str, Value]
 Literal = str | float | bool
 # Makes those texts equal that a filter shall not tell apart; by the name of the field.
 Folding = Callable[[str], str]

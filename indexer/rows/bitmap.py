@@ -27,13 +27,6 @@ def only(rows: Ints, bits: Bits) -> Ints:
     return alive
 
 
-def of(rows: Ints, total: int) -> Bits:
-    """At least ``total`` bits, of which only these rows are 1."""
-    bits = np.zeros((total + 7) // 8, dtype=np.uint8)
-    np.bitwise_or.at(bits, rows >> 3, _masks(rows))
-    return bits
-
-
 def is_alive(bits: Bits, row: int) -> bool:
     """Whether one row is alive."""
     return bool(bits[row >> 3] >> (row & 7) & 1)

@@ -10,10 +10,11 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
+from indexer.filters.expression import Expression
 from indexer.rpc.client import RpcClient
 from indexer.rpc.frames import RpcError
 from indexer.shards import replicas, shard_of
-from indexer.types import Floats, Hits, IndexedVector, MissingNotes, SearchResult, ShardStatus, ShardUnavailable, label
+from indexer.types import Floats, Hits, IndexedVector, MissingNotes, SearchResult, ShardStatus, ShardUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -129,8 +130,7 @@ class ShardedSearcher:
         k: int,
         exclude: Sequence[str] = (),
         *,
-        category: str | None = None,
-        exclude_author: str | None = None,
+        filter: Expression | None = None,  # noqa: A002
         timeout_s: float,
     ) -> SearchResult:
         """See `Searcher`. ``generation`` is the lowest of the responding shards.
@@ -138,7 +138,8 @@ class ShardedSearcher:
         Searches of the same turn of the event loop travel together.
         """
         loop = asyncio.get_running_loop()
-        query = (vector.astype(_WIRE, copy=False).tobytes(), k, list(exclude), label(category), label(exclude_author))
+        text = "" if filter is None else str(filter)
+        query = (vector.astype(_WIRE, copy=False).tobytes(), k, list(exclude), text)
         search = _Search(query, timeout_s, loop.create_future())
         if not self._waiting:
             loop.call_soon(self._send_waiting)
@@ -271,7 +272,7 @@ class _Response(NamedTuple):
 class _Search(NamedTuple):
     """A search in flight: the query in its wire format, and the future of its caller."""
 
-    query: tuple[bytes, int, list[str], int, int]
+    query: tuple[bytes, int, list[str], str]
     timeout_s: float
     response: asyncio.Future[_Response]
 

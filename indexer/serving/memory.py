@@ -4,15 +4,16 @@ import asyncio
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
+from indexer.filters.expression import Expression
 from indexer.serving.client import SHARD_PART, merge
 from indexer.shards import shard_of
-from indexer.types import Floats, IndexedVector, SearchResult, ShardStatus, ShardUnavailable
+from indexer.types import Fields, Floats, IndexedVector, SearchResult, ShardStatus, ShardUnavailable
 
 
 class _Row(NamedTuple):
     indexed: IndexedVector
-    category: str | None
-    author: str | None
+    fields: Fields
+    hidden: bool
 
 
 class MemorySearcher:
@@ -36,8 +37,7 @@ class MemorySearcher:
         k: int,
         exclude: Sequence[str] = (),
         *,
-        category: str | None = None,
-        exclude_author: str | None = None,
+        filter: Expression | None = None,  # noqa: A002
         timeout_s: float,
     ) -> SearchResult:
         """See `Searcher`."""
@@ -47,9 +47,7 @@ class MemorySearcher:
             scores = {
                 id_: min(float(vector @ row.indexed.vector), 1.0)
                 for id_, row in self._shards[shard].items()
-                if id_ not in exclude
-                and (not category or row.category == category)
-                and (not exclude_author or row.author != exclude_author)
+                if id_ not in exclude and not row.hidden and (filter is None or filter.matches(row.fields))
             }
             hits_of_shards.append((list(scores), list(scores.values())))
         return SearchResult(merge(hits_of_shards, k), self.generation, len(hits_of_shards), len(self._shards))
@@ -86,10 +84,10 @@ class MemorySearcher:
         return shard_of(id_, len(self._shards))
 
     def put(
-        self, id_: str, version: int, vector: Floats, category: str | None = None, author: str | None = None
+        self, id_: str, version: int, vector: Floats, fields: Fields | None = None, *, hidden: bool = False
     ) -> None:
         """Index a vector, as a shard does with an upsert."""
-        self._shards[self.shard_of(id_)][id_] = _Row(IndexedVector(version, vector), category, author)
+        self._shards[self.shard_of(id_)][id_] = _Row(IndexedVector(version, vector), fields or {}, hidden)
 
     def remove(self, id_: str) -> None:
         """Remove an id, as a shard does with a delete."""

@@ -8,13 +8,13 @@ import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer.types import Hits, IndexedVector, Searcher, SearchResult, ShardUnavailable
+from indexer.filters.expression import Not, OneOf, all_of
+from indexer.types import IndexedVector, Searcher, SearchResult, ShardUnavailable
 from service.deadlines import Deadline, within
 from service.errors import IndexUnavailable, NoteNotFound, NotePending, StoreUnavailable
 from service.recommend.lru import LruCache
@@ -271,13 +271,13 @@ class Neighborhood:
         author: str | None,
         deadline: Deadline,
     ) -> SearchResult:
-        """One search, or one for each category, all at the same time."""
-        search = partial(
-            self._searcher.search, vector, count, exclude, exclude_author=author, timeout_s=deadline.share_s()
+        passing = all_of(
+            [
+                OneOf("category", query.categories) if query.categories else None,
+                None if author is None else Not(OneOf("author", (author,))),
+            ]
         )
-        if len(query.categories) < 2:
-            return await search(category=next(iter(query.categories), None))
-        return _merged(await asyncio.gather(*(search(category=category) for category in query.categories)), count)
+        return await self._searcher.search(vector, count, exclude, filter=passing, timeout_s=deadline.share_s())
 
     async def _ranked(self, notes: list[RelatedNote], query: RelatedQuery, deadline: Deadline) -> list[RelatedNote]:
         if query.debias:
@@ -308,15 +308,3 @@ def _passes(summary: NoteSummary, query: RelatedQuery, author: str | None) -> bo
     if query.categories and summary.category not in query.categories:
         return False
     return author is None or summary.author != author
-
-
-def _merged(results: Sequence[SearchResult], count: int) -> SearchResult:
-    """Searches of one index by different categories, as one."""
-    neighbors = [neighbor for result in results for neighbor in result.neighbors]
-    neighbors.sort(key=lambda neighbor: (-neighbor.score, neighbor.id))
-    return SearchResult(
-        Hits([neighbor.id for neighbor in neighbors[:count]], [neighbor.score for neighbor in neighbors[:count]]),
-        generation=min(result.generation for result in results),
-        shards_ok=min(result.shards_ok for result in results),
-        shards_total=results[0].shards_total,
-    )

@@ -34,8 +34,8 @@ def unit(vectors: np.ndarray) -> np.ndarray:
 def flat_index(vectors: np.ndarray, numbers: np.ndarray, folder: Path) -> VectorIndex:
     """An index of vectors named after their numbers, in a flat base however many: the next compaction trains."""
     rows = len(vectors)
-    labels = np.stack([numbers % 50, numbers // 10], axis=1).astype(np.uint64)
-    entries = Entries([f"note{number}" for number in numbers], [1] * rows, vectors, labels)
+    fields = [{"category": f"c{number % 50}", "author": f"a{number // 10}"} for number in numbers]
+    entries = Entries([f"note{number}" for number in numbers], [1] * rows, vectors, fields)
     contents = replace(
         VectorIndex(DIM, MODEL).contents(),
         base=FlatBase(IndexRecipe(FLAT, rows), vectors),

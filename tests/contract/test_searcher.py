@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from support.index import Shards, silent_server
 
+from indexer.filters.expression import And, Not, OneOf
+from indexer.filters.parser import parse
 from indexer.serving.client import ShardedSearcher
 from indexer.serving.memory import MemorySearcher
 from indexer.types import IndexedVector, Searcher, ShardUnavailable
@@ -120,17 +122,46 @@ async def test_excluded_ids_make_room_for_the_next(subject):
     assert found.hits.ids == first[5:]
 
 
-async def test_only_notes_of_the_category_and_not_of_the_author_are_found(subject):
+async def test_only_ids_whose_fields_pass_the_filter_are_found(subject):
     for row, vector in enumerate(VECTORS):
-        subject.put(f"n{row}", 1, vector, "Travel" if row % 3 else "Baking", f"author {row % 7}" if row % 7 else None)
-    of_category = [row for row in range(ROWS) if row % 3]
-    not_of_author = [row for row in range(ROWS) if row % 7 != 2]
-    filters = {("Travel", None): of_category, (None, "author 2"): not_of_author, ("", ""): range(ROWS)}
-    filters["Travel", "author 2"] = sorted({*of_category} & {*not_of_author})
+        fields = {"category": "travel" if row % 3 else "baking", "price": float(row), "tags": (f"t{row % 5}", "all")}
+        subject.put(f"n{row}", 1, vector, fields | ({"author": f"author {row % 7}"} if row % 7 else {}))
+    filters = {
+        'category = "travel"': lambda row: row % 3,
+        'category != "travel" AND price >= 100': lambda row: not row % 3 and row >= 100,
+        'NOT author IN ["author 1", "author 2"]': lambda row: row % 7 not in (1, 2),
+        'author EXISTS AND tags = "t1" OR price IN [7, 8]': lambda row: (row % 7 and row % 5 == 1) or row in (7, 8),
+        'category = "Travel"': lambda row: False,
+    }
 
-    for (category, author), rows in filters.items():
-        found = await subject.searcher.search(QUERIES[0], 10, category=category, exclude_author=author, timeout_s=5)
-        assert found.hits.ids == nearest(QUERIES[0], rows, 10)
+    for text, passes in filters.items():
+        found = await subject.searcher.search(QUERIES[0], 10, filter=parse(text), timeout_s=5)
+        assert found.hits.ids == nearest(QUERIES[0], [row for row in range(ROWS) if passes(row)], 10)
+
+
+async def test_an_expression_that_a_program_joined_may_be_longer_than_a_users(subject):
+    searcher = filled(subject)
+    joined = And(tuple(Not(OneOf("author", ("é\n" * number,))) for number in range(1, 100)))
+
+    found = await searcher.search(QUERIES[0], 10, filter=joined, timeout_s=5)
+
+    assert found.hits.ids == nearest(QUERIES[0], range(ROWS), 10)
+
+
+async def test_a_hidden_id_is_in_no_hits_until_it_is_shown_again_and_can_be_looked_up(subject):
+    searcher = filled(subject)
+    subject.put("n7", 2, VECTORS[7], {"city": "Kyoto"}, hidden=True)
+
+    for filter_ in (None, parse('city = "Kyoto"'), parse("NOT city EXISTS"), parse("hidden = true")):
+        found = await searcher.search(VECTORS[7], ROWS, filter=filter_, timeout_s=5)
+        assert "n7" not in found.hits.ids
+    assert (await searcher.lookup("n7", timeout_s=5)).version == 2
+    assert set(await searcher.vectors(["n7"], timeout_s=5)) == {"n7"}
+    assert sum(shard.notes for shard in await searcher.status(timeout_s=5)) == ROWS
+
+    subject.put("n7", 3, VECTORS[7], {"city": "Kyoto"})
+    found = await searcher.search(VECTORS[7], ROWS, filter=parse('city = "Kyoto"'), timeout_s=5)
+    assert found.hits.ids == ["n7"]
 
 
 async def test_a_search_for_more_than_there_is_finds_all_there_is(subject):

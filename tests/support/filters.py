@@ -1,5 +1,6 @@
 """Filters and fields for tests, and what the contract says of them in a few lines of its own."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from hypothesis import strategies as st
@@ -38,3 +39,25 @@ def expressions(depth: int = 3) -> st.SearchStrategy[Expression]:
         ),
         max_leaves=2**depth,
     )
+
+
+def holds(expression: Expression, fields: Mapping[str, Any]) -> bool:
+    """Whether a filter lets these fields pass, written again: with sets of values that know their types."""
+    match expression:
+        case Not(operand):
+            return not holds(operand, fields)
+        case And(several):
+            return False not in [holds(operand, fields) for operand in several]
+        case Or(several):
+            return True in [holds(operand, fields) for operand in several]
+    value = fields.get(expression.name)
+    elements = [] if value is None else list(value) if isinstance(value, tuple) else [value]
+    match expression:
+        case OneOf(_, values):
+            return bool({(type(one), one) for one in elements} & {(type(one), one) for one in values})
+        case Ordered(_, order, bound):
+            sides = {"<": {-1}, "<=": {-1, 0}, ">": {1}, ">=": {0, 1}}
+            return type(value) is float and type(bound) is float and (value > bound) - (value < bound) in sides[order]
+        case Exists(_):
+            return bool(elements)
+    raise AssertionError(expression)

@@ -6,10 +6,11 @@ from contextlib import asynccontextmanager
 
 import numpy as np
 
+from indexer.filters.expression import Expression
 from indexer.index import VectorIndex
 from indexer.serving.server import ShardServer, serve_shard
 from indexer.shards import shard_of
-from indexer.types import Change, Neighbor, Query
+from indexer.types import Change, Fields, Neighbor, Query
 
 
 def neighbors(
@@ -17,12 +18,10 @@ def neighbors(
     queries_ND: np.ndarray,
     k: int,
     exclude: Sequence[str] = (),
-    *,
-    category: int = 0,
-    exclude_author: int = 0,
+    filter_: Expression | None = None,
 ) -> list[list[Neighbor]]:
     """The k nearest ids of each query by cosine, closest first. Raises ValueError for a query that `check` refuses."""
-    queries = [Query(query_D, k, exclude, category, exclude_author) for query_D in queries_ND]
+    queries = [Query(query_D, k, exclude, filter_) for query_D in queries_ND]
     for query in queries:
         index.check(query)
     return [list(map(Neighbor, *hits)) for hits in index.search(queries)]
@@ -74,9 +73,10 @@ class Shards:
         return shard_of(id_, len(self.indexes))
 
     def put(
-        self, id_: str, version: int, vector: np.ndarray, category: str | None = None, author: str | None = None
+        self, id_: str, version: int, vector: np.ndarray, fields: Fields | None = None, *, hidden: bool = False
     ) -> None:
-        self.indexes[self.shard_of(id_)].apply([Change("0-1", id_, version, "m", vector, category, author)])
+        change = Change("0-1", id_, version, "m", vector, fields=fields or {}, hidden=hidden)
+        self.indexes[self.shard_of(id_)].apply([change])
 
     def remove(self, id_: str) -> None:
         self.indexes[self.shard_of(id_)].apply([Change("0-2", id_, 1000, "m", None)])

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from support.index import neighbors
 
+from indexer.filters.expression import Expression, Not, OneOf, all_of
 from indexer.index import VectorIndex
-from indexer.types import Change, label
+from indexer.types import Change
 
 DIM = 16
 ROWS = 20_000
@@ -20,7 +21,16 @@ QUERIES /= np.linalg.norm(QUERIES, axis=1, keepdims=True)
 
 
 def change(row: int, version: int = 1) -> Change:
-    return Change("0-0", str(row), version, "m", VECTORS[row], CATEGORY[row], AUTHOR[row])
+    return Change(
+        "0-0", str(row), version, "m", VECTORS[row], fields={"category": CATEGORY[row], "author": AUTHOR[row]}
+    )
+
+
+def of(category: str | None, author: str | None = None) -> Expression | None:
+    """Of this category, and not of this author."""
+    return all_of(
+        [category and OneOf("category", (category,)), author and Not(OneOf("author", (author,)))],
+    )
 
 
 @pytest.fixture(scope="module", params=["base", "base and delta"])
@@ -47,7 +57,7 @@ def passing(category: str | None, author: str | None) -> np.ndarray:
 def test_a_search_finds_the_k_nearest_of_the_notes_that_pass(index, category, author):
     rows = passing(category, author)
     k = 10
-    results = neighbors(index, QUERIES, k, category=label(category), exclude_author=label(author))
+    results = neighbors(index, QUERIES, k, filter_=of(category, author))
 
     hits = 0
     for query, found in zip(QUERIES, results, strict=True):
@@ -59,20 +69,20 @@ def test_a_search_finds_the_k_nearest_of_the_notes_that_pass(index, category, au
 
 
 def test_all_of_a_rare_category_can_be_had_and_no_more(index):
-    [found] = neighbors(index, QUERIES[:1], 100, category=label("rare"))
+    [found] = neighbors(index, QUERIES[:1], 100, filter_=of("rare"))
 
     assert {int(near.id) for near in found} == set(passing("rare", None).tolist())
 
 
 def test_a_category_that_nobody_wrote_in_has_no_notes(index):
-    assert neighbors(index, QUERIES[:1], 5, category=label("nobody's")) == [[]]
+    assert neighbors(index, QUERIES[:1], 5, filter_=of("nobody's")) == [[]]
 
 
 def test_excluded_ids_make_room_within_a_category(index):
-    [found] = neighbors(index, QUERIES[:1], 5, category=label("rare"))
+    [found] = neighbors(index, QUERIES[:1], 5, filter_=of("rare"))
     first = [near.id for near in found[:3]]
 
-    [others] = neighbors(index, QUERIES[:1], 5, first, category=label("rare"))
+    [others] = neighbors(index, QUERIES[:1], 5, first, of("rare"))
 
     assert not {near.id for near in others} & set(first)
     assert len(others) == 5
@@ -80,11 +90,11 @@ def test_excluded_ids_make_room_within_a_category(index):
 
 def test_a_note_that_moved_to_another_category_is_found_there_only():
     index = VectorIndex(DIM, "m")
-    index.apply([Change("0-0", "a", 1, "m", VECTORS[0], "old")])
+    index.apply([Change("0-0", "a", 1, "m", VECTORS[0], fields={"category": "old"})])
     index.compact()
-    index.apply([Change("0-1", "a", 2, "m", VECTORS[0], "new")])
+    index.apply([Change("0-1", "a", 2, "m", VECTORS[0], fields={"category": "new"})])
 
     for _ in range(2):
-        assert neighbors(index, VECTORS[:1], 5, category=label("old")) == [[]]
-        assert neighbors(index, VECTORS[:1], 5, category=label("new"))[0][0].id == "a"
+        assert neighbors(index, VECTORS[:1], 5, filter_=of("old")) == [[]]
+        assert neighbors(index, VECTORS[:1], 5, filter_=of("new"))[0][0].id == "a"
         index.compact()

@@ -1,4 +1,4 @@
-"""Any history of changes leaves the index equal to a dictionary that is searched exhaustively.
+"""Any history of changes leaves the index equal to a dictionary that is searched and filtered exhaustively.
 
 The same test must fail for twins of the index that lack one of its duties; otherwise it would prove nothing.
 """
@@ -6,6 +6,7 @@ The same test must fail for twins of the index that lack one of its duties; othe
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,12 +14,14 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.filters import expressions, fields, holds
 from support.index import neighbors
 
+from indexer.filters.expression import Exists, Expression, Not, OneOf
 from indexer.index import VectorIndex
 from indexer.rows.tombstones import Tombstones
 from indexer.snapshot import KEPT, Snapshots
-from indexer.types import Change
+from indexer.types import Change, Fields
 
 # INDEX_HISTORIES=20000 tries as many as a release should.
 HISTORIES = int(os.environ.get("INDEX_HISTORIES", "200"))
@@ -30,10 +33,15 @@ POOL = np.random.default_rng(0).normal(size=(12, DIM)).astype(np.float32)
 POOL /= np.linalg.norm(POOL, axis=1, keepdims=True)
 
 changes = st.builds(
-    lambda id_, version, row: Change("1-0", id_, version, "m", None if row is None else POOL[row]),
+    lambda id_, version, row, *rest: Change("1-0", id_, version, "m", None if row is None else POOL[row], *rest),
     st.sampled_from(IDS),
     st.integers(1, 6),
     st.none() | st.integers(0, len(POOL) - 1),
+    st.none(),
+    st.none(),
+    st.none(),
+    fields(),
+    st.sampled_from([False, False, True]),
 )
 batches = st.lists(changes, max_size=8)
 steps = st.lists(batches | st.sampled_from(["compact", "append", "restart", "replay"]), max_size=10)
@@ -54,7 +62,10 @@ class Oracle:
         return {id_: change for id_, change in self.newest.items() if change.vector is not None}
 
 
-def check(index: VectorIndex, oracle: Oracle) -> None:
+FILTERS = (None, Not(Exists("city")))
+
+
+def check(index: VectorIndex, oracle: Oracle, filters: Sequence[Expression | None] = FILTERS) -> None:
     live = oracle.live()
     assert len(index) == len(live)
     for id_ in IDS:
@@ -63,9 +74,14 @@ def check(index: VectorIndex, oracle: Oracle) -> None:
         if indexed is not None:
             assert indexed.version == live[id_].version
             np.testing.assert_allclose(indexed.vector, live[id_].vector, atol=1e-6)
-    for k, exclude in ((1, []), (3, ["a"]), (10, [])):
-        for query, found in zip(POOL[:3], neighbors(index, POOL[:3], k, exclude), strict=True):
-            cosines = {id_: float(query @ change.vector) for id_, change in live.items() if id_ not in exclude}
+    for k, exclude, filter_ in ((1, [], None), (3, ["a"], None), *((10, [], filter_) for filter_ in filters)):
+        passing = {
+            id_: change
+            for id_, change in live.items()
+            if id_ not in exclude and not change.hidden and (filter_ is None or holds(filter_, change.fields))
+        }
+        for query, found in zip(POOL[:3], neighbors(index, POOL[:3], k, exclude, filter_), strict=True):
+            cosines = {id_: float(query @ change.vector) for id_, change in passing.items()}
             best = sorted(cosines.values(), reverse=True)[:k]
             assert len({neighbor.id for neighbor in found}) == len(found)
             assert [neighbor.score for neighbor in found] == pytest.approx(best, abs=1e-5)
@@ -73,7 +89,9 @@ def check(index: VectorIndex, oracle: Oracle) -> None:
                 assert neighbor.score == pytest.approx(cosines[neighbor.id], abs=1e-5)
 
 
-def follow(kind: type[VectorIndex], history: list[list[Change] | str]) -> None:
+def follow(
+    kind: type[VectorIndex], history: list[list[Change] | str], filters: Sequence[Expression | None] = FILTERS
+) -> None:
     index, oracle, seen = kind(DIM, "m"), Oracle(), []
     with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
         for step in history:
@@ -89,7 +107,7 @@ def follow(kind: type[VectorIndex], history: list[list[Change] | str]) -> None:
                 index.apply(step)
                 oracle.apply(step)
                 seen += step
-            check(index, oracle)
+            check(index, oracle, filters)
 
 
 def append(index: VectorIndex) -> None:
@@ -108,9 +126,9 @@ def restarted(kind: type[VectorIndex], index: VectorIndex, folder: Path) -> Vect
 
 
 @settings(max_examples=HISTORIES, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(steps)
-def test_any_history_leaves_what_a_dictionary_would_hold(history):
-    follow(VectorIndex, history)
+@given(steps, expressions())
+def test_any_history_leaves_what_a_dictionary_would_hold(history, filter_):
+    follow(VectorIndex, history, [None, filter_])
 
 
 class IgnoresVersions(VectorIndex):
@@ -136,8 +154,34 @@ class LosesTheDeltaOnRestart(VectorIndex):
         return super().restore(replace(contents, base=nothing.base, rows=nothing.rows, delta=nothing.delta))
 
 
-def written(version: int, row: int | None) -> list[Change]:
-    return [Change("1-0", "a", version, "m", None if row is None else POOL[row])]
+class ShowsTheHidden(VectorIndex):
+    def _upsert(self, change: Change, row: int | None) -> None:
+        super()._upsert(replace(change, hidden=False), row)
+
+
+class ForgetsTheHiddenOnRestart(VectorIndex):
+    @classmethod
+    def restore(cls, contents, scratch=None):
+        fields = [{"city": fields["city"]} for fields in contents.delta.fields]
+        return super().restore(replace(contents, delta=replace(contents.delta, fields=fields)))
+
+
+class KeepsTheOldFields(VectorIndex):
+    def _upsert(self, change: Change, row: int | None) -> None:
+        fields = change.fields if row is None else self._state.delta.fields[row - len(self._state.rows)]
+        super()._upsert(replace(change, fields=fields), row)
+
+
+class CompactsWithoutFields(VectorIndex):
+    def compact(self, *, retrain: bool = False) -> None:
+        self._state.delta.fields[:] = [{}] * len(self._state.delta.fields)
+        super().compact(retrain=retrain)
+
+
+def written(version: int, row: int | None, city: str | None = None, *, hidden: bool = False) -> list[Change]:
+    fields = {} if city is None else {"city": city}
+    vector = None if row is None else POOL[row]
+    return [Change("1-0", "a", version, "m", vector, fields=fields, hidden=hidden)]
 
 
 # Written down and not left to chance: a random search finds each of them most of the time.
@@ -148,12 +192,18 @@ def written(version: int, row: int | None) -> list[Change]:
         (ForgetsTombstones, [written(1, 0), written(2, None), "compact", written(1, 0)]),
         (LeavesOldRows, [written(1, 0), written(2, 1)]),
         (LosesTheDeltaOnRestart, [written(1, 0), "restart"]),
+        (ShowsTheHidden, [written(1, 0, hidden=True)]),
+        (ForgetsTheHiddenOnRestart, [written(1, 0, "a", hidden=True), "restart"]),
+        (KeepsTheOldFields, [written(1, 0, "a"), written(2, 0, "b")]),
+        (CompactsWithoutFields, [written(1, 0, "a"), "compact"]),
+        (CompactsWithoutFields, [written(1, 0, "a"), "append"]),
     ],
 )
 def test_a_twin_that_neglects_one_duty_is_found_out(twin, history):
-    follow(VectorIndex, history)
+    filters = [None, OneOf("city", ("a",)), Not(Exists("city"))]
+    follow(VectorIndex, history, filters)
     with pytest.raises(AssertionError):
-        follow(twin, history)
+        follow(twin, history, filters)
 
 
 class Life:
@@ -168,11 +218,12 @@ class Life:
         self.stream: list[Change] = []
         self.rebuilt_at = 0
 
-    def write(self, id_: str, row: int | None) -> None:
+    def write(self, id_: str, row: int | None, fields: Fields | None = None, hidden: bool = False) -> None:
         """The next version of an id; without a row, its deletion."""
         known = self.oracle.newest.get(id_)
         version = known.version + 1 if known else 1
-        change = Change(f"{len(self.stream)}-0", id_, version, "m", None if row is None else POOL[row])
+        vector = None if row is None else POOL[row]
+        change = Change(f"{len(self.stream)}-0", id_, version, "m", vector, fields=fields or {}, hidden=hidden)
         self.stream.append(change)
         self.oracle.apply([change])
         self.index.apply([change])
@@ -212,7 +263,7 @@ class Life:
 
 
 acts = st.one_of(
-    st.tuples(st.sampled_from(IDS), st.none() | st.integers(0, len(POOL) - 1)),
+    st.tuples(st.sampled_from(IDS), st.none() | st.integers(0, len(POOL) - 1), fields(), st.booleans()),
     st.sampled_from(["snapshot", "replay", "restart", "fall_back", "compact", "append"]),
 )
 

@@ -160,8 +160,7 @@ def ivf_index() -> VectorIndex:
     recipe = recipe_for(10_000, DIM)
     small = replace(recipe, name="IVF4,PQ4x4fsr", notes=1000, nlist=4, nprobe=4)
     base = build_base(small, vectors)
-    labels = np.zeros((1000, 2), dtype=np.uint64)
-    rows = Rows.of(Entries([str(row) for row in range(1000)], [1] * 1000, vectors, labels))
+    rows = Rows.of(Entries([str(row) for row in range(1000)], [1] * 1000, vectors, [{}] * 1000))
     return VectorIndex.restore(
         replace(contents, generation=2, base=base, rows=rows, base_alive=all_alive(1000), tombstones=[{}])
     )

@@ -1,6 +1,8 @@
 """How a filter holds for one id, by the sentences of its contract."""
 
 import pytest
+from hypothesis import given
+from support.filters import expressions, fields, holds
 
 from indexer.filters.expression import And, OneOf, all_of, matches
 from indexer.filters.parser import parse
@@ -77,3 +79,8 @@ def test_filters_are_joined_by_and():
     assert all_of([None, travel, None]) is travel
     assert all_of([travel, cheap]) == And((travel, cheap))
     assert str(all_of([travel, cheap])) == 'category = "travel" AND (price < 5.0 OR sale = true)'
+
+
+@given(expressions(), fields())
+def test_any_filter_holds_where_it_holds_written_another_way(expression, one):
+    assert matches(expression, one) is holds(expression, one)

@@ -4,16 +4,17 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from indexer.rows.rows import Entries, Labels, Rows
+from indexer.filters.expression import OneOf
+from indexer.rows.rows import Entries, Rows
 
 ids = st.lists(st.text(max_size=3) | st.text("a\0", max_size=12), max_size=20)
 
 
 def entries(names: list[str], first_version: int = 1) -> Entries:
     rows = len(names)
-    codes = np.array([[len(name), 2**63 + row % 3] for row, name in enumerate(names)], dtype=np.uint64)
     versions = list(range(first_version, first_version + rows))
-    return Entries(names, versions, np.empty((rows, 2), dtype=np.float32), codes.reshape(-1, 2))
+    fields = [{"version": float(version)} for version in versions]
+    return Entries(names, versions, np.empty((rows, 2), dtype=np.float32), fields)
 
 
 def check(rows: Rows, names: list[str]) -> None:
@@ -22,6 +23,8 @@ def check(rows: Rows, names: list[str]) -> None:
     newest = {name: row for row, name in enumerate(names)}
     assert {name: rows.newest(name) for name in names} == newest
     assert rows.newest("nobody") == -1
+    for row, version in enumerate(rows.versions.tolist()):
+        assert row in rows.columns.rows(OneOf("version", (float(version),)))
 
 
 @given(ids)
@@ -46,16 +49,6 @@ def test_some_rows_can_be_taken_in_any_order(names, random):
 
     check(rows, [names[row] for row in kept])
     assert rows.versions.tolist() == [row + 1 for row in kept]
-    assert rows.author.each().tolist() == [2**63 + row % 3 for row in kept]
-
-
-@given(st.lists(st.sampled_from([0, 1, 7, 2**64 - 1])))
-def test_labels_give_the_rows_of_a_code_and_the_code_of_each_row(codes):
-    labels = Labels.of(np.array(codes, dtype=np.uint64))
-
-    assert labels.each().tolist() == codes
-    for code in (0, 1, 2, 7, 2**64 - 1):
-        assert labels.rows(code).tolist() == [row for row, own in enumerate(codes) if own == code]
 
 
 def test_ids_whose_hashes_collide_are_told_apart(monkeypatch):

@@ -27,7 +27,7 @@ async def client() -> AsyncIterator[RpcClient]:
     await server.close()
 
 
-QUERY = {"vector": EAST.tobytes(), "k": 5, "exclude": [], "category": 0, "exclude_author": 0}
+QUERY = {"vector": EAST.tobytes(), "k": 5, "exclude": [], "filter": ""}
 
 
 def search(*queries: dict[str, object]) -> dict[str, object]:
@@ -77,9 +77,9 @@ async def test_a_call_for_another_model_is_refused(client, method, fingerprint):
         {"k": 2.5},
         {"k": 1_000_000},
         {"exclude": [["a"]]},
-        {"category": "Travel"},
-        {"category": -1},
-        {"exclude_author": None},
+        {"filter": "price <"},
+        {"filter": 5},
+        {"filter": None},
         {"exclude": None},
         {"vector": b""},
         {"vector": b"\0\0\0"},

@@ -1,9 +1,10 @@
-"""The neighborhood of a note, where the recommender's tests do not reach: cached vectors and merged searches."""
+"""The neighborhood of a note, where the recommender's tests do not reach: cached vectors, and equal scores."""
 
 import pytest
+from support.gateway import fields_of
 
 from indexer.serving.memory import MemorySearcher
-from indexer.types import Hits, IndexedVector, SearchResult
+from indexer.types import IndexedVector
 from model.note import Note
 from service.deadlines import Deadline
 from service.errors import IndexUnavailable
@@ -15,28 +16,22 @@ from service.store.records import StoredNote
 
 
 class Searcher(MemorySearcher):
-    """Records lookups; ``by_category`` overrides the results of searches."""
+    """Records lookups."""
 
     def __init__(self) -> None:
         super().__init__(fingerprint=FINGERPRINT)
         self.lookups: list[str] = []
-        self.by_category: dict[str | None, SearchResult] = {}
 
     async def lookup(self, note_id: str, **options: float) -> IndexedVector | None:
         self.lookups.append(note_id)
         return await super().lookup(note_id, **options)
-
-    async def search(self, *args: object, category: str | None = None, **options: object) -> SearchResult:
-        if self.by_category:
-            return self.by_category[category]
-        return await super().search(*args, category=category, **options)
 
 
 async def neighborhood_of(*notes: Note, vectors: int = 10) -> tuple[Neighborhood, Searcher]:
     store, searcher = MemoryStore(), Searcher()
     versions = await store.put([StoredNote(note, 0) for note in notes])
     for note, version in zip(notes, versions, strict=True):
-        searcher.put(note.id, version, bag_of_words(note), note.category, None)
+        searcher.put(note.id, version, bag_of_words(note), fields_of(StoredNote(note, version)))
     cache = NoteCache(store, 100, 1.0)
     return Neighborhood(store, cache, searcher, FINGERPRINT, popularity_weight=0.0, capacity=vectors), searcher
 
@@ -51,21 +46,6 @@ async def test_a_hot_notes_vector_stays_and_a_colder_one_is_evicted():
     assert searcher.lookups == ["n0", "n1", "n2"]
     await neighborhood.of_note("n1", RelatedQuery(1), Deadline(5.0))
     assert searcher.lookups == ["n0", "n1", "n2", "n1"]
-
-
-async def test_several_categories_are_as_fresh_and_as_whole_as_the_worst_of_their_searches():
-    notes = [Note("n0", "harbor"), Note("a1", "harbor", category="a"), Note("b1", "harbor", category="b")]
-    neighborhood, searcher = await neighborhood_of(*notes)
-    searcher.by_category = {
-        "a": SearchResult(Hits(["a1"], [0.5]), generation=7, shards_ok=1, shards_total=2),
-        "b": SearchResult(Hits(["b1"], [0.9]), generation=4, shards_ok=2, shards_total=2),
-    }
-
-    related = await neighborhood.of_note("n0", RelatedQuery(5, categories=("a", "b")), Deadline(5.0))
-
-    assert [(note.note_id, note.score) for note in related.notes] == [("b1", 0.9), ("a1", 0.5)]
-    assert (related.generation, related.shards_ok, related.shards_total) == (4, 1, 2)
-    assert related.degraded
 
 
 async def test_equal_scores_of_several_categories_stand_by_id():
@@ -84,7 +64,7 @@ async def down(*shards: int) -> tuple[Neighborhood, Searcher, MemoryStore]:
     for number in range(12):
         note = Note(f"n{number}", "harbor")
         await store.put([StoredNote(note, 0)])
-        searcher.put(note.id, 1, bag_of_words(note), None, None)
+        searcher.put(note.id, 1, bag_of_words(note))
         store.predict(note.id, IndexedVector(1, bag_of_words(note)))
     searcher.down |= set(shards)
     cache = NoteCache(store, 100, 1.0)

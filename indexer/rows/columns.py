@@ -1,0 +1,217 @@
+"""The fields of a base's rows, by value: a filter reads only the rows that a condition names.
+
+A text, an element of a list and a truth take 4 bytes and 12 for each different one, a number at most 12. What a row
+does not have takes nothing, so that there may be many names which few rows have.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache, reduce
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from indexer.filters.expression import And, Exists, Expression, Not, OneOf, Or, Ordered
+from indexer.low_priority import run_low_priority
+from indexer.rows import bitmap
+from indexer.rows.bitmap import Bits, Flags
+from indexer.rows.liveness import Selection
+from indexer.types import Fields, Ints, hash64
+
+Short = NDArray[np.uint32]
+# Sorted values of one field: hashes of texts, or numbers.
+Values = NDArray[Any]
+
+SORTED_AT_ONCE = 10_000
+# Filters whose rows are kept: for a million rows 4 MB.
+KEPT_FILTERS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """Rows by the value of one field. The rows of ``values[i]`` are ``rows[starts[i] : starts[i + 1]]``.
+
+    Without ``starts``, where most values differ, each row has its own value: ``values`` and ``rows`` are as long.
+    """
+
+    values: Values
+    starts: Short
+    rows: Short
+
+    @classmethod
+    def of(cls, values_E: Values, rows_E: NDArray[Any]) -> Self:
+        """From the value of each row; a row may have several."""
+        order = sorted_places(values_E)
+        return cls._of_sorted(values_E[order], rows_E[order].astype(np.uint32))
+
+    @classmethod
+    def _of_sorted(cls, values_E: Values, rows_E: Short) -> Self:
+        is_first_E = np.ones(len(values_E), dtype=np.bool_)
+        is_first_E[1:] = values_E[1:] != values_E[:-1]
+        first = np.flatnonzero(is_first_E)
+        if 12 * len(first) > 8 * len(values_E):
+            return cls(values_E, np.empty(0, dtype=np.uint32), rows_E)
+        return cls(values_E[first], np.append(first, len(values_E)).astype(np.uint32), rows_E)
+
+    def each(self) -> Values:
+        """The value of each of ``rows``."""
+        return np.repeat(self.values, np.diff(self.starts)) if len(self.starts) else self.values
+
+    def taken(self, place_of_row: Ints) -> Self:
+        """With other numbers of the rows, without those whose number is -1."""
+        rows_E = place_of_row[self.rows]
+        is_kept_E = rows_E >= 0
+        return self._of_sorted(self.each()[is_kept_E], rows_E[is_kept_E].astype(np.uint32))
+
+    def moved(self, first: int) -> Self:
+        """With the rows numbered from ``first`` on."""
+        return replace(self, rows=self.rows + np.uint32(first))
+
+    def extended(self, other: "Column") -> Self:
+        """A copy with the rows of another column."""
+        values_E = np.concatenate([self.each(), other.each()])
+        return self.of(values_E, np.concatenate([self.rows, other.rows]))
+
+    def equal(self, value: Any) -> Short:
+        """The rows with this value."""
+        return self._between(self._place(value, "left"), self._place(value, "right"))
+
+    def ordered(self, order: str, value: float) -> Short:
+        """The rows whose value is on this side of the given one; ``order`` as in `Ordered`."""
+        if order[0] == "<":
+            return self._between(0, self._place(value, "left" if order == "<" else "right"))
+        return self._between(self._place(value, "right" if order == ">" else "left"), len(self.values))
+
+    def _place(self, value: Any, side: Any) -> int:
+        return int(np.searchsorted(self.values, self.values.dtype.type(value), side))
+
+    def _between(self, start: int, end: int) -> Short:
+        return self.rows[self.starts[start] : self.starts[end]] if len(self.starts) else self.rows[start:end]
+
+
+class _Passing:
+    """The rows of a base that pass a filter, and those of them that were shown when it was last asked for."""
+
+    def __init__(self, bits: Bits) -> None:
+        self._bits = bits
+        self._last: tuple[Bits | None, Selection] = None, Selection(0)
+
+    def among(self, shown: Bits) -> Selection:
+        last, selection = self._last
+        if last is not shown:
+            selection = Selection.of(self._bits & shown)
+            self._last = shown, selection
+        return selection
+
+
+class Columns:
+    """Immutable: the fields of ``total`` rows. Texts and truths by their `code`, and numbers, by name."""
+
+    def __init__(self, total: int, texts: Mapping[str, Column], numbers: Mapping[str, Column]) -> None:
+        self.total = total
+        self.texts = texts
+        self.numbers = numbers
+        self._passing = lru_cache(KEPT_FILTERS)(self._evaluated)
+
+    @classmethod
+    def of(cls, fields_M: Sequence[Fields]) -> Self:
+        """From the fields of each row."""
+        texts: dict[str, tuple[list[int], list[int]]] = defaultdict(lambda: ([], []))
+        numbers: dict[str, tuple[list[float], list[int]]] = defaultdict(lambda: ([], []))
+        coded = lru_cache(None)(code)
+        for row, fields in enumerate(fields_M):
+            for name, value in fields.items():
+                if isinstance(value, tuple):
+                    texts[name][0].extend(map(coded, value))
+                    texts[name][1].extend([row] * len(value))
+                elif isinstance(value, str | bool):
+                    texts[name][0].append(coded(value))
+                    texts[name][1].append(row)
+                else:
+                    numbers[name][0].append(value)
+                    numbers[name][1].append(row)
+        return cls(len(fields_M), _columns(texts, np.uint64), _columns(numbers, np.float64))
+
+    def taken(self, rows: Ints) -> "Columns":
+        """These rows alone, in this order."""
+        place_of_row = np.full(self.total, -1)
+        place_of_row[rows] = np.arange(len(rows))
+
+        def taken(columns: Mapping[str, Column]) -> dict[str, Column]:
+            fewer = {name: column.taken(place_of_row) for name, column in columns.items()}
+            return {name: column for name, column in fewer.items() if len(column.rows)}
+
+        return Columns(len(rows), taken(self.texts), taken(self.numbers))
+
+    def extended(self, fields_M: Sequence[Fields]) -> "Columns":
+        """A copy with more rows after these."""
+        more = self.of(fields_M)
+
+        def extended(columns: Mapping[str, Column], others: Mapping[str, Column]) -> dict[str, Column]:
+            moved = {name: other.moved(self.total) for name, other in others.items()}
+            both = {name: columns[name].extended(moved[name]) for name in columns.keys() & moved.keys()}
+            return {**columns, **moved, **both}
+
+        total = self.total + more.total
+        return Columns(total, extended(self.texts, more.texts), extended(self.numbers, more.numbers))
+
+    def selection(self, filter_: Expression, shown: Bits) -> Selection:
+        """The rows that pass a filter, of those that are shown. Costs next to nothing when it is asked for again."""
+        return self._passing(filter_).among(shown)
+
+    def rows(self, condition: Expression) -> Ints:
+        """The rows for which one condition holds, in no order, some of them twice."""
+        parts: Iterable[Short]
+        match condition:
+            case OneOf(name, values):
+                parts = [column.equal(coded) for column, coded in self._coded(name, values)]
+            case Ordered(name, order, value) if not isinstance(value, bool):
+                parts = [self.numbers[name].ordered(order, value)] if name in self.numbers else []
+            case Exists(name):
+                parts = [columns[name].rows for columns in (self.texts, self.numbers) if name in columns]
+            case _:
+                parts = []
+        return np.concatenate([np.empty(0, dtype=np.int64), *parts])
+
+    def _coded(self, name: str, values: Iterable[Any]) -> Iterable[tuple[Column, Any]]:
+        for value in values:
+            columns = self.texts if isinstance(value, str | bool) else self.numbers
+            if name in columns:
+                yield columns[name], code(value) if columns is self.texts else value
+
+    def _evaluated(self, filter_: Expression) -> _Passing:
+        return _Passing(bitmap.packed(self._flags(filter_)))
+
+    def _flags(self, filter_: Expression) -> Flags:
+        match filter_:
+            case Not(operand):
+                return ~self._flags(operand)
+            case And(several):
+                return reduce(np.logical_and, map(self._flags, several))
+            case Or(several):
+                return reduce(np.logical_or, map(self._flags, several))
+        flags = np.zeros(self.total, dtype=np.bool_)
+        flags[self.rows(filter_)] = True
+        return flags
+
+
+def code(value: str | bool) -> int:
+    """The 64-bit code of a text or a truth."""
+    return int(value) if isinstance(value, bool) else hash64(value)
+
+
+def sorted_places(values: NDArray[Any]) -> Short:
+    """The places of an array by rising value, those of one value in order."""
+    if len(values) < SORTED_AT_ONCE:
+        return np.argsort(values, kind="stable").astype(np.uint32)
+    return run_low_priority(np.argsort, values, kind="stable").astype(np.uint32)
+
+
+def _columns(elements: Mapping[str, tuple[list[Any], list[int]]], dtype: Any) -> dict[str, Column]:
+    return {
+        name: Column.of(np.array(values, dtype=dtype), np.array(rows, dtype=np.uint32))
+        for name, (values, rows) in elements.items()
+        if rows
+    }

@@ -1,0 +1,70 @@
+"""Which rows are alive, and which of the living are shown: hidden ones are looked up, but in no search's hits."""
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Self
+
+import numpy as np
+
+from indexer.rows import bitmap
+from indexer.rows.bitmap import Bits
+from indexer.types import Ints
+
+# Up to here, scoring every selected row takes about as long as probing the lists that would hold k of them.
+EXACT_UP_TO = 8_192
+
+
+class Selection(NamedTuple):
+    """The rows of a base that a search may return: ``size`` of them, whose bit is 1; without bits, all.
+
+    ``rows`` are their numbers, if they are few.
+    """
+
+    size: int
+    bits: Bits | None = None
+    rows: Ints | None = None
+
+    @classmethod
+    def of(cls, bits: Bits) -> Self:
+        """From the bits of the rows; those after the last row are 0."""
+        size = int(np.bitwise_count(bits).sum())
+        return cls(size, bits, bitmap.live_rows(bits, 8 * len(bits)) if size <= EXACT_UP_TO else None)
+
+
+@dataclass(frozen=True, slots=True)
+class Liveness:
+    """Immutable. Bits after the rows mean nothing. While no row is hidden, ``shown`` is ``alive`` itself."""
+
+    alive: Bits
+    shown: Bits
+    dead: int = 0
+    hidden: int = 0
+
+    @classmethod
+    def of(cls, alive: Bits, dead: int) -> Self:
+        """No row is hidden."""
+        return cls(alive, alive, dead)
+
+    def hiding(self, rows: Ints) -> Self:
+        """A copy in which these rows, which must be shown, are hidden."""
+        if not len(rows):
+            return self
+        return replace(self, shown=bitmap.without(self.shown, rows), hidden=self.hidden + len(rows))
+
+    def without(self, row: int) -> Self:
+        """A copy in which this row, which must be alive, is dead."""
+        rows = np.array([row])
+        alive = bitmap.without(self.alive, rows)
+        if not self.hidden:
+            return replace(self, alive=alive, shown=alive, dead=self.dead + 1)
+        hidden = self.hidden - (not bitmap.is_alive(self.shown, row))
+        shown = bitmap.without(self.shown, rows) if hidden else alive
+        return replace(self, alive=alive, shown=shown, dead=self.dead + 1, hidden=hidden)
+
+    def for_rows(self, rows: int) -> Self:
+        """This, or a copy with as many bits as so many rows need, the new ones alive."""
+        bits = 8 * len(self.alive)
+        if rows <= bits:
+            return self
+        more = bitmap.all_alive(max(bits, rows - bits))
+        alive = np.concatenate([self.alive, more])
+        return replace(self, alive=alive, shown=np.concatenate([self.shown, more]) if self.hidden else alive)
