@@ -22,11 +22,13 @@ def is_fingerprint(text: str) -> bool:
 class Prompt:
     """A note as the network sees it: token ids up to and including ``[EMB]``.
 
-    It keeps the note, for the second prompt of templates that name the task before the note.
+    It keeps the note, for the second prompt of templates that name the task before the note. Where the tokenizer knows
+    no word of the note it is not to be read: `model.inference.abstention`.
     """
 
     note: Note
     token_ids: tuple[int, ...]
+    is_read: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,8 @@ class Prediction:
     """The network's outputs for one note, from one prefill.
 
     ``vector`` is unit norm, float32, shape (dim,). ``hashtags`` stand most likely first and are clean as the
-    HTTP contract demands. ``category`` is None only for a model that was trained without categories.
+    HTTP contract demands. ``category`` is None for a model that was trained without categories, and for a note that was
+    not read (`model.inference.abstention`).
     """
 
     vector: NDArray[np.float32]

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from model.network.checkpoint import CheckpointError, Manifest, load_manifest
+from model.network.checkpoint import CheckpointError, Manifest, load_manifest, prompt_builder
 from service import metrics, traces
 from service.background import SIGNALS, every, on_event, stop_event, task
 from service.errors import StoreUnavailable
@@ -240,8 +240,12 @@ async def _take_over(settings: Settings, redis: "Redis", fingerprint: str) -> No
 
 
 def _open_backend(settings: Settings, manifest: Manifest) -> "Backend":
-    """The model, once it has said of the canaries what its checkpoint says; they warm it up, too."""
+    """The model, once it has said of the canaries what its checkpoint says; they warm it up, too.
+
+    It abstains from notes that its tokenizer cannot read.
+    """
     from model.inference import golden
+    from model.inference.abstention import AbstainingBackend
     from model.inference.open import Runtime, gpu_memory, open_backend
 
     own = settings.worker
@@ -253,7 +257,7 @@ def _open_backend(settings: Settings, manifest: Manifest) -> "Backend":
     golden.check(backend, manifest)
     log.info("canaries_read", extra={"seconds": round(time.monotonic() - started, 3)})
     metrics.GPU_MEMORY_BYTES.set_function(gpu_memory)
-    return backend
+    return AbstainingBackend(backend, prompt_builder(settings.checkpoint, manifest).reads)
 
 
 async def _indexer(settings: Settings) -> None:

@@ -207,6 +207,19 @@ class PromptBuilder:
         }
         return bool(known) and all(place in known for place, letter in enumerate(text) if letter.isalnum())
 
+    def reads(self, note: Note) -> bool:
+        """Whether the tokenizer has a token of its own for some letter, digit or pictograph of a note's prompt."""
+        topics = topics_text(note.hashtags) if self.template.known_topics["category"] else ""
+        limits = ((note.title, self.title_tokens), (topics, TOPICS_TOKENS), (note.content, self.content_tokens))
+        return any(self._reads(*self._cut([text], limit)) for text, limit in limits)
+
+    def _reads(self, text: str) -> bool:
+        encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        return any(
+            self.token_bytes[token] and any(map(_says_something, text[start:end]))
+            for token, (start, end) in zip(encoding.ids, encoding.offsets, strict=True)
+        )
+
     @cached_property
     def token_bytes(self) -> list[bytes]:
         """See `model.text.vocabulary.token_bytes`; the tokens that frame a prompt have none."""
@@ -227,6 +240,10 @@ class PromptBuilder:
             text if len(encoding.ids) <= max_tokens else text[: encoding.offsets[max_tokens - 1][1]]
             for text, encoding in zip(plain, encodings, strict=True)
         ]
+
+
+def _says_something(letter: str) -> bool:
+    return letter.isalnum() or unicodedata.category(letter) == "So"
 
 
 def plain_text(text: str) -> str:

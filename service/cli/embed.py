@@ -45,8 +45,9 @@ def embed(
     """
     with mistakes():
         from model.inference import golden
+        from model.inference.abstention import AbstainingBackend
         from model.inference.bulk import begin, embed_missing
-        from model.network.checkpoint import load_manifest
+        from model.network.checkpoint import load_manifest, prompt_builder
 
         manifest = load_manifest(checkpoint)
         load = begin(source, out, manifest.fingerprint, notes_per_part)
@@ -55,6 +56,6 @@ def embed(
             backend = open_model(checkpoint, runtime)
             if manifest.golden is not None:
                 golden.check(backend, manifest)
-            embed_missing(load, backend)
+            embed_missing(load, AbstainingBackend(backend, prompt_builder(checkpoint, manifest).reads))
     before = f", {finished} of them finished before" if finished else ""
     echo(f"{load.notes} vectors of model {load.fingerprint} in {load.parts} parts{before}, in {out}")

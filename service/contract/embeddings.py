@@ -22,9 +22,7 @@ class EmbeddingsIn(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
     input: Annotated[Texts, BeforeValidator(_listed, json_schema_input_type=Text | Texts)]
-    model: Any = Field(
-        default=None, description="Not looked at: the service has one model, which the answer names."
-    )
+    model: Any = Field(default=None, description="Not looked at: the service has one model, which the answer names.")
     encoding_format: Encoding = Field(
         default="float", description="`base64`: the bytes of float32 numbers, little-endian."
     )

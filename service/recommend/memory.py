@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.backend import Embedding, Prediction, Scored
+from model.inference.abstention import abstention
 from model.note import Note
 from service.errors import WorkerUnavailable
 
@@ -16,7 +17,12 @@ DIM = 256
 
 
 def bag_of_words(note: Note) -> NDArray[np.float32]:
-    """Unit vector of a note's words, shape (DIM,): one random direction a word, the same in every run."""
+    """Unit vector of a note's words, shape (DIM,): one random direction a word, the same in every run.
+
+    Of a text without a letter it abstains.
+    """
+    if not _is_read(note):
+        return abstention(note, DIM)
     total = np.full(DIM, 1e-3, dtype=np.float32)
     for word in _words(note):
         seed = int.from_bytes(hashlib.blake2b(word.encode(errors="replace"), digest_size=8).digest(), "big")
@@ -26,6 +32,10 @@ def bag_of_words(note: Note) -> NDArray[np.float32]:
 
 def _words(note: Note) -> list[str]:
     return f"{note.title} {note.content}".split()
+
+
+def _is_read(note: Note) -> bool:
+    return any(map(str.isalnum, f"{note.title} {note.content}"))
 
 
 class WordDrafter:
@@ -39,6 +49,8 @@ class WordDrafter:
     async def predict(self, note: Note, max_hashtags: int, *, timeout_s: float) -> Prediction:  # noqa: ARG002
         """See `Drafter`."""
         await self._available()
+        if not _is_read(note):
+            return Prediction(bag_of_words(note), (), None)
         words = note.title.split()[:max_hashtags]
         tags = tuple(Scored(word, 0.8 / 2**place) for place, word in enumerate(words))
         return Prediction(bag_of_words(note), tags, self.category)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from indexer.filters.expression import Not, OneOf, all_of
 from indexer.types import IndexedVector, Searcher, SearchResult, ShardUnavailable
+from model.inference.abstention import is_abstention
 from service.deadlines import Deadline, within
 from service.errors import IndexUnavailable, NoteNotFound, NotePending, StoreUnavailable
 from service.recommend.lru import LruCache
@@ -151,7 +152,7 @@ class Neighborhood:
         return RelatedNotes(
             note_id,
             candidates.summary,
-            await self._ranked(candidates.notes, query, deadline),
+            await self._ranked(_known(indexed.vector, candidates.notes), query, deadline),
             result.generation,
             stale=candidates.summary is not None and candidates.summary.version > indexed.version,
             degraded=not candidates.hydrated or result.shards_ok < result.shards_total,
@@ -162,7 +163,7 @@ class Neighborhood:
     async def of_vector(self, vector: NDArray[np.float32], query: RelatedQuery, deadline: Deadline) -> Neighbors:
         """The notes near a draft; none when no shard answers."""
         candidates = await self._nearest(vector, query, deadline)
-        notes = await self._ranked(candidates.notes, query, deadline)
+        notes = await self._ranked(_known(vector, candidates.notes), query, deadline)
         return Neighbors(notes, complete=candidates.hydrated and candidates.result.shards_ok > 0)
 
     async def lookup(self, note_id: str, timeout_s: float) -> IndexedVector | ShardUnavailable | None:
@@ -308,3 +309,8 @@ def _passes(summary: NoteSummary, query: RelatedQuery, author: str | None) -> bo
     if query.categories and summary.category not in query.categories:
         return False
     return author is None or summary.author != author
+
+
+def _known(vector: NDArray[np.float32], notes: list[RelatedNote]) -> list[RelatedNote]:
+    """The neighbors of a vector; none of one that says nothing of its note."""
+    return [] if is_abstention(vector) else notes

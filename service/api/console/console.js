@@ -615,7 +615,8 @@ async function loadNote(id, signal, moved = false) {
     showRelated([], null);
     throw whyNoneRelated(related.reason, note.value);
   }
-  showRelated(related.value.items, note.value?.hashtags ?? [], related.value);
+  const unread = saidNothing(note.value?.suggested_category, note.value?.suggested_hashtags);
+  showRelated(related.value.items, note.value?.hashtags ?? [], { ...related.value, unread });
 }
 
 /** What no note has as its id may still be worth a search. */
@@ -640,8 +641,12 @@ async function loadText(text, signal, moved = false) {
   showRelated(
     answer.related ?? [],
     answer.hashtags.map(({ tag }) => tag),
+    { unread: saidNothing(answer.category, answer.hashtags) },
   );
 }
+
+/** The tokenizer knows no word of the text. */
+const saidNothing = (category, tags) => category === null && tags?.length === 0;
 
 /** A first line that can be a title is one. */
 function splitText(text) {
@@ -755,7 +760,7 @@ function filtersShown(there) {
 }
 
 /** With `own` null nothing is known about related notes. */
-function showRelated(items, own, { degraded = false, stale = false, shards = null } = {}) {
+function showRelated(items, own, { degraded = false, stale = false, shards = null, unread = false } = {}) {
   const query = $("filters").hidden ? "" : asQuery(filters());
   rememberCategories(items);
   $("results").replaceChildren(...items.map((item) => makeResult(item, own ?? [], query)));
@@ -763,7 +768,7 @@ function showRelated(items, own, { degraded = false, stale = false, shards = nul
   $("degraded").hidden = !degraded && !stale;
   $("degraded").textContent = degraded ? whyDegraded(shards) : stale ? WHY_STALE : "";
   if (own === null) return;
-  if (!items.length) $("results").append(makeNoResults());
+  if (!items.length) $("results").append(makeNoResults(unread));
   announce(items.length ? `${count(items.length, "related note")}.` : "No related notes.");
 }
 
@@ -775,7 +780,8 @@ function whyDegraded(shards) {
   return "The store does not answer: titles are missing.";
 }
 
-function makeNoResults() {
+function makeNoResults(unread) {
+  if (unread) return make("li", { class: "none" }, "The model knows no word of this text, so it says nothing of it.");
   if (!filters().size || $("filters").hidden) {
     return make(
       "li",

@@ -74,6 +74,17 @@ class TestRelated:
         assert len(related.notes) == 18
         assert closest.note_id not in {note.note_id for note in related.notes}
 
+    async def test_of_a_note_that_the_model_cannot_read_are_none_and_it_is_near_no_other(self, gateway):
+        await gateway.publish(*notes(30), Note("party", "\U0001f389"), Note("again", "\U0001f389"))
+
+        party = await gateway.recommender.related("party", RelatedQuery(10))
+        assert (party.notes, party.degraded, party.shards_ok) == ([], False, 2)
+        scores = {
+            note.note_id: note.score for note in (await gateway.recommender.related("n0", RelatedQuery(31))).notes
+        }
+        assert max(abs(scores["party"]), abs(scores["again"])) < 0.2
+        assert (await gateway.recommender.details("party")).status == "searchable"
+
     async def test_still_are_k_when_many_of_the_closest_were_deleted(self, gateway):
         await gateway.publish(*notes(150))
         order = [note.note_id for note in (await gateway.recommender.related("n0", RelatedQuery(100))).notes]
@@ -504,6 +515,16 @@ class TestTags:
 
         with pytest.raises(WorkerUnavailable):
             await tags(gateway, Note("", "harbor"))
+
+    @pytest.mark.parametrize("vocabulary", ["open", "known"])
+    async def test_of_a_draft_that_the_model_cannot_read_are_none_whatever_its_neighbors_carry(
+        self, gateway, vocabulary
+    ):
+        await gateway.publish(Note("party", "\U0001f389", hashtags=("party",)), *notes(5))
+
+        suggestions = await tags(gateway, Note("", "\U0001f389"), vocabulary=vocabulary, related=3)
+
+        assert (suggestions.hashtags, suggestions.category, suggestions.related) == ([], None, [])
 
     async def test_have_no_category_if_the_model_has_none(self, gateway):
         gateway.drafter.category = None
