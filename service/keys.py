@@ -23,7 +23,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, Field, StringConstraints, ValidationError, model_validator
 
 from service import metrics
-from service.settings import SetupError
+from service.settings import ANY_ORIGIN, Settings, SetupError
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +75,11 @@ class Keyring:
             raise KeysError(f"{path} holds no key; {_how_to_create(path)}")
         self._use(keys)
 
+    @property
+    def may_write(self) -> bool:
+        """Whether a live key may write."""
+        return any(key.allows("write") for key in self._by_hash.values())
+
     def find(self, secret: bytes) -> Key | None:
         """The live key with this secret, if there is one."""
         return self._by_hash.get(hashlib.sha256(secret).digest())
@@ -101,6 +106,18 @@ class Keyring:
     def _use(self, keys: Sequence[Key]) -> None:
         self._by_hash = {bytes.fromhex(key.sha256): key for key in keys}
         metrics.KEYS.set(len(keys))
+
+
+def open_keyring(settings: Settings) -> Keyring | None:
+    """The keys of a service; None without a file.
+
+    Raises KeysError, and SetupError where a page of any origin could write, since `*` lets all of them call.
+    """
+    keyring = Keyring(settings.keys_file) if settings.keys_file else None
+    if ANY_ORIGIN in settings.http.cors_origins and (keyring is None or keyring.may_write):
+        who = "there are keys that may write" if keyring else "there are no keys, so every page could write"
+        raise SetupError(f'NOTELLM_HTTP__CORS_ORIGINS names "*", and {who}: name the origins of your pages instead')
+    return keyring
 
 
 def load_keys(path: Path) -> tuple[Key, ...]:

@@ -7,6 +7,7 @@ belongs to the model (template, dimension, categories) is not here: it travels w
 import ipaddress
 import json
 import os
+import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +30,10 @@ from indexer.rpc.frames import check_address
 from indexer.shards import replicas
 
 MINI = Path(__file__).parent.parent / "model" / "mini"
+ANY_ORIGIN = "*"
+_ORIGIN = re.compile(
+    r"[a-z][a-z0-9+.-]*://[a-z0-9._-]+(:[0-9]{1,5})?|[a-z]+://\[[0-9a-f:.]+\](:[0-9]{1,5})?", re.IGNORECASE
+)
 # Settings of commands, and of no process.
 _OF_COMMANDS = {"NOTELLM_DATA_DIR", "NOTELLM_KEY"}
 
@@ -61,7 +66,14 @@ def _host(host: str) -> str:
     return bare
 
 
+def _origin(text: str) -> str:
+    if text != ANY_ORIGIN and not _ORIGIN.fullmatch(text):
+        raise ValueError('an origin such as https://app.example, without a path or a slash at its end, or "*"')
+    return text.lower()
+
+
 Host = Annotated[str, AfterValidator(_host)]
+Origin = Annotated[str, AfterValidator(_origin)]
 Port = Annotated[int, Field(ge=0, le=65_535)]
 
 
@@ -90,6 +102,11 @@ class HttpSettings(BaseModel, frozen=True, extra="forbid"):
     hosts: tuple[str, ...] = Field(
         default=(),
         description="Names by which callers may reach a service without keys, besides localhost and its own address.",
+    )
+    cors_origins: tuple[Origin, ...] = Field(
+        default=(),
+        description='Origins of other sites whose pages may call the API, such as ["https://app.example"]; "*" is '
+        "every one, and needs keys of which none may write.",
     )
     allow_open: bool = Field(
         default=False,

@@ -91,7 +91,7 @@ async def _gateway(settings: Settings) -> None:
     from model.text import languages
     from service.api import audit
     from service.api.app import create_app
-    from service.keys import Keyring
+    from service.keys import open_keyring
     from service.recommend.active_model import ActiveModel
     from service.recommend.recommender import Recommender
     from service.recommend.workers import WorkerPool
@@ -104,7 +104,7 @@ async def _gateway(settings: Settings) -> None:
     manifest = _manifest(settings)
     with _setup_errors(CheckpointError):
         scores = scores_of(manifest)
-    keys = Keyring(settings.keys_file) if settings.keys_file else None
+    keys = open_keyring(settings)
     try:
         audit.configure(settings.audit_file)
     except OSError as error:
@@ -130,7 +130,7 @@ async def _gateway(settings: Settings) -> None:
             await active.follow()
             app = create_app(active, RedisAnswers(redis), settings, keys, warnings=lambda: missing.warnings)
             admission = Admission(traces.around(app), settings.limits, keys, app.routes)
-            server = GatewayServer(admission, on_leave=missing.leave)
+            server = GatewayServer(admission, missing.leave, settings.http.cors_origins)
             # uvicorn raises the signal that stopped it again, which would end us before we have cleaned up.
             for number in SIGNALS:
                 signal.signal(number, lambda *_: None)

@@ -55,7 +55,7 @@ def create_app(
     app.state.http = settings.http
     app.state.keys = keys
     app.state.warnings = warnings
-    app.state.same_origin = SameOrigin(settings.http.host, settings.http.hosts)
+    app.state.same_origin = SameOrigin(settings.http.host, settings.http.hosts, settings.http.cors_origins)
     app.add_exception_handler(NoteLLMError, _answer_our_error)
     app.add_exception_handler(HTTPException, _answer_http_error)
     app.add_middleware(GZipMiddleware, minimum_size=_GZIP_FROM_BYTES, compresslevel=_GZIP_LEVEL)

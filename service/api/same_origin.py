@@ -1,5 +1,7 @@
 """What a service without keys refuses, so that no web page that somebody visits can use it: decision 056.
 
+Pages of the origins that `NOTELLM_HTTP__CORS_ORIGINS` names are the exception.
+
 A browser on this machine reaches the service, whatever site its page is from. That page can send what a form can, and
 with a name that leads to 127.0.0.1 it can read the answers. It cannot choose `Host` and `Origin`, nor declare a body
 as JSON without asking first, nor leave out that it is a browser that asks. With keys none of this is needed: a page of
@@ -30,10 +32,12 @@ class SameOrigin:
     Args:
         address: where the service listens: loopback, one address, or all of them.
         names: by which else it may be called, without port.
+        origins: whose pages may call it although they are of another site.
     """
 
-    def __init__(self, address: str, names: Iterable[str]) -> None:
+    def __init__(self, address: str, names: Iterable[str], origins: Iterable[str] = ()) -> None:
         self._address = address
+        self._origins = frozenset(origins)
         self._names = frozenset(name.lower().rstrip(".") for name in names)
 
     def check(self, method: str, headers: Headers) -> None:
@@ -44,10 +48,13 @@ class SameOrigin:
                 "without keys the service answers to localhost and to its address; NOTELLM_HTTP__HOSTS adds names"
             )
         origins = headers.getlist("origin")
-        if origins and not (len(origins) == 1 and host is not None and _is_same(origins[0], host)):
-            raise Forbidden("without keys no page of another site is answered")
+        if origins and not (len(origins) == 1 and self._may_call(origins[0], host)):
+            raise Forbidden("without keys a page of another site is answered if NOTELLM_HTTP__CORS_ORIGINS names it")
         if method in _SENDS_BODY and _has_body(headers) and not _is_declared(headers):
             raise UnsupportedMedia("without keys a body is declared: Content-Type: application/json, or .../x-ndjson")
+
+    def _may_call(self, origin: str, host: str | None) -> bool:
+        return origin in self._origins or (host is not None and _is_same(origin, host))
 
     def _is_own(self, host: str) -> bool:
         authority = _AUTHORITY.fullmatch(host.lower())

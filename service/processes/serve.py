@@ -20,7 +20,7 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
-from service.keys import Keyring
+from service.keys import open_keyring
 from service.processes.children import UMASK, Child, Role, Supervisor, end_with, say
 from service.processes.health import Readiness, readiness_at
 from service.processes.local_redis import redis_binary, redis_command
@@ -112,8 +112,7 @@ def serve(settings: Settings, *, samples: bool = False) -> int:
     _check_checkpoint(settings.checkpoint)
     if settings.redis_url is not None:
         asyncio.run(RedisCheck(redis_url(settings), Readiness()).start())
-    if settings.keys_file:
-        Keyring(settings.keys_file)
+    open_keyring(settings)
     if settings.audit_file:
         _check_audit(settings.audit_file)
     state = settings.state_dir.absolute()

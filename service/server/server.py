@@ -2,7 +2,7 @@
 
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from types import FrameType
 from typing import Any, cast
@@ -11,6 +11,7 @@ import uvicorn
 
 from service import metrics
 from service.server.admission import Admission
+from service.server.cors import Cors
 from service.server.protocol import BoundedProtocol
 
 BACKLOG = 2048
@@ -20,16 +21,21 @@ _GRACE_S = 25  # a draft that came in the last moment has the time of its body a
 class GatewayServer(uvicorn.Server):
     """Serves one application behind its admission.
 
+    Pages of ``origins`` may call it: `service.server.cors`.
+
     On SIGTERM or SIGINT it calls ``on_leave`` at once, goes on for ``drain_s`` with answers that close their
     connections, stops listening, finishes what is under way and returns.
     """
 
-    def __init__(self, admission: Admission, on_leave: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, admission: Admission, on_leave: Callable[[], None] = lambda: None, origins: Collection[str] = ()
+    ) -> None:
         limits = admission.limits
+        cors = Cors(admission, origins) if origins else None
         super().__init__(
             uvicorn.Config(
-                admission,
-                http=cast(Any, partial(BoundedProtocol, head_bytes=limits.head_bytes)),
+                cors or admission,
+                http=cast(Any, partial(BoundedProtocol, head_bytes=limits.head_bytes, cors=cors)),
                 ws="none",
                 lifespan="off",
                 log_config=None,

@@ -21,7 +21,7 @@ DOCKERFILE = (ROOT / "Dockerfile").read_text()
 
 
 def environment(name):
-    return {key: str(value) for key, value in SERVICES[name].get("environment", {}).items()}
+    return {key: defaults(str(value)) for key, value in SERVICES[name].get("environment", {}).items()}
 
 
 def defaults(text):

@@ -5,6 +5,8 @@ import os
 import re
 import signal
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 from urllib.parse import parse_qsl, urlsplit
 
 import httpx
@@ -34,7 +36,27 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def service(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def elsewhere() -> Iterator[int]:
+    """The port of another server, with an empty page: an origin for each name of this machine."""
+
+    class Empty(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.send_header("Content-Type", "text/html")
+            self.end_headers()
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Empty) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_port
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def service(browser: Browser, elsewhere: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """With the samples of a few categories, all of them searchable."""
     notes = [note for note in sample_notes() if note.category in CATEGORIES]
     bulk = [
@@ -47,7 +69,9 @@ def service(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Itera
         }
         for note in notes
     ]
-    with running(Service(tmp_path_factory.mktemp("console"), MINI)) as service:
+    service = Service(tmp_path_factory.mktemp("console"), MINI)
+    service.environment["NOTELLM_HTTP__CORS_ORIGINS"] = json.dumps([f"http://127.0.0.1:{elsewhere}"])
+    with running(service):
         assert httpx.post(f"{service.api}/notes", json=bulk, timeout=30).json()["accepted"] == len(notes)
         until(lambda: status(service)["notes"]["searchable"] == len(notes), 120)
         yield service
@@ -103,6 +127,44 @@ def search(page: Page, text: str) -> None:
 
 def shows_note(page: Page, title: str) -> None:
     expect(page.locator("#note-title")).to_have_text(title)
+
+
+CALLS = """async (api) => {
+  const call = async (method, path, headers = {}, body = undefined) => {
+    const answer = await fetch(api + path, { method, headers, body: body && JSON.stringify(body) });
+    return [answer.status, answer.headers.get("etag"), Boolean(answer.headers.get("x-request-id"))];
+  };
+  const json = { "Content-Type": "application/json" };
+  return [
+    await call("PUT", "/notes/cors-1?wait=10", { ...json, "Idempotency-Key": "cors" }, { title: "Harbor tram" }),
+    await call("GET", "/notes/cors-1"),
+    await call("PUT", "/notes/cors-1", { ...json, "If-Match": '"7"', Authorization: "Bearer none" }, { title: "Bus" }),
+    await call("POST", "/notes/tags", json, { title: "Harbor tram" }),
+    await call("DELETE", "/notes/cors-1"),
+    await call("GET", "/notes/cors-1"),
+  ];
+}"""
+
+
+class TestAPageOfAnotherOrigin:
+    def test_may_call_the_api_and_read_its_answers_if_it_is_listed(self, browser, service, elsewhere):
+        with browser.new_context() as context:
+            page = context.new_page()
+            page.goto(f"http://127.0.0.1:{elsewhere}")
+            answers = page.evaluate(CALLS, service.api)
+        assert [answer[0] for answer in answers] == [200, 200, 412, 200, 204, 404]
+        assert answers[0][1] == '"1"'
+        assert answers[1][1].startswith('"1-')
+        assert all(has_id for *_, has_id in answers)
+
+    def test_may_not_if_it_is_not(self, browser, service, elsewhere):
+        with browser.new_context() as context:
+            page = context.new_page()
+            page.goto(f"http://localhost:{elsewhere}")
+            for method in ("GET", "PUT", "DELETE"):
+                called = "([url, method]) => fetch(url, { method }).then(() => 'answered', () => 'refused')"
+                assert page.evaluate(called, [f"{service.api}/notes/travel-01", method]) == "refused"
+        assert get(service, "notes/travel-01")["version"] == 1
 
 
 class TestExplore:

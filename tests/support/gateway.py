@@ -23,7 +23,7 @@ def fields_of(record: StoredNote) -> Fields:
 class MemoryGateway:
     """A whole gateway in memory; `drain` and `publish` play the worker and the index."""
 
-    def __init__(self, keys: Keyring | None = None, answers: Answers | None = None, **http: float) -> None:
+    def __init__(self, keys: Keyring | None = None, answers: Answers | None = None, **http: object) -> None:
         self.store = MemoryStore()
         self.searcher = MemorySearcher(fingerprint=FINGERPRINT)
         self.drafter = WordDrafter()

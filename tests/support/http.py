@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -31,9 +31,10 @@ class Answer:
 
 
 @asynccontextmanager
-async def listening(app: ASGIApp) -> AsyncIterator[int]:
+async def listening(app: ASGIApp, origins: Collection[str] = ()) -> AsyncIterator[int]:
     """The port of the application, served in this event loop; it may come with an admission, else all are let in."""
-    server = GatewayServer(app if isinstance(app, Admission) else Admission(app, LimitSettings()))
+    admission = app if isinstance(app, Admission) else Admission(app, LimitSettings())
+    server = GatewayServer(admission, origins=origins)
     server.config.load()
     server.lifespan = server.config.lifespan_class(server.config)
     listener = socket.create_server(("127.0.0.1", 0), backlog=1024)

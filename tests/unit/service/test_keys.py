@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from prometheus_client import REGISTRY
 
-from service.keys import Keyring, KeysError, create_key, load_keys, revoke_key
+from service.keys import Keyring, KeysError, create_key, load_keys, open_keyring, revoke_key
+from service.settings import HttpSettings, Settings, SetupError
 
 
 @pytest.fixture
@@ -210,3 +211,26 @@ def test_a_file_behind_a_link_is_changed_where_it_is(file, tmp_path):
 
     assert link.is_symlink()
     assert len(load_keys(file)) == 2
+
+
+@pytest.mark.parametrize("scopes", [["write"], ["admin"], ["read", "write"]])
+def test_pages_of_any_origin_are_not_let_in_where_a_key_may_write(file, scopes):
+    create_key(file, ["read"])
+    create_key(file, scopes)
+    settings = Settings(keys_file=file, http=HttpSettings(cors_origins=("https://app.example", "*")))
+
+    with pytest.raises(SetupError, match="NOTELLM_HTTP__CORS_ORIGINS") as refused:
+        open_keyring(settings)
+    assert "\n" not in str(refused.value)
+
+
+def test_pages_of_any_origin_are_let_in_where_keys_only_read(file):
+    create_key(file, ["read"])
+    create_key(file, ["tags"])
+    assert open_keyring(Settings(keys_file=file, http=HttpSettings(cors_origins=("*",))))
+
+
+def test_without_keys_pages_of_listed_origins_alone_are_let_in():
+    with pytest.raises(SetupError, match="no keys"):
+        open_keyring(Settings(http=HttpSettings(cors_origins=("*",))))
+    assert open_keyring(Settings(http=HttpSettings(cors_origins=("https://app.example",)))) is None

@@ -1,4 +1,5 @@
 import errno
+import json
 import socket
 
 import pytest
@@ -118,6 +119,31 @@ def test_with_keys_it_may_listen_to_everybody(monkeypatch, host):
     monkeypatch.setenv("NOTELLM_KEYS_FILE", "keys.json")
 
     assert Settings().http.host == host
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "https://app.example",
+        "http://localhost:5173",
+        "HTTPS://App.Example",
+        "http://[::1]:8080",
+        "capacitor://localhost",
+    ],
+)
+def test_an_origin_is_kept_as_browsers_write_it(monkeypatch, origin):
+    monkeypatch.setenv("NOTELLM_HTTP__CORS_ORIGINS", json.dumps([origin]))
+    assert Settings().http.cors_origins == (origin.lower(),)
+
+
+@pytest.mark.parametrize(
+    "origin",
+    ["app.example", "https://app.example/", "https://app.example/x", "https://*.example", "null", "", "https://"],
+)
+def test_what_is_no_origin_is_refused(monkeypatch, origin):
+    monkeypatch.setenv("NOTELLM_HTTP__CORS_ORIGINS", json.dumps([origin]))
+    with pytest.raises(ValidationError, match="an origin such as"):
+        Settings()
 
 
 def test_the_key_of_a_command_in_the_environment_is_no_unknown_setting(monkeypatch):
