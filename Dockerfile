@@ -116,6 +116,7 @@ HEALTHCHECK --interval=10s --timeout=3s --start-period=60s \
     CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:9000/livez', timeout=2)"]
 
 FROM served AS gateway
+COPY deploy/requirements/gateway.cdx.json /usr/share/notellm/sbom.cdx.json
 COPY --from=build-gateway /opt/notellm /opt/notellm
 # It refuses to listen here until NOTELLM_KEYS_FILE names its keys, or NOTELLM_HTTP__ALLOW_OPEN=1 says that the network
 # around the container is closed.
@@ -124,11 +125,13 @@ EXPOSE 8000
 CMD ["gateway"]
 
 FROM served AS indexer
+COPY deploy/requirements/indexer.cdx.json /usr/share/notellm/sbom.cdx.json
 COPY --from=build-indexer /opt/notellm /opt/notellm
 EXPOSE 9200
 CMD ["indexer"]
 
 FROM served AS worker
+COPY deploy/requirements/worker.cdx.json /usr/share/notellm/sbom.cdx.json
 COPY --from=build-worker /opt/notellm /opt/notellm
 EXPOSE 9100
 CMD ["worker"]
@@ -140,18 +143,21 @@ USER 0:0
 RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
 USER 10001:10001
 ENV NOTELLM_WORKER__BACKEND=vllm NOTELLM_WORKER__SERVING_DIR=/var/lib/notellm/serving XDG_CACHE_HOME=/var/lib/notellm/cache
+COPY deploy/requirements/worker-cuda.cdx.json /usr/share/notellm/sbom.cdx.json
 COPY --from=build-worker-cuda /opt/notellm /opt/notellm
 EXPOSE 9100
 CMD ["worker"]
 
 FROM process AS trainer
 ENV MPLCONFIGDIR=/tmp
+COPY deploy/requirements/trainer.cdx.json /usr/share/notellm/sbom.cdx.json
 COPY --from=build-trainer /opt/notellm /opt/notellm
 HEALTHCHECK NONE
 CMD ["train", "--help"]
 
 FROM process AS trainer-cuda
 ENV MPLCONFIGDIR=/tmp
+COPY deploy/requirements/trainer-cuda.cdx.json /usr/share/notellm/sbom.cdx.json
 COPY --from=build-trainer-cuda /opt/notellm /opt/notellm
 HEALTHCHECK NONE
 CMD ["train", "--help"]

@@ -10,7 +10,7 @@ MODEL ?= smollm2
 WEIGHTS := $(if $(filter smollm2,$(MODEL)),$(VENV)/.smollm2-weights)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test vllm-test check bench-gateway bench-index bench-overload bench-peers bench-worker client conformance faults openapi mini smollm2 constraints screenshots dashboard dashboard-picture deploy-test images-test requirements clean
+.PHONY: help demo test vllm-test check bench-gateway bench-index bench-overload bench-peers bench-worker client conformance faults openapi mini smollm2 constraints screenshots dashboard dashboard-picture deploy-test images-test requirements sbom audit clean
 
 help: ## Say what each target does.
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -127,8 +127,15 @@ images-test: $(VENV)/.dev-installed $(VENV)/.deploy-installed ## Build the image
 	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(IMAGE_PARTS); }
 	$(BIN)/python -m pytest -s tests/images
 
-requirements: $(VENV)/.dev-installed ## Pin the packages of every image anew, by the versions of constraints.txt (Python 3.11, x86-64).
+requirements: $(VENV)/.dev-installed $(VENV)/.deploy-installed ## Pin the packages of every image anew, by the versions of constraints.txt (Python 3.11, x86-64).
 	$(BIN)/python deploy/requirements/lock.py
+	$(MAKE) sbom
+
+sbom: $(VENV)/.deploy-installed ## Write the bill of materials of every image anew: packages, hashes, licenses.
+	$(BIN)/python deploy/requirements/sbom.py
+
+audit: $(VENV)/.deploy-installed ## Ask for advisories of the packages of every image; says so where there is no network (AUDIT: options of pip-audit).
+	$(BIN)/python deploy/requirements/audit.py $(AUDIT)
 
 constraints: ## Resolve constraints.txt anew from pyproject.toml (needs uv).
 	sh deploy/constraints.sh
