@@ -74,7 +74,7 @@ class TooLarge(NoteLLMError):
 
 
 class UnsupportedMedia(NoteLLMError):
-    """The body is not declared as JSON or NDJSON, which a service without keys asks for."""
+    """The body is not declared as what the route takes, or, to a service without keys, as JSON or NDJSON."""
 
     status, code = 415, "unsupported_media_type"
 

@@ -4,7 +4,7 @@ Nothing here runs for a request. `make openapi` writes the document to ``docs/op
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from inspect import getdoc
 from itertools import groupby
 from typing import Any
@@ -18,7 +18,7 @@ from service.contract.embeddings import EmbeddingsIn
 from service.contract.errors import ErrorOut
 from service.contract.events import EventIn, EventsIn
 from service.contract.examples import EXAMPLES
-from service.contract.notes import MAX_BULK, BulkNoteIn, NoteIn
+from service.contract.notes import MAX_BULK, BulkNoteIn, NoteIn, NotePatch
 from service.contract.tags import DraftIn
 from service.errors import (
     BadRequest,
@@ -107,7 +107,7 @@ _IF_NONE_MATCH = (
     "The `ETag` of an earlier answer, or several with commas between: 304 when nothing has changed.",
     {"type": "string"},
 )
-_BODIES = (EmbeddingsIn, NoteIn, BulkNoteIn, DraftIn, EventIn, EventsIn)
+_BODIES = (EmbeddingsIn, NoteIn, NotePatch, BulkNoteIn, DraftIn, EventIn, EventsIn)
 
 
 class Api(FastAPI):
@@ -148,11 +148,10 @@ def takes_etag() -> Json:
     return {"parameters": [_header_parameter("If-None-Match", *_IF_NONE_MATCH)]}
 
 
-def body(model: type[BaseModel], *examples: str) -> Json:
+def body(model: type[BaseModel], *examples: str, media_types: Sequence[str] = (_JSON,)) -> Json:
     """The body of a route: one JSON value."""
-    return {
-        "requestBody": {"required": True, "content": {_JSON: {"schema": _ref(model), "examples": _named(examples)}}}
-    }
+    content = {media_type: {"schema": _ref(model), "examples": _named(examples)} for media_type in media_types}
+    return {"requestBody": {"required": True, "content": content}}
 
 
 def bulk_body() -> Json:

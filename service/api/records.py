@@ -1,10 +1,12 @@
 """Bodies of the contract as the store and the model take them: notes, drafts and events."""
 
+from collections.abc import Mapping
+
 from model.note import Note
 from model.text.languages import detect_language
 from service.contract.events import EventIn
 from service.contract.fields import seconds
-from service.contract.notes import NoteIn
+from service.contract.notes import NoteIn, NotePatch
 from service.contract.tags import DraftIn
 from service.store.records import Event, StoredNote
 
@@ -21,6 +23,31 @@ def note_record(note: NoteIn, note_id: str) -> StoredNote:
         hidden=note.hidden,
         detected=None if note.language else detect_language(note.title, note.content) or "",
     )
+
+
+def patched(stored: StoredNote, patch: NotePatch) -> StoredNote:
+    """The note as the patch leaves it. Raises ValidationError where that is none: without title and content, say."""
+    note = stored.note
+    fields: dict[str, object] = {
+        "title": note.title,
+        "content": note.content,
+        "hashtags": list(note.hashtags),
+        "category": note.category,
+        "author": stored.author,
+        "exposure": note.exposure,
+        "created_at": stored.created_at,
+        "attributes": dict(stored.attributes),
+        "language": stored.language,
+        "hidden": stored.hidden,
+    }
+    fields |= {name: getattr(patch, name) for name in patch.model_fields_set}
+    if patch.attributes is not None:
+        fields["attributes"] = _present({**stored.attributes, **patch.attributes})
+    return note_record(NoteIn.model_validate(_present(fields)), note.id)
+
+
+def _present(fields: Mapping[str, object]) -> dict[str, object]:
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def draft_note(draft: DraftIn) -> Note:

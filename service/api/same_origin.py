@@ -18,7 +18,9 @@ from service.errors import Forbidden, UnsupportedMedia
 
 _AUTHORITY = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::([0-9]{1,5}))?", re.ASCII)
 _PORTS = {"http": "80", "https": "443"}
-_DECLARED = frozenset({"application/json", "application/x-ndjson", "application/ndjson"})
+_DECLARED = frozenset(
+    {"application/json", "application/merge-patch+json", "application/x-ndjson", "application/ndjson"}
+)
 # What curl says of a body when nobody told it; a form's page says so, too.
 _UNSAID = frozenset({"", "application/x-www-form-urlencoded"})
 _BROWSERS = ("origin", "sec-fetch-site", "referer")

@@ -4,7 +4,7 @@ Nothing here or in `service.contract` imports any other part of ours, and import
 sources are the package `notellm_client` of a wheel of its own (`deploy/client`).
 """
 
-from .calls import BulkNote, EventFields, Fetched, NoteFields
+from .calls import BulkNote, EventFields, Fetched, NoteChanges, NoteFields
 from .client import AsyncNoteLLMClient, NoteLLMClient
 from .errors import ClientError, NoAnswer, Refused, SetupError
 
@@ -15,6 +15,7 @@ __all__ = [
     "EventFields",
     "Fetched",
     "NoAnswer",
+    "NoteChanges",
     "NoteFields",
     "NoteLLMClient",
     "Refused",

@@ -21,6 +21,7 @@ from ..contract.tags import TagsOut
 MAX_BULK_BYTES = 16 * 1024 * 1024
 
 _JSON = {"Content-Type": "application/json"}
+_MERGE_PATCH = {"Content-Type": "application/merge-patch+json"}
 _NDJSON = {"Content-Type": "application/x-ndjson"}
 
 T = TypeVar("T")
@@ -40,6 +41,21 @@ class NoteFields(TypedDict, total=False):
     attributes: Mapping[str, AttributeValue]
     language: str | None
     hidden: bool
+
+
+class NoteChanges(TypedDict, total=False):
+    """What shall be otherwise in a note; None gives the default, also of an attribute."""
+
+    title: str | None
+    content: str | None
+    hashtags: Sequence[str] | None
+    category: str | None
+    author: str | None
+    exposure: int | None
+    created_at: str | None
+    attributes: Mapping[str, AttributeValue | None] | None
+    language: str | None
+    hidden: bool | None
 
 
 class BulkNote(NoteFields, total=False):
@@ -153,6 +169,28 @@ class Calls:
             [("wait", str(wait_s))] if wait_s else (),
             _JSON | conditions | _idempotency(idempotency_key),
             _json(note),
+            repeatable=not conditions or idempotency_key is not None,
+            wait_s=wait_s,
+        )
+
+    def patch(
+        self,
+        note_id: str,
+        changes: NoteChanges,
+        *,
+        wait_s: float = 0.0,
+        if_version: int | Literal["any"] | None = None,
+        idempotency_key: str | None = None,
+    ) -> Call[WrittenOut]:
+        """Change parts of a note and leave the others; wait up to ``wait_s`` (0..10) for it to be searchable."""
+        conditions = _if_version(if_version)
+        return Call(
+            "PATCH",
+            _note(note_id),
+            _as(WrittenOut),
+            [("wait", str(wait_s))] if wait_s else (),
+            _MERGE_PATCH | conditions | _idempotency(idempotency_key),
+            _json(changes),
             repeatable=not conditions or idempotency_key is not None,
             wait_s=wait_s,
         )

@@ -38,6 +38,7 @@ _WRITTEN = {"note_id": "kyoto-3", "version": 2}
 EXAMPLES: dict[str, Any] = {
     "note": _NOTE,
     "short_note": _SHORT_NOTE,
+    "patch": {"hidden": True, "category": None, "attributes": {"price": 95, "season": None}},
     "notes": [{"note_id": "kyoto-3", **_NOTE}, {"note_id": "soup-1", **_SHORT_NOTE}],
     "lines": (
         '{"note_id": "soup-1", "title": "Lentil soup for a week"}\n'

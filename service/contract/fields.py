@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Self
 
@@ -31,7 +31,7 @@ RESERVED = frozenset(
     ("category", "author", "language", "exposure", "created_at", "hashtags", "hidden", "title", "content")
 )
 _ATTRIBUTE = re.compile(r"[a-z][a-z0-9_]{0,39}")
-_MAX_ATTRIBUTES, _MAX_VALUE_CHARS, _MAX_VALUES = 32, 200, 20
+MAX_ATTRIBUTES, _MAX_VALUE_CHARS, _MAX_VALUES = 32, 200, 20
 _SPACES = r"\s\u001c-\u001f\u0085"  # what Python strips, as JSON Schema writes it
 
 
@@ -95,22 +95,20 @@ def _attribute(value: Any) -> Attribute:
     )
 
 
-def check_attribute_names(attributes: Mapping[str, object]) -> None:
-    """Raises ValueError for too many names, and for one that no attribute has."""
-    if len(attributes) > _MAX_ATTRIBUTES:
-        raise ValueError(f"must hold at most {_MAX_ATTRIBUTES} names")
-    for name in attributes:
-        if name in RESERVED:
-            raise ValueError(f"no attribute is named as a field of the note: {', '.join(sorted(RESERVED))}")
-        if not _ATTRIBUTE.fullmatch(name):
-            raise ValueError("a name is 1 to 40 of a-z 0-9 _, a letter first")
+def _names_checked(most: int) -> Callable[[Any], Any]:
+    def check(attributes: Any) -> Any:
+        if not isinstance(attributes, dict):
+            raise ValueError("must be an object")  # noqa: TRY004 - pydantic takes a ValueError
+        if len(attributes) > most:
+            raise ValueError(f"must hold at most {most} names")
+        for name in attributes:
+            if name in RESERVED:
+                raise ValueError(f"no attribute is named as a field of the note: {', '.join(sorted(RESERVED))}")
+            if not _ATTRIBUTE.fullmatch(name):
+                raise ValueError("a name is 1 to 40 of a-z 0-9 _, a letter first")
+        return attributes
 
-
-def _attributes(value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise ValueError("must be an object")  # noqa: TRY004 - pydantic takes a ValueError
-    check_attribute_names(value)
-    return value
+    return check
 
 
 def _described(**schema: JsonValue) -> Any:
@@ -142,38 +140,44 @@ _TEXT_VALUE: dict[str, JsonValue] = {
     "maxLength": _MAX_VALUE_CHARS,
     "pattern": "^[^\\u0000]*$",
 }
-_VALUE_SCHEMA: dict[str, JsonValue] = {
-    "anyOf": [
-        _TEXT_VALUE,
-        {"type": "number"},
-        {"type": "boolean"},
-        {"type": "array", "items": _TEXT_VALUE, "minItems": 1, "maxItems": _MAX_VALUES},
-    ]
-}
+_VALUE_SCHEMAS: list[JsonValue] = [
+    _TEXT_VALUE,
+    {"type": "number"},
+    {"type": "boolean"},
+    {"type": "array", "items": _TEXT_VALUE, "minItems": 1, "maxItems": _MAX_VALUES},
+]
 _NAME_SCHEMA: dict[str, JsonValue] = {"pattern": f"^{_ATTRIBUTE.pattern}$", "not": {"enum": [*sorted(RESERVED)]}}
 
 
-def attributes_schema(value: dict[str, JsonValue]) -> WithJsonSchema:
-    """The JSON Schema of attributes whose values are of this one."""
+def _attributes_schema(most: int, *values: JsonValue) -> WithJsonSchema:
     return WithJsonSchema(
         {
             "type": "object",
-            "maxProperties": _MAX_ATTRIBUTES,
+            "maxProperties": most,
             "propertyNames": _NAME_SCHEMA,
-            "additionalProperties": value,
+            "additionalProperties": {"anyOf": [*values]},
         }
     )
 
 
 Attributes = Annotated[
     dict[str, Annotated[Any, AfterValidator(_attribute)]],
-    BeforeValidator(_attributes),
-    attributes_schema(_VALUE_SCHEMA),
+    BeforeValidator(_names_checked(MAX_ATTRIBUTES)),
+    _attributes_schema(MAX_ATTRIBUTES, *_VALUE_SCHEMAS),
+]
+# All that a note may have, and as many to take away.
+AttributesPatch = Annotated[
+    dict[str, Annotated[Any, AfterValidator(lambda value: None if value is None else _attribute(value))]],
+    BeforeValidator(_names_checked(2 * MAX_ATTRIBUTES)),
+    _attributes_schema(2 * MAX_ATTRIBUTES, *_VALUE_SCHEMAS, {"type": "null"}),
 ]
 
 _SAYS_SOMETHING: dict[str, JsonValue] = {
     "anyOf": [{"required": [name], "properties": {name: {"pattern": f"[^{_SPACES}]"}}} for name in ("title", "content")]
 }
+
+
+Hashtags = Annotated[list[Hashtag], Field(max_length=30)]
 
 
 class Body(BaseModel):
@@ -185,7 +189,7 @@ class Body(BaseModel):
 
     title: Title = Field(default="", description="Trimmed; may be empty if the content is not.")
     content: Content = ""
-    hashtags: Annotated[list[Hashtag], Field(max_length=30)] = []
+    hashtags: Hashtags = []
 
     @model_validator(mode="after")
     def _says_something(self) -> Self:

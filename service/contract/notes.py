@@ -2,14 +2,28 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
-from .fields import Attribute, Attributes, Body, Label, Language, NoteId, Time
+from .fields import (
+    Attribute,
+    Attributes,
+    AttributesPatch,
+    Body,
+    Content,
+    Hashtags,
+    Label,
+    Language,
+    NoteId,
+    Time,
+    Title,
+)
 from .tags import CategoryOut
 
 NoteStatus = Literal["pending", "searchable", "failed"]
 MAX_BULK = 1000
 _MAX_EXPOSURE = 2**53 - 1  # the largest integer that every JSON reader keeps exact
+
+Exposure = Annotated[int, Field(ge=0, le=_MAX_EXPOSURE)]
 
 
 class NoteIn(Body):
@@ -17,9 +31,7 @@ class NoteIn(Body):
 
     category: Label | None = None
     author: Label | None = None
-    exposure: Annotated[int, Field(ge=0, le=_MAX_EXPOSURE)] = Field(
-        default=0, description="How often the note was shown."
-    )
+    exposure: Exposure = Field(default=0, description="How often the note was shown.")
     created_at: Time | None = Field(default=None, description="RFC 3339, with an offset.")
     attributes: Attributes = Field(
         default={}, description="The community's own fields, for filters. A name keeps its type in all notes."
@@ -32,6 +44,23 @@ class BulkNoteIn(NoteIn):
     """One element of a bulk write: a note with its id."""
 
     note_id: NoteId
+
+
+class NotePatch(BaseModel):
+    """What shall be otherwise in a note (JSON Merge Patch, RFC 7396): null gives the default, in attributes too."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, frozen=True)
+
+    title: Title | None = None
+    content: Content | None = None
+    hashtags: Hashtags | None = None
+    category: Label | None = None
+    author: Label | None = None
+    exposure: Exposure | None = None
+    created_at: Time | None = None
+    attributes: AttributesPatch | None = None
+    language: Language | None = None
+    hidden: bool | None = None
 
 
 class WrittenOut(BaseModel):

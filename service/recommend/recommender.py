@@ -9,7 +9,7 @@ import contextlib
 import logging
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from indexer.types import IndexedVector, Searcher, ShardStatus, ShardUnavailable
@@ -20,7 +20,14 @@ from service import metrics
 from service.contract.notes import NoteStatus
 from service.contract.tags import Vocabulary
 from service.deadlines import Deadline, within
-from service.errors import BadRequest, IndexUnavailable, NoteNotFound, StoreUnavailable, WorkerUnavailable
+from service.errors import (
+    BadRequest,
+    IndexUnavailable,
+    NotAsExpected,
+    NoteNotFound,
+    StoreUnavailable,
+    WorkerUnavailable,
+)
 from service.recommend.hashtags import Tag, from_vocabulary, suggest
 from service.recommend.note_cache import NoteCache
 from service.recommend.related import Neighborhood, Neighbors, RelatedNote, RelatedNotes, RelatedQuery
@@ -177,11 +184,18 @@ class Recommender:
         BadRequest for an attribute of another type than in live notes.
         """
         [version] = await self.put_many([record], expected)
-        if isinstance(version, Conflict):
-            raise BadRequest(str(version))
-        if record.hidden and not wait_s:
-            await self._hides(record.note.id, version, _LEAVES_S)
-        return WriteReceipt(record.note.id, version, await self._status_after(record.note.id, version, wait_s))
+        return await self._receipt(record, version, wait_s)
+
+    async def patch(
+        self, note_id: str, change: Callable[[StoredNote], StoredNote], wait_s: float = 0.0, expected: Expected = None
+    ) -> WriteReceipt:
+        """Store what ``change`` makes of the note as it stands; see `put`.
+
+        Raises NoteNotFound, and what ``change`` and `put` do.
+        """
+        async with within(self._http.write_s, StoreUnavailable):
+            record, version = await self._change(note_id, change, expected)
+        return await self._receipt(record, version, wait_s)
 
     async def put_many(self, records: Sequence[StoredNote], expected: Expected = None) -> list[int | Conflict]:
         """Store notes and return their versions, or why one was not stored; of two with one id the later wins.
@@ -253,6 +267,35 @@ class Recommender:
                 raise
             log.warning("store_unavailable", extra={"hashtags": count})
             return list(suggested[:count])
+
+    async def _change(
+        self, note_id: str, change: Callable[[StoredNote], StoredNote], expected: Expected
+    ) -> tuple[StoredNote, int | Conflict]:
+        """The changed note and its version. Where none is expected, another write in between means once more.
+
+        What is expected is left to the store: a request that is repeated with its key has changed the version itself.
+        """
+        while True:
+            [stored] = await self._store.get([note_id])
+            if stored is None or stored.deleted:
+                raise NoteNotFound("there is no note of this id")
+            record = change(stored)
+            is_any = expected in (None, "any")
+            try:
+                [version] = await self.put_many([record], stored.version if is_any else expected)
+            except NotAsExpected:
+                if not is_any:
+                    raise
+            else:
+                return record, version
+
+    async def _receipt(self, record: StoredNote, version: int | Conflict, wait_s: float) -> WriteReceipt:
+        note_id = record.note.id
+        if isinstance(version, Conflict):
+            raise BadRequest(str(version))
+        if record.hidden and not wait_s:
+            await self._hides(note_id, version, _LEAVES_S)
+        return WriteReceipt(note_id, version, await self._status_after(note_id, version, wait_s))
 
     async def _status_after(self, note_id: str, version: int, wait_s: float) -> NoteStatus:
         """The status of this version; pending, too, where it cannot be told in a moment."""

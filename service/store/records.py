@@ -16,7 +16,8 @@ import msgpack
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer import types
+from indexer.filters.expression import Fields as Compared
+from indexer.filters.expression import Value
 from indexer.types import Change
 from model.note import Note
 from model.text.hashtags import fold
@@ -228,7 +229,7 @@ def decode_change(cursor: str, fields: Fields) -> Change:
     )
 
 
-def fields_of(stored: StoredNote) -> types.Fields:
+def fields_of(stored: StoredNote) -> Compared:
     """What a filter compares of a note; what is missing is left out. See `indexer.types.Fields`.
 
     Category and hashtags are folded (`fold_category`, `model.text.hashtags.fold`), as a filter's own words have to be.
@@ -241,7 +242,7 @@ def fields_of(stored: StoredNote) -> types.Fields:
         "created_at": None if stored.created_at is None else seconds(stored.created_at),
         "hashtags": tuple(dict.fromkeys(map(fold, note.hashtags))) or None,
     }
-    fields: dict[str, types.Value] = {name: value for name, value in named.items() if value is not None}
+    fields: dict[str, Value] = {name: value for name, value in named.items() if value is not None}
     fields["exposure"] = float(note.exposure)
     for name, value in stored.attributes.items():
         fields[name] = float(value) if isinstance(value, int) and not isinstance(value, bool) else value

@@ -23,6 +23,7 @@ ROUTES = (
     ("POST", "/notes/tags"),
     ("POST", "/v1/embeddings"),
     ("PUT", "/notes/any"),
+    ("PATCH", "/notes/any"),
     ("POST", "/notes"),
     ("GET", "/notes/never"),
     ("DELETE", "/notes/never"),
@@ -122,11 +123,11 @@ class TestEverything:
         refused(answer, 422, "invalid_request")
         assert "q-secret-q" not in answer.text
 
-    @pytest.mark.parametrize("path", ["/", "/notes", "/notes/a", "/nowhere/at/all", "/status/"])
+    @pytest.mark.parametrize("path", ["/", "/notes", "/notes/a/related", "/nowhere/at/all", "/status/"])
     def test_every_error_of_a_path_or_method_has_the_one_shape(self, http, path):
         refused(
             http.request("PATCH", path),
-            *((405, "method_not_allowed") if path in ("/", "/notes", "/notes/a") else (404, "not_found")),
+            *((405, "method_not_allowed") if path in ("/", "/notes", "/notes/a/related") else (404, "not_found")),
         )
 
     def test_bodies_are_utf_8_both_ways(self, http):

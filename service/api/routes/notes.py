@@ -7,19 +7,34 @@ from itertools import count
 
 import orjson
 from fastapi import APIRouter, Request, Response
+from pydantic import ValidationError
 
 from service.api import audit, openapi
 from service.api.auth import GuardedRoute, needs
 from service.api.bodies import Rejected, parse, parse_bulk
 from service.api.etags import expected_version, is_fresh, note_tag, write_tag
 from service.api.queries import NoParameters, PutParameters
-from service.api.records import note_record
+from service.api.records import note_record, patched
 from service.api.responses import note_out
-from service.api.routes.requests import JSON, REPLAYED, Id, limits_of, once, parameters_of, read_body, recommender_of
-from service.contract.notes import BulkOut, NoteIn, NoteOut, WrittenOut
+from service.api.routes.requests import (
+    JSON,
+    REPLAYED,
+    Id,
+    check_media_type,
+    limits_of,
+    once,
+    parameters_of,
+    read_body,
+    recommender_of,
+)
+from service.api.validation import explain
+from service.contract.notes import BulkOut, NoteIn, NoteOut, NotePatch, WrittenOut
 from service.errors import BadRequest, NotAsExpected, NoteNotFound, QueueFull, StoreUnavailable
+from service.recommend.recommender import WriteReceipt
 from service.store.interfaces import Answer, Conflict
+from service.store.records import StoredNote
 
+PATCHES = ("application/merge-patch+json", "application/json")
 _NEXT = openapi.links("get_note", "related_notes", "delete_note")
 
 router = APIRouter(route_class=GuardedRoute, generate_unique_id_function=lambda route: route.name)
@@ -53,11 +68,55 @@ async def put_note(note_id: Id, request: Request) -> Response:
     version = expected_version(request.headers)
 
     async def put() -> Answer:
-        receipt = await recommender_of(request).put(record, wait_s, version)
-        status = 200 if receipt.status == "searchable" else 202
-        return Answer(status, orjson.dumps(asdict(receipt)), write_tag(receipt.version))
+        return _written(await recommender_of(request).put(record, wait_s, version))
 
     return await once(request, body, put)
+
+
+@router.patch(
+    "/notes/{note_id}",
+    response_model=WrittenOut,
+    tags=["notes"],
+    responses={
+        200: openapi.answer("The note is searchable.", "searchable", headers=("ETag", REPLAYED)) | _NEXT,
+        202: openapi.answer("The note is stored.", "pending", headers=("ETag", REPLAYED))
+        | _NEXT
+        | {"model": WrittenOut},
+        **openapi.errors(
+            NoteNotFound,
+            NotAsExpected,
+            StoreUnavailable,
+            QueueFull,
+            *openapi.WITH_KEY,
+            *openapi.WITH_ID,
+            *openapi.WITH_BODY,
+        ),
+    },
+    openapi_extra=openapi.body(NotePatch, "patch", media_types=PATCHES)
+    | openapi.takes(PutParameters, "If-Match", "Idempotency-Key"),
+    dependencies=[needs("write")],
+)
+async def patch_note(note_id: Id, request: Request) -> Response:
+    """Change parts of a note (JSON Merge Patch, RFC 7396): null gives the default, what is not named stays.
+
+    A patch that leaves title, content and hashtags as they are needs no pass of the model.
+    """
+    wait_s = parameters_of(request, PutParameters).wait
+    check_media_type(request, PATCHES)
+    body = await read_body(request, limits_of(request).max_body_bytes)
+    patch = parse(NotePatch, body)
+    version = expected_version(request.headers)
+
+    def change(stored: StoredNote) -> StoredNote:
+        try:
+            return patched(stored, patch)
+        except ValidationError as error:
+            raise BadRequest(explain(error)) from None
+
+    async def run() -> Answer:
+        return _written(await recommender_of(request).patch(note_id, change, wait_s, version))
+
+    return await once(request, body, run)
 
 
 @router.post(
@@ -87,6 +146,11 @@ async def put_notes(request: Request) -> Response:
         return Answer(202, orjson.dumps({"accepted": len(records) - len(conflicts), "rejected": refused}))
 
     return await once(request, body, put)
+
+
+def _written(receipt: WriteReceipt) -> Answer:
+    status = 200 if receipt.status == "searchable" else 202
+    return Answer(status, orjson.dumps(asdict(receipt)), write_tag(receipt.version))
 
 
 def _conflicts(versions: Sequence[int | Conflict], rejected: Container[int]) -> list[Rejected]:

@@ -1,6 +1,6 @@
 """What every route takes out of its request, and what it answers with."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Annotated, TypeVar, cast
 
 import orjson
@@ -9,7 +9,7 @@ from starlette.requests import ClientDisconnect
 
 from service.api.queries import Parameters, parse_query
 from service.contract.fields import ID_PATTERN
-from service.errors import BadRequest, Malformed, TooLarge
+from service.errors import BadRequest, Malformed, TooLarge, UnsupportedMedia
 from service.keys import Key
 from service.recommend.recommender import Recommender
 from service.settings import HttpSettings
@@ -37,6 +37,13 @@ def recommender_of(request: Request) -> Recommender:
 def limits_of(request: Request) -> HttpSettings:
     """The settings that say how large a body may be."""
     return cast(HttpSettings, request.app.state.http)
+
+
+def check_media_type(request: Request, taken: Sequence[str]) -> None:
+    """Raises UnsupportedMedia unless the body is declared as one of these types."""
+    declared = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if declared not in taken:
+        raise UnsupportedMedia(f"a body here is declared as Content-Type: {' or '.join(taken)}")
 
 
 async def once(request: Request, body: bytes, run: Callable[[], Awaitable[Answer]]) -> Response:

@@ -27,6 +27,7 @@ ROUTES = {
     "POST /notes/tags": "suggest_tags",
     "POST /v1/embeddings": "create_embeddings",
     "PUT /notes/{note_id}": "put_note",
+    "PATCH /notes/{note_id}": "patch_note",
     "POST /notes": "put_notes",
     "POST /events": "record_events",
     "GET /notes/{note_id}": "get_note",
@@ -39,6 +40,8 @@ CODES = {
     "POST /notes/tags": f"{_BODY} worker_unavailable store_unavailable",
     "POST /v1/embeddings": f"{_BODY} worker_unavailable",
     "PUT /notes/{note_id}": f"{_BODY} precondition_failed idempotency_key_reused request_in_progress "
+    "store_unavailable queue_full",
+    "PATCH /notes/{note_id}": f"{_BODY} note_not_found precondition_failed idempotency_key_reused request_in_progress "
     "store_unavailable queue_full",
     "POST /notes": f"{_BODY} idempotency_key_reused request_in_progress store_unavailable queue_full",
     "POST /events": f"{_BODY} idempotency_key_reused request_in_progress store_unavailable",
@@ -144,7 +147,8 @@ def test_every_answer_describes_its_headers():
             assert ("Retry-After" in headers) == (status in {"409", "429", "503"}), f"{name} {status}"
             assert ("ETag" in headers) == (status in {"200", "202", "304"} and "/notes/{note_id}" in name.split()[1:]
                 and operation["operationId"] != "related_notes"), f"{name} {status}"  # fmt: skip
-            may_be_replayed = operation["operationId"] in {"put_note", "put_notes", "delete_note", "record_events"}
+            writes = {"put_note", "patch_note", "put_notes", "delete_note", "record_events"}
+            may_be_replayed = operation["operationId"] in writes
             assert ("Idempotency-Replayed" in headers) == (may_be_replayed and status < "300"), f"{name} {status}"
 
 
@@ -152,7 +156,11 @@ def test_every_body_and_every_answer_with_content_has_an_example():
     for name, operation in operations():
         for content in [operation.get("requestBody", {}), *operation["responses"].values()]:
             assert all(media["examples"] for media in content.get("content", {}).values()), name
-    assert {name.split()[0] for name, operation in operations() if "requestBody" in operation} == {"PUT", "POST"}
+    assert {name.split()[0] for name, operation in operations() if "requestBody" in operation} == {
+        "PUT",
+        "PATCH",
+        "POST",
+    }
 
 
 @pytest.mark.parametrize(("schema", "value"), [pytest.param(*rest, id=name) for name, *rest in examples()])

@@ -25,7 +25,7 @@ from service.contract.tags import TagsOut
 from service.keys import Keyring, create_key
 from service.recommend.memory import DIM, FINGERPRINT, bag_of_words
 from service.store.interfaces import Suggestion
-from service.store.records import Event
+from service.store.records import Event, StoredNote
 
 
 @pytest.fixture
@@ -522,6 +522,169 @@ class TestDelete:
         await client.delete("/notes/n2")
 
         assert (await client.get("/notes/n1/related")).json()["items"] == []
+
+
+class TestPatch:
+    FULL: ClassVar = {
+        "title": "Kyoto",
+        "content": "Temples.",
+        "hashtags": ["sea"],
+        "category": "Travel",
+        "author": "a1",
+        "exposure": 7,
+        "created_at": "2026-01-31T12:00:00Z",
+        "attributes": {"price": 3, "city": "Kyoto"},
+        "language": "en",
+        "hidden": False,
+    }
+
+    async def note(self, client) -> dict:
+        await client.put("/notes/n1", json=self.FULL)
+        return {name: (await client.get("/notes/n1")).json()[name] for name in self.FULL}
+
+    @pytest.mark.parametrize(
+        ("patch", "changed"),
+        [
+            ({"title": " Osaka "}, {"title": "Osaka"}),
+            ({"title": None}, {"title": ""}),
+            ({"content": None, "hashtags": ["a", "b"]}, {"content": "", "hashtags": ["a", "b"]}),
+            (
+                dict.fromkeys(("hashtags", "category", "author", "exposure", "created_at", "attributes", "language")),
+                {"hashtags": [], "category": None, "author": None, "exposure": 0, "created_at": None, "attributes": {}}
+                | {"language": None},
+            ),
+            ({"attributes": {"price": None, "sale": True}}, {"attributes": {"city": "Kyoto", "sale": True}}),
+            ({"attributes": {"price": 4, "never": None}}, {"attributes": {"price": 4, "city": "Kyoto"}}),
+            ({"hidden": True}, {"hidden": True}),
+        ],
+    )
+    async def test_changes_what_it_names_and_null_gives_the_default(self, client, patch, changed):
+        before = await self.note(client)
+
+        written = check(await client.patch("/notes/n1", json=patch), 202, WrittenOut)
+
+        assert (written["note_id"], written["version"]) == ("n1", 2)
+        after = (await client.get("/notes/n1")).json()
+        assert {name: after[name] for name in before} == before | changed
+        again = await client.patch("/notes/n1", json=patch)
+        assert (again.json()["version"], again.headers["etag"]) == (2, '"2"')
+
+    async def test_of_nothing_changes_nothing_and_says_what_a_read_says(self, gateway, client):
+        await client.put("/notes/n1", json=self.FULL)
+        await gateway.drain()
+
+        answer = await client.patch("/notes/n1", json={})
+        assert answer.json() == {"note_id": "n1", "version": 1, "status": "searchable"}
+        assert answer.status_code == 200
+
+    async def test_that_leaves_the_text_alone_needs_no_model(self, gateway, client):
+        await client.put("/notes/n1", json=self.FULL)
+        await client.put("/notes/n2", json={"title": "Kyoto by bus"})
+        await gateway.drain()
+
+        await client.patch("/notes/n1", json={"attributes": {"price": 9}})
+        assert gateway.store.jobs == []
+        assert (await client.get("/notes/n1/related")).json()["stale"] is False
+        await client.patch("/notes/n1", json={"title": "Nara"})
+        assert gateway.store.jobs == [("n1", 3)]
+
+    @pytest.mark.parametrize(
+        "patch",
+        [
+            {"note_id": "n2"},
+            {"title": 1},
+            {"title": "", "content": " "},
+            {"title": None, "content": None},
+            {"hidden": "yes"},
+            {"exposure": -1},
+            {"language": "en-US"},
+            {"attributes": []},
+            {"attributes": {"title": 1}},
+            {"attributes": {"price": {}}},
+            {"attributes": {"price": [None]}},
+            {"attributes": {"price": "3"}, "x": None},
+            {"attributes": {f"a{n}": 1 for n in range(31)}},
+            [],
+            None,
+            "x",
+        ],
+    )
+    async def test_that_gives_no_note_is_refused_and_changes_nothing(self, client, patch):
+        before = await self.note(client)
+
+        check_error(await client.patch("/notes/n1", json=patch), 422, "invalid_request")
+        after = (await client.get("/notes/n1")).json()
+        assert {name: after[name] for name in before} == before
+        assert after["version"] == 1
+
+    async def test_to_another_type_is_allowed_once_no_note_carries_the_first(self, client):
+        await self.note(client)
+        refused = check_error(
+            await client.patch("/notes/n1", json={"attributes": {"price": "3"}}), 422, "invalid_request"
+        )
+        assert refused["message"].startswith("attributes.price: ")
+        await client.patch("/notes/n1", json={"attributes": {"price": None}})
+
+        assert (await client.patch("/notes/n1", json={"attributes": {"price": "3"}})).json()["version"] == 3
+
+    async def test_of_no_note_is_404(self, client):
+        check_error(await client.patch("/notes/n1", json={"title": "a"}), 404, "note_not_found")
+        await self.note(client)
+        await client.delete("/notes/n1")
+        check_error(await client.patch("/notes/n1", json={}), 404, "note_not_found")
+
+    async def test_goes_through_only_at_the_version_it_was_made_for(self, client):
+        await self.note(client)
+        wrong = await client.patch("/notes/n1", json={"title": "b"}, headers={"If-Match": '"2"'})
+        check_error(wrong, 412, "precondition_failed")
+        for match in ('"1"', "*"):
+            answer = await client.patch("/notes/n1", json={"title": match}, headers={"If-Match": match})
+            assert answer.status_code == 202
+        assert (await client.get("/notes/n1")).json()["version"] == 3
+
+    @pytest.mark.parametrize(
+        "kind", ["application/merge-patch+json", "application/json", "Application/JSON; charset=x"]
+    )
+    async def test_is_declared_as_what_it_is(self, client, kind):
+        await self.note(client)
+        answer = await client.patch("/notes/n1", content=b'{"title": "b"}', headers={"Content-Type": kind})
+        assert answer.status_code == 202
+
+    @pytest.mark.parametrize("kind", ["", "application/x-ndjson", "application/json-patch+json", "text/plain"])
+    async def test_declared_otherwise_is_not_taken(self, client, kind):
+        await self.note(client)
+        answer = await client.patch("/notes/n1", content=b'{"title": "b"}', headers={"Content-Type": kind})
+        check_error(answer, 415, "unsupported_media_type")
+
+    async def test_sent_again_with_its_key_gets_the_same_answer(self, client):
+        await self.note(client)
+        headers = {"Idempotency-Key": "k", "If-Match": '"1"'}
+        answers = [await client.patch("/notes/n1", json={"title": "b"}, headers=headers) for _ in range(2)]
+
+        assert [answer.json()["version"] for answer in answers] == [2, 2]
+        assert answers[1].headers["idempotency-replayed"] == "true"
+
+    async def test_that_another_write_overtakes_is_made_of_the_newer_note(self, gateway, client):
+        await self.note(client)
+        get, overtaken = gateway.store.get, []
+
+        async def slow(note_ids):
+            found = await get(note_ids)
+            if not overtaken:
+                overtaken.append(True)
+                await gateway.store.put([StoredNote(Note("n1", "Kyoto", "Rewritten."), 0)])
+            return found
+
+        gateway.store.get = slow
+        await client.patch("/notes/n1", json={"title": "Nara"})
+
+        note = (await client.get("/notes/n1")).json()
+        assert (note["title"], note["content"], note["version"]) == ("Nara", "Rewritten.", 3)
+
+    @pytest.mark.parametrize("kind", sorted(HOSTILE.keys() - {"null title"}))
+    async def test_refuses_hostile_bodies(self, client, kind):
+        await self.note(client)
+        check_error(await client.patch("/notes/n1", content=HOSTILE[kind]), 422, "invalid_request")
 
 
 class TestAttributes:

@@ -88,7 +88,7 @@ async def test_every_route_with_data_asks_and_the_pages_do_not(gateway):
     guarded = [
         (method, path.replace("{note_id}", "n1")) for method, path in calls if path.startswith(("/n", "/e", "/s"))
     ]
-    assert len(guarded) == 8
+    assert len(guarded) == 9
     async with gateway.client() as client:
         for method, path in guarded:
             for headers in ({"Host": "rebound.example"}, {"Origin": "http://attacker.example"}):

@@ -143,6 +143,14 @@ class TestNotes:
             await notellm.delete("n1", if_version=1)
         await notellm.delete("n1", if_version=3)
 
+    async def test_are_changed_in_part(self, notellm):
+        await notellm.put("n1", {"title": "c"})
+        with pytest.raises(Refused, match="precondition_failed"):
+            await notellm.patch("n1", {"hidden": True}, if_version=7)
+        assert (await notellm.patch("n1", {"hidden": True, "attributes": {"price": 3}}, if_version=1)).version == 2
+        patched = await notellm.get("n1")
+        assert (patched.title, patched.hidden, patched.attributes) == ("c", True, {"price": 3})
+
     async def test_are_fetched_again_only_when_they_changed(self, notellm):
         await notellm.put("n1", {"title": "a"})
         first = await notellm.fetch("n1")
