@@ -10,6 +10,7 @@
      ├── TooLarge               413 too_large
      ├── UnsupportedMedia       415 unsupported_media_type
      ├── BadRequest             422 invalid_request
+     ├── BadFilter              422 bad_filter
      ├── HeadTooLarge           431 head_too_large        Connection: close
      ├── RateLimited            429 rate_limited          Retry-After
      ├── Unauthorized           401 unauthorized          WWW-Authenticate
@@ -99,6 +100,12 @@ class BadRequest(NoteLLMError):
     """The request is not one of the contract's."""
 
     status, code = 422, "invalid_request"
+
+
+class BadFilter(NoteLLMError):
+    """The filter cannot be parsed."""
+
+    status, code = 422, "bad_filter"
 
 
 class Unauthorized(NoteLLMError):

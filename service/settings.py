@@ -95,6 +95,9 @@ class HttpSettings(BaseModel, frozen=True, extra="forbid"):
     )
     max_body_bytes: PositiveInt = Field(default=512 * 1024, description="Largest body of one note or draft.")
     max_bulk_bytes: PositiveInt = Field(default=32 * 1024 * 1024, description="Largest body of a bulk write.")
+    max_related_bytes: PositiveInt = Field(
+        default=4 * 1024 * 1024, description="Largest body of a request for related notes, and of a batch of them."
+    )
     max_events_bytes: PositiveInt = Field(default=4 * 1024 * 1024, description="Largest body of a delivery of events.")
     max_embeddings_bytes: PositiveInt = Field(
         default=16 * 1024 * 1024, description="Largest body of texts to embed; 64 of the longest take 15 MiB at most."

@@ -12,9 +12,9 @@ Kind = Literal["letter", "mark", "digit"]
 _ASCII_WORD = re.compile("[A-Za-z0-9_]+")
 _FRONT = re.compile(r"^[\s#]+")
 _GAP = re.compile(r"[\s_\-\u2010-\u2015]+")
-_CJK = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
-_IS_CJK = re.compile(f"[{_CJK}]")
-_BETWEEN_CJK = re.compile(rf"(?<=[{_CJK}]) (?=[{_CJK}])")
+CJK = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
+_IS_CJK = re.compile(f"[{CJK}]")
+_BETWEEN_CJK = re.compile(rf"(?<=[{CJK}]) (?=[{CJK}])")
 # Apostrophes, full stops and middle dots: mother's, node.js, the Japanese and the Catalan dot.
 _INSIDE_A_WORD = re.compile(r"(?<=[^\W\d_])['\u2019.\u00b7\u30fb](?=[^\W\d_])")
 _DOTTED_I = re.compile("i\u0307+")

@@ -13,12 +13,13 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from service.api.queries import NoParameters, Parameters, parameters
+from service.api.queries import NoParameters, parameters
 from service.contract.embeddings import EmbeddingsIn
 from service.contract.errors import ErrorOut
 from service.contract.events import EventIn, EventsIn
 from service.contract.examples import EXAMPLES
 from service.contract.notes import MAX_BULK, BulkNoteIn, NoteIn, NotePatch
+from service.contract.related import BatchedIn, BatchIn, RelatedIn, SearchIn, SeedsIn
 from service.contract.tags import DraftIn
 from service.errors import (
     BadRequest,
@@ -86,6 +87,10 @@ _HEADERS = {
     _REQUEST_ID: ("The id of this request, to be named when something is wrong.", "^[A-Za-z0-9._:-]{1,64}$"),
     "Retry-After": ("Seconds after which the request may succeed.", "^[1-9][0-9]*$"),
     "ETag": ("The version of the note, for `If-Match` and `If-None-Match`.", '^"[0-9]+(-[0-9a-f]{16})?"$'),
+    "X-Unknown-Attributes": (
+        "Names in filters that no note has, with commas between: they match nothing.",
+        "^[a-z][a-z0-9_]*(, [a-z][a-z0-9_]*)*$",
+    ),
     "Idempotency-Replayed": ("`true` when this answer was given to the same key before.", "^true$"),
 }
 _ALWAYS = {_REQUEST_ID, "Retry-After", "ETag"}  # in every answer that declares them
@@ -107,7 +112,10 @@ _IF_NONE_MATCH = (
     "The `ETag` of an earlier answer, or several with commas between: 304 when nothing has changed.",
     {"type": "string"},
 )
-_BODIES = (EmbeddingsIn, NoteIn, NotePatch, BulkNoteIn, DraftIn, EventIn, EventsIn)
+_BODIES = (
+    EmbeddingsIn, NoteIn, NotePatch, BulkNoteIn, DraftIn, EventIn, EventsIn,
+    RelatedIn, SeedsIn, SearchIn, BatchedIn, BatchIn,
+)  # fmt: skip
 
 
 class Api(FastAPI):
@@ -137,7 +145,7 @@ def answer(description: str, *examples: str, headers: tuple[str, ...] = ()) -> J
     return {"description": description, "headers": _header_refs(_REQUEST_ID, *headers)} | content
 
 
-def takes(query: type[Parameters] = NoParameters, *headers: str) -> Json:
+def takes(query: type[BaseModel] = NoParameters, *headers: str) -> Json:
     """The query parameters of a route, and the headers of a write."""
     fields = (_header_parameter(name, *_REQUEST_HEADERS[name]) for name in headers)
     return {"parameters": [*parameters(query), *fields]}

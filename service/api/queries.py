@@ -1,137 +1,88 @@
 """The query parameters of each route, parsed once for each distinct query string.
 
-A new parameter of `GET /notes/{id}/related` is a field of `RelatedParameters` and of its `RelatedQuery`.
+The fields of a model are the parameters: their types say how the text of each is read.
 """
 
 import re
+from collections.abc import Callable
 from functools import lru_cache
-from typing import Annotated, Any, TypeVar, cast
+from types import UnionType
+from typing import Annotated, Any, TypeVar, Union, cast, get_args, get_origin
 from urllib.parse import parse_qsl
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from service.api.validation import explain
-from service.contract.fields import Label, NoteId
 from service.errors import BadRequest
-from service.recommend.related import RelatedQuery
 
 _CACHED = 4096
-_MAX_CATEGORIES = 20
-_MAX_EXCLUDED = 1000
 
 _WHOLE = re.compile(r"-?[0-9]{1,18}")
+_NUMBER = TypeAdapter(Annotated[float, Field(allow_inf_nan=False)])
 _FLAGS = {"0": False, "1": True, "false": False, "true": True}
 
 
-def _flag(text: str) -> bool:
-    if text not in _FLAGS:
-        raise ValueError("must be 0 or 1")
-    return _FLAGS[text]
-
-
-def _whole(text: str) -> str:
-    if not _WHOLE.fullmatch(text):
-        raise ValueError("must be a whole number")
-    return text
-
-
-Count = Annotated[int, Field(ge=1, le=100), BeforeValidator(_whole)]
-Flag = Annotated[
-    bool,
-    BeforeValidator(_flag),
-    WithJsonSchema({"anyOf": [{"type": "integer", "enum": [0, 1]}, {"type": "boolean"}]}),
-]
-Share = Annotated[float, Field(ge=0, le=1)]
-
-
-class Parameters(BaseModel):
-    """A route's query parameters; unknown ones are refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class NoParameters(Parameters):
+class NoParameters(BaseModel):
     """No parameter at all."""
 
-
-class RelatedParameters(Parameters):
-    """Of `GET /notes/{id}/related`."""
-
-    k: Count = Field(default=10, description="How many notes at most.")
-    category: Annotated[tuple[Annotated[Label, Field(min_length=1)], ...], Field(max_length=_MAX_CATEGORIES)] = Field(
-        default=(), description="Only notes of this category, or of one of these when it is repeated."
-    )
-    exclude: Annotated[tuple[NoteId, ...], Field(max_length=_MAX_EXCLUDED)] = Field(
-        default=(), description="Not this note; may be repeated."
-    )
-    exclude_author: Flag = Field(default=False, description="1 leaves out notes of the same author.")
-    diversity: Share = Field(
-        default=0.0,
-        description="How much notes that resemble each other are spread apart (maximal marginal relevance).",
-    )
-    debias: Share = Field(default=0.0, description="How much of a popularity prior is taken off the scores.")
-    explain: Flag = Field(default=False, description="1 says what each score is made of.")
-
-    def query(self) -> RelatedQuery:
-        """The recommender's part of the parameters."""
-        return RelatedQuery(
-            self.k,
-            tuple(dict.fromkeys(self.category)),
-            tuple(dict.fromkeys(self.exclude)),
-            self.exclude_author,
-            self.diversity,
-            self.debias,
-        )
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class PutParameters(Parameters):
+class PutParameters(BaseModel):
     """Of `PUT /notes/{id}`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     wait: Annotated[float, Field(ge=0, le=10)] = Field(
         default=0.0, description="Seconds to wait for the note to be searchable."
     )
 
 
-Q = TypeVar("Q", bound=Parameters)
+P = TypeVar("P", bound=BaseModel)
 
 
-def parse_query(model: type[Q], query_string: bytes) -> Q:
-    """The query string as ``model``. Raises BadRequest.
-
-    A parameter that takes one value and comes twice is refused as ambiguous.
-    """
-    return cast(Q, _parsed(model, query_string))
+def parse_query(model: type[P], query_string: bytes) -> P:
+    """The query string as ``model``, which must not be changed. Raises BadRequest."""
+    return cast(P, _parsed(model, query_string))
 
 
 @lru_cache(maxsize=_CACHED)
-def _parsed(model: type[Parameters], query_string: bytes) -> Parameters:
+def _parsed(model: type[BaseModel], query_string: bytes) -> BaseModel:
     values: dict[str, Any] = {}
-    for name, value in _pairs(query_string):
-        if name in model.model_fields and _is_many(model, name):
-            values.setdefault(name, []).append(value)
+    for name, text in _pairs(query_string):
+        kind = _kind(model, name)
+        if kind is list:
+            values.setdefault(name, []).append(text)
         elif name in values:
             raise BadRequest("a query parameter that takes one value came twice")
         else:
-            values[name] = value
+            values[name] = _value(name, kind, text)
     try:
         return model.model_validate(values)
     except ValidationError as error:
         raise BadRequest(explain(error)) from None
 
 
-def parameters(model: type[Parameters]) -> list[dict[str, Any]]:
+def parameters(model: type[BaseModel]) -> list[dict[str, Any]]:
     """The parameters as OpenAPI describes them."""
-    properties = model.model_json_schema()["properties"] if model.model_fields else {}
-    return [
-        {
-            "name": name,
-            "in": "query",
-            "required": False,
-            "description": schema.pop("description"),
-            "schema": {key: value for key, value in schema.items() if key != "title"},
-        }
-        for name, schema in properties.items()
-    ]
+    schema = model.model_json_schema() if model.model_fields else {"properties": {}}
+    return [_parameter(name, field, name in schema.get("required", ())) for name, field in schema["properties"].items()]
+
+
+def _parameter(name: str, field: dict[str, Any], is_required: bool) -> dict[str, Any]:
+    kept = {key: value for key, value in field.items() if key not in ("title", "description")}
+    if kept.get("type") == "boolean":
+        kept = {"anyOf": [{"type": "integer", "enum": [0, 1]}, {"type": "boolean"}], "default": kept["default"]}
+    if "anyOf" in kept and {"type": "null"} in kept["anyOf"]:  # a parameter that is not given
+        [alone] = [option for option in kept["anyOf"] if option != {"type": "null"}]
+        kept = alone
+    return {
+        "name": name,
+        "in": "query",
+        "required": is_required,
+        "description": field["description"],
+        "schema": kept,
+    }
 
 
 def _pairs(query_string: bytes) -> list[tuple[str, str]]:
@@ -141,5 +92,40 @@ def _pairs(query_string: bytes) -> list[tuple[str, str]]:
         raise BadRequest("the query string is not percent-encoded UTF-8") from None
 
 
-def _is_many(model: type[Parameters], name: str) -> bool:
-    return isinstance(model.model_fields[name].default, tuple)
+def _kind(model: type[BaseModel], name: str) -> type:
+    """The plain type of a field; that of text for unknown ones."""
+    return _plain(model.model_fields[name].annotation) if name in model.model_fields else str
+
+
+def _plain(annotation: Any) -> type:
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return _plain(get_args(annotation)[0])
+    if origin in (Union, UnionType):
+        return _plain(get_args(annotation)[0])
+    return annotation if isinstance(annotation, type) and origin is None else origin if origin is list else str
+
+
+def _value(name: str, kind: type, text: str) -> object:
+    read = _READ.get(kind)
+    try:
+        return read(text) if read else text
+    except ValidationError as error:
+        raise BadRequest(explain(error, name)) from None
+    except ValueError as error:
+        raise BadRequest(f"{name}: {error}") from None
+
+
+def _flag(text: str) -> bool:
+    if text not in _FLAGS:
+        raise ValueError("must be 0 or 1")
+    return _FLAGS[text]
+
+
+def _whole(text: str) -> int:
+    if not _WHOLE.fullmatch(text):
+        raise ValueError("must be a whole number")
+    return int(text)
+
+
+_READ: dict[type, Callable[[str], object]] = {bool: _flag, int: _whole, float: _NUMBER.validate_python}

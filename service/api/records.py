@@ -5,9 +5,8 @@ from collections.abc import Mapping
 from model.note import Note
 from model.text.languages import detect_language
 from service.contract.events import EventIn
-from service.contract.fields import seconds
+from service.contract.fields import Body, seconds
 from service.contract.notes import NoteIn, NotePatch
-from service.contract.tags import DraftIn
 from service.store.records import Event, StoredNote
 
 
@@ -50,8 +49,8 @@ def _present(fields: Mapping[str, object]) -> dict[str, object]:
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def draft_note(draft: DraftIn) -> Note:
-    """A draft for the model; it has no id."""
+def draft_note(draft: Body) -> Note:
+    """A draft, or another text, for the model; it has no id."""
     return Note("", draft.title, draft.content, tuple(draft.hashtags))
 
 

@@ -1,5 +1,6 @@
 """The bodies of answers, in the shapes of the contract. Scores are rounded only here."""
 
+import random
 from base64 import b64encode
 from collections.abc import Iterable, Sequence
 from itertools import repeat
@@ -12,9 +13,9 @@ from numpy.typing import NDArray
 from model.backend import Embedding
 from service.contract.embeddings import Encoding
 from service.recommend.note_cache import NoteSummary
+from service.recommend.ranking import RelatedNote, in_common
 from service.recommend.recommender import NoteDetails, ServiceStatus, TagSuggestions
-from service.recommend.related import RelatedNote, RelatedNotes
-from service.recommend.rerank import in_common
+from service.recommend.related import RelatedNotes
 from service.store.records import pack_vector
 
 _DIGITS = 6
@@ -24,7 +25,12 @@ _MAX_MESSAGE = 300  # characters; JSON needs at most 6 bytes for one, and an err
 
 def error_body(code: str, message: str, request_id: str) -> bytes:
     """The one shape of every error, as JSON."""
-    return orjson.dumps({"error": {"code": code, "message": message[:_MAX_MESSAGE], "request_id": request_id}})
+    return orjson.dumps({"error": error_out(code, message, request_id)})
+
+
+def error_out(code: str, message: str, request_id: str) -> dict[str, str]:
+    """What an error says."""
+    return {"code": code, "message": message[:_MAX_MESSAGE], "request_id": request_id}
 
 
 def _notes_out(notes: Sequence[RelatedNote], ends: Iterable[bytes]) -> list[bytes]:
@@ -51,28 +57,38 @@ def _rendered(summary: NoteSummary) -> bytes:
     return summary.rendered
 
 
-def _explanation(note: RelatedNote, origin: NoteSummary | None) -> bytes:
+def _explanation(note: RelatedNote, origins: Sequence[NoteSummary]) -> bytes:
+    tags = [tag for origin in origins for tag in origin.hashtags]
     terms = {
         "cosine": round(note.cosine, _DIGITS),
         "popularity": round(note.popularity, _DIGITS),
-        "hashtags_in_common": in_common(origin.hashtags, note.summary.hashtags) if origin and note.summary else [],
+        "half_life": round(note.half_life, _DIGITS),
+        "boosts": round(note.boosts, _DIGITS),
+        "hashtags_in_common": in_common(tags, note.summary.hashtags) if note.summary else [],
     }
     return b',"explain":%b}' % orjson.dumps(terms)
 
 
-def related_out(related: RelatedNotes, fingerprint: str, *, explain: bool) -> bytes:
-    """Of `GET /notes/{id}/related`, as JSON."""
-    ends = (_explanation(note, related.summary) for note in related.notes) if explain else repeat(_END)
+def related_out(related: RelatedNotes, fingerprint: str, *, explain: bool, note_id: str | None = None) -> bytes:
+    """Of every list, as JSON; with the note that it starts from, if it is one."""
+    ends = (_explanation(note, related.summaries) for note in related.notes) if explain else repeat(_END)
     out = {
-        "note_id": related.note_id,
+        "answer_id": answer_id(),
+        **({} if note_id is None else {"note_id": note_id}),
         "items": orjson.Fragment(b"[%b]" % b",".join(_notes_out(related.notes, ends))),
         "model": fingerprint,
         "generation": related.generation,
         "stale": related.stale,
         "degraded": related.degraded,
         "shards": {"ok": related.shards_ok, "total": related.shards_total},
+        **({"duplicates_left_out": related.copies_left_out} if explain else {}),
     }
     return orjson.dumps(out)
+
+
+def answer_id() -> str:
+    """A new one: events that name it say which answer they follow from."""
+    return f"{random.getrandbits(64):016x}"
 
 
 def _category_out(category: tuple[str, float] | None) -> dict[str, Any] | None:
@@ -81,11 +97,14 @@ def _category_out(category: tuple[str, float] | None) -> dict[str, Any] | None:
 
 def tags_out(suggestions: TagSuggestions, fingerprint: str, *, with_related: bool) -> dict[str, Any]:
     """Of `POST /notes/tags`."""
+    copy = suggestions.copy
     out: dict[str, Any] = {
+        "answer_id": answer_id(),
         "hashtags": [
             {"tag": tag.tag, "score": round(tag.score, _DIGITS), "source": tag.source} for tag in suggestions.hashtags
         ],
         "category": _category_out(suggestions.category),
+        "duplicate_of": copy and {"note_id": copy[0], "similarity": round(copy[1], _DIGITS)},
         "model": fingerprint,
     }
     if with_related:

@@ -21,4 +21,6 @@ def _explain_one(place: tuple[Any, ...], kind: str, message: str) -> str:
         rule = f"not valid JSON: {_PLACE.sub('', message.removeprefix('Invalid JSON: '))}"
     if kind == "extra_forbidden":  # an unknown field's name is input
         place, rule = place[:-1], "unknown field"
+    if "attributes" in place:  # an attribute's, too
+        place = place[: place.index("attributes") + 1]
     return f"{'.'.join(map(str, place))}: {rule}" if place else rule

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Generic, Literal, NotRequired, Required, TypedDict, TypeVar
+from typing import Any, Generic, Literal, NotRequired, Required, TypedDict, TypeVar, Unpack
 from urllib.parse import quote
 
 import httpx
@@ -13,12 +13,14 @@ from ..contract.embeddings import EmbeddingsOut
 from ..contract.events import EventsOut
 from ..contract.fields import AttributeValue
 from ..contract.notes import BulkOut, NoteOut, WrittenOut
-from ..contract.related import RelatedOut
+from ..contract.related import AnswersOut, ListOut, RelatedOut
 from ..contract.status import StatusOut
 from ..contract.tags import TagsOut
 
 # A thousand of the longest notes are more than the service takes at once: `bulks` ends a bulk here, too.
 MAX_BULK_BYTES = 16 * 1024 * 1024
+
+_MOST_IN_A_QUERY = 50  # ids; more do not fit into a request line everywhere
 
 _JSON = {"Content-Type": "application/json"}
 _MERGE_PATCH = {"Content-Type": "application/merge-patch+json"}
@@ -64,6 +66,47 @@ class BulkNote(NoteFields, total=False):
     note_id: Required[str]
 
 
+class TextFields(TypedDict, total=False):
+    """A text that is not stored; a title or a content is enough."""
+
+    title: str
+    content: str
+    hashtags: Sequence[str]
+
+
+class Boost(TypedDict):
+    """Notes that match have their score multiplied by ``factor``, 0.1 to 10."""
+
+    filter: str
+    factor: float
+
+
+class ListRules(TypedDict, total=False):
+    """Which notes may stand in a list, and in which order; `contract.related.Rules` says what each means."""
+
+    k: int
+    offset: int
+    filter: str
+    category: str | Sequence[str]
+    exclude: str | Sequence[str]
+    language: str
+    min_score: float
+    duplicates: Literal["collapse", "keep"]
+    half_life_days: float
+    boosts: Sequence[Boost]
+    group_by: str
+    per_group: int
+    diversity: float
+    debias: float
+    explain: bool
+
+
+class RelatedRules(ListRules, total=False):
+    """The rules of a list that starts from notes."""
+
+    exclude_author: bool
+
+
 class EventFields(TypedDict):
     """A reader saw, clicked, liked or saved a note; ``ts`` is RFC 3339, or in seconds since 1970."""
 
@@ -100,29 +143,32 @@ class Call(Generic[T]):
 class Calls:
     """Every route of the contract as a call."""
 
-    def related(
-        self,
-        note_id: str,
-        *,
-        k: int = 10,
-        category: str | Sequence[str] = (),
-        exclude: str | Sequence[str] = (),
-        exclude_author: bool = False,
-        diversity: float = 0.0,
-        debias: float = 0.0,
-        explain: bool = False,
-    ) -> Call[RelatedOut]:
+    def related(self, note_id: str, **rules: Unpack[RelatedRules]) -> Call[RelatedOut]:
         """Notes related to a stored one, by descending score."""
-        query = [
-            ("k", str(k)),
-            *(("category", one) for one in _several(category)),
-            *(("exclude", one) for one in _several(exclude)),
-            ("exclude_author", str(int(exclude_author))),
-            ("diversity", str(diversity)),
-            ("debias", str(debias)),
-            ("explain", str(int(explain))),
-        ]
-        return Call("GET", f"{_note(note_id)}/related", _as(RelatedOut), query)
+        path = f"{_note(note_id)}/related"
+        if "boosts" in rules or len(_several(rules.get("exclude", ()))) > _MOST_IN_A_QUERY:
+            return _with_body(Call("POST", path, _as(RelatedOut)), _rules(rules))
+        return Call("GET", path, _as(RelatedOut), _query(rules))
+
+    def related_to(
+        self,
+        positives: Sequence[str] = (),
+        *,
+        negatives: Sequence[str] = (),
+        text: TextFields | None = None,
+        **rules: Unpack[RelatedRules],
+    ) -> Call[ListOut]:
+        """Notes near several notes and a text, and far from the ``negatives``; none of these stands in the answer."""
+        seeds = {"positives": list(positives), "negatives": list(negatives), "text": text}
+        return _with_body(Call("POST", "/related", _as(ListOut)), {**seeds, **_rules(rules)})
+
+    def related_batch(self, requests: Sequence[Mapping[str, object]]) -> Call[AnswersOut]:
+        """Up to 64 requests at once: bodies of `related_to`, or of `related` with a ``note_id``; an answer for each."""
+        return _with_body(Call("POST", "/related/batch", _as(AnswersOut)), {"requests": list(requests)})
+
+    def search(self, q: str, **rules: Unpack[ListRules]) -> Call[ListOut]:
+        """Live notes by the meaning of some words."""
+        return _with_body(Call("POST", "/search", _as(ListOut)), {"q": q, **_rules(rules)})
 
     def tags(
         self,
@@ -253,7 +299,23 @@ def _note(note_id: str) -> str:
     return f"/notes/{path if path.strip('.') else path.replace('.', '%2E')}"
 
 
-def _several(value: str | Sequence[str]) -> Sequence[str]:
+def _rules(rules: Mapping[str, object]) -> dict[str, object]:
+    """Rules as a body has them, where one category may stand for a list of one."""
+    several = {name: list(_several(rules[name])) for name in ("category", "exclude") if name in rules}
+    return {**rules, **several}
+
+
+def _query(rules: Mapping[str, object]) -> list[tuple[str, str]]:
+    """Rules as a query string has them."""
+    return [
+        (name, str(int(one)) if isinstance(one, bool) else str(one))
+        for name, value in _rules(rules).items()
+        if value is not None
+        for one in (value if isinstance(value, list) else [value])
+    ]
+
+
+def _several(value: Any) -> Sequence[str]:
     return [value] if isinstance(value, str) else value
 
 

@@ -54,6 +54,9 @@ class NoteLLMClient(Connection[httpx.Client, httpx.BaseTransport]):
     _new_transport = httpx.HTTPTransport
 
     related = _blocking(Calls.related)
+    related_to = _blocking(Calls.related_to)
+    related_batch = _blocking(Calls.related_batch)
+    search = _blocking(Calls.search)
     tags = _blocking(Calls.tags)
     embed = _blocking(Calls.embed)
     put = _blocking(Calls.put)
@@ -113,6 +116,9 @@ class AsyncNoteLLMClient(Connection[httpx.AsyncClient, httpx.AsyncBaseTransport]
     _new_transport = httpx.AsyncHTTPTransport
 
     related = _awaited(Calls.related)
+    related_to = _awaited(Calls.related_to)
+    related_batch = _awaited(Calls.related_batch)
+    search = _awaited(Calls.search)
     tags = _awaited(Calls.tags)
     embed = _awaited(Calls.embed)
     put = _awaited(Calls.put)

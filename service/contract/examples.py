@@ -23,8 +23,8 @@ _ITEM: dict[str, Any] = {
     "category": "Travel",
     "hashtags": ["kyoto", "bus"],
 }
-_RELATED: dict[str, Any] = {
-    "note_id": "kyoto-3",
+_LIST: dict[str, Any] = {
+    "answer_id": "5d0c6a94c1b7e820",
     "items": [_ITEM],
     "model": _FINGERPRINT,
     "generation": 12,
@@ -32,7 +32,20 @@ _RELATED: dict[str, Any] = {
     "degraded": False,
     "shards": {"ok": 4, "total": 4},
 }
-_EXPLANATION = {"cosine": 0.8401, "popularity": 0.0089, "hashtags_in_common": ["kyoto"]}
+_RELATED: dict[str, Any] = _LIST | {"note_id": "kyoto-3"}
+_EXPLANATION = {
+    "cosine": 0.8401,
+    "popularity": 0.0089,
+    "half_life": 1.0,
+    "boosts": 1.0,
+    "hashtags_in_common": ["kyoto"],
+}
+_RULES: dict[str, Any] = {
+    "k": 20,
+    "filter": 'category = "Travel" AND NOT hashtags = "ad"',
+    "boosts": [{"filter": "exposure < 100", "factor": 1.2}],
+    "group_by": "author",
+}
 _WRITTEN = {"note_id": "kyoto-3", "version": 2}
 
 EXAMPLES: dict[str, Any] = {
@@ -65,16 +78,36 @@ EXAMPLES: dict[str, Any] = {
         ]
     },
     "related": _RELATED,
-    "explained": _RELATED | {"items": [_ITEM | {"explain": _EXPLANATION}]},
+    "explained": _RELATED | {"items": [_ITEM | {"explain": _EXPLANATION}], "duplicates_left_out": 1},
     "while_an_edit_waits": _RELATED | {"stale": True},
     "without_the_store": _RELATED | {"items": [{"note_id": "kyoto-5", "score": 0.8312}], "degraded": True},
+    "rules": _RULES,
+    "seeds": {"positives": ["kyoto-3", "osaka-1"], "negatives": ["soup-1"], "text": {"title": "Gardens in autumn"}},
+    "search": {"q": "quiet gardens", "min_score": 0.3},
+    "batch": {"requests": [{"note_id": "kyoto-3", "k": 5}, {"positives": ["soup-1"], "category": ["Food"]}]},
+    "list": _LIST,
+    "answers": {
+        "answers": [
+            {"status": 200, **_RELATED},
+            {
+                "status": 404,
+                "error": {
+                    "code": "note_not_found",
+                    "message": "positives[0]: there is no note of this id",
+                    "request_id": "9c1f60ab7e52d384",
+                },
+            },
+        ]
+    },
     "suggestions": {
+        "answer_id": "5d0c6a94c1b7e821",
         "hashtags": [
             {"tag": "ramen", "score": 0.71, "source": "generated"},
             {"tag": "osaka", "score": 0.58, "source": "both"},
             {"tag": "travel", "score": 0.33, "source": "neighbors"},
         ],
         "category": {"name": "Travel", "score": 0.93},
+        "duplicate_of": None,
         "related": [_ITEM],
         "model": _FINGERPRINT,
     },

@@ -34,10 +34,19 @@ class CategoryOut(BaseModel):
     score: float
 
 
+class CopyOut(BaseModel):
+    """A stored note that says nearly the same words, and how much of them: 0.8 to 1."""
+
+    note_id: str
+    similarity: float
+
+
 class TagsOut(BaseModel):
     """What is suggested for a draft; `related` is there when it was asked for."""
 
+    answer_id: str = Field(description="To be named in the events that follow from this answer.")
     hashtags: list[TagOut]
     category: CategoryOut | None
+    duplicate_of: CopyOut | None = Field(description="A note of which the draft is a near copy.")
     related: list[ItemOut] | None = None
     model: str

@@ -9,6 +9,7 @@ apart until then, so that an answer without Redis leaves it out: decision 057.
 """
 
 import asyncio
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Self
@@ -18,8 +19,11 @@ from service import metrics
 from service.deadlines import within
 from service.errors import StoreUnavailable
 from service.recommend.lru import LruCache
+from service.recommend.near_copies import Fingerprint
 from service.store.interfaces import NoteStore
 from service.store.records import StoredNote, fields_of
+
+log = logging.getLogger(__name__)
 
 _CACHED, _FETCHED = metrics.NOTES_LOOKED_UP.labels("held"), metrics.NOTES_LOOKED_UP.labels("fetched")
 
@@ -28,8 +32,8 @@ _CACHED, _FETCHED = metrics.NOTES_LOOKED_UP.labels("held"), metrics.NOTES_LOOKED
 class NoteSummary:
     """A live note without its text: the part of it that answers show, filters compare and ranking needs.
 
-    ``created_at`` is in seconds since 1970. ``rendered`` is the note as `service.api.responses` writes it, empty until
-    an answer first needed it.
+    ``created_at`` is in seconds since 1970; ``fingerprint`` is of title and content. ``rendered`` is the note as
+    `service.api.responses` writes it, empty until an answer first needed it.
     """
 
     note_id: str
@@ -39,6 +43,7 @@ class NoteSummary:
     hashtags: tuple[str, ...]
     author: str | None
     exposure: int
+    fingerprint: Fingerprint
     fields: Fields = field(default_factory=dict)
     created_at: float | None = None
     hidden: bool = False
@@ -59,6 +64,7 @@ class NoteSummary:
             note.hashtags,
             record.author,
             note.exposure,
+            Fingerprint.of(note.title, note.content),
             fields,
             created_at if isinstance(created_at, float) else None,
             record.hidden,
@@ -121,6 +127,14 @@ class NoteCache:
                 _CACHED.inc(len(summaries))
                 return summaries
         return await self._get_missing(note_ids)
+
+    async def get_or_none(self, note_ids: Sequence[str]) -> list[NoteSummary | None] | None:
+        """The same; None when the store does not answer."""
+        try:
+            return await self.get(note_ids)
+        except StoreUnavailable:
+            log.warning("store_unavailable", extra={"records": len(note_ids)})
+            return None
 
     async def _get_missing(self, note_ids: Sequence[str]) -> list[NoteSummary | None]:
         fetched: Summaries = {}

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from indexer.types import IndexedVector, Searcher, ShardStatus, ShardUnavailable
+from indexer.types import Floats, IndexedVector, Searcher, ShardStatus, ShardUnavailable
 from model.backend import Embedding
 from model.note import Note
 from model.text.suggestions import VOTERS, Scores, TaggedNeighbors, Uncalibrated
@@ -28,9 +28,14 @@ from service.errors import (
     StoreUnavailable,
     WorkerUnavailable,
 )
+from service.recommend.attributes import Attributes
 from service.recommend.hashtags import Tag, from_vocabulary, suggest
+from service.recommend.near_copies import NEAR, Fingerprint
 from service.recommend.note_cache import NoteCache
-from service.recommend.related import Neighborhood, Neighbors, RelatedNote, RelatedNotes, RelatedQuery
+from service.recommend.query import RelatedQuery
+from service.recommend.ranking import RelatedNote
+from service.recommend.related import Neighborhood, Neighbors, Origins, RelatedNotes
+from service.recommend.seeds import Seeds
 from service.recommend.workers import Drafter
 from service.settings import Settings
 from service.store.interfaces import Conflict, Counts, EventLog, Expected, NoteStore, Suggestion
@@ -52,11 +57,15 @@ _LEAVES_S, _FIRST_LOOK_S = 0.25, 0.002
 
 @dataclass(frozen=True, slots=True)
 class TagSuggestions:
-    """Suggestions for a draft. ``category`` is a name and a probability."""
+    """Suggestions for a draft. ``category`` is a name and a probability.
+
+    ``copy`` is a note of which the draft is a near copy, and their similarity.
+    """
 
     hashtags: list[Tag]
     category: tuple[str, float] | None
     related: list[RelatedNote]
+    copy: tuple[str, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,27 +135,32 @@ class Recommender:
         self._store = store
         self._searcher = searcher
         self._cache = NoteCache(store, settings.http.cached_notes, _STORE_SHARE * settings.http.related_s)
+        self._seeds = Seeds(store, self._cache, searcher, fingerprint, settings.http.cached_notes)
         self._neighborhood = Neighborhood(
-            store,
-            self._cache,
-            searcher,
-            fingerprint,
-            popularity_weight=settings.http.popularity_weight,
-            capacity=settings.http.cached_notes,
+            self._cache, self._seeds, searcher, popularity_weight=settings.http.popularity_weight
         )
+        self._attributes = Attributes(store)
         self._drafter = drafter
         self._http = settings.http
         self._shards = len(settings.index.addresses)
         self._freshness_s: deque[float] = deque(maxlen=_FRESHNESS_SAMPLE)
 
     async def related(self, note_id: str, query: RelatedQuery) -> RelatedNotes:
-        """Live notes closest to the note, never itself.
+        """Live notes closest to a note, never itself. Raises as `related_to` does."""
+        return await self.related_to(Origins([note_id]), query)
+
+    async def related_to(self, origins: Origins, query: RelatedQuery, text: Note | None = None) -> RelatedNotes:
+        """Live notes closest to others and to a text, never those themselves.
 
         Without the store or with a shard down the answer is degraded, not refused. Raises NoteNotFound,
-        NotePending, StoreUnavailable (neither store nor index knows the note) and IndexUnavailable.
+        NotePending, StoreUnavailable (neither store nor index knows the note), IndexUnavailable, BadRequest when
+        the origins cancel out, and with a text WorkerUnavailable.
         """
+        if text:
+            [embedding] = await self.embed([text])
+            origins = replace(origins, text=embedding.vector)
         async with within(self._http.related_s, IndexUnavailable) as deadline:
-            related = await self._neighborhood.of_note(note_id, query, deadline)
+            related = await self._neighborhood.of_notes(origins, query, deadline)
         if related.degraded:
             metrics.RELATED_DEGRADED.inc()
         return related
@@ -161,8 +175,7 @@ class Recommender:
         async with within(self._http.tags_s, WorkerUnavailable) as deadline:
             timeout_s = deadline.share_s(_WORKER_SHARE)
             prediction = await self._drafter.predict(draft, min(needed, MAX_HASHTAGS), timeout_s=timeout_s)
-            query = RelatedQuery(max(VOTERS, related))
-            neighbors = await self._neighborhood.of_vector(prediction.vector, query, deadline)
+            neighbors, near = await self._near(prediction.vector, related, deadline)
             generated = [(tag.name, tag.score) for tag in prediction.hashtags]
             suggested = suggest(generated, _voters(neighbors), draft.hashtags, self._scores)
             chosen = await self._from_vocabulary(suggested, max_hashtags, vocabulary, deadline)
@@ -170,7 +183,7 @@ class Recommender:
             metrics.TAGS_SUGGESTED.labels(tag.source).inc()
         best = prediction.category
         category = (best.name, self._scores.category(best.score)) if best else None
-        return TagSuggestions(chosen, category, neighbors.notes[:related])
+        return TagSuggestions(chosen, category, near.notes, _copied(draft, neighbors.notes))
 
     async def embed(self, notes: Sequence[Note]) -> list[Embedding]:
         """The vectors of notes that are not stored, in order, unit norm. Raises WorkerUnavailable."""
@@ -236,7 +249,7 @@ class Recommender:
             [record], suggestion, indexed = await asyncio.gather(
                 self._store.get([note_id]),
                 self._store.suggestion(note_id, self.fingerprint),
-                self._neighborhood.lookup(note_id, deadline.share_s()),
+                self._seeds.lookup(note_id, deadline.share_s()),
             )
         if record is None or record.deleted:
             raise NoteNotFound("there is no note of this id")
@@ -255,6 +268,21 @@ class Recommender:
         hashtags = tuple((tag, self._scores.alone(score)) for tag, score in suggestion.hashtags)
         category = suggestion.category and (suggestion.category[0], self._scores.category(suggestion.category[1]))
         return replace(suggestion, hashtags=hashtags, category=category)
+
+    async def unknown_names(self, query: RelatedQuery) -> list[str]:
+        """Names in the query's filters that no note ever had, as far as the store tells."""
+        try:
+            return await self._attributes.unknown(query)
+        except StoreUnavailable:
+            return []
+
+    async def _near(self, vector: Floats, related: int, deadline: Deadline) -> tuple[Neighbors, Neighbors]:
+        """The nearest notes, which vote, copies of each other too; and as many as are to be shown, without copies."""
+        voters = self._neighborhood.of_vector(vector, RelatedQuery(VOTERS, collapse=False), deadline)
+        if not related:
+            return await voters, Neighbors([], complete=True)
+        shown = self._neighborhood.of_vector(vector, RelatedQuery(related), deadline)
+        return await asyncio.gather(voters, shown)
 
     async def _from_vocabulary(
         self, suggested: Sequence[Tag], count: int, vocabulary: Vocabulary, deadline: Deadline
@@ -304,7 +332,7 @@ class Recommender:
         try:
             async with within(_STATUS_S, StoreUnavailable):
                 suggestion, indexed = await asyncio.gather(
-                    self._store.suggestion(note_id, self.fingerprint), self._neighborhood.lookup(note_id, _STATUS_S)
+                    self._store.suggestion(note_id, self.fingerprint), self._seeds.lookup(note_id, _STATUS_S)
                 )
         except StoreUnavailable:
             return "pending"
@@ -316,7 +344,7 @@ class Recommender:
         pause_s = _FIRST_POLL_S
         polls = 0
         while (left_s := accepted + wait_s - clock.time()) > 0:
-            if _is_searchable(await self._neighborhood.lookup(note_id, left_s), version):
+            if _is_searchable(await self._seeds.lookup(note_id, left_s), version):
                 if polls:  # the first poll succeeds only when the write changed nothing
                     self._observe_freshness(clock.time() - accepted)
                 return True
@@ -330,7 +358,7 @@ class Recommender:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(wait_s):
                 pause_s = _FIRST_LOOK_S
-                while isinstance(indexed := await self._neighborhood.lookup(note_id, wait_s), IndexedVector):
+                while isinstance(indexed := await self._seeds.lookup(note_id, wait_s), IndexedVector):
                     if indexed.version >= version:
                         return
                     await asyncio.sleep(pause_s)
@@ -361,6 +389,14 @@ def _status(
         return "searchable"
     failed = suggestion and suggestion.version == version and suggestion.failure
     return "failed" if failed else "pending"
+
+
+def _copied(draft: Note, notes: Sequence[RelatedNote]) -> tuple[str, float] | None:
+    """The note of which the draft is most a near copy, and their similarity."""
+    own = Fingerprint.of(draft.title, draft.content)
+    similar = ((note.note_id, own.similarity(note.summary.fingerprint)) for note in notes if note.summary)
+    best = max(similar, key=lambda pair: pair[1], default=None)
+    return best if best and best[1] >= NEAR else None
 
 
 def _voters(neighbors: Neighbors) -> TaggedNeighbors | None:

@@ -1,85 +1,58 @@
-"""The notes nearest to a note or a draft: searched, checked against the store, ranked.
+"""The notes nearest to notes, a text or a draft: searched, checked against the store, ranked.
 
 Without the store, or with a shard down, the answer is degraded, not refused.
 """
 
-import asyncio
-import logging
-from collections.abc import Sequence
-from contextlib import suppress
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from indexer.filters.expression import Not, OneOf, all_of
-from indexer.types import IndexedVector, Searcher, SearchResult, ShardUnavailable
+from indexer.filters.expression import Expression, Not, OneOf, all_of
+from indexer.types import Floats, Searcher, SearchResult
 from model.inference.abstention import is_abstention
-from service.deadlines import Deadline, within
-from service.errors import IndexUnavailable, NoteNotFound, NotePending, StoreUnavailable
-from service.recommend.lru import LruCache
+from service.deadlines import Deadline
+from service.errors import BadRequest, IndexUnavailable
 from service.recommend.note_cache import NoteCache, NoteSummary
-from service.recommend.rerank import diverse, popularity
-from service.store.interfaces import NoteStore
+from service.recommend.query import RelatedQuery
+from service.recommend.ranking import Ranked, RelatedNote, diverse, ranked
+from service.recommend.seeds import Seed, Seeds
+from service.store.records import fold_category
 
-log = logging.getLogger(__name__)
-
-_SLACK = 5
 _WIDENINGS = 3
 _WIDER = 4
 _MOST_CANDIDATES = 8192
-# Re-ranking starts from a longer list: a note from further away may take the place of a popular one.
-_RERANKED_PER_NOTE, _RERANKED_AT_LEAST = 4, 100
-_REASON_CHARS = 300
+_SHORTEST = 1e-6  # below, rounding alone gives a mean its direction
+# What is unlike the negatives counts half as much as what is like the positives (Rocchio, 1971).
+_NEGATIVE_SHARE = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class RelatedQuery:
-    """Which related notes to find. No category means any; ``diversity`` and ``debias`` are in 0..1.
+class Origins:
+    """What a list starts from: ids of notes it shall be near to and far from, and the unit vector, (D,), of a text.
 
-    A filter is a field here: `Neighborhood._search` hands it to the index, and `_passes` checks it against the store.
+    ``places`` say where each id stands in the request, for errors.
     """
 
-    k: int = 10
-    categories: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
-    exclude_author: bool = False
-    diversity: float = 0.0
-    debias: float = 0.0
-
-    @property
-    def candidates(self) -> int:
-        """How many notes to search for at first."""
-        if self.diversity or self.debias:
-            return max(_RERANKED_PER_NOTE * self.k, _RERANKED_AT_LEAST)
-        return self.k + _SLACK
-
-
-class RelatedNote(NamedTuple):
-    """A related note. ``summary`` is None while the store does not answer; ``popularity`` is 0 without debias."""
-
-    note_id: str
-    cosine: float
-    summary: NoteSummary | None
-    popularity: float = 0.0
-
-    @property
-    def score(self) -> float:
-        """``cosine - popularity``."""
-        return self.cosine - self.popularity
+    positives: Sequence[str] = ()
+    negatives: Sequence[str] = ()
+    text: Floats | None = None
+    places: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class RelatedNotes:
-    """The notes related to one, by descending score. ``summary`` is that note's own, None without the store.
+    """Notes by descending score. ``summaries`` are those of the positives, none without the store.
 
-    ``stale`` when they are those of an older version: a newer one is stored and not searchable yet.
+    ``stale`` when they are those of an older version of a seed: a newer one is stored and not searchable yet.
+    ``copies_left_out`` counts the near copies that would have stood above the last note.
     """
 
-    note_id: str
-    summary: NoteSummary | None
+    summaries: list[NoteSummary]
     notes: list[RelatedNote]
+    copies_left_out: int
     generation: int
     stale: bool
     degraded: bool
@@ -94,223 +67,181 @@ class Neighbors(NamedTuple):
     complete: bool
 
 
-@dataclass(frozen=True, slots=True)
-class _Candidates:
-    """Search hits, closest first; ``summary`` is the current one of the note that the search started from.
+class _Found(NamedTuple):
+    """Ranked search hits. ``positives`` are the current summaries of the notes that the search started from.
 
-    ``hydrated`` is false when the store did not answer, and all summaries are None.
+    ``is_outdated`` if one of these was written or deleted since it was looked up, ``is_stale`` if the vector of one is
+    of an older version; ``hydrated`` is false when the store did not answer, and all summaries are None.
     """
 
-    notes: list[RelatedNote]
+    ranked: Ranked
     result: SearchResult
-    summary: NoteSummary | None
+    positives: list[NoteSummary]
+    is_outdated: bool
+    is_stale: bool
     hydrated: bool
 
 
 class Neighborhood:
-    """Finds the notes related to a note or near a draft.
+    """Finds the notes related to others or near a draft.
 
     Args:
-        fingerprint: the model whose index is searched.
         popularity_weight: b of ``score = cosine - debias * b * log(1 + exposure)``.
-        capacity: how many notes' vectors are cached, so that a note that is asked for again needs no lookup.
+        clock: seconds since 1970.
     """
 
     def __init__(
         self,
-        store: NoteStore,
         cache: NoteCache,
+        seeds: Seeds,
         searcher: Searcher,
-        fingerprint: str,
         *,
         popularity_weight: float,
-        capacity: int,
+        clock: Callable[[], float] = time.time,
     ) -> None:
-        self._store = store
         self._cache = cache
+        self._seeds = seeds
         self._searcher = searcher
-        self._fingerprint = fingerprint
         self._popularity_weight = popularity_weight
-        self._vectors = LruCache[IndexedVector](capacity)
+        self._clock = clock
 
-    async def of_note(self, note_id: str, query: RelatedQuery, deadline: Deadline) -> RelatedNotes:
-        """The notes related to a note, never itself; while an edit waits, those of the version in the index.
+    async def of_notes(self, origins: Origins, query: RelatedQuery, deadline: Deadline) -> RelatedNotes:
+        """The notes related to others, never those themselves; while an edit waits, by the version in the index.
 
-        Raises NoteNotFound, NotePending (no version is in the index), StoreUnavailable (neither store nor index knows
-        the note) and IndexUnavailable.
+        Raises BadRequest when the vectors of the origins cancel out, what `Seeds.of` does, and IndexUnavailable.
         """
-        summary, indexed = self._cached(note_id) or await self._fetched(note_id, deadline)
-        candidates = await self._nearest(indexed.vector, query, deadline, note_id, summary)
-        known = max(summary.version, indexed.version) if summary else indexed.version
-        if candidates.hydrated and (candidates.summary is None or candidates.summary.version != known):
-            # The caches were out of date, or the note was written during the search.
-            summary, indexed = await self._fetched(note_id, deadline)
-            candidates = await self._nearest(indexed.vector, query, deadline, note_id, summary)
-        result = candidates.result
+        found = await self._from(origins, query, deadline, cached=True)
+        if found.is_outdated:
+            # The caches were out of date, or a note was written during the search.
+            found = await self._from(origins, query, deadline, cached=False)
+        result = found.result
         if not result.shards_ok:
             raise IndexUnavailable("no shard of the index answers")
+        notes = await self._cut(found.ranked.notes, query, deadline)
         return RelatedNotes(
-            note_id,
-            candidates.summary,
-            await self._ranked(_known(indexed.vector, candidates.notes), query, deadline),
+            found.positives,
+            notes,
+            _above_last(found.ranked.copies, notes, query),
             result.generation,
-            stale=candidates.summary is not None and candidates.summary.version > indexed.version,
-            degraded=not candidates.hydrated or result.shards_ok < result.shards_total,
+            stale=found.is_stale,
+            degraded=not found.hydrated or result.shards_ok < result.shards_total,
             shards_ok=result.shards_ok,
             shards_total=result.shards_total,
         )
 
-    async def of_vector(self, vector: NDArray[np.float32], query: RelatedQuery, deadline: Deadline) -> Neighbors:
+    async def of_vector(self, vector: Floats, query: RelatedQuery, deadline: Deadline) -> Neighbors:
         """The notes near a draft; none when no shard answers."""
-        candidates = await self._nearest(vector, query, deadline)
-        notes = await self._ranked(_known(vector, candidates.notes), query, deadline)
-        return Neighbors(notes, complete=candidates.hydrated and candidates.result.shards_ok > 0)
+        found = await self._nearest(vector, query, deadline)
+        notes = await self._cut(found.ranked.notes, query, deadline)
+        return Neighbors(notes, complete=found.hydrated and found.result.shards_ok > 0)
 
-    async def lookup(self, note_id: str, timeout_s: float) -> IndexedVector | ShardUnavailable | None:
-        """The note's vector from its own shard; the error as a value."""
-        try:
-            return await self._searcher.lookup(note_id, timeout_s=timeout_s)
-        except ShardUnavailable as error:
-            return error
-
-    def _cached(self, note_id: str) -> tuple[NoteSummary, IndexedVector] | None:
-        """The note's summary and vector from the caches: maybe out of date, as its summary after the search shows."""
-        summary, [indexed] = self._cache.peek(note_id), self._vectors.use([note_id])
-        return (summary, indexed) if summary and indexed and summary.version == indexed.version else None
-
-    async def _fetched(self, note_id: str, deadline: Deadline) -> tuple[NoteSummary | None, IndexedVector]:
-        """The note's summary, None if the store does not answer, and its vector."""
-        summaries, indexed = await asyncio.gather(self._summaries([note_id]), self.lookup(note_id, deadline.share_s()))
-        if summaries is not None and summaries[0] is None:
-            raise NoteNotFound("there is no note of this id")
-        if summaries is None:
-            return None, self._indexed_alone(note_id, indexed)
-        [summary] = summaries
-        assert summary
-        if isinstance(indexed, ShardUnavailable):
-            indexed = await self._stored_vector(note_id, deadline)
-        elif indexed and indexed.version < summary.version:
-            # A write that left the text alone took the vector along, before the shard hears of it.
-            with suppress(IndexUnavailable):
-                indexed = await self._stored_vector(note_id, deadline)
-        if indexed is None:
-            raise NotePending(await self._why_pending(note_id, summary.version, deadline))
-        self._vectors.put(note_id, indexed)
-        return summary, indexed
-
-    def _indexed_alone(self, note_id: str, indexed: IndexedVector | ShardUnavailable | None) -> IndexedVector:
-        """What the index says of a note, while the store does not answer."""
-        if self._cache.is_deleted(note_id):
-            raise NoteNotFound("there is no note of this id")
-        if isinstance(indexed, ShardUnavailable):
-            raise IndexUnavailable("neither the store nor the shard of this note answers")
-        if indexed is None:
-            raise StoreUnavailable("the store does not answer, and the index does not hold this note")
-        return indexed
-
-    async def _stored_vector(self, note_id: str, deadline: Deadline) -> IndexedVector:
-        """The vector that a worker stored, while the note's own shard does not answer: the others can be searched."""
-        try:
-            async with within(deadline.share_s(), StoreUnavailable):
-                stored = await self._store.vector(note_id, self._fingerprint)
-        except StoreUnavailable:
-            stored = None
-        if stored is None:
-            raise IndexUnavailable("the shard of this note does not answer")
-        return stored
-
-    async def _why_pending(self, note_id: str, version: int, deadline: Deadline) -> str:
-        try:
-            async with within(deadline.share_s(), StoreUnavailable):
-                suggestion = await self._store.suggestion(note_id, self._fingerprint)
-        except StoreUnavailable:
-            suggestion = None
-        if suggestion and suggestion.version == version and suggestion.failure:
-            return f"the model could not read this version of the note: {suggestion.failure[:_REASON_CHARS]}"
-        return "the note is accepted but not searchable yet"
+    async def _from(self, origins: Origins, query: RelatedQuery, deadline: Deadline, *, cached: bool) -> _Found:
+        note_ids = [*origins.positives, *origins.negatives]
+        seeds = await self._seeds.of(note_ids, deadline, cached=cached, places=origins.places)
+        positives = seeds[: len(origins.positives)]
+        vectors = [seed.indexed.vector for seed in positives]
+        if origins.text is not None:
+            vectors.append(origins.text)
+        negatives = [seed.indexed.vector for seed in seeds[len(positives) :]]
+        return await self._nearest(_between(vectors, negatives), query, deadline, seeds, len(positives))
 
     async def _nearest(
-        self,
-        vector: NDArray[np.float32],
-        query: RelatedQuery,
-        deadline: Deadline,
-        note_id: str | None = None,
-        summary: NoteSummary | None = None,
-    ) -> _Candidates:
-        """At least k notes if that many live notes pass, closest first, without the note that the vector is of.
+        self, vector: Floats, query: RelatedQuery, deadline: Deadline, seeds: Sequence[Seed] = (), positives: int = 0
+    ) -> _Found:
+        """As many notes as the query wants, if so many live notes pass, in its order, without the seeds.
 
-        The index may still hold notes whose delete was acknowledged, or know an older category of them. They are
-        dropped here, and when that leaves too few the search is repeated wider, a bounded number of times.
+        The index may still hold notes whose delete was acknowledged, or know older fields of them. They are dropped
+        here, and so are near copies; notes from further away may have better scores. When that leaves too few the
+        search is repeated wider, a bounded number of times.
         """
-        author = summary.author if query.exclude_author and summary else None
-        own = [note_id] if note_id else []
+        own = [seed.note_id for seed in seeds]
+        origins = [seed.summary for seed in seeds[:positives] if seed.summary]
+        passing = _filter(query, origins)
         count = query.candidates
         for _ in range(1 + _WIDENINGS):
-            result = await self._search(vector, count, query, (*query.exclude, *own), author, deadline)
+            result = await self._searcher.search(
+                vector, count, (*query.exclude, *own), filter=passing, timeout_s=deadline.share_s()
+            )
             ids, cosines = result.hits
-            summaries = await self._summaries([*own, *ids])
+            summaries = await self._cache.get_or_none([*own, *ids])
+            hits = zip(ids, cosines, strict=True)
             if summaries is None:
-                certain = (hit for hit in zip(ids, cosines, strict=True) if self._cache.is_certain(hit[0]))
-                bare = [RelatedNote(id_, cosine, None) for id_, cosine in certain]
-                return _Candidates(bare, result, None, hydrated=False)
-            hits = zip(ids, cosines, summaries[len(own) :], strict=True)
-            notes = [RelatedNote(id_, cosine, hit) for id_, cosine, hit in hits if hit and not hit.hidden]
-            if query.categories or author is not None:
-                notes = [note for note in notes if note.summary and _passes(note.summary, query, author)]
-            candidates = _Candidates(notes, result, summaries[0] if own else None, hydrated=True)
-            if len(notes) >= query.k or len(ids) < count:
+                bare = [RelatedNote(id_, cosine, None) for id_, cosine in hits if self._cache.is_certain(id_)]
+                return _Found(Ranked(bare, []), result, [], is_outdated=False, is_stale=False, hydrated=False)
+            current, found_summaries = summaries[: len(own)], summaries[len(own) :]
+            live = zip(hits, found_summaries, strict=True)
+            notes = [RelatedNote(*hit, summary) for hit, summary in live if summary and not summary.hidden]
+            if passing:
+                notes = [note for note in notes if note.summary and passing.matches(note.summary.fields)]
+            if is_abstention(vector):  # it says nothing of its note
+                notes = []
+            found = ranked(notes, query, origins, self._popularity_weight, self._clock())
+            if len(ids) < count or _is_enough(found.notes, query, cosines[-1]):
                 break
             count = min(count * _WIDER, _MOST_CANDIDATES)
-        return candidates
+        is_outdated = any(map(_was_written, seeds, current))
+        is_stale = any(one and one.version > seed.indexed.version for one, seed in zip(current, seeds, strict=True))
+        known = [one for one in current[:positives] if one]
+        return _Found(found, result, known, is_outdated, is_stale, hydrated=True)
 
-    async def _search(
-        self,
-        vector: NDArray[np.float32],
-        count: int,
-        query: RelatedQuery,
-        exclude: Sequence[str],
-        author: str | None,
-        deadline: Deadline,
-    ) -> SearchResult:
-        passing = all_of(
-            [
-                OneOf("category", query.categories) if query.categories else None,
-                None if author is None else Not(OneOf("author", (author,))),
-            ]
-        )
-        return await self._searcher.search(vector, count, exclude, filter=passing, timeout_s=deadline.share_s())
-
-    async def _ranked(self, notes: list[RelatedNote], query: RelatedQuery, deadline: Deadline) -> list[RelatedNote]:
-        if query.debias:
-            notes = sorted((self._debiased(note, query.debias) for note in notes), key=lambda note: -note.score)
-        if not query.diversity or len(notes) <= 1:
-            return notes[: query.k]
-        vectors = await self._searcher.vectors([note.note_id for note in notes], timeout_s=deadline.share_s())
-        unknown = np.zeros_like(next(iter(vectors.values()), np.zeros(1, np.float32)))
-        vectors_ND = np.stack([vectors.get(note.note_id, unknown) for note in notes])
-        chosen = diverse([note.score for note in notes], vectors_ND, query.k, query.diversity)
-        return [notes[place] for place in chosen]
-
-    def _debiased(self, note: RelatedNote, debias: float) -> RelatedNote:
-        if note.summary is None:
-            return note
-        return note._replace(popularity=popularity(note.summary.exposure, debias, self._popularity_weight))
-
-    async def _summaries(self, note_ids: Sequence[str]) -> list[NoteSummary | None] | None:
-        """See `NoteCache.get`; None when the store does not answer."""
-        try:
-            return await self._cache.get(note_ids)
-        except StoreUnavailable:
-            log.warning("store_unavailable", extra={"records": len(note_ids)})
-            return None
+    async def _cut(self, notes: list[RelatedNote], query: RelatedQuery, deadline: Deadline) -> list[RelatedNote]:
+        """The part of the list that is wanted, spread apart by the query's diversity."""
+        if query.diversity and len(notes) > 1:
+            vectors = await self._searcher.vectors([note.note_id for note in notes], timeout_s=deadline.share_s())
+            unknown = np.zeros_like(next(iter(vectors.values()), np.zeros(1, np.float32)))
+            vectors_ND = np.stack([vectors.get(note.note_id, unknown) for note in notes])
+            chosen = diverse([note.score for note in notes], vectors_ND, query.wanted, query.diversity)
+            notes = [notes[place] for place in chosen]
+        return notes[query.offset : query.wanted]
 
 
-def _passes(summary: NoteSummary, query: RelatedQuery, author: str | None) -> bool:
-    if query.categories and summary.category not in query.categories:
-        return False
-    return author is None or summary.author != author
+def _between(positives: Sequence[Floats], negatives: Sequence[Floats]) -> Floats:
+    """The unit vector, (D,), of what is like the positives and unlike the negatives. Raises BadRequest."""
+    if len(positives) == 1 and not negatives:
+        return positives[0]
+    vector = np.mean(positives, axis=0)
+    if negatives:
+        vector = vector - _NEGATIVE_SHARE * np.mean(negatives, axis=0)
+    norm = float(np.linalg.norm(vector))
+    if norm < _SHORTEST:
+        raise BadRequest("the positives and negatives cancel out: there is nothing to search for")
+    unit: Floats = (vector / norm).astype(np.float32)
+    return unit
 
 
-def _known(vector: NDArray[np.float32], notes: list[RelatedNote]) -> list[RelatedNote]:
-    """The neighbors of a vector; none of one that says nothing of its note."""
-    return [] if is_abstention(vector) else notes
+def _filter(query: RelatedQuery, origins: Sequence[NoteSummary]) -> Expression | None:
+    """What a note has to match: the query's filter, and its other rules about fields."""
+    parts = [query.filter] if query.filter else []
+    if query.categories:
+        parts.append(OneOf("category", tuple(map(fold_category, query.categories))))
+    if query.exclude_author and (authors := _values(origins, "author")):
+        parts.append(Not(OneOf("author", authors)))
+    languages = _values(origins, "language") if query.language == "same" else (query.language,)
+    if query.language != "any" and languages:
+        parts.append(OneOf("language", languages))
+    return all_of(parts)
+
+
+def _values(summaries: Sequence[NoteSummary], name: str) -> tuple[str, ...]:
+    return tuple({str(summary.fields[name]): None for summary in summaries if name in summary.fields})
+
+
+def _is_enough(notes: Sequence[RelatedNote], query: RelatedQuery, cosine: float) -> bool:
+    """Whether no note further away than this cosine can be wanted."""
+    best = query.best_score(cosine)
+    if query.min_score is not None and best < query.min_score:
+        return True
+    return len(notes) >= query.wanted and (not query.rescores or notes[query.wanted - 1].score >= best)
+
+
+def _was_written(seed: Seed, summary: NoteSummary | None) -> bool:
+    """Whether a note was written since its seed was looked up, or its vector is of a version after that."""
+    known = max(seed.summary.version, seed.indexed.version) if seed.summary else seed.indexed.version
+    return summary is None or summary.version != known
+
+
+def _above_last(copies: Sequence[RelatedNote], notes: Sequence[RelatedNote], query: RelatedQuery) -> int:
+    """How many of the near copies left out would have stood above the last note; all of a list that ends early."""
+    if len(notes) < query.k:
+        return len(copies)
+    return sum(copy.score >= notes[-1].score for copy in copies)

@@ -3,7 +3,7 @@
 import httpx
 
 from indexer.serving.memory import MemorySearcher
-from indexer.types import Fields, IndexedVector
+from indexer.types import IndexedVector
 from model.note import Note
 from service.api.app import create_app
 from service.keys import Keyring
@@ -12,12 +12,7 @@ from service.recommend.recommender import Recommender
 from service.settings import HttpSettings, IndexSettings, Settings
 from service.store.interfaces import Answers, Suggestion
 from service.store.memory import MemoryAnswers, MemoryEvents, MemoryStore
-from service.store.records import StoredNote
-
-
-def fields_of(record: StoredNote) -> Fields:
-    labels = {"category": record.note.category, "author": record.author}
-    return {name: label for name, label in labels.items() if label is not None}
+from service.store.records import StoredNote, fields_of
 
 
 class MemoryGateway:
@@ -52,6 +47,6 @@ class MemoryGateway:
             if record and record.version == version and not record.deleted:
                 self.store.suggest(note_id, Suggestion(version, FINGERPRINT, (("suggested", 0.5),), ("Travel", 0.9)))
                 self.store.predict(note_id, IndexedVector(version, bag_of_words(record.note)))
-                self.searcher.put(note_id, version, bag_of_words(record.note), fields_of(record))
+                self.searcher.put(note_id, version, bag_of_words(record.note), fields_of(record), hidden=record.hidden)
         self.store.jobs.clear()
         self.store.moved.clear()

@@ -451,10 +451,12 @@ function makeTag(tag, common = false) {
   );
 }
 
-function makeParts({ cosine, popularity, hashtags_in_common: common }) {
+function makeParts({ cosine, popularity, half_life: halfLife, boosts, hashtags_in_common: common }) {
   const parts = [
     typeof cosine === "number" ? `cosine ${cosine.toFixed(3)}` : null,
     typeof popularity === "number" ? `popularity ${popularity.toFixed(3)}` : null,
+    typeof halfLife === "number" && halfLife !== 1 ? `half-life ${halfLife.toFixed(3)}` : null,
+    typeof boosts === "number" && boosts !== 1 ? `boosts ${boosts.toFixed(2)}` : null,
     common ? `${count(common.length, "hashtag")} in common` : null,
   ];
   return make("p", { class: "parts hint" }, parts.filter(Boolean).join(" · "));
@@ -479,26 +481,52 @@ let published = null; // the note that was just written: its id, and after how m
 
 const textKey = (text) => `text ${text}`; // no id has a space
 
+// Element, parameter, default, and what its text is in a body
+const RULES = [
+  ["filter", "filter", "", String],
+  ["min-score", "min_score", "", Number],
+  ["language", "language", "any", String],
+  ["half-life", "half_life_days", "", Number],
+  ["group-by", "group_by", "", String],
+  ["diversity", "diversity", "0", Number],
+  ["debias", "debias", "0", Number],
+  ["limit", "k", "10", Number],
+];
+const CHECKS = [
+  ["exclude-author", "exclude_author", "1"],
+  ["duplicates", "duplicates", "keep"],
+  ["explain", "explain", "1"],
+];
+
 /** The parameters of `related` that differ from their defaults. */
 function filters() {
   const chosen = new URLSearchParams();
   for (const category of categories.values) chosen.append("category", category);
-  if ($("diversity").value !== "0") chosen.set("diversity", $("diversity").value);
-  if ($("debias").value !== "0") chosen.set("debias", $("debias").value);
-  if ($("limit").value !== "10") chosen.set("k", $("limit").value);
-  if ($("exclude-author").checked) chosen.set("exclude_author", "1");
-  if ($("explain").checked) chosen.set("explain", "1");
+  for (const [id, name, usual] of RULES) {
+    const value = $(id).value.trim();
+    if (value !== usual) chosen.set(name, value);
+  }
+  for (const [id, name, value] of CHECKS) if ($(id).checked) chosen.set(name, value);
   return chosen;
+}
+
+/** The same as a body has them, for a text, which has no author. */
+function rules() {
+  const chosen = filters();
+  const body = { category: chosen.getAll("category") };
+  for (const [, name, , read] of RULES) if (chosen.has(name)) body[name] = read(chosen.get(name));
+  if (chosen.has("duplicates")) body.duplicates = chosen.get("duplicates");
+  if (chosen.has("explain")) body.explain = true;
+  return body;
 }
 
 function setFilters(query) {
   categories.values = query.getAll("category");
-  $("diversity").value = Number(query.get("diversity")) || 0;
-  $("debias").value = Number(query.get("debias")) || 0;
-  $("limit").value = query.get("k") ?? "10";
-  if (!$("limit").value) $("limit").value = "10";
-  $("exclude-author").checked = query.get("exclude_author") === "1";
-  $("explain").checked = query.get("explain") === "1";
+  for (const [id, name, usual] of RULES) {
+    $(id).value = query.get(name) ?? usual;
+    if (!$(id).value) $(id).value = usual;
+  }
+  for (const [id, name, value] of CHECKS) $(id).checked = query.get(name) === value;
   showFilters();
 }
 
@@ -515,16 +543,28 @@ function exploreHash(id, parameters) {
   return `#explore/${encodeURIComponent(id)}${asQuery(parameters)}`;
 }
 
+function textHash(text) {
+  const parameters = filters();
+  parameters.set("text", text);
+  return `#explore?${parameters}`;
+}
+
 let refining = null;
 
 function refine() {
   showFilters();
   clearTimeout(refining);
   refining = setTimeout(() => {
-    const { view, id } = readHash();
-    if (view !== "explore" || !id) return;
-    renameExplored(exploreHash(id, filters()));
-    open(id, (signal) => loadNote(id, signal));
+    const { view, id, query } = readHash();
+    if (view !== "explore") return;
+    const text = query.get("text");
+    if (id) {
+      renameExplored(exploreHash(id, filters()));
+      open(id, (signal) => loadNote(id, signal));
+    } else if (text) {
+      renameExplored(textHash(text));
+      open(textKey(text), (signal) => loadText(text, signal));
+    }
   }, TYPING_PAUSE_MS / 2);
 }
 
@@ -557,6 +597,7 @@ function openExplore({ id, query }, moved) {
       open(id, (signal) => loadNote(id, signal, moved));
     }
   } else if (text) {
+    setFilters(query);
     $("query").value = text;
     open(textKey(text), (signal) => loadText(text, signal, moved));
   } else {
@@ -636,14 +677,27 @@ function whyNoneRelated(refusal, note) {
 }
 
 async function loadText(text, signal, moved = false) {
-  const answer = await ask("POST", "notes/tags", { body: { ...splitText(text), related: 10 }, signal });
-  showDraft(text, answer, moved);
-  showRelated(
-    answer.related ?? [],
-    answer.hashtags.map(({ tag }) => tag),
-    { unread: saidNothing(answer.category, answer.hashtags) },
-  );
+  // Its list and what the model says of it come from two routes: the rules are of the list alone.
+  const [said, list] = await Promise.allSettled([
+    ask("POST", "notes/tags", { body: splitText(text), signal }),
+    isQuery(text)
+      ? ask("POST", "search", { body: { q: text.trim(), ...rules() }, signal })
+      : ask("POST", "related", { body: { text: splitText(text), ...rules() }, signal }),
+  ]);
+  signal.throwIfAborted();
+  if (said.reason) throw said.reason;
+  showDraft(text, said.value, moved);
+  if (list.reason) {
+    showRelated([], null);
+    throw list.reason;
+  }
+  const tags = said.value.hashtags.map(({ tag }) => tag);
+  const unread = saidNothing(said.value.category, said.value.hashtags);
+  showRelated(list.value.items, tags, { ...list.value, unread });
 }
+
+/** Whether a text is words to search for, and no note with a title and a content. */
+const isQuery = (text) => !text.trim().includes("\n") && text.trim().length <= 1000;
 
 /** The tokenizer knows no word of the text. */
 const saidNothing = (category, tags) => category === null && tags?.length === 0;
@@ -670,7 +724,6 @@ function showNote(note, moved) {
     make("p", { class: "hint" }, ...noteLine(note)),
   ];
   $("note").replaceChildren(...card.filter(Boolean));
-  filtersShown(true);
   if (moved) goToTitle();
 }
 
@@ -750,18 +803,12 @@ function showDraft(text, answer, moved) {
     make("div", { class: "actions" }, write, make("span", { class: "hint" }, "This text is not stored.")),
   ];
   $("note").replaceChildren(...card.filter(Boolean));
-  filtersShown(false);
   if (moved) goToTitle();
-}
-
-/** Only stored notes can be refined. */
-function filtersShown(there) {
-  $("filters").hidden = !there;
 }
 
 /** With `own` null nothing is known about related notes. */
 function showRelated(items, own, { degraded = false, stale = false, shards = null, unread = false } = {}) {
-  const query = $("filters").hidden ? "" : asQuery(filters());
+  const query = asQuery(filters());
   rememberCategories(items);
   $("results").replaceChildren(...items.map((item) => makeResult(item, own ?? [], query)));
   $("related-count").textContent = own === null || !items.length ? "" : `${count(items.length, "note")}, closest first`;
@@ -782,7 +829,7 @@ function whyDegraded(shards) {
 
 function makeNoResults(unread) {
   if (unread) return make("li", { class: "none" }, "The model knows no word of this text, so it says nothing of it.");
-  if (!filters().size || $("filters").hidden) {
+  if (!filters().size) {
     return make(
       "li",
       { class: "none" },
@@ -810,8 +857,14 @@ $("query").addEventListener("keydown", (event) => {
     walk(1, event);
   }
 });
-$("filter-form").addEventListener("submit", (event) => event.preventDefault());
-$("filter-form").addEventListener("input", ({ target }) => target.id !== "filter-category" && refine());
+const TYPED = new Set(["filter-category", "filter"]);
+$("filter-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  refine();
+});
+$("filter-form").addEventListener("input", ({ target }) => !TYPED.has(target.id) && refine());
+// Half a filter is none: it is read when it is finished.
+$("filter").addEventListener("change", refine);
 $("filter-form").addEventListener("reset", () =>
   setTimeout(() => {
     categories.values = [];

@@ -1,14 +1,48 @@
-"""The route of related notes."""
+"""The routes of related notes: of one, of several and a text, and of many requests at once."""
 
+import asyncio
+from itertools import chain
+
+import orjson
 from fastapi import APIRouter, Request, Response
+from pydantic import ValidationError
 
 from service.api import openapi
 from service.api.auth import GuardedRoute, needs
-from service.api.queries import RelatedParameters
-from service.api.responses import related_out
-from service.api.routes.requests import JSON, Id, parameters_of, recommender_of
-from service.contract.related import RelatedOut
-from service.errors import IndexUnavailable, NoteNotFound, NotePending, StoreUnavailable
+from service.api.bodies import parse
+from service.api.queries import NoParameters
+from service.api.records import draft_note
+from service.api.responses import error_out, related_out
+from service.api.routes.requests import JSON, Id, limits_of, parameters_of, read_body, recommender_of
+from service.api.rules import related_query
+from service.api.validation import explain
+from service.contract.related import (
+    AnswersOut,
+    BatchedIn,
+    BatchIn,
+    ListOut,
+    RelatedIn,
+    RelatedOut,
+    RelatedRules,
+    Rules,
+    SeedsIn,
+)
+from service.errors import (
+    BadFilter,
+    BadRequest,
+    IndexUnavailable,
+    NoteLLMError,
+    NoteNotFound,
+    NotePending,
+    StoreUnavailable,
+    WorkerUnavailable,
+)
+from service.recommend.query import RelatedQuery
+from service.recommend.recommender import Recommender
+from service.recommend.related import Origins, RelatedNotes
+
+UNKNOWN = "X-Unknown-Attributes"
+_ERRORS = (BadFilter, NoteNotFound, NotePending, StoreUnavailable, IndexUnavailable)
 
 router = APIRouter(route_class=GuardedRoute, generate_unique_id_function=lambda route: route.name)
 
@@ -19,21 +53,136 @@ router = APIRouter(route_class=GuardedRoute, generate_unique_id_function=lambda 
     tags=["related"],
     responses={
         200: openapi.answer(
-            "Related notes, by descending score.", "related", "explained", "while_an_edit_waits", "without_the_store"
+            "Related notes, by descending score.",
+            "related",
+            "explained",
+            "while_an_edit_waits",
+            "without_the_store",
+            headers=(UNKNOWN,),
         ),
-        **openapi.errors(NoteNotFound, NotePending, StoreUnavailable, IndexUnavailable, *openapi.WITH_ID),
+        **openapi.errors(*_ERRORS, *openapi.WITH_ID),
     },
-    openapi_extra=openapi.takes(RelatedParameters),
+    openapi_extra=openapi.takes(RelatedRules),
     dependencies=[needs("read", "related")],
 )
 async def related_notes(note_id: Id, request: Request) -> Response:
     """Notes related to this one, by descending score.
 
-    Never the note itself, a deleted note, or one twice. While an edit of the note is not searchable yet, these are the
-    notes related to the version before it, and `stale` is true. While a shard is down the others answer; while the
+    Never the note itself, a deleted or a hidden note, or one twice. While a shard is down the others answer; while the
     store is down there are ids and scores alone. Either way `degraded` is true.
     """
-    asked = parameters_of(request, RelatedParameters)
-    recommender = recommender_of(request)
-    related = await recommender.related(note_id, asked.query())
-    return Response(related_out(related, recommender.fingerprint, explain=asked.explain), media_type=JSON)
+    return await _of_note(note_id, parameters_of(request, RelatedRules), recommender_of(request))
+
+
+@router.post(
+    "/notes/{note_id}/related",
+    response_model=RelatedOut,
+    tags=["related"],
+    responses={
+        200: openapi.answer("Related notes, by descending score.", "related", "explained", headers=(UNKNOWN,)),
+        **openapi.errors(*_ERRORS, *openapi.WITH_ID, *openapi.WITH_BODY),
+    },
+    openapi_extra=openapi.body(RelatedIn, "rules"),
+    dependencies=[needs("read", "related")],
+)
+async def related_by_rules(note_id: Id, request: Request) -> Response:
+    """Notes related to this one, by rules for which a query string has no room: boosts, thousands of excluded notes."""
+    parameters_of(request, NoParameters)
+    rules = parse(RelatedIn, await read_body(request, limits_of(request).max_related_bytes))
+    return await _of_note(note_id, rules, recommender_of(request))
+
+
+@router.post(
+    "/related",
+    response_model=ListOut,
+    tags=["related"],
+    responses={
+        200: openapi.answer("Notes by descending score.", "list", headers=(UNKNOWN,)),
+        **openapi.errors(*_ERRORS, WorkerUnavailable, *openapi.WITH_BODY),
+    },
+    openapi_extra=openapi.body(SeedsIn, "seeds"),
+    dependencies=[needs("read", "related")],
+)
+async def related_to_several(request: Request) -> Response:
+    """Notes near several notes and a text, and far from others; none of these stands in the answer."""
+    parameters_of(request, NoParameters)
+    seeds = parse(SeedsIn, await read_body(request, limits_of(request).max_related_bytes))
+    recommender, query = recommender_of(request), related_query(seeds)
+    related = await _of_seeds(seeds, query, recommender)
+    return await list_answer(related, seeds, query, recommender)
+
+
+@router.post(
+    "/related/batch",
+    response_model=AnswersOut,
+    tags=["related"],
+    responses={
+        200: openapi.answer("An answer for each request, in order.", "answers", headers=(UNKNOWN,)),
+        **openapi.errors(*openapi.WITH_BODY),
+    },
+    openapi_extra=openapi.body(BatchIn, "batch"),
+    dependencies=[needs("read", "related")],
+)
+async def related_in_batch(request: Request) -> Response:
+    """Up to 64 requests for related notes at once; each has a status of its own."""
+    parameters_of(request, NoParameters)
+    batch = parse(BatchIn, await read_body(request, limits_of(request).max_related_bytes))
+    recommender, request_id = recommender_of(request), request.state.request_id
+    answers = await asyncio.gather(*(_answer(one, recommender, request_id) for one in batch.requests))
+    unknown = sorted({name for _, names in answers for name in names})
+    body = orjson.dumps({"answers": [orjson.Fragment(answer) for answer, _ in answers]})
+    return Response(body, headers=_named(unknown), media_type=JSON)
+
+
+async def list_answer(
+    related: RelatedNotes, rules: Rules, query: RelatedQuery, recommender: Recommender, note_id: str | None = None
+) -> Response:
+    """200 with a list, and the attributes in its filters that no note has."""
+    body = related_out(related, recommender.fingerprint, explain=rules.explain, note_id=note_id)
+    return Response(body, headers=_named(await recommender.unknown_names(query)), media_type=JSON)
+
+
+async def _of_note(note_id: str, rules: RelatedRules, recommender: Recommender) -> Response:
+    query = related_query(rules)
+    related = await recommender.related(note_id, query)
+    return await list_answer(related, rules, query, recommender, note_id)
+
+
+async def _of_seeds(seeds: SeedsIn, query: RelatedQuery, recommender: Recommender) -> RelatedNotes:
+    places = chain(_places("positives", seeds.positives), _places("negatives", seeds.negatives))
+    origins = Origins(seeds.positives, seeds.negatives, places=tuple(places))
+    return await recommender.related_to(origins, query, draft_note(seeds.text) if seeds.text else None)
+
+
+def _places(name: str, note_ids: list[str]) -> list[str]:
+    return [f"{name}[{place}]" for place in range(len(note_ids))]
+
+
+async def _answer(one: object, recommender: Recommender, request_id: str) -> tuple[bytes, list[str]]:
+    """The answer to one request of a batch, as JSON, and the attributes in it that no note has."""
+    try:
+        rules = _batched(one)
+        query = related_query(rules)
+        note_id = rules.note_id if isinstance(rules, BatchedIn) else None
+        related = (
+            await _of_seeds(rules, query, recommender)
+            if isinstance(rules, SeedsIn)
+            else await recommender.related(rules.note_id, query)
+        )
+    except NoteLLMError as error:
+        return orjson.dumps({"status": error.status, "error": error_out(error.code, str(error), request_id)}), []
+    body = related_out(related, recommender.fingerprint, explain=rules.explain, note_id=note_id)
+    return b'{"status":200,%b' % body[1:], await recommender.unknown_names(query)
+
+
+def _batched(one: object) -> BatchedIn | SeedsIn:
+    """Raises BadRequest."""
+    model = BatchedIn if isinstance(one, dict) and "note_id" in one else SeedsIn
+    try:
+        return model.model_validate(one)
+    except ValidationError as error:
+        raise BadRequest(explain(error)) from None
+
+
+def _named(unknown: list[str]) -> dict[str, str]:
+    return {UNKNOWN: ", ".join(unknown)} if unknown else {}

@@ -5,9 +5,10 @@ from typing import Annotated, TypeVar, cast
 
 import orjson
 from fastapi import Path, Request, Response
+from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
 
-from service.api.queries import Parameters, parse_query
+from service.api.queries import parse_query
 from service.contract.fields import ID_PATTERN
 from service.errors import BadRequest, Malformed, TooLarge, UnsupportedMedia
 from service.keys import Key
@@ -19,7 +20,7 @@ JSON = "application/json"
 REPLAYED = "Idempotency-Replayed"
 _MAX_KEY_CHARS = 255
 
-P = TypeVar("P", bound=Parameters)
+P = TypeVar("P", bound=BaseModel)
 Id = Annotated[str, Path(pattern=ID_PATTERN, description="1 to 128 of A-Z a-z 0-9 . _ ~ : -")]
 
 

@@ -70,7 +70,7 @@ class TestErrors:
         ("method", "path", "allowed"),
         [
             ("POST", "/status", "GET, HEAD"),
-            ("PATCH", "/notes/a", "DELETE, GET, HEAD, PUT"),
+            ("POST", "/notes/a", "DELETE, GET, HEAD, PATCH, PUT"),
             ("GET", "/notes", "POST"),
             ("HEAD", "/events", "POST"),
             ("BREW", "/status", "GET, HEAD"),

@@ -24,6 +24,11 @@ DOCUMENT: dict[str, Any] = json.loads(COMMITTED.read_text())
 
 ROUTES = {
     "GET /notes/{note_id}/related": "related_notes",
+    "POST /notes/{note_id}/related": "related_by_rules",
+    "POST /related": "related_to_several",
+    "POST /related/batch": "related_in_batch",
+    "GET /search": "search_notes",
+    "POST /search": "search_by_rules",
     "POST /notes/tags": "suggest_tags",
     "POST /v1/embeddings": "create_embeddings",
     "PUT /notes/{note_id}": "put_note",
@@ -35,8 +40,14 @@ ROUTES = {
     "GET /status": "get_status",
 }
 _BODY = "request_timeout too_large unsupported_media_type"
+_LIST = "bad_filter note_not_found note_pending store_unavailable index_unavailable"
 CODES = {
-    "GET /notes/{note_id}/related": "note_not_found note_pending store_unavailable index_unavailable",
+    "GET /notes/{note_id}/related": _LIST,
+    "POST /notes/{note_id}/related": f"{_BODY} {_LIST}",
+    "POST /related": f"{_BODY} {_LIST} worker_unavailable",
+    "POST /related/batch": _BODY,
+    "GET /search": "bad_filter worker_unavailable store_unavailable index_unavailable",
+    "POST /search": f"{_BODY} bad_filter worker_unavailable store_unavailable index_unavailable",
     "POST /notes/tags": f"{_BODY} worker_unavailable store_unavailable",
     "POST /v1/embeddings": f"{_BODY} worker_unavailable",
     "PUT /notes/{note_id}": f"{_BODY} precondition_failed idempotency_key_reused request_in_progress "
@@ -174,7 +185,8 @@ def test_every_example_is_what_its_schema_says(schema, value):
 
 async def test_every_example_of_a_request_is_accepted():
     gateway = MemoryGateway()
-    await gateway.publish(Note("n1", "Three days in Kyoto", hashtags=("cooking",)))
+    named = [Note(note_id, f"Three days in {note_id}") for note_id in ("kyoto-3", "osaka-1", "soup-1")]
+    await gateway.publish(Note("n1", "Three days in Kyoto", hashtags=("cooking",)), *named)
     async with gateway.client() as client:
         for name, operation in operations():
             method, path = name.split()

@@ -21,7 +21,7 @@ from service.client.calls import BulkNote
 from service.contract.events import EventsOut
 from service.contract.notes import RejectedOut, WrittenOut
 from service.recommend.memory import FINGERPRINT, bag_of_words
-from service.recommend.related import RelatedQuery
+from service.recommend.query import RelatedQuery
 
 EVENT = {"event_id": "e1", "user_id": "u1", "note_id": "n1", "type": "click", "ts": 1767225600}
 

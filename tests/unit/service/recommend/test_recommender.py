@@ -21,7 +21,7 @@ from service.errors import (
     WorkerUnavailable,
 )
 from service.recommend.memory import FINGERPRINT, bag_of_words
-from service.recommend.related import RelatedQuery
+from service.recommend.query import RelatedQuery
 from service.store.interfaces import Suggestion
 from service.store.memory import MemoryStore
 from service.store.records import StoredNote
@@ -80,7 +80,7 @@ class TestRelated:
         party = await gateway.recommender.related("party", RelatedQuery(10))
         assert (party.notes, party.degraded, party.shards_ok) == ([], False, 2)
         scores = {
-            note.note_id: note.score for note in (await gateway.recommender.related("n0", RelatedQuery(31))).notes
+            note.note_id: note.score for note in (await gateway.recommender.related("n0", RelatedQuery(31, collapse=False))).notes
         }
         assert max(abs(scores["party"]), abs(scores["again"])) < 0.2
         assert (await gateway.recommender.details("party")).status == "searchable"
@@ -122,21 +122,21 @@ class TestRelated:
         near = [Note("far", "castle"), Note("gone", "harbor tram"), Note("near", "harbor")]
         await gateway.publish(Note("edited", "harbor"), *near)
         if is_known:
-            before = await gateway.recommender.related("edited", RelatedQuery(1))
+            before = await gateway.recommender.related("edited", RelatedQuery(1, collapse=False))
             assert (before.notes[0].note_id, before.stale) == ("near", False)
         await gateway.store.put([StoredNote(Note("edited", "castle"), 0)])
         await gateway.store.delete("near")  # and the index follows later
         searches = gateway.searcher.searches
 
         for _ in range(2):
-            stale = await gateway.recommender.related("edited", RelatedQuery(3))
+            stale = await gateway.recommender.related("edited", RelatedQuery(3, collapse=False))
             assert [note.note_id for note in stale.notes] == ["gone", "far"]
-            assert (stale.stale, stale.degraded, stale.summary.version) == (True, False, 2)
+            assert (stale.stale, stale.degraded, stale.summaries[0].version) == (True, False, 2)
         # Only what was cached is checked by a second search.
         assert gateway.searcher.searches - searches == 2 + is_known
 
         await gateway.drain()
-        edited = await gateway.recommender.related("edited", RelatedQuery(1))
+        edited = await gateway.recommender.related("edited", RelatedQuery(1, collapse=False))
         assert (edited.notes[0].note_id, edited.stale) == ("far", False)
 
     async def test_of_a_note_that_failed_say_why(self, gateway):
@@ -237,7 +237,7 @@ class TestRelated:
         await gateway.publish(*mine, *yours)
 
         related = await gateway.recommender.related(
-            "n0", RelatedQuery(100, exclude=("yn1", "yn2", "never"), exclude_author=True)
+            "n0", RelatedQuery(100, exclude=("yn1", "yn2", "never"), exclude_author=True, collapse=False)
         )
 
         assert {note.note_id for note in related.notes} == {f"yn{number}" for number in (0, *range(3, 20))}
@@ -273,7 +273,7 @@ class TestRelated:
         unknown = [Note(f"u{n}", "harbor tram castle market museum") for n in range(k)]
         await gateway.publish(Note("n0", "harbor tram"), *popular, *unknown)
 
-        related = await gateway.recommender.related("n0", RelatedQuery(k, debias=0.5))
+        related = await gateway.recommender.related("n0", RelatedQuery(k, debias=0.5, collapse=False))
 
         assert {note.note_id for note in related.notes} == {note.id for note in unknown}
 
@@ -281,8 +281,8 @@ class TestRelated:
         corpus = [Note("n0", "harbor tram"), *(Note(f"s{n}", "harbor tram noodle") for n in range(9)), *notes(40)[1:]]
         await gateway.publish(*corpus)
 
-        plain = (await gateway.recommender.related("n0", RelatedQuery(10))).notes
-        diverse = (await gateway.recommender.related("n0", RelatedQuery(10, diversity=0.5))).notes
+        plain = (await gateway.recommender.related("n0", RelatedQuery(10, collapse=False))).notes
+        diverse = (await gateway.recommender.related("n0", RelatedQuery(10, diversity=0.5, collapse=False))).notes
 
         assert sum(note.note_id.startswith("s") for note in plain) == 9
         assert sum(note.note_id.startswith("s") for note in diverse) < 5
@@ -333,7 +333,7 @@ class TestRelated:
         gateway.store.down = False
 
         own = await gateway.recommender.related(first, RelatedQuery(3))
-        assert own.summary.hidden
+        assert own.summaries[0].hidden
         assert len(own.notes) == 3
         await gateway.recommender.put(StoredNote(note, 0))
         back = await gateway.recommender.related("n0", RelatedQuery(3))
@@ -346,7 +346,7 @@ class TestRelated:
 
         assert receipt.version == 2
         related = await gateway.recommender.related("n0", RelatedQuery(3))
-        assert (related.notes[0].note_id, related.summary.fields["price"]) == (before.notes[0].note_id, 3.0)
+        assert (related.notes[0].note_id, related.summaries[0].fields["price"]) == (before.notes[0].note_id, 3.0)
 
     async def test_end_at_the_deadline_even_if_the_index_forgets_its_own(self, gateway, monkeypatch):
         async def never(*args: object, **kwargs: object) -> SearchResult:

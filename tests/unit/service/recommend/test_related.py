@@ -1,4 +1,4 @@
-"""The neighborhood of a note, where the recommender's tests do not reach: cached vectors, and equal scores."""
+"""The neighborhood of notes, where the recommender's tests do not reach: cached vectors, shards that are down."""
 
 import pytest
 from support.gateway import fields_of
@@ -10,7 +10,9 @@ from service.deadlines import Deadline
 from service.errors import IndexUnavailable
 from service.recommend.memory import FINGERPRINT, bag_of_words
 from service.recommend.note_cache import NoteCache
-from service.recommend.related import Neighborhood, RelatedQuery
+from service.recommend.query import RelatedQuery
+from service.recommend.related import Neighborhood, Origins
+from service.recommend.seeds import Seeds
 from service.store.memory import MemoryStore
 from service.store.records import StoredNote
 
@@ -27,24 +29,34 @@ class Searcher(MemorySearcher):
         return await super().lookup(note_id, **options)
 
 
+def neighborhood(store: MemoryStore, cache: NoteCache, searcher: Searcher, vectors: int) -> Neighborhood:
+    seeds = Seeds(store, cache, searcher, FINGERPRINT, vectors)
+    return Neighborhood(cache, seeds, searcher, popularity_weight=0.0)
+
+
+def alike(k: int, **rules: object) -> RelatedQuery:
+    """The notes here say the same."""
+    return RelatedQuery(k, collapse=False, **rules)  # type: ignore[arg-type]
+
+
 async def neighborhood_of(*notes: Note, vectors: int = 10) -> tuple[Neighborhood, Searcher]:
     store, searcher = MemoryStore(), Searcher()
     versions = await store.put([StoredNote(note, 0) for note in notes])
     for note, version in zip(notes, versions, strict=True):
         searcher.put(note.id, version, bag_of_words(note), fields_of(StoredNote(note, version)))
     cache = NoteCache(store, 100, 1.0)
-    return Neighborhood(store, cache, searcher, FINGERPRINT, popularity_weight=0.0, capacity=vectors), searcher
+    return neighborhood(store, cache, searcher, vectors), searcher
 
 
 async def test_a_hot_notes_vector_stays_and_a_colder_one_is_evicted():
     neighborhood, searcher = await neighborhood_of(*(Note(f"n{number}", "harbor") for number in range(3)), vectors=2)
     for note_id in ("n0", "n1", "n0", "n2"):
-        await neighborhood.of_note(note_id, RelatedQuery(1), Deadline(5.0))
+        await neighborhood.of_notes(Origins([note_id]), alike(1), Deadline(5.0))
     assert searcher.lookups == ["n0", "n1", "n2"]
 
-    await neighborhood.of_note("n0", RelatedQuery(1), Deadline(5.0))
+    await neighborhood.of_notes(Origins(["n0"]), alike(1), Deadline(5.0))
     assert searcher.lookups == ["n0", "n1", "n2"]
-    await neighborhood.of_note("n1", RelatedQuery(1), Deadline(5.0))
+    await neighborhood.of_notes(Origins(["n1"]), alike(1), Deadline(5.0))
     assert searcher.lookups == ["n0", "n1", "n2", "n1"]
 
 
@@ -52,7 +64,7 @@ async def test_equal_scores_of_several_categories_stand_by_id():
     notes = [Note("n0", "harbor"), Note("y", "harbor", category="a"), Note("x", "harbor", category="b")]
     neighborhood, _ = await neighborhood_of(*notes)
 
-    related = await neighborhood.of_note("n0", RelatedQuery(5, categories=("a", "b")), Deadline(5.0))
+    related = await neighborhood.of_notes(Origins(["n0"]), alike(5, categories=("a", "b")), Deadline(5.0))
 
     assert [note.note_id for note in related.notes] == ["x", "y"]
     assert related.notes[0].score == related.notes[1].score
@@ -68,13 +80,13 @@ async def down(*shards: int) -> tuple[Neighborhood, Searcher, MemoryStore]:
         store.predict(note.id, IndexedVector(1, bag_of_words(note)))
     searcher.down |= set(shards)
     cache = NoteCache(store, 100, 1.0)
-    return Neighborhood(store, cache, searcher, FINGERPRINT, popularity_weight=0, capacity=9), searcher, store
+    return neighborhood(store, cache, searcher, 9), searcher, store
 
 
 async def test_with_one_shard_of_two_down_every_note_is_answered_from_a_cold_start():
     neighborhood, searcher, _ = await down(0)
     for number in range(12):
-        related = await neighborhood.of_note(f"n{number}", RelatedQuery(5), Deadline(5.0))
+        related = await neighborhood.of_notes(Origins([f"n{number}"]), alike(5), Deadline(5.0))
         assert related.degraded
         assert (related.shards_ok, related.shards_total) == (1, 2)
         ids = [note.note_id for note in related.notes]
@@ -87,19 +99,19 @@ async def test_an_edited_note_whose_shard_is_down_is_answered_by_the_vector_of_i
     searcher.down.add(searcher.shard_of("n1"))
     await store.put([StoredNote(Note("n1", "mountain"), 0), StoredNote(Note("new", "harbor"), 0)])
 
-    related = await neighborhood.of_note("n1", RelatedQuery(1), Deadline(5.0))
+    related = await neighborhood.of_notes(Origins(["n1"]), alike(1), Deadline(5.0))
 
     assert (related.stale, related.degraded, related.notes[0].score) == (True, True, pytest.approx(1.0))
     searcher.down = {0, 1}
     with pytest.raises(IndexUnavailable, match="the shard of this note"):
-        await neighborhood.of_note("new", RelatedQuery(5), Deadline(5.0))
+        await neighborhood.of_notes(Origins(["new"]), alike(5), Deadline(5.0))
 
 
 async def test_with_all_shards_down_or_the_store_as_well_there_is_no_answer():
     neighborhood, searcher, store = await down(0, 1)
     with pytest.raises(IndexUnavailable, match="no shard"):
-        await neighborhood.of_note("n1", RelatedQuery(5), Deadline(5.0))
+        await neighborhood.of_notes(Origins(["n1"]), alike(5), Deadline(5.0))
     searcher.down.discard(1 - searcher.shard_of("n2"))
     store.down = True
     with pytest.raises(IndexUnavailable, match="neither the store nor the shard"):
-        await neighborhood.of_note("n2", RelatedQuery(5), Deadline(5.0))
+        await neighborhood.of_notes(Origins(["n2"]), alike(5), Deadline(5.0))

@@ -132,7 +132,7 @@ class TestPermits:
                 assert (await service.ask("POST", "/notes/tags", body=NOTE)).status == 200
                 assert (await service.ask("POST", "/notes", body=b"[]")).status == 202
                 assert (await service.ask("GET", "/nowhere")).status == 404
-                assert (await service.ask("PATCH", "/notes/n1")).status == 405
+                assert (await service.ask("POST", "/notes/n1")).status == 405
                 async with connected(service.port) as (_, writer):
                     writer.write(put(9))
             await service.until_idle()
