@@ -1,19 +1,26 @@
 #!/bin/sh
-# Makes the secrets of compose.yaml, once: a password for each user of Redis, its users file, the password of Grafana.
+# Makes the secrets of compose.yaml, once: a password for each user of Redis, its users file, what our processes prove to
+# each other, the password of Grafana.
 # The folder is closed to others; the files in it are readable, for in their containers other users read them.
 #   sh deploy/secrets.sh [FOLDER]
 set -eu
 here=$(dirname "$0")
 folder=${1:-$here/secrets}
-if [ -e "$folder/redis-users" ]; then
-  echo "$folder holds secrets already; remove it for new ones" >&2
-  exit 0
-fi
 umask 077
 mkdir -p "$folder"
 chmod 700 "$folder"
 
 password() { head -c 32 /dev/urandom | od -An -v -tx1 | tr -d ' \n'; }
+
+# A folder of an earlier version has none.
+if [ ! -e "$folder/rpc" ]; then
+  password >"$folder/rpc"
+  chmod 444 "$folder/rpc"
+fi
+if [ -e "$folder/redis-users" ]; then
+  echo "$folder holds secrets already; remove it for new ones" >&2
+  exit 0
+fi
 
 hashes=""
 for user in gateway worker indexer ops; do

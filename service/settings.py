@@ -36,6 +36,7 @@ _ORIGIN = re.compile(
 )
 # Settings of commands, and of no process.
 _OF_COMMANDS = {"NOTELLM_DATA_DIR", "NOTELLM_KEY"}
+_SHORTEST_SECRET = 16
 
 
 class SetupError(Exception):
@@ -220,6 +221,14 @@ class Settings(BaseSettings):
     redis_url_file: Path | None = Field(
         default=None, description="File that holds the URL instead, such as a secret of a container."
     )
+    rpc_secret: SecretStr | None = Field(
+        default=None,
+        description="What gateways, workers and indexers prove to each other over TCP, the same for all; without it "
+        "whoever reaches their ports may call.",
+    )
+    rpc_secret_file: Path | None = Field(
+        default=None, description="File that holds this secret instead, such as a secret of a container."
+    )
     checkpoint: Path = Field(default=MINI, description="Folder of the model: notellm.json, weights, tokenizer.")
     state_dir: Path = Field(default=Path("notellm-state"), description="Where `serve` keeps Redis and snapshots.")
     keys_file: Path | None = Field(
@@ -238,18 +247,20 @@ class Settings(BaseSettings):
 
     @model_validator(mode="before")
     @classmethod
-    def _load_redis_url(cls, values: dict[str, Any]) -> dict[str, Any]:
-        path = values.get("redis_url_file")
-        if not path:
-            return values
-        if values.get("redis_url"):
-            raise ValueError("NOTELLM_REDIS_URL and NOTELLM_REDIS_URL_FILE are both set; one of them has to go")
-        try:
-            return values | {"redis_url": Path(path).read_text(encoding="utf-8-sig").strip()}
-        except OSError as error:
-            raise ValueError(f"NOTELLM_REDIS_URL_FILE cannot be read: {reason_of(error)}") from None
-        except UnicodeDecodeError:
-            raise ValueError(f"NOTELLM_REDIS_URL_FILE={path} cannot be read: it is not UTF-8") from None
+    def _load_files(cls, values: dict[str, Any]) -> dict[str, Any]:
+        return values | {
+            name: _content(f"NOTELLM_{name}".upper(), path, given=bool(values.get(name)))
+            for name in ("redis_url", "rpc_secret")
+            if (path := values.get(f"{name}_file"))
+        }
+
+    @model_validator(mode="after")
+    def _refuse_short_secret(self) -> Self:
+        if self.rpc_secret is not None and len(self.rpc_secret.get_secret_value()) < _SHORTEST_SECRET:
+            raise ValueError(
+                f"NOTELLM_RPC_SECRET has fewer than {_SHORTEST_SECRET} characters; make one: openssl rand -hex 32"
+            )
+        return self
 
     @model_validator(mode="after")
     def _refuse_unknown_names(self) -> Self:
@@ -268,6 +279,18 @@ class Settings(BaseSettings):
                 "NOTELLM_HTTP__ALLOW_OPEN=1 in a network that is closed otherwise"
             )
         return self
+
+
+def _content(variable: str, path: Any, *, given: bool) -> str:
+    """The text of the file that stands for a variable. Raises ValueError."""
+    if given:
+        raise ValueError(f"{variable} and {variable}_FILE are both set; one of them has to go")
+    try:
+        return Path(path).read_text(encoding="utf-8-sig").strip()
+    except OSError as error:
+        raise ValueError(f"{variable}_FILE cannot be read: {reason_of(error)}") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{variable}_FILE={path} cannot be read: it is not UTF-8") from None
 
 
 def check_addresses(settings: Settings) -> None:

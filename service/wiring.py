@@ -17,8 +17,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING
 
+from indexer.rpc import secret
+from indexer.rpc.frames import host_and_port
+from indexer.shards import replicas
 from model.network.checkpoint import CheckpointError, Manifest, load_manifest, prompt_builder
 from service import metrics, traces
 from service.background import SIGNALS, every, on_event, stop_event, task
@@ -27,7 +31,7 @@ from service.processes.health import Readiness, operations
 from service.processes.ports import listen, serving_at
 from service.processes.redis_check import EVERY_S, RedisCheck
 from service.processes.state import make_folder
-from service.settings import OpsSettings, Settings, SetupError, reason_of
+from service.settings import OpsSettings, Settings, SetupError, is_loopback, reason_of
 from service.store.connection import open_redis, redis_errors, redis_url
 from service.store.info import redis_info
 from service.store.notes import RedisStore
@@ -60,6 +64,7 @@ def run_gateway(settings: Settings) -> None:
     import uvloop
 
     traces.configure("gateway")
+    _share_secret(settings)
     # With Python's 700, what a few requests hold counts as growth, and every two seconds the collector walks over all
     # notes that are remembered: 0.2 s in which nobody is answered. With more than these, or with Python's ten young
     # collections before a larger one, a thousand new connections cost a pause of 70 ms.
@@ -71,6 +76,7 @@ def run_gateway(settings: Settings) -> None:
 def run_worker(settings: Settings) -> None:
     """One worker: the model, the queue and the drafts."""
     traces.configure("worker")
+    _share_secret(settings)
     asyncio.run(_worker(settings))
 
 
@@ -81,8 +87,18 @@ def run_indexer(settings: Settings) -> None:
     # Python's 5 ms are what a search would wait for a chore again and again, and the chores are in no hurry.
     sys.setswitchinterval(_SWITCH_S)
     traces.configure("indexer")
+    _share_secret(settings)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_indexer(settings))
+
+
+def _share_secret(settings: Settings) -> None:
+    """Before any connection between processes; one beyond this machine without a secret is told to the operator."""
+    addresses = chain(settings.worker.addresses, *map(replicas, settings.index.addresses))
+    if settings.rpc_secret:
+        secret.SECRET = settings.rpc_secret.get_secret_value().encode()
+    elif any("/" not in address and not is_loopback(host_and_port(address)[0]) for address in addresses):
+        log.warning("rpc_open", extra={"remedy": "set NOTELLM_RPC_SECRET_FILE in every process"})
 
 
 async def _gateway(settings: Settings) -> None:
@@ -144,6 +160,7 @@ async def _gateway(settings: Settings) -> None:
                 every(_PROBE_EVERY_S, probe),
                 every(_KEYS_EVERY_S, _follow(keys)),
                 every(_REPORT_EVERY_S, admission.report),
+                every(_REPORT_EVERY_S, app.state.refusals.report),
             ):
                 await server.serve(sockets=[listener])
             await searcher.close()
@@ -216,6 +233,7 @@ async def rollout(settings: Settings) -> AsyncIterator[Rollout]:
     from service.processes.state import reach
     from service.store.registry import Registry
 
+    _share_secret(settings)
     url, shards = reach(settings)
     redis, searcher = open_redis(url), ShardedSearcher(shards, "")
     try:
@@ -264,7 +282,6 @@ async def _indexer(settings: Settings) -> None:
     # It tells at length which of its builds it tried.
     logging.getLogger("faiss").setLevel(logging.WARNING)
     from indexer.serving.server import serve_shard
-    from indexer.shards import replicas
     from service.shard.indexes import Indexes
     from service.shard.store_metrics import StoreWatch
     from service.store.changes import RedisChangeStream

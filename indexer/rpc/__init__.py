@@ -1,1 +1,1 @@
-"""Calls between processes: frames, client and server, and the trace that a call belongs to."""
+"""Calls between processes: frames, client and server, the secret that both know, and the trace of a call."""

@@ -5,7 +5,7 @@ from functools import partial
 from itertools import count
 from typing import Any
 
-from indexer.rpc import trace
+from indexer.rpc import secret, trace
 from indexer.rpc.frames import Connection, Malformed, RpcBroken, RpcRefused, RpcTimeout, encode, host_and_port
 
 
@@ -127,7 +127,28 @@ class RpcClient:
         loop = asyncio.get_running_loop()
         if "/" in self.address:
             return (await loop.create_unix_connection(_Connection, self.address))[1]
-        return (await loop.create_connection(_Connection, *host_and_port(self.address)))[1]
+        _, connection = await loop.create_connection(_Connection, *host_and_port(self.address))
+        if secret.SECRET is not None:
+            try:
+                await self._meet(connection, secret.SECRET)
+            except BaseException:
+                connection.transport.abort()
+                raise
+        return connection
+
+    async def _meet(self, connection: _Connection, shared: bytes) -> None:
+        """`indexer.rpc.secret`, from this side."""
+        own = secret.number()
+        try:
+            answer = await connection.call("hello", {"number": own})
+        except RpcRefused:
+            raise RpcBroken(f"{self.address} asks for no secret, and we have one") from None
+        match answer:
+            case {"number": theirs, "proof": proof} if secret.is_number(theirs):
+                if secret.proves(proof, shared, "server", own, theirs):
+                    await connection.call("prove", {"proof": secret.proof(shared, "client", own, theirs)})
+                    return
+        raise RpcBroken(f"{self.address} has another secret")
 
 
 def _traced(params: dict[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 A frame is a 4-byte big-endian length and that many bytes of msgpack: ``[id, method, params]`` one way,
 ``[id, true, result]`` or ``[id, false, reason]`` the other, in any order. ``[id, nil, nil]`` cancels a call, and gets
 no response. A call that belongs to a trace has a ``traceparent`` among its params. An address is ``host:port``, or
-the path of a unix socket (it contains a slash). There is no authentication: bind to private networks only.
+the path of a unix socket (it contains a slash). Who may call is what `indexer.rpc.secret` says; nothing is encrypted.
 
 ::
 

@@ -7,22 +7,23 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import nullcontext
 from typing import Any
 
-from indexer.rpc import trace
+from indexer.rpc import secret, trace
 from indexer.rpc.frames import MAX_CALLS, Connection, Malformed, RpcRefused, encode, host_and_port
 
 log = logging.getLogger(__name__)
 
 MAX_CONNECTIONS = 512  # each gateway, worker and command holds one
-FRAME_S = 10.0  # for a frame that has begun to arrive
+FRAME_S = 10.0  # for a frame that has begun to arrive, and for a peer to prove that it knows the secret
 MAX_UNFINISHED_BYTES = 64 * 1024 * 1024  # of the frames that have begun to arrive, on all connections together
 
 Handler = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
 
 
 class _Peers:
-    """The connections of one server, and how many bytes of unfinished frames they hold."""
+    """The connections of one server, how many bytes of unfinished frames they hold, and the secret they must know."""
 
-    def __init__(self) -> None:
+    def __init__(self, shared: bytes | None) -> None:
+        self.shared = shared
         self.connections: set[_Connection] = set()
         self.unfinished_bytes = 0
 
@@ -37,16 +38,25 @@ class _Connection(Connection):
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._unfinished_bytes = 0
         self._deadline: asyncio.TimerHandle | None = None
+        self._is_known = peers.shared is None
+        self._numbers: tuple[bytes, bytes] | None = None
+        self._stranger: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         if len(self._peers.connections) >= MAX_CONNECTIONS:
             self._end("too many connections")
-        else:
-            self._peers.connections.add(self)
+            return
+        self._peers.connections.add(self)
+        if not self._is_known:
+            later = asyncio.get_running_loop().call_later
+            self._stranger = later(FRAME_S, self._end, "it did not prove in time that it knows the secret")
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
+        if not self._is_known and len(self._buffer) > secret.MAX_BYTES:
+            self._end("a long frame of a peer that has proved nothing")
+            return
         self._count(len(self._buffer))
         if self._peers.unfinished_bytes > MAX_UNFINISHED_BYTES:
             self._end("too many bytes of unfinished frames")
@@ -57,6 +67,7 @@ class _Connection(Connection):
         self._peers.connections.discard(self)
         self._count(0)
         self._stop_deadline()
+        self._stop_waiting()
         for task in self._tasks.values():
             task.cancel()
 
@@ -70,6 +81,9 @@ class _Connection(Connection):
     def received(self, message: tuple[int, Any, Any]) -> None:
         self._stop_deadline()
         call, method, params = message
+        if not self._is_known:
+            self._meet(call, method, params)
+            return
         if method is None and params is None:
             self._cancel(call)
             return
@@ -85,6 +99,30 @@ class _Connection(Connection):
         task = asyncio.get_running_loop().create_task(self._respond(call, method, handler, params))
         self._tasks[call] = task
         task.add_done_callback(lambda _: self._tasks.pop(call))
+
+    def _meet(self, call: int, method: Any, params: Any) -> None:
+        """`indexer.rpc.secret`, from this side."""
+        assert self._peers.shared
+        match method, params:
+            case "hello", {"number": theirs} if secret.is_number(theirs):
+                self._numbers = theirs, secret.number()
+                proof = secret.proof(self._peers.shared, "server", *self._numbers)
+                self.send(encode(call, True, {"number": self._numbers[1], "proof": proof}))
+            case "prove", {"proof": proof} if self._numbers:
+                if not secret.proves(proof, self._peers.shared, "client", *self._numbers):
+                    self._end("its secret is another one")
+                    return
+                self._is_known = True
+                self._stop_waiting()
+                self.send(encode(call, True, {}))
+            case None, None:
+                pass  # a call that was cancelled
+            case _:
+                self.send(encode(call, False, "a secret is asked for here"))
+
+    def _stop_waiting(self) -> None:
+        if self._stranger:
+            self._stranger.cancel()
 
     def _count(self, unfinished_bytes: int) -> None:
         self._peers.unfinished_bytes += unfinished_bytes - self._unfinished_bytes
@@ -141,6 +179,7 @@ class RpcServer:
 async def serve(address: str, handlers: Mapping[str, Handler]) -> RpcServer:
     """Listen at an address; port 0 takes a free one, and the server's ``address`` says which.
 
+    On TCP, peers have to know `indexer.rpc.secret.SECRET`, if there is one.
     A handler that raises `RpcRefused` refuses with that reason; any other exception is logged and refused as
     ``internal``. A handler is cancelled when its caller disconnects, is cancelled or times out.
 
@@ -149,7 +188,7 @@ async def serve(address: str, handlers: Mapping[str, Handler]) -> RpcServer:
         ValueError: if it is not an address.
     """
     loop = asyncio.get_running_loop()
-    peers = _Peers()
+    peers = _Peers(None if "/" in address else secret.SECRET)
 
     def accept() -> _Connection:
         return _Connection(handlers, peers)

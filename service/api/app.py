@@ -59,7 +59,8 @@ def create_app(
     app.add_exception_handler(NoteLLMError, _answer_our_error)
     app.add_exception_handler(HTTPException, _answer_http_error)
     app.add_middleware(GZipMiddleware, minimum_size=_GZIP_FROM_BYTES, compresslevel=_GZIP_LEVEL)
-    app.add_middleware(Observer)
+    app.state.refusals = audit.Refusals()
+    app.add_middleware(Observer, refusals=app.state.refusals)
     for route in app.routes:
         if getattr(route, "path", None) == app.openapi_url:
             declare_public(route)
@@ -87,9 +88,10 @@ class Observer:
     The exception must not reach the server, which would log its message, and that may hold the text of a note.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, refusals: audit.Refusals) -> None:
         """Pure ASGI: nothing between the application and the socket is buffered."""
         self._app = app
+        self._refusals = refusals
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request; other kinds of connections pass through."""
@@ -126,7 +128,7 @@ class Observer:
                 internal = _error(request_id, Internal.status, Internal.code, "an error of ours; it is logged")
                 await internal(scope, receive, send_with_id)
         finally:
-            _observe(scope, status, time.perf_counter() - start, request_id)
+            _observe(scope, status, time.perf_counter() - start, request_id, self._refusals)
 
 
 def _names_host(scope: Scope) -> bool:
@@ -140,11 +142,16 @@ def _no_host(request_id: str) -> Response:
     return _error(request_id, Malformed.status, Malformed.code, message, Malformed.headers)
 
 
-def _observe(scope: Scope, status: int, seconds: float, request_id: str) -> None:
+def _observe(scope: Scope, status: int, seconds: float, request_id: str, refusals: audit.Refusals) -> None:
     route = getattr(scope.get("route"), "path", "unmatched")
     method = scope["method"] if scope["method"] in _METHODS else "other"
     metrics.HTTP_REQUESTS.labels(route, method, status).inc()
     metrics.HTTP_SECONDS.labels(route).observe(seconds)
+    audited = audit.concerns(scope, status)
+    if 400 <= status < 500:  # with a 5xx, the write may have happened
+        refusal = audit.Refusal(method, route, audit.key_id(scope), status)
+        if not refusals.has_line(refusal, audited=audited):
+            return
     log.info(
         "request",
         extra={
@@ -155,7 +162,8 @@ def _observe(scope: Scope, status: int, seconds: float, request_id: str) -> None
             "request_id": request_id,
         },
     )
-    audit.record(scope, method, route, status)
+    if audited:
+        audit.record(scope, method, route, status)
 
 
 def request_id_of(scope: Scope) -> str:

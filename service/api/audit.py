@@ -7,12 +7,14 @@
 
 ``write``: a request to a route with the scope ``write``, answered or refused; ``notes`` are the ids that it named, and
 status 0 means that the caller disconnected before the answer. ``refusal``: any other request that was answered 401,
-403, 408, 413 or 429. ``refusals``: requests that admission refused with 429 or 503, one line a second for each key and
-route, with their ``count``. A line holds ids of keys and notes, never a key or the text of a note.
+403, 408, 413 or 429. ``refusals``: more of both, counted, one line a second for each key, route and status: those that
+admission refused with 429 or 503, and those that the application refused with any 4xx beyond `Refusals.LINES` a second.
+A line holds ids of keys and notes, never a key or the text of a note.
 """
 
 import logging
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from logging.handlers import WatchedFileHandler
 from pathlib import Path
@@ -25,6 +27,7 @@ from service.keys import Key
 from service.logs import JsonFormatter
 
 log = logging.getLogger("notellm.audit")
+access = logging.getLogger("service.api.app")
 log.setLevel(logging.INFO)  # independent of the other loggers
 
 _REFUSALS = frozenset({401, 403, 408, 413, 429})
@@ -32,13 +35,44 @@ _ID = re.compile(ID_PATTERN)
 
 
 class Refusal(NamedTuple):
-    """A request that admission refused: its route, its key's id, and the error."""
+    """A request that was refused: its route, its key's id, and the error, of which the application tells the status."""
 
     method: str
     route: str
     key: str | None
     status: int
-    code: str
+    code: str | None = None
+
+
+class Refusals:
+    """What the application refused with 4xx: so many lines a second for each key, and the others counted.
+
+    Without a bound, callers without any key would decide how much is written to the disk.
+    """
+
+    LINES = 20
+
+    def __init__(self) -> None:
+        """Of one gateway process. Every call comes from its event loop."""
+        self._lines = Counter[str | None]()
+        self._counted = Counter[tuple[Refusal, bool]]()
+
+    def has_line(self, refusal: Refusal, *, audited: bool) -> bool:
+        """Whether it gets a line of its own; if not, it is counted. ``audited``: whether the audit log tells it."""
+        self._lines[refusal.key] += 1
+        if self._lines[refusal.key] <= self.LINES:
+            return True
+        self._counted[refusal, audited] += 1
+        return False
+
+    async def report(self) -> None:
+        """One line for many, to the access log and to the audit log; to be called once a second."""
+        counted, self._counted = self._counted, Counter()
+        self._lines.clear()
+        for (refusal, audited), count in counted.items():
+            access.info("requests", extra=_told(refusal) | {"count": count})
+            if audited:
+                record_refusals(refusal, count)
 
 
 def configure(file: Path | None) -> None:
@@ -56,29 +90,43 @@ def name_notes(request: Request, note_ids: Sequence[str]) -> None:
     request.state.note_ids = note_ids
 
 
+def concerns(scope: Mapping[str, Any], status: int) -> bool:
+    """Whether a request has a line here: it is a write or a refusal."""
+    return _is_write(scope) or status in _REFUSALS
+
+
+def key_id(scope: Mapping[str, Any]) -> str | None:
+    """The id of a request's key, once the request has shown one that is known."""
+    key: Key | None = scope["state"].get("key")
+    return key.id if key else None
+
+
 def record(scope: Mapping[str, Any], method: str, route: str, status: int) -> None:
-    """Write a request's line, if it is a write or a refusal. ``route`` is a template, ``method`` a known one."""
-    policy = getattr(scope.get("route"), "policy", None)
-    is_write = policy is not None and policy.scope == "write"
-    if not is_write and status not in _REFUSALS:
-        return
-    state = scope["state"]
-    key: Key | None = state.get("key")
+    """Write the line of a request that this log `concerns`. ``route`` is a template, ``method`` a known one."""
     line = {
-        "request_id": state["request_id"],
-        "key": key and key.id,
+        "request_id": scope["state"]["request_id"],
+        "key": key_id(scope),
         "method": method,
         "route": route,
         "status": status,
     }
     if note_ids := _note_ids(scope):
         line["notes"] = note_ids
-    log.info("write" if is_write else "refusal", extra=line)
+    log.info("write" if _is_write(scope) else "refusal", extra=line)
 
 
 def record_refusals(refusal: Refusal, count: int) -> None:
     """Write one line for ``count`` equal refusals."""
-    log.info("refusals", extra=refusal._asdict() | {"count": count})
+    log.info("refusals", extra=_told(refusal) | {"count": count})
+
+
+def _told(refusal: Refusal) -> dict[str, Any]:
+    return {name: value for name, value in refusal._asdict().items() if name != "code" or value}
+
+
+def _is_write(scope: Mapping[str, Any]) -> bool:
+    policy = getattr(scope.get("route"), "policy", None)
+    return policy is not None and policy.scope == "write"
 
 
 def _note_ids(scope: Mapping[str, Any]) -> Sequence[str]:

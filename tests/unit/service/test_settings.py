@@ -189,6 +189,24 @@ def test_the_url_of_redis_may_come_from_a_file(monkeypatch, tmp_path):
     assert "hunter2" not in repr(settings) + "".join(describe(settings))
 
 
+def test_the_secret_of_our_processes_may_come_from_a_file_and_is_never_shown(monkeypatch, tmp_path):
+    (tmp_path / "rpc").write_text("0123456789abcdef\n")
+    monkeypatch.setenv("NOTELLM_RPC_SECRET_FILE", str(tmp_path / "rpc"))
+
+    settings = Settings()
+
+    assert settings.rpc_secret.get_secret_value() == "0123456789abcdef"
+    assert "0123456789abcdef" not in repr(settings) + "".join(describe(settings))
+
+
+def test_a_secret_that_can_be_guessed_is_refused_and_not_repeated(monkeypatch):
+    monkeypatch.setenv("NOTELLM_RPC_SECRET", "0123456789abcde")
+
+    with pytest.raises(ValidationError, match="fewer than 16 characters") as refused:
+        Settings()
+    assert "0123456789abcde" not in "".join(detail["msg"] for detail in refused.value.errors())
+
+
 def test_a_file_without_url_and_a_url_twice_are_refused(monkeypatch, tmp_path):
     monkeypatch.setenv("NOTELLM_REDIS_URL_FILE", str(tmp_path / "url"))
     with pytest.raises(ValidationError, match="No such file"):

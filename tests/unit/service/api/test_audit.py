@@ -162,3 +162,51 @@ async def test_a_file_that_was_moved_away_is_begun_anew(callers, lines):
 def test_a_file_that_cannot_be_opened_is_an_error_at_once(tmp_path):
     with pytest.raises(OSError, match="nowhere"):
         audit.configure(tmp_path / "nowhere" / "audit.log")
+
+
+class TestManyRefusals:
+    """Callers without a key may not decide how much is written."""
+
+    async def test_what_is_beyond_some_lines_a_second_is_one_line_with_a_count(self, callers, lines, caplog):
+        caplog.set_level(logging.INFO)
+        for _ in range(300):
+            await callers.ask(None, "DELETE", f"/notes/{'n' * 100}")
+        for _ in range(50):
+            await callers.ask(None, "GET", "/nowhere")
+        before = len(lines())
+        await callers.gateway.app.state.refusals.report()
+
+        assert before == audit.Refusals.LINES
+        [told] = lines()[before:]
+        assert (told["event"], told["key"], told["method"]) == ("refusals", None, "DELETE")
+        assert (told["route"], told["status"], told["count"]) == ("/notes/{note_id}", 401, 300 - before)
+        assert "notes" not in told
+        access = [record for record in caplog.records if record.name == "service.api.app"]
+        assert [record.message for record in access] == ["request"] * before + ["requests"] * 2
+        assert sum(getattr(record, "count", 1) for record in access) == 350
+
+    async def test_nobody_takes_the_lines_of_another_key(self, callers, lines):
+        for _ in range(50):
+            await callers.ask(None, "DELETE", "/notes/n1")
+        await callers.ask(callers.reader, "DELETE", "/notes/n1")
+
+        assert lines()[-1]["key"] == callers.reader.id
+
+    async def test_the_next_second_has_lines_again_and_says_nothing_twice(self, callers, lines):
+        for _ in range(50):
+            await callers.ask(None, "GET", "/status")
+        await callers.gateway.app.state.refusals.report()
+        await callers.gateway.app.state.refusals.report()
+        before = len(lines())
+        await callers.ask(None, "GET", "/status")
+
+        assert [line["event"] for line in lines()[before - 1 :]] == ["refusals", "refusal"]
+
+    async def test_a_write_that_happened_or_may_have_is_never_summed(self, callers, lines):
+        for number in range(50):
+            await callers.ask(callers.writer, "PUT", f"/notes/n{number}", json=NOTE)
+        callers.gateway.store.down = True
+        for _ in range(50):
+            await callers.ask(callers.writer, "DELETE", "/notes/n1")
+
+        assert [line["status"] for line in lines()] == [202] * 50 + [503] * 50
