@@ -8,6 +8,7 @@ import mmap
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from indexer.low_priority import run_low_priority, throttle
 from indexer.recipes import FLAT, SAMPLE_PER_LIST, IndexRecipe
-from indexer.rows.bitmap import Bits, Flags, flags, live_rows
+from indexer.rows.bitmap import Flags, flags, live_rows, packed
 from indexer.rows.liveness import EXACT_UP_TO, Selection
 from indexer.types import Floats, Ints
 
@@ -36,6 +37,10 @@ Ranked = tuple[Floats, Ints]
 Bytes = NDArray[np.uint8]
 
 CHUNK_ROWS = 16_384
+# If up to this share of the rows is selected, only lists that hold some of them are probed, and at first at most so
+# many times the lists of an unfiltered search.
+LISTS_CHOSEN_UP_TO = 0.5
+FILTERED_PROBES = 4
 COPIED_ROWS = 2_048
 # With more columns than so many times k, it is faster to partition them first and to sort only the best.
 PARTITION_ABOVE = 4
@@ -160,7 +165,9 @@ class IvfBase:
         self.store = store
         self._rows = int(ivf.ntotal)
         self._refined = _faiss.IndexRefine(ivf, store)
-        self._parameters: tuple[tuple[int, int, int], Bits | None, Any] | None = None
+        self._codes_MD = (
+            faiss.rev_swig_ptr(store.codes.data(), store.codes.size()).view(np.float16).reshape(-1, store.d)
+        )
 
     def __len__(self) -> int:
         return self._rows
@@ -169,15 +176,14 @@ class IvfBase:
         """Probes more lists the fewer rows are selected; up to `EXACT_UP_TO` rows are all scored."""
         if selection.size <= EXACT_UP_TO:
             return self._search_selected(queries_ND, k, selection)
-        nlist = self.recipe.nlist
-        nprobe = min(math.ceil(self.recipe.nprobe * len(self) / selection.size), nlist)
+        nprobe, lists = self._probed(k, selection)
         while True:
-            scores_NK, rows_NK = self._search(queries_ND, k, self._params(k, nprobe, selection.bits))
+            scores_NK, rows_NK = self._search(queries_ND, k, self._params(k, nprobe, selection))
             if min(rows_NK[:, -1].tolist()) >= 0:
                 return scores_NK, rows_NK
-            if nprobe == nlist:
+            if nprobe == lists:
                 break
-            nprobe = min(4 * nprobe, nlist)
+            nprobe = min(4 * nprobe, lists)
         scores_NK[rows_NK < 0] = -np.inf
         return scores_NK, rows_NK
 
@@ -193,7 +199,7 @@ class IvfBase:
         """Rounded to float16: a cosine is off by less than 1e-3."""
         if not len(rows):
             return np.empty((0, self.store.d), dtype=np.float32)
-        vectors: Floats = self.store.reconstruct_batch(rows)
+        vectors: Floats = self._codes_MD[rows].astype(np.float32)  # in a third of the time of FAISS
         return vectors
 
     def extended(self, vectors_MD: Floats, scratch: Path | None) -> "IvfBase":
@@ -224,20 +230,55 @@ class IvfBase:
         scores_NK, places_NK = search_exact(queries_ND, self.vectors(rows_M), k)
         return scores_NK, rows_M[places_NK]
 
-    def _params(self, k: int, nprobe: int, bits: Bits | None) -> Any:
+    def _probed(self, k: int, selection: Selection) -> tuple[int, int]:
+        """How many lists to probe at first, and how many can be.
+
+        So many that on average they hold as many selected rows as an unfiltered search scans; but where lists without
+        any are left out, a few times as many lists as that one probes find the nearest rows, also if all of them lie
+        far from the query.
+        """
+        recipe = self.recipe
+        nprobe = math.ceil(recipe.nprobe * len(self) / selection.size)
+        if selection.size > LISTS_CHOSEN_UP_TO * len(self):
+            return min(nprobe, recipe.nlist), recipe.nlist
+        lists = int(self._lists(selection).sum())
+        holding_enough = math.ceil(recipe.rerank * k * lists / selection.size)
+        return min(max(min(nprobe, FILTERED_PROBES * recipe.nprobe), holding_enough), lists), lists
+
+    def _lists(self, selection: Selection) -> Flags:
+        """Flags of the lists that hold selected rows."""
+        lists: Flags | None = selection.memo.get("lists")
+        if lists is None:
+            lists = np.zeros(self.recipe.nlist, dtype=np.bool_)
+            lists[self._list_of_row[live_rows(selection.bits, len(self))]] = True
+            selection.memo["lists"] = lists
+        return lists
+
+    @cached_property
+    def _list_of_row(self) -> NDArray[Any]:
+        list_of_row = np.empty(len(self), dtype=np.min_scalar_type(self.recipe.nlist))
+        inverted = self.ivf.invlists
+        for number in range(self.recipe.nlist):
+            if size := inverted.list_size(number):
+                list_of_row[faiss.rev_swig_ptr(inverted.get_ids(number), size)] = number
+        return list_of_row
+
+    def _params(self, k: int, nprobe: int, selection: Selection) -> Any:
         """Parameters travel with the call: ``ivf.nprobe = ...`` would change the searches of other threads.
 
-        The last call's parameters are cached: making them takes a tenth of a search.
+        They are kept with the selection: making them takes a tenth of a search.
         """
-        last, key = self._parameters, (k, nprobe, self.recipe.rerank)
-        if last and last[0] == key and last[1] is bits:
-            return last[2]
-        selector = {} if bits is None else {"sel": _faiss.IDSelectorBitmap(bits)}
-        params = _faiss.IndexRefineSearchParameters(
-            k_factor=max(self.recipe.rerank, self.recipe.min_candidates / k),
-            base_index_params=_faiss.SearchParametersIVF(nprobe=nprobe, **selector),
-        )
-        self._parameters = key, bits, params
+        key = k, nprobe, self.recipe.rerank
+        params = selection.memo.get(key)
+        if params is None:
+            options = {} if selection.bits is None else {"sel": _faiss.IDSelectorBitmap(selection.bits)}
+            if "lists" in selection.memo:
+                lists = _faiss.IDSelectorBitmap(packed(selection.memo["lists"]))
+                options["quantizer_params"] = _faiss.SearchParameters(sel=lists)
+            params = selection.memo[key] = _faiss.IndexRefineSearchParameters(
+                k_factor=max(self.recipe.rerank, self.recipe.min_candidates / k),
+                base_index_params=_faiss.SearchParametersIVF(nprobe=nprobe, **options),
+            )
         return params
 
 

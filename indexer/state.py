@@ -17,7 +17,7 @@ from indexer.filters.expression import Expression, OneOf
 from indexer.rows import bitmap
 from indexer.rows.bitmap import Bits, Flags, all_alive, flags, live_rows
 from indexer.rows.columns import KEPT_FILTERS
-from indexer.rows.liveness import Liveness, Selection
+from indexer.rows.liveness import Liveness
 from indexer.rows.rows import Codes, Entries, Rows, hashes_of
 from indexer.types import Change, Fields, Floats, Hits, Ints
 
@@ -28,20 +28,23 @@ _IS_HIDDEN = OneOf(HIDDEN, (True,))
 
 
 class _Passing:
-    """Flags of the rows of a growing delta, whether they pass a filter: each row is asked once."""
+    """Whether the rows of a growing delta pass a filter: each is evaluated once, and only when it is asked for."""
 
     def __init__(self, filter_: Expression, fields: list[Fields]) -> None:
         self._filter = filter_
         self._fields = fields
-        self._flags = np.empty(0, dtype=np.bool_)
+        self._known = np.empty(0, dtype=np.int8)  # 1 or 0; -1 is not known yet
 
-    def flags(self, rows: int) -> Flags:
-        """Of the first rows."""
-        known = self._flags
-        if len(known) < rows:
-            more = [self._filter.matches(fields) for fields in self._fields[len(known) : rows]]
-            known = self._flags = np.concatenate([known, np.array(more, dtype=np.bool_)])
-        return known[:rows]
+    def flags(self, rows: Ints) -> Flags:
+        """Of these rows, which must not be none."""
+        known = self._known
+        if rows.max() >= len(known):
+            more = np.full(len(self._fields) - len(known), -1, dtype=np.int8)
+            known = self._known = np.concatenate([known, more])
+        unknown = rows[known[rows] < 0]
+        known[unknown] = [self._filter.matches(self._fields[row]) for row in unknown.tolist()]
+        flags: Flags = known[rows] == 1
+        return flags
 
 
 class Delta:
@@ -76,8 +79,8 @@ class Delta:
         self.before.append(self.newest.get(change.id, -1))
         self.newest[change.id] = row
 
-    def passing(self, filter_: Expression, rows: int) -> Flags:
-        """Flags of the first rows, whether they pass a filter."""
+    def passing(self, filter_: Expression, rows: Ints) -> Flags:
+        """Whether these rows, which must not be none, pass a filter."""
         flags: Flags = self._passing(filter_).flags(rows)
         return flags
 
@@ -98,7 +101,7 @@ class State:
     def of(cls, generation: int, base: Base, rows: Rows, base_alive: Bits, entries: Entries) -> Self:
         """A state whose delta holds these entries, all alive."""
         delta = Delta(entries)
-        base_live = Liveness.of(base_alive, len(rows) - int(flags(base_alive, len(rows)).sum()))
+        base_live = Liveness.of(base_alive, len(rows))
         hidden = np.flatnonzero([HIDDEN in fields for fields in entries.fields])
         return cls(
             generation=generation,
@@ -107,7 +110,7 @@ class State:
             base_live=base_live.hiding(bitmap.only(rows.columns.rows(_IS_HIDDEN), base_alive)),
             delta=delta,
             vectors_MD=delta.vectors_MD[: len(entries)],
-            delta_live=Liveness.of(all_alive(len(delta.vectors_MD)), 0).hiding(hidden),
+            delta_live=Liveness.of(all_alive(len(delta.vectors_MD)), len(entries)).hiding(hidden),
         )
 
     def __len__(self) -> int:
@@ -121,7 +124,7 @@ class State:
     def with_next_row(self) -> Self:
         """A copy in which the next row of the delta is published."""
         row = len(self.vectors_MD)
-        live = self.delta_live.for_rows(row + 1)
+        live = self.delta_live.with_next()
         if HIDDEN in self.delta.fields[row]:
             live = live.hiding(np.array([row]))
         return replace(self, vectors_MD=self.delta.vectors_MD[: row + 1], delta_live=live)
@@ -193,10 +196,11 @@ class State:
 
     def search(self, queries_ND: Floats, k: int, filter_: Expression | None = None) -> list[Hits]:
         """The k best shown rows of base and delta together, for each query."""
-        selection = self._selection(filter_)
+        live, columns = self.base_live, self.rows.columns
+        selection = live.selection if filter_ is None else columns.selection(filter_, live.shown)
         ranked = self.base.search(queries_ND, k, selection) if selection.size else _no_rows(len(queries_ND))
         if len(self.vectors_MD):
-            ranked = self._with_delta(ranked, queries_ND, k, self._selected_delta(filter_))
+            ranked = self._with_delta(ranked, queries_ND, k, filter_)
         scores_NK, rows_NK = ranked
         return [_hits(*row) for row in zip(self.ids(rows_NK), scores_NK.tolist(), strict=True)]
 
@@ -211,32 +215,18 @@ class State:
         order = np.argsort(hashes_M, kind="stable")
         return hashes_M[order], versions_M[order], rows_M[order]
 
-    def _selection(self, filter_: Expression | None) -> Selection:
-        live = self.base_live
-        if filter_ is not None:
-            return self.rows.columns.selection(filter_, live.shown)
-        unshown = live.dead + live.hidden
-        return Selection(len(self.rows) - unshown, live.shown if unshown else None)
-
-    def _selected_delta(self, filter_: Expression | None) -> Flags | None:
-        """Flags of the delta's rows that a search may return; None for all."""
-        live, rows = self.delta_live, len(self.vectors_MD)
-        shown = flags(live.shown, rows) if live.dead or live.hidden else None
-        if filter_ is None:
-            return shown
-        passing = self.delta.passing(filter_, rows)
-        return passing if shown is None else passing & shown
-
-    def _with_delta(self, base: Ranked, queries_ND: Floats, k: int, selected: Flags | None) -> Ranked:
+    def _with_delta(self, base: Ranked, queries_ND: Floats, k: int, filter_: Expression | None) -> Ranked:
         """The k best of the base's hits and the delta. Most often no row of the small delta is among them."""
         scores_NM = products(queries_ND, self.vectors_MD)
         worst_N1 = base[0][:, k - 1 : k] if base[0].shape[1] >= k else np.float32(-np.inf)
         better_NM = scores_NM > worst_N1
-        if selected is not None:
-            better_NM &= selected
-        if not better_NM.any():
-            return base
+        if self.delta_live.selection.bits is not None:
+            better_NM &= flags(self.delta_live.shown, len(self.vectors_MD))
         rows_J = np.flatnonzero(better_NM.any(axis=0))
+        if filter_ is not None and len(rows_J):
+            rows_J = rows_J[self.delta.passing(filter_, rows_J)]
+        if not len(rows_J):
+            return base
         scores_NJ = np.where(better_NM[:, rows_J], scores_NM[:, rows_J], np.float32(-np.inf))
         places_NJ = np.broadcast_to(rows_J + len(self.rows), scores_NJ.shape)
         return best(np.concatenate([base[0], scores_NJ], axis=1), np.concatenate([base[1], places_NJ], axis=1), k)

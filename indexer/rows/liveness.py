@@ -1,7 +1,8 @@
 """Which rows are alive, and which of the living are shown: hidden ones are looked up, but in no search's hits."""
 
-from dataclasses import dataclass, replace
-from typing import NamedTuple, Self
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Self
 
 import numpy as np
 
@@ -9,19 +10,21 @@ from indexer.rows import bitmap
 from indexer.rows.bitmap import Bits
 from indexer.types import Ints
 
-# Up to here, scoring every selected row takes about as long as probing the lists that would hold k of them.
-EXACT_UP_TO = 8_192
+# Up to here, scoring every selected row takes about as long as probing the lists that hold them.
+EXACT_UP_TO = 256
 
 
-class Selection(NamedTuple):
+@dataclass(frozen=True, slots=True, eq=False)
+class Selection:
     """The rows of a base that a search may return: ``size`` of them, whose bit is 1; without bits, all.
 
-    ``rows`` are their numbers, if they are few.
+    ``rows`` are their numbers, if they are few. In ``memo`` the base keeps what it computes of them.
     """
 
     size: int
     bits: Bits | None = None
     rows: Ints | None = None
+    memo: dict[Any, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, bits: Bits) -> Self:
@@ -30,19 +33,26 @@ class Selection(NamedTuple):
         return cls(size, bits, bitmap.live_rows(bits, 8 * len(bits)) if size <= EXACT_UP_TO else None)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Liveness:
-    """Immutable. Bits after the rows mean nothing. While no row is hidden, ``shown`` is ``alive`` itself."""
+    """Immutable. Bits after the ``rows`` mean nothing. While no row is hidden, ``shown`` is ``alive`` itself."""
 
+    rows: int
     alive: Bits
     shown: Bits
     dead: int = 0
     hidden: int = 0
 
     @classmethod
-    def of(cls, alive: Bits, dead: int) -> Self:
+    def of(cls, alive: Bits, rows: int) -> Self:
         """No row is hidden."""
-        return cls(alive, alive, dead)
+        return cls(rows, alive, alive, rows - int(bitmap.flags(alive, rows).sum()))
+
+    @cached_property
+    def selection(self) -> Selection:
+        """The rows that are shown."""
+        unshown = self.dead + self.hidden
+        return Selection(self.rows - unshown, self.shown if unshown else None)
 
     def hiding(self, rows: Ints) -> Self:
         """A copy in which these rows, which must be shown, are hidden."""
@@ -60,11 +70,12 @@ class Liveness:
         shown = bitmap.without(self.shown, rows) if hidden else alive
         return replace(self, alive=alive, shown=shown, dead=self.dead + 1, hidden=hidden)
 
-    def for_rows(self, rows: int) -> Self:
-        """This, or a copy with as many bits as so many rows need, the new ones alive."""
-        bits = 8 * len(self.alive)
+    def with_next(self) -> Self:
+        """A copy with one more row, alive and shown."""
+        rows, bits = self.rows + 1, 8 * len(self.alive)
         if rows <= bits:
-            return self
-        more = bitmap.all_alive(max(bits, rows - bits))
+            return replace(self, rows=rows)
+        more = bitmap.all_alive(max(bits, 8))
         alive = np.concatenate([self.alive, more])
-        return replace(self, alive=alive, shown=np.concatenate([self.shown, more]) if self.hidden else alive)
+        shown = np.concatenate([self.shown, more]) if self.hidden else alive
+        return replace(self, rows=rows, alive=alive, shown=shown)

@@ -16,7 +16,7 @@ def rows(bits: np.ndarray) -> set[int]:
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, ROWS - 1))))
 def test_dead_and_hidden_rows_are_not_shown_and_are_counted(steps):
-    live, alive, hidden = Liveness.of(bitmap.all_alive(ROWS), 0), set(range(ROWS)), set()
+    live, alive, hidden = Liveness.of(bitmap.all_alive(ROWS), ROWS), set(range(ROWS)), set()
     before = [(live, set(alive), set(hidden))]
     for hides, row in steps:
         if hides and row in alive - hidden:
@@ -34,13 +34,17 @@ def test_dead_and_hidden_rows_are_not_shown_and_are_counted(steps):
         assert (live.dead, live.hidden) == (ROWS - len(alive), len(hidden))
 
 
-@given(st.sets(st.integers(0, 15)), st.integers(1, 40))
-def test_more_rows_are_alive_and_shown(hidden, total):
-    live = Liveness.of(bitmap.all_alive(16), 0).hiding(np.array(sorted(hidden), dtype=np.int64)).for_rows(total)
+@given(st.sets(st.integers(0, 6)), st.integers(0, 40))
+def test_more_rows_are_alive_and_shown(hidden, more):
+    live = Liveness.of(bitmap.all_alive(7), 7).hiding(np.array(sorted(hidden), dtype=np.int64))
+    for _ in range(more):
+        live = live.with_next()
 
-    assert 8 * len(live.alive) >= total
-    assert bitmap.flags(live.alive, total).all()
-    assert set(np.flatnonzero(~bitmap.flags(live.shown, total)).tolist()) == {row for row in hidden if row < total}
+    assert (live.rows, live.dead) == (7 + more, 0)
+    assert bitmap.flags(live.alive, 7 + more).all()
+    assert set(np.flatnonzero(~bitmap.flags(live.shown, 7 + more)).tolist()) == hidden
+    assert live.selection.size == 7 + more - len(hidden)
+    assert (live.selection.bits is None) == (not hidden)
 
 
 @given(st.sets(st.integers(0, ROWS - 1)))
