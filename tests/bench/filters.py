@@ -2,10 +2,11 @@
 
 Notes have four attributes, two texts, a truth and a number, and a topic, which goes with the vector. Filters that a
 tenth, a thousandth and other shares of the notes pass take turns with no filter; a cost is the median of the ratios of
-the rounds. ``repeated`` filters are the same from request to request, as those of a page or a shop are; ``fresh`` ones
-differ in every request, so that none was evaluated before. Some rows are in the delta, as they are in a busy shard.
-Recall is that of the best ten among the notes that pass, by products of all of them. Bytes are those of the columns'
-arrays. The last line is one JSON object.
+the rounds, by the clock and by time of the processor, which other programs of the machine change less. ``repeated``
+filters are the same from request to request, as those of a page or a shop are; ``fresh`` ones differ in every request,
+so that none was evaluated before. Some rows are in the delta, as they are in a busy shard. Recall is that of the best
+ten among the notes that pass, by products of all of them. Bytes are those of the columns' arrays. The last line is one
+JSON object.
 
     python tests/bench/filters.py [--vectors 100000] [--rounds 7]
 """
@@ -13,6 +14,7 @@ arrays. The last line is one JSON object.
 import argparse
 import asyncio
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -144,7 +146,7 @@ async def measure(rows: int, rounds: int) -> dict[str, Any]:
                 name: await recall(searcher, vectors, fields, queries, make) for name, make in FILTERS.items()
             }
             said(f"recall: {report['recall']}")
-            report |= await race(searcher, queries, rounds)
+            report |= await race(searcher, shard.pid, queries, rounds)
             await searcher.close()
         finally:
             shard.terminate()
@@ -183,26 +185,42 @@ def passing(fields: Sequence[Fields], expression: Expression) -> np.ndarray:
     return _kept[expression]
 
 
-async def race(searcher: ShardedSearcher, queries: np.ndarray, rounds: int) -> dict[str, Any]:
+async def race(searcher: ShardedSearcher, shard: int, queries: np.ndarray, rounds: int) -> dict[str, Any]:
     """Searches per second of each contender, and what a search of it costs in those without a filter."""
     contenders: dict[str, Filters | None] = {"unfiltered": None, **FILTERS}
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    of_processor: dict[str, list[float]] = {name: [] for name in contenders}
     numbers = count()
     for _ in range(1 + rounds):
         for name, make in contenders.items():
             filters = [parse(make(next(numbers) * 7)) if make else None for _ in range(REQUESTS)]
-            start = time.perf_counter()
+            start_s, start_cpu_s = time.perf_counter(), processor_s(shard)
             await asyncio.gather(*(call(searcher, queries, filters[caller::CALLERS]) for caller in range(CALLERS)))
-            seconds[name].append(time.perf_counter() - start)
-    plain = seconds["unfiltered"][1:]  # the first round warms up
-    costs = {
+            seconds[name].append(time.perf_counter() - start_s)
+            of_processor[name].append(processor_s(shard) - start_cpu_s)
+    report = {
+        "cost": ratios(seconds),
+        "cost_of_processor": ratios(of_processor),
+        "searches_per_s": {name: round(REQUESTS / statistics.median(took[1:])) for name, took in seconds.items()},
+    }
+    said(f"{report}")
+    return report
+
+
+def ratios(taken: dict[str, list[float]]) -> dict[str, float]:
+    """Medians of what each took in that of no filter; the first round warms up."""
+    plain = taken["unfiltered"][1:]
+    return {
         name: round(statistics.median(own / other for own, other in zip(took[1:], plain, strict=True)), 2)
-        for name, took in seconds.items()
+        for name, took in taken.items()
         if name != "unfiltered"
     }
-    rates = {name: round(REQUESTS / statistics.median(took[1:])) for name, took in seconds.items()}
-    said(f"costs: {costs}, searches per second: {rates}")
-    return {"cost": costs, "searches_per_s": rates}
+
+
+def processor_s(shard: int) -> float:
+    """Seconds of the processor that the shard and the callers took; other processes of the machine do not count."""
+    fields = Path(f"/proc/{shard}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK") + time.process_time()
 
 
 async def call(searcher: ShardedSearcher, queries: np.ndarray, filters: Sequence[Expression | None]) -> None:

@@ -79,9 +79,8 @@ class TestRelated:
 
         party = await gateway.recommender.related("party", RelatedQuery(10))
         assert (party.notes, party.degraded, party.shards_ok) == ([], False, 2)
-        scores = {
-            note.note_id: note.score for note in (await gateway.recommender.related("n0", RelatedQuery(31, collapse=False))).notes
-        }
+        related = await gateway.recommender.related("n0", RelatedQuery(31, collapse=False))
+        scores = {note.note_id: note.score for note in related.notes}
         assert max(abs(scores["party"]), abs(scores["again"])) < 0.2
         assert (await gateway.recommender.details("party")).status == "searchable"
 
