@@ -233,10 +233,8 @@ class State:
 
 
 def _fields(change: Change) -> Fields:
-    """With the hidden one's mark, and the labels of a change without fields."""
-    labels = {"category": change.category, "author": change.author}
-    fields = change.fields or {name: label for name, label in labels.items() if label is not None}
-    return {**fields, HIDDEN: True} if change.hidden else fields
+    """The change's, and the mark of a hidden one."""
+    return {**change.fields, HIDDEN: True} if change.hidden else change.fields
 
 
 def _hits(ids: list[str], scores: list[float]) -> Hits:

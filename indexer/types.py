@@ -30,8 +30,6 @@ class Change:
     version: int
     fingerprint: str
     vector: Floats | None
-    category: str | None = None
-    author: str | None = None
     written_ms: int | None = None
     fields: Fields = field(default_factory=dict)
     hidden: bool = False

@@ -182,8 +182,6 @@ class RedisChangeStream:
             predicted.version,
             predicted.fingerprint,
             predicted.vector,
-            stored.note.category,
-            stored.author,
             fields=fields_of(stored),
             hidden=stored.hidden,
         )

@@ -212,8 +212,7 @@ class EmbedJob:
 def decode_change(cursor: str, fields: Fields) -> Change:
     """The change of an entry of the embeddings stream. Raises ValueError on a malformed one."""
     vector = unpack_vector(fields[b"vector"]) if b"vector" in fields else None
-    # Entries of older releases have no labels or fields, and deletes no time of writing.
-    category, author = (fields[name].decode() if name in fields else None for name in (b"category", b"author"))
+    # Deletes have no time of writing.
     note = StoredNote.decode(fields[b"note"]) if b"note" in fields else None
     return Change(
         cursor,
@@ -221,12 +220,16 @@ def decode_change(cursor: str, fields: Fields) -> Change:
         _number(fields, b"version"),
         _text(fields, b"fingerprint"),
         vector,
-        category,
-        author,
         _number(fields, b"written_ms") if b"written_ms" in fields else None,
-        fields_of(note) if note else {},
+        fields_of(note) if note else _labels(fields),
         hidden=note is not None and note.hidden,
     )
+
+
+def _labels(fields: Fields) -> Compared:
+    """The fields of an older release's entry, which carries no note."""
+    labels = {name: _text(fields, name.encode()) for name in ("category", "author") if name.encode() in fields}
+    return labels | ({"category": fold_category(labels["category"])} if "category" in labels else {})
 
 
 def fields_of(stored: StoredNote) -> Compared:

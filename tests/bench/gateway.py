@@ -196,7 +196,8 @@ async def fill(url: str, notes: int) -> None:
         versions = await store.put([StoredNote(one, 0) for one in batch])
         pipe = redis.pipeline(transaction=True)
         for one, version, vector in zip(batch, versions, vectors[start:], strict=False):
-            pipe.xadd(EMBEDDINGS, encode_change(Change("", one.id, version, fingerprint, vector, one.category)))
+            fields = {"category": one.category} if one.category else {}
+            pipe.xadd(EMBEDDINGS, encode_change(Change("", one.id, version, fingerprint, vector, fields=fields)))
         await pipe.execute()
     await redis.delete(JOBS + fingerprint)  # there is no worker
     await redis.aclose()

@@ -5,7 +5,7 @@ from service.store.records import pack_vector
 
 
 def encode_change(change: Change) -> dict[bytes, bytes]:
-    """Inverse of `service.store.records.decode_change`, without the cursor, which Redis assigns."""
+    """An entry for `service.store.records.decode_change`, as older releases wrote it: with two fields at most."""
     fields = {
         b"id": change.id.encode(),
         b"version": b"%d" % change.version,
@@ -13,9 +13,8 @@ def encode_change(change: Change) -> dict[bytes, bytes]:
     }
     if change.vector is not None:
         fields[b"vector"] = pack_vector(change.vector)
-    for name, label in ((b"category", change.category), (b"author", change.author)):
-        if label is not None:
-            fields[name] = label.encode()
+    for name in {"category", "author"} & change.fields.keys():
+        fields[name.encode()] = str(change.fields[name]).encode()
     if change.written_ms is not None:
         fields[b"written_ms"] = b"%d" % change.written_ms
     return fields

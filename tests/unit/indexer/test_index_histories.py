@@ -38,8 +38,6 @@ changes = st.builds(
     st.integers(1, 6),
     st.none() | st.integers(0, len(POOL) - 1),
     st.none(),
-    st.none(),
-    st.none(),
     fields(),
     st.sampled_from([False, False, True]),
 )

@@ -1,7 +1,6 @@
 """The neighborhood of notes, where the recommender's tests do not reach: cached vectors, shards that are down."""
 
 import pytest
-from support.gateway import fields_of
 
 from indexer.serving.memory import MemorySearcher
 from indexer.types import IndexedVector
@@ -14,7 +13,7 @@ from service.recommend.query import RelatedQuery
 from service.recommend.related import Neighborhood, Origins
 from service.recommend.seeds import Seeds
 from service.store.memory import MemoryStore
-from service.store.records import StoredNote
+from service.store.records import StoredNote, fields_of
 
 
 class Searcher(MemorySearcher):
