@@ -75,7 +75,7 @@ class TooLarge(NoteLLMError):
 
 
 class UnsupportedMedia(NoteLLMError):
-    """The body is not declared as what the route takes, or, to a service without keys, as JSON or NDJSON."""
+    """The body is packed otherwise than with gzip, or not declared as the route takes it, or as JSON without keys."""
 
     status, code = 415, "unsupported_media_type"
 

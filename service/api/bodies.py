@@ -4,6 +4,7 @@ A byte order mark before a body is skipped (RFC 8259, section 8.1).
 """
 
 import codecs
+import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -33,6 +34,8 @@ _ARRAY = re.compile(rb"\s*\[")
 _EVENTS = re.compile(rb'\s*\{\s*"events"\s*:\s*\[')
 # Strings, brackets and commas; a quote alone is a string that does not end.
 _TOKEN = re.compile(rb'[^"\[\]{},]++|"[^"\\]*+(?:\\.[^"\\]*+)*+"|[\[{]++|[\]}]++|,|"', re.DOTALL)
+# Within an element brackets alone count, so that a long one takes no longer than its bytes.
+_WITHIN = re.compile(rb'(?:[^"\[\]{}]++|"[^"\\]*+(?:\\.[^"\\]*+)*+")++|[\[{]++|[\]}]++|"', re.DOTALL)
 _OPENING, _CLOSING, _COMMA, _QUOTE = b"[{", b"]}", b",", b'"'
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -149,8 +152,12 @@ def _array_elements(body: bytes, start: int, behind: bytes, kind: str) -> Iterat
 
 
 def _split(body: bytes, start: int, behind: bytes) -> Iterator[bytes]:
-    depth, is_first = 0, True
-    for count, token in enumerate(_TOKEN.finditer(body, start)):
+    depth, is_first, place = 0, True, start
+    for count in itertools.count():
+        token = (_WITHIN if depth else _TOKEN).match(body, place)
+        if token is None:
+            break
+        place = token.end()
         if count == _MOST_TOKENS:
             raise BadRequest("the array holds too many values")
         first = token[0][:1]

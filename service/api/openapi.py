@@ -64,7 +64,8 @@ Related notes, hashtags and categories for a community of notes.
 - Every error has one shape, at most 2 KiB, and never repeats what was sent. Its `code` is stable; its `message` is for
   people. 429 and 503 say in `Retry-After` when to come again.
 - Every answer carries `X-Request-ID`: the caller's, if that has 1 to 64 of `A-Z a-z 0-9 . _ : -`, else a new one.
-- What can be got has a `HEAD`, too. Long answers are packed for those who accept gzip.
+- What can be got has a `HEAD`, too. Long answers are packed for those who accept gzip, and bodies may be packed with it
+  (`Content-Encoding: gzip`); limits count what comes out.
 - `If-Match` and `If-None-Match` make a write depend on the note's version; an `Idempotency-Key` makes any write safe to
   send again.
 - Where nothing is, there is 404 `not_found`; where other methods are taken, 405 `method_not_allowed`.

@@ -20,12 +20,14 @@ from service.api import audit
 from service.api.app import request_id_of
 from service.api.auth import KINDS, Kind, caller, policy_of
 from service.api.responses import error_body
-from service.errors import NoteLLMError, Overloaded, RateLimited, TimedOut
+from service.errors import NoteLLMError, Overloaded, RateLimited, TimedOut, UnsupportedMedia
 from service.keys import Key, Keyring
+from service.server.gunzip import Gunzip
 from service.settings import LimitSettings
 
 _SENDS_BODY = frozenset({"POST", "PUT", "PATCH"})
 _BODY_GRACE_S = 2.0
+_PLAIN, _GZIP = frozenset({"", "identity"}), frozenset({"gzip", "x-gzip"})
 _CLOSE = (b"connection", b"close")
 
 
@@ -86,7 +88,7 @@ class Admission:
         if isinstance(admitted, NoteLLMError):
             await self._reject_early(scope, admitted, send)
             return
-        body = None if admitted.held else Body(self, admitted, receive)
+        body = None if admitted.held else Body(self, admitted, receive, _coding(scope))
         try:
             await self._app(scope, body or receive, _closing(send) if self.draining else send)
         finally:
@@ -207,32 +209,43 @@ class Permit:
 
 
 class Body:
-    """A request's body on its way in: due in time, bounded together with all others, admitted when it is whole."""
+    """A request's body on its way in: due in time, bounded together with all others, admitted when it is whole.
 
-    def __init__(self, admission: Admission, permit: Permit, receive: Receive) -> None:
+    One with ``Content-Encoding: gzip`` comes out unpacked, and that is what counts. No other coding is taken.
+    """
+
+    def __init__(self, admission: Admission, permit: Permit, receive: Receive, coding: str) -> None:
         self._admission = admission
         self._permit = permit
         self._receive = receive
+        self._coding = coding
+        self._next = Gunzip(self._received) if coding in _GZIP else self._received
         self._clock = asyncio.get_running_loop().time
         self._begun_s = self._clock()
         self._bytes = 0
         self._is_whole = False
 
     async def __call__(self) -> Message:
-        """The next part. Raises TimedOut, Overloaded and RateLimited."""
+        """The next part. Raises UnsupportedMedia, TimedOut, Overloaded, RateLimited, and BadRequest on broken gzip."""
         if self._is_whole:
             return await self._receive()
-        try:
-            async with asyncio.timeout_at(self._begun_s + due_s(self._bytes, self._admission.limits)):
-                message = await self._receive()
-        except TimeoutError:
-            raise TimedOut("the body did not arrive in time") from None
+        if self._coding not in _PLAIN | _GZIP:
+            raise UnsupportedMedia("a body is plain or Content-Encoding: gzip")
+        message = await self._next()
         if message["type"] == "http.request":
             self._count(len(message.get("body", b"")))
             self._is_whole = not message.get("more_body", False)
             if self._is_whole and (refusal := self._permit.take()):
                 raise refusal
         return message
+
+    async def _received(self) -> Message:
+        """The next part as it was sent."""
+        try:
+            async with asyncio.timeout_at(self._begun_s + due_s(self._bytes, self._admission.limits)):
+                return await self._receive()
+        except TimeoutError:
+            raise TimedOut("the body did not arrive in time") from None
 
     def forget(self) -> None:
         """It takes no more memory."""
@@ -249,6 +262,11 @@ class Body:
 def due_s(received_bytes: int, limits: LimitSettings) -> float:
     """Seconds after its head at which a body of which so much is there must be whole or have grown."""
     return min(limits.body_s, _BODY_GRACE_S + received_bytes / limits.body_bytes_per_s)
+
+
+def _coding(scope: Scope) -> str:
+    """The value of Content-Encoding; empty without one."""
+    return ",".join(Headers(scope=scope).getlist("content-encoding")).strip().lower()
 
 
 def _closing(send: Send) -> Send:

@@ -73,8 +73,11 @@ async def once(request: Request, body: bytes, run: Callable[[], Awaitable[Answer
 
 
 async def read_body(request: Request, max_bytes: int) -> bytes:
-    """The body; refused as soon as it is known to be too large. `service.server.admission` limits the time it takes."""
-    declared = request.headers.get("content-length", "")
+    """The body; refused as soon as it is known to be too large.
+
+    `service.server.admission` limits the time it takes, and unpacks gzip: what comes out is what counts.
+    """
+    declared = "" if "content-encoding" in request.headers else request.headers.get("content-length", "")
     if declared.isdecimal() and len(declared) < 20 and int(declared) > max_bytes:
         raise TooLarge(f"a body here is at most {max_bytes} bytes")
     body = bytearray()

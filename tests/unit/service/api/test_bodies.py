@@ -151,9 +151,17 @@ def test_a_body_of_events_is_an_object_with_a_list_of_them(body):
         parse_events(body)
 
 
-def test_so_many_values_in_one_element_are_refused_before_they_take_long():
+@pytest.mark.parametrize("value", [b"1", b'"x, [y"', b'"' + b"z" * 100 + b'"'])
+def test_an_element_of_very_many_values_is_rejected_alone(value):
+    note = b'{"note_id": "a", "title": "t"}'
+    records, rejected = parse_bulk(b"[%b,[%b],%b]" % (note, b",".join([value] * 600_000), note))
+
+    assert (len(records), [one.position for one in rejected]) == (2, [1])
+
+
+def test_so_many_brackets_in_one_element_are_refused_before_they_take_long():
     with pytest.raises(BadRequest, match="the array holds too many values"):
-        parse_bulk(b"[[" + b"1," * 600_000 + b"1]]")
+        parse_bulk(b"[[" + b"[]," * 600_000 + b"1]]")
 
 
 def test_at_most_a_thousand_elements_also_where_one_is_broken():
