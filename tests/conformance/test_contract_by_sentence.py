@@ -1,5 +1,6 @@
 """The HTTP contract, sentence by sentence, asked of the real service by a client that knows nothing else."""
 
+import gzip
 import json
 import os
 import re
@@ -363,6 +364,25 @@ class TestBulk:
         assert [one["position"] for one in answer.json()["rejected"]] == [1, 2, 3, 4]
         assert http.get("/notes/bulk-6").json()["title"] == "f"
         refused(http.get("/notes/bulk-2"), 404, "note_not_found")
+
+    @pytest.mark.parametrize("packed", [False, True])
+    @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+    def test_rejects_what_is_too_long_or_not_utf_8_or_no_object_alone(self, http, packed, mark):
+        good = b'{"note_id": "bulk-8", "title": "a"}'
+        bad = [
+            b'{"note_id": "bulk-9", "title": "\xff"}',
+            b"7",
+            b"[%b]" % b",".join([b"0"] * 600_000),
+            b'"%b"' % (b"x" * 10**6),
+        ]
+        headers = {"Content-Encoding": "gzip"} if packed else {}
+        for kind, body in (("json", b"[%b]" % b",".join([*bad, good])), ("x-ndjson", b"\n".join([*bad, good]))):
+            body = gzip.compress(mark + body) if packed else mark + body
+            headers["Content-Type"] = f"application/{kind}"
+            answer = http.post("/notes", content=body, headers=headers)
+
+            assert (answer.status_code, answer.json()["accepted"]) == (202, 1)
+            assert [one["position"] for one in answer.json()["rejected"]] == [0, 1, 2, 3]
 
     @pytest.mark.parametrize("first", ["not json", "null", "[]", "1", '"text"', "{"])
     def test_takes_ndjson_whose_first_line_is_bad(self, http, first):

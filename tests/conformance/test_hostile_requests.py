@@ -1,5 +1,6 @@
 """What no well-meant client sends, over real sockets: the service refuses in the one shape or hangs up, and lives."""
 
+import gzip
 import json
 import random
 import socket
@@ -329,10 +330,21 @@ def test_bytes_behind_a_body_are_no_part_of_it(send, request_of, http):
     assert kept.status_code == 404 or kept.json()["content"] == NOTE["content"]
 
 
-def test_a_body_is_not_unpacked(send, request_of):
-    [answer] = send(request_of("PUT /notes/packed", b"\x1f\x8b" + bytes(1000), b"Content-Encoding: gzip"))
+@pytest.mark.parametrize(
+    ("body", "coding", "refusal"),
+    [
+        (gzip.compress(GOOD), b"gzip", None),
+        (gzip.compress(GOOD)[:-4], b"gzip", (422, "invalid_request")),
+        (b"\x1f\x8b" + bytes(1000), b"gzip", (422, "invalid_request")),
+        (gzip.compress(bytes(100 * MIB)), b"gzip", (413, "too_large")),
+        (gzip.compress(GOOD), b"br", (415, "unsupported_media_type")),
+        (gzip.compress(GOOD), b"gzip, gzip", (415, "unsupported_media_type")),
+    ],
+)
+def test_a_packed_body_is_what_it_unpacks_to(send, request_of, body, coding, refusal):
+    [answer] = send(request_of("PUT /notes/packed", body, b"Content-Encoding: " + coding))
 
-    assert (answer.status, answer.code) == (422, "invalid_request")
+    assert (answer.status, answer.code) == refusal if refusal else answer.status in (200, 202)
 
 
 def test_a_body_that_waits_to_be_asked_for_is_asked_for(send, request_of):
