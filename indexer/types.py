@@ -141,6 +141,10 @@ class Searcher(Protocol):
         """The unit vectors, shape (dim,), of those ids that the responding shards hold."""
         ...
 
+    async def versions(self, ids: Sequence[str], *, timeout_s: float) -> dict[str, int]:
+        """The versions of those ids that the responding shards hold."""
+        ...
+
     async def status(self, *, timeout_s: float) -> list[ShardStatus]:
         """State of the shards that respond, by shard number."""
         ...

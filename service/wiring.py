@@ -51,6 +51,7 @@ log = logging.getLogger(__name__)
 _FOLLOW_EVERY_S = 0.25
 _PROBE_EVERY_S = 1.0
 _PROBE_S = 0.8
+_INDEX_IDS_EVERY_S = 5.0
 _LOOK_EVERY_S = 2.0
 _KEYS_EVERY_S = 0.5
 _REPORT_EVERY_S = 1.0
@@ -155,8 +156,13 @@ async def _gateway(settings: Settings) -> None:
                 model, shards = active.fingerprint, len(settings.index.addresses)
                 missing.names = await _missing(redis, searcher.of(model), workers.of(model), shards, model)
 
+            async def index_ids() -> None:
+                with contextlib.suppress(StoreUnavailable):
+                    await store.index_ids()
+
             async with (
                 every(_FOLLOW_EVERY_S, active.follow),
+                every(_INDEX_IDS_EVERY_S, index_ids),
                 every(_PROBE_EVERY_S, probe),
                 every(_KEYS_EVERY_S, _follow(keys)),
                 every(_REPORT_EVERY_S, admission.report),

@@ -169,16 +169,13 @@ class ShardedSearcher:
         return any(await shard.call_each("lookup", params, timeout_s=timeout_s))
 
     async def vectors(self, ids: Sequence[str], *, timeout_s: float) -> dict[str, Floats]:
-        """See `Searcher`. Each shard gets its own ids."""
-        of_shard: dict[int, list[str]] = {}
-        for id_ in ids:
-            of_shard.setdefault(shard_of(id_, len(self._shards)), []).append(id_)
-        calls = (
-            self._call(shard, "vectors", {"ids": own, "fingerprint": self._fingerprint}, timeout_s)
-            for shard, own in of_shard.items()
-        )
-        vectors = chain.from_iterable(response.items() for response in await asyncio.gather(*calls) if response)
+        """See `Searcher`."""
+        vectors = await self._of_ids("vectors", ids, timeout_s)
         return {id_: np.frombuffer(vector, dtype=_WIRE) for id_, vector in vectors}
+
+    async def versions(self, ids: Sequence[str], *, timeout_s: float) -> dict[str, int]:
+        """See `Searcher`."""
+        return dict(await self._of_ids("versions", ids, timeout_s))
 
     async def status(self, *, timeout_s: float) -> list[ShardStatus]:
         """See `Searcher`."""
@@ -220,6 +217,17 @@ class ShardedSearcher:
         for place, search in enumerate(searches):
             if not search.response.done():  # the caller was not cancelled
                 search.response.set_result(_Response([response["hits"][place] for response in responses], generation))
+
+    async def _of_ids(self, method: str, ids: Sequence[str], timeout_s: float) -> Iterator[tuple[str, Any]]:
+        """What the shards say of ids; each gets its own."""
+        of_shard: dict[int, list[str]] = {}
+        for id_ in ids:
+            of_shard.setdefault(shard_of(id_, len(self._shards)), []).append(id_)
+        calls = (
+            self._call(shard, method, {"ids": own, "fingerprint": self._fingerprint}, timeout_s)
+            for shard, own in of_shard.items()
+        )
+        return chain.from_iterable(response.items() for response in await asyncio.gather(*calls) if response)
 
     async def _call_all(self, method: str, params: dict[str, Any], timeout_s: float) -> list[dict[str, Any]]:
         """The responses of all shards that give one.

@@ -67,10 +67,11 @@ class MemorySearcher:
 
     async def vectors(self, ids: Sequence[str], *, timeout_s: float) -> dict[str, Floats]:
         """See `Searcher`."""
-        rows: dict[str, _Row] = {}
-        for shard in await self._responding(set(map(self.shard_of, ids)), timeout_s):
-            rows |= self._shards[shard]
-        return {id_: rows[id_].indexed.vector for id_ in ids if id_ in rows}
+        return {id_: indexed.vector for id_, indexed in await self._indexed(ids, timeout_s)}
+
+    async def versions(self, ids: Sequence[str], *, timeout_s: float) -> dict[str, int]:
+        """See `Searcher`."""
+        return {id_: indexed.version for id_, indexed in await self._indexed(ids, timeout_s)}
 
     async def status(self, *, timeout_s: float) -> list[ShardStatus]:
         """See `Searcher`."""
@@ -92,6 +93,12 @@ class MemorySearcher:
     def remove(self, id_: str) -> None:
         """Remove an id, as a shard does with a delete."""
         self._shards[self.shard_of(id_)].pop(id_, None)
+
+    async def _indexed(self, ids: Sequence[str], timeout_s: float) -> list[tuple[str, IndexedVector]]:
+        rows: dict[str, _Row] = {}
+        for shard in await self._responding(set(map(self.shard_of, ids)), timeout_s):
+            rows |= self._shards[shard]
+        return [(id_, rows[id_].indexed) for id_ in ids if id_ in rows]
 
     async def _responding(self, shards: Collection[int], timeout_s: float) -> list[int]:
         """The shards that respond, of these."""

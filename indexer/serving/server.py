@@ -4,7 +4,7 @@ It serves one index a model; a call names the model by its fingerprint.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,6 +52,7 @@ class ShardServer:
             "search": self._search,
             "lookup": self._lookup,
             "vectors": self._vectors,
+            "versions": self._versions,
             "status": self._status,
             "missing": self._missing,
         }
@@ -91,11 +92,17 @@ class ShardServer:
         return {} if indexed is None else {"version": indexed.version, "vector": _to_wire(indexed)}
 
     async def _vectors(self, params: dict[str, Any]) -> dict[str, Any]:
+        return {id_: _to_wire(indexed) for id_, indexed in self._lookups(params)}
+
+    async def _versions(self, params: dict[str, Any]) -> dict[str, Any]:
+        return {id_: indexed.version for id_, indexed in self._lookups(params)}
+
+    def _lookups(self, params: dict[str, Any]) -> Iterator[tuple[str, IndexedVector]]:
         index = self._find(params.get("fingerprint")).index
         ids = params.get("ids")
         if not isinstance(ids, list) or not all(isinstance(id_, str) for id_ in ids):
             raise RpcRefused("ids are a list of text")
-        return {id_: _to_wire(indexed) for id_ in ids if (indexed := index.lookup(id_))}
+        return ((id_, indexed) for id_ in ids if (indexed := index.lookup(id_)))
 
     async def _status(self, params: dict[str, Any]) -> dict[str, Any]:
         served = self._find(params.get("fingerprint"))

@@ -13,6 +13,8 @@ from urllib.parse import parse_qsl
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from service.api.validation import explain
+from service.contract.fields import NoteId
+from service.contract.related import Filter
 from service.errors import BadRequest
 
 _CACHED = 4096
@@ -26,6 +28,18 @@ class NoParameters(BaseModel):
     """No parameter at all."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ListParameters(BaseModel):
+    """Of `GET /notes`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    limit: Annotated[int, Field(ge=1, le=1000)] = Field(default=100, description="How many notes at most.")
+    after: NoteId | None = Field(default=None, description="Only ids after this one, which need not exist.")
+    filter: Filter | None = Field(
+        default=None, description='Only notes that match, as in `category = "Travel" AND price < 100`.'
+    )
 
 
 class PutParameters(BaseModel):

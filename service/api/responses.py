@@ -14,7 +14,7 @@ from model.backend import Embedding
 from service.contract.embeddings import Encoding
 from service.recommend.note_cache import NoteSummary
 from service.recommend.ranking import RelatedNote, in_common
-from service.recommend.recommender import NoteDetails, ServiceStatus, TagSuggestions
+from service.recommend.recommender import NoteDetails, NoteList, ServiceStatus, TagSuggestions
 from service.recommend.related import RelatedNotes
 from service.store.records import pack_vector
 
@@ -156,6 +156,11 @@ def note_out(details: NoteDetails) -> dict[str, Any]:
         and [{"tag": tag, "score": round(score, _DIGITS)} for tag, score in predicted.hashtags],
         "suggested_category": predicted and _category_out(predicted.category),
     }
+
+
+def notes_out(listed: NoteList) -> dict[str, Any]:
+    """Of `GET /notes`."""
+    return {"items": list(map(note_out, listed.notes)), "next": listed.next}
 
 
 def status_out(status: ServiceStatus, fingerprint: str, warnings: Sequence[str]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from ..contract.embeddings import EmbeddingsOut
 from ..contract.events import EventsOut
 from ..contract.fields import AttributeValue
-from ..contract.notes import BulkOut, NoteOut, WrittenOut
+from ..contract.notes import BulkOut, NoteOut, NotesOut, WrittenOut
 from ..contract.related import AnswersOut, ListOut, RelatedOut
 from ..contract.status import StatusOut
 from ..contract.tags import TagsOut
@@ -248,6 +248,15 @@ class Calls:
     def get(self, note_id: str) -> Call[NoteOut]:
         """A note, its version and status, and what the model suggests for it."""
         return Call("GET", _note(note_id), _as(NoteOut))
+
+    def list(self, *, limit: int = 100, after: str = "", filter: str = "") -> Call[NotesOut]:  # noqa: A002
+        """Live notes in byte order of their ids, after one that need not exist; only those that match a filter.
+
+        A page may hold fewer notes than ``limit``: ``next`` says what the next page comes after, None at the end.
+        """
+        named = (("after", after), ("filter", filter))
+        query = [("limit", str(limit)), *((name, value) for name, value in named if value)]
+        return Call("GET", "/notes", _as(NotesOut), query)
 
     def fetch(self, note_id: str, etag: str = "") -> Call[Fetched]:
         """A note and its entity tag; only the tag when it is still the given one."""

@@ -48,6 +48,17 @@ _RULES: dict[str, Any] = {
 }
 _WRITTEN = {"note_id": "kyoto-3", "version": 2}
 
+_STORED = {
+    "note_id": "kyoto-3",
+    **_NOTE,
+    "detected_language": "en",
+    "version": 2,
+    "status": "searchable",
+    "reason": None,
+    "suggested_hashtags": [{"tag": "temples", "score": 0.64}],
+    "suggested_category": {"name": "Travel", "score": 0.97},
+}
+
 EXAMPLES: dict[str, Any] = {
     "note": _NOTE,
     "short_note": _SHORT_NOTE,
@@ -121,16 +132,8 @@ EXAMPLES: dict[str, Any] = {
     },
     "pending": _WRITTEN | {"status": "pending"},
     "searchable": _WRITTEN | {"status": "searchable"},
-    "stored_note": {
-        "note_id": "kyoto-3",
-        **_NOTE,
-        "detected_language": "en",
-        "version": 2,
-        "status": "searchable",
-        "reason": None,
-        "suggested_hashtags": [{"tag": "temples", "score": 0.64}],
-        "suggested_category": {"name": "Travel", "score": 0.97},
-    },
+    "stored_note": _STORED,
+    "listed": {"items": [_STORED], "next": "kyoto-3"},
     "written": {
         "accepted": 1,
         "rejected": [{"position": 1, "code": "invalid_request", "message": "title and content are both empty"}],

@@ -113,3 +113,10 @@ class NoteOut(BaseModel):
     reason: str | None = Field(description="Why the status is `failed`.")
     suggested_hashtags: list[SuggestedTagOut] | None = Field(description="Null until a worker has read the note.")
     suggested_category: CategoryOut | None
+
+
+class NotesOut(BaseModel):
+    """Notes in byte order of their ids."""
+
+    items: list[NoteOut]
+    next: str | None = Field(description="The `after` of the next page; null at the end.")

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from indexer.filters.expression import Expression
 from indexer.types import Floats, IndexedVector, Searcher, ShardStatus, ShardUnavailable
 from model.backend import Embedding
 from model.note import Note
@@ -39,7 +40,7 @@ from service.recommend.seeds import Seeds
 from service.recommend.workers import Drafter
 from service.settings import Settings
 from service.store.interfaces import Conflict, Counts, EventLog, Expected, NoteStore, Suggestion
-from service.store.records import Event, StoredNote
+from service.store.records import Event, StoredNote, fields_of
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +52,8 @@ _FIRST_POLL_S, _LAST_POLL_S = 0.02, 0.1
 # How long a write that is stored waits to learn its status: a write that changed nothing may be searchable already.
 _STATUS_S = 0.05
 _FRESHNESS_SAMPLE = 1000
+# Of a filtered list, a request at most and the store at a time.
+_MOST_LOOKED_AT, _LOOKED_AT = 10_000, 500
 # How long a delete waits for the index: many times what a shard takes that keeps up with the store.
 _LEAVES_S, _FIRST_LOOK_S = 0.25, 0.002
 
@@ -84,6 +87,14 @@ class NoteDetails:
     record: StoredNote
     status: NoteStatus
     suggestion: Suggestion | None
+
+
+@dataclass(frozen=True, slots=True)
+class NoteList:
+    """Notes in byte order of their ids; the next ones come after the id ``next``, None at the end."""
+
+    notes: list[NoteDetails]
+    next: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,8 +264,28 @@ class Recommender:
             )
         if record is None or record.deleted:
             raise NoteNotFound("there is no note of this id")
-        current = self._scored(suggestion) if suggestion and suggestion.version == record.version else None
-        return NoteDetails(record, _status(record.version, indexed, suggestion), current)
+        return self._described(record, suggestion, _version_of(indexed))
+
+    async def page(self, after: str, limit: int, expression: Expression | None = None) -> NoteList:
+        """The next live notes after an id that match, hidden, pending and failed ones too, as the store has them now.
+
+        With an expression no more than `_MOST_LOOKED_AT` notes are looked at, for half of the deadline: then ``next``
+        says where to go on, be there ``limit`` matching notes or none yet. Raises StoreUnavailable.
+        """
+        async with within(self._http.write_s, StoreUnavailable) as deadline:
+            records, last = await self._matching(after, limit, expression, deadline)
+            ids = [record.note.id for record in records]
+            suggestions, versions = await asyncio.gather(
+                self._store.suggestions(ids, self.fingerprint),
+                self._searcher.versions(ids, timeout_s=deadline.share_s()),
+            )
+        return NoteList(
+            [
+                self._described(record, suggestion, versions.get(record.note.id))
+                for record, suggestion in zip(records, suggestions, strict=True)
+            ],
+            last,
+        )
 
     async def status(self) -> ServiceStatus:
         """The service's figures. Raises StoreUnavailable."""
@@ -263,6 +294,35 @@ class Recommender:
                 self._store.counts(self.fingerprint), self._searcher.status(timeout_s=deadline.share_s())
             )
         return ServiceStatus(counts, shards, self._shards, sorted(self._freshness_s))
+
+    async def _matching(
+        self, after: str, limit: int, expression: Expression | None, deadline: Deadline
+    ) -> tuple[list[StoredNote], str | None]:
+        """Up to ``limit`` records, and the id to go on after."""
+        if expression is None:
+            page = await self._store.page(after, limit)
+            return page.records, page.last
+        found: list[StoredNote] = []
+        enough_s = deadline.share_s()
+        for _ in range(_MOST_LOOKED_AT // _LOOKED_AT):
+            page = await self._store.page(after, _LOOKED_AT)
+            for record in page.records:
+                if expression.matches(fields_of(record)):
+                    found.append(record)
+                    if len(found) == limit:
+                        at_end = page.last is None and record is page.records[-1]
+                        return found, None if at_end else record.note.id
+            if page.last is None:
+                return found, None
+            after = page.last
+            if deadline.share_s(1.0) < enough_s:
+                break
+        return found, after
+
+    def _described(self, record: StoredNote, suggestion: Suggestion | None, indexed: int | None) -> NoteDetails:
+        """``indexed`` is the version that the index holds."""
+        current = self._scored(suggestion) if suggestion and suggestion.version == record.version else None
+        return NoteDetails(record, _status(record.version, indexed, suggestion), current)
 
     def _scored(self, suggestion: Suggestion) -> Suggestion:
         hashtags = tuple((tag, self._scores.alone(score)) for tag, score in suggestion.hashtags)
@@ -336,7 +396,7 @@ class Recommender:
                 )
         except StoreUnavailable:
             return "pending"
-        return _status(version, indexed, suggestion)
+        return _status(version, _version_of(indexed), suggestion)
 
     async def _becomes_searchable(self, note_id: str, version: int, wait_s: float) -> bool:
         clock = asyncio.get_running_loop()
@@ -378,14 +438,16 @@ class Recommender:
         metrics.FRESHNESS_SECONDS.observe(seconds)
 
 
+def _version_of(indexed: IndexedVector | ShardUnavailable | None) -> int | None:
+    return indexed.version if isinstance(indexed, IndexedVector) else None
+
+
 def _is_searchable(indexed: IndexedVector | ShardUnavailable | None, version: int) -> bool:
     return isinstance(indexed, IndexedVector) and indexed.version >= version
 
 
-def _status(
-    version: int, indexed: IndexedVector | ShardUnavailable | None, suggestion: Suggestion | None
-) -> NoteStatus:
-    if _is_searchable(indexed, version):
+def _status(version: int, indexed: int | None, suggestion: Suggestion | None) -> NoteStatus:
+    if indexed is not None and indexed >= version:
         return "searchable"
     failed = suggestion and suggestion.version == version and suggestion.failure
     return "failed" if failed else "pending"

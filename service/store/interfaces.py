@@ -65,6 +65,14 @@ class View:
     cursor: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Live notes in byte order of their ids; ``last`` is the id to go on after, None at the end."""
+
+    records: list[StoredNote]
+    last: str | None
+
+
 class NoteStore(Protocol):
     """Notes, and the jobs and changes that a write entails. Every call is one round trip and atomic.
 
@@ -94,8 +102,19 @@ class NoteStore(Protocol):
         """The same, and the ids written since a cursor, as of one moment; for caches."""
         ...
 
+    async def page(self, after: str, limit: int) -> Page:
+        """The next live notes after an id, which need not exist, as of one moment; the first ones after an empty id.
+
+        To go on after ``last`` meets every note once that lives all the while, whatever is written to others.
+        """
+        ...
+
     async def suggestion(self, note_id: str, fingerprint: str) -> Suggestion | None:
         """This model's last prediction or failure for the note, whatever its version."""
+        ...
+
+    async def suggestions(self, note_ids: Sequence[str], fingerprint: str) -> list[Suggestion | None]:
+        """The same for several notes, in order."""
         ...
 
     async def vector(self, note_id: str, fingerprint: str) -> IndexedVector | None:

@@ -12,7 +12,7 @@ from model.text.hashtags import fold
 from model.text.suggestions import spelled
 from service.contract.fields import Attribute
 from service.errors import KeyReused, NotAsExpected, NoteLLMError, QueueFull, StillRunning, StoreUnavailable
-from service.store.interfaces import Answer, Conflict, Counts, Expected, Suggestion, View
+from service.store.interfaces import Answer, Conflict, Counts, Expected, Page, Suggestion, View
 from service.store.records import Event, StoredNote
 
 
@@ -86,10 +86,21 @@ class MemoryStore(Faults):
         end = len(self._log)
         return View(records, None if since is None else self._log[int(since) : end], str(end) if end else None)
 
+    async def page(self, after: str, limit: int) -> Page:
+        """See `NoteStore`."""
+        await self.reached()
+        live = sorted(id_ for id_, record in self._records.items() if id_ > after and not record.deleted)
+        records = [self._records[note_id] for note_id in live[:limit]]
+        return Page(records, records[-1].note.id if len(live) > limit else None)
+
     async def suggestion(self, note_id: str, fingerprint: str) -> Suggestion | None:  # noqa: ARG002 - it knows one model
         """See `NoteStore`."""
         await self.reached()
         return self._suggestions.get(note_id)
+
+    async def suggestions(self, note_ids: Sequence[str], fingerprint: str) -> list[Suggestion | None]:
+        """See `NoteStore`."""
+        return [await self.suggestion(note_id, fingerprint) for note_id in note_ids]
 
     async def vector(self, note_id: str, fingerprint: str) -> IndexedVector | None:  # noqa: ARG002
         """See `NoteStore`."""

@@ -1,5 +1,6 @@
 """`NoteStore` on Redis."""
 
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import chain
@@ -9,10 +10,10 @@ from indexer.rpc.trace import TRACEPARENT
 from indexer.types import IndexedVector
 from model.note import Note
 from model.text.hashtags import fold
-from service.errors import NotAsExpected, QueueFull
+from service.errors import NotAsExpected, QueueFull, StoreUnavailable
 from service.store.connection import redis_errors
 from service.store.idempotency import OUTCOME, REQUEST
-from service.store.interfaces import Conflict, Counts, Expected, Suggestion, View
+from service.store.interfaces import Conflict, Counts, Expected, Page, Suggestion, View
 from service.store.jobs import PUBLISH_PREDICTION
 from service.store.records import StoredFailure, StoredNote, StoredPrediction
 from service.store.schema import ATTRIBUTES, COUNTS, FAILED, JOBS, LUA, MODELS, NOTE, READINGS, TAG, WRITES
@@ -20,8 +21,11 @@ from service.store.schema import ATTRIBUTES, COUNTS, FAILED, JOBS, LUA, MODELS, 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
+log = logging.getLogger(__name__)
+
 # A cache that is further behind starts empty.
 WRITES_READ = 1000
+SCAN_COUNT = 500
 
 # Whether the note (a record or nil) is at the version that the caller expects.
 _EXPECTED = """
@@ -183,6 +187,32 @@ return remember(1)
 )
 
 
+# ARGV: ids. Lists those of live notes and no others; 1 when the list is whole.
+LISTED = (
+    LUA
+    + """
+for _, id in ipairs(ARGV) do
+  local note = redis.call('GET', NOTE .. id)
+  if note and not deleted(note) then redis.call('ZADD', IDS, 0, id) else redis.call('ZREM', IDS, id) end
+end
+return is_listed() and 1 or 0
+"""
+)
+
+# ARGV: where to begin, in the words of ZRANGEBYLEX, and how many ids at most. Ids and, but for the last id of a full
+# answer, which only tells that there is more, records. Nil while the list is not whole.
+PAGE = (
+    LUA
+    + """
+if not is_listed() then return nil end
+local most = tonumber(ARGV[2])
+local ids, records = redis.call('ZRANGEBYLEX', IDS, ARGV[1], '+', 'LIMIT', 0, most), {}
+for place = 1, math.min(#ids, most - 1) do records[place] = redis.call('GET', NOTE .. ids[place]) end
+return {ids, records}
+"""
+)
+
+
 class RedisStore:
     """`NoteStore` on Redis. Every write is one script: a note and its job are stored both or not at all."""
 
@@ -191,6 +221,8 @@ class RedisStore:
         self._max_queue = max_queue
         self._put = redis.register_script(PUT)
         self._delete = redis.register_script(DELETE)
+        self._page = redis.register_script(PAGE)
+        self._listed = redis.register_script(LISTED)
 
     async def put(self, notes: Sequence[StoredNote], expected: Expected = None) -> list[int | Conflict]:
         """See `NoteStore`. Notes of one call are stored in order, in one transaction; ``expected`` is for one note."""
@@ -243,20 +275,49 @@ class RedisStore:
                 entries, *records = await pipe.execute()
         return View(_decoded(chain.from_iterable(records)), *_written(entries, since))
 
+    async def page(self, after: str, limit: int) -> Page:
+        """See `NoteStore`. Raises StoreUnavailable until `index_ids` is through."""
+        with redis_errors():
+            found = await self._page(args=[f"({after}" if after else "-", limit + 1])
+        if found is None:
+            raise StoreUnavailable("the list of notes is being made")
+        ids, records = found
+        live = []
+        for note_id, record in zip(ids[:limit], records, strict=False):
+            try:
+                live.append(StoredNote.decode(record or b""))
+            except ValueError:
+                log.warning("record_malformed", extra={"note_id": note_id.decode()})
+        return Page(live, ids[limit - 1].decode() if len(ids) > limit else None)
+
+    async def index_ids(self) -> None:
+        """List the ids of a store that an older release filled or writes to; at once where all are listed.
+
+        May be repeated, and run by several processes at once. Raises StoreUnavailable.
+        """
+        with redis_errors():
+            cursor = 0
+            while not await self._listed(args=[]):
+                cursor, keys = await self._redis.scan(cursor, match=NOTE + "*", count=SCAN_COUNT)
+                await self._listed(args=[key[len(NOTE) :] for key in keys])
+                if not cursor:
+                    return
+
     async def suggestion(self, note_id: str, fingerprint: str) -> Suggestion | None:
+        """See `NoteStore`."""
+        [suggestion] = await self.suggestions([note_id], fingerprint)
+        return suggestion
+
+    async def suggestions(self, note_ids: Sequence[str], fingerprint: str) -> list[Suggestion | None]:
         """See `NoteStore`. Of a prediction and a failure the newer one counts."""
+        if not note_ids:
+            return []
         with redis_errors():
             async with self._redis.pipeline(transaction=True) as pipe:
-                pipe.hget(READINGS + fingerprint, note_id)
-                pipe.hget(FAILED + fingerprint, note_id)
+                pipe.hmget(READINGS + fingerprint, list(note_ids))
+                pipe.hmget(FAILED + fingerprint, list(note_ids))
                 predicted, failed = await pipe.execute()
-        prediction = None if predicted is None else StoredPrediction.decode(predicted)
-        failure = None if failed is None else StoredFailure.decode(failed)
-        if failure and (prediction is None or failure.version >= prediction.version):
-            return Suggestion(failure.version, "", failure=failure.reason)
-        if prediction:
-            return Suggestion(prediction.version, prediction.fingerprint, prediction.hashtags, prediction.category)
-        return None
+        return [_suggestion(*records) for records in zip(predicted, failed, strict=True)]
 
     async def vector(self, note_id: str, fingerprint: str) -> IndexedVector | None:
         """See `NoteStore`."""
@@ -301,6 +362,16 @@ class RedisStore:
 
 def _decoded(records: Iterable[bytes | None]) -> list[StoredNote | None]:
     return [None if record is None else StoredNote.decode(record) for record in records]
+
+
+def _suggestion(predicted: bytes | None, failed: bytes | None) -> Suggestion | None:
+    prediction = None if predicted is None else StoredPrediction.decode(predicted)
+    failure = None if failed is None else StoredFailure.decode(failed)
+    if failure and (prediction is None or failure.version >= prediction.version):
+        return Suggestion(failure.version, "", failure=failure.reason)
+    if prediction:
+        return Suggestion(prediction.version, prediction.fingerprint, prediction.hashtags, prediction.category)
+    return None
 
 
 def _word(expected: Expected) -> str:

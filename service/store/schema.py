@@ -88,6 +88,9 @@ local function leave(stored)
   redis.call('ZREM', IDS, stored.id)
   redis.call('HINCRBY', COUNTS, 'live', -1)
 end
+local function is_listed()
+  return redis.call('ZCARD', IDS) == tonumber(redis.call('HGET', COUNTS, 'live') or 0)
+end
 local function count(stored, step)  -- what a live note carries
   for key, spelling in pairs(not stored.hidden and stored.tags or {{}}) do
     local notes = tonumber(redis.call('ZINCRBY', TAG .. key, step, spelling))

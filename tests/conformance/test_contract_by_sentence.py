@@ -26,6 +26,7 @@ ROUTES = (
     ("PUT", "/notes/any"),
     ("PATCH", "/notes/any"),
     ("POST", "/notes"),
+    ("GET", "/notes"),
     ("GET", "/notes/never"),
     ("DELETE", "/notes/never"),
     ("POST", "/events"),

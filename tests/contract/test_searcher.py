@@ -215,6 +215,9 @@ async def test_vectors_are_those_of_indexed_ids(subject):
     assert set(vectors) == {"n4", "n1"}
     assert np.array_equal(vectors["n4"], VECTORS[4])
     assert await subject.searcher.vectors([], timeout_s=5) == {}
+    found = await subject.searcher.versions(["n4", "never", "n1", "n4"], timeout_s=5)
+    assert found == {id_: (await subject.searcher.lookup(id_, timeout_s=5)).version for id_ in ("n4", "n1")}
+    assert await subject.searcher.versions([], timeout_s=5) == {}
 
 
 async def test_a_deleted_note_is_not_found(subject):
@@ -261,6 +264,8 @@ async def check_without_the_shard_of_n0(subject: Subject, searcher: Searcher, ti
         assert len(await searcher.status(timeout_s=timeout_s)) == SHARDS - 1
     async with asyncio.timeout(timeout_s):
         assert set(await searcher.vectors(["n0", f"n{left[0]}"], timeout_s=timeout_s)) == {f"n{left[0]}"}
+    async with asyncio.timeout(timeout_s):
+        assert set(await searcher.versions(["n0", f"n{left[0]}"], timeout_s=timeout_s)) == {f"n{left[0]}"}
     async with asyncio.timeout(timeout_s):
         with pytest.raises(ShardUnavailable):
             await searcher.lookup("n0", timeout_s=timeout_s)

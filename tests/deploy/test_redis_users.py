@@ -24,7 +24,7 @@ from service.store import changes, events, jobs, notes
 ROOT = Path(__file__).parent.parent.parent
 ADDRESSES = {"NOTELLM_WORKER__ADDRESSES": ["worker.sock"], "NOTELLM_INDEX__ADDRESSES": ["shard-0.sock", "shard-1.sock"]}
 SCRIPTS = {
-    "gateway": [notes.PUT, notes.DELETE, events.APPEND],
+    "gateway": [notes.PUT, notes.DELETE, notes.LISTED, notes.PAGE, events.APPEND],
     "worker": [jobs.REGISTER, jobs.FILL, jobs.PUBLISH, jobs.DEAD_LETTER],
     "indexer": [changes.REFUSE, changes.KEEP, changes.LAG],
 }

@@ -13,23 +13,25 @@ from service.api import audit, openapi
 from service.api.auth import GuardedRoute, needs
 from service.api.bodies import Rejected, parse, parse_bulk
 from service.api.etags import expected_version, is_fresh, note_tag, write_tag
-from service.api.queries import NoParameters, PutParameters
+from service.api.queries import ListParameters, NoParameters, PutParameters
 from service.api.records import note_record, patched
-from service.api.responses import note_out
+from service.api.responses import note_out, notes_out
 from service.api.routes.requests import (
     JSON,
     REPLAYED,
     Id,
     check_media_type,
+    json_answer,
     limits_of,
     once,
     parameters_of,
     read_body,
     recommender_of,
 )
+from service.api.rules import parse_filter
 from service.api.validation import explain
-from service.contract.notes import BulkOut, NoteIn, NoteOut, NotePatch, WrittenOut
-from service.errors import BadRequest, NotAsExpected, NoteNotFound, QueueFull, StoreUnavailable
+from service.contract.notes import BulkOut, NoteIn, NoteOut, NotePatch, NotesOut, WrittenOut
+from service.errors import BadFilter, BadRequest, NotAsExpected, NoteNotFound, QueueFull, StoreUnavailable
 from service.recommend.recommender import WriteReceipt
 from service.store.interfaces import Answer, Conflict
 from service.store.records import StoredNote
@@ -161,6 +163,29 @@ def _conflicts(versions: Sequence[int | Conflict], rejected: Container[int]) -> 
         for place, version in zip(places, versions, strict=False)
         if isinstance(version, Conflict)
     ]
+
+
+@router.get(
+    "/notes",
+    response_model=NotesOut,
+    tags=["notes"],
+    responses={
+        200: openapi.answer("Notes, in byte order of their ids.", "listed"),
+        **openapi.errors(BadFilter, StoreUnavailable),
+    },
+    openapi_extra=openapi.takes(ListParameters),
+    dependencies=[needs("read")],
+)
+async def list_notes(request: Request) -> Response:
+    """Live notes in byte order of their ids: hidden, pending and failed ones, too.
+
+    A note that lives all the while is met once, whatever is written to others. A page may hold fewer notes than its
+    limit, or none, and still have a next one: a filter looks at a bounded number of notes a request.
+    """
+    asked = parameters_of(request, ListParameters)
+    expression = None if asked.filter is None else parse_filter(asked.filter)
+    listed = await recommender_of(request).page(asked.after or "", asked.limit, expression)
+    return json_answer(notes_out(listed))
 
 
 @router.get(

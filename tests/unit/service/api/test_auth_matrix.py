@@ -33,6 +33,7 @@ CONTRACT = {
     "POST /related/batch": "read",
     "GET /search": "read",
     "POST /search": "read",
+    "GET /notes": "read",
     "GET /notes/{note_id}": "read",
     "DELETE /notes/{note_id}": "write",
     "GET /status": "read",

@@ -35,6 +35,7 @@ ROUTES = {
     "PATCH /notes/{note_id}": "patch_note",
     "POST /notes": "put_notes",
     "POST /events": "record_events",
+    "GET /notes": "list_notes",
     "GET /notes/{note_id}": "get_note",
     "DELETE /notes/{note_id}": "delete_note",
     "GET /status": "get_status",
@@ -56,6 +57,7 @@ CODES = {
     "store_unavailable queue_full",
     "POST /notes": f"{_BODY} idempotency_key_reused request_in_progress store_unavailable queue_full",
     "POST /events": f"{_BODY} idempotency_key_reused request_in_progress store_unavailable",
+    "GET /notes": "bad_filter store_unavailable",
     "GET /notes/{note_id}": "note_not_found store_unavailable",
     "DELETE /notes/{note_id}": "note_not_found precondition_failed idempotency_key_reused request_in_progress "
     "store_unavailable",

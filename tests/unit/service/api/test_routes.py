@@ -19,7 +19,7 @@ from service.contract.embeddings import EmbeddingsOut as OpenAi
 from service.contract.errors import ErrorOut
 from service.contract.events import EventsOut
 from service.contract.fields import RESERVED
-from service.contract.notes import BulkOut, NoteOut, WrittenOut
+from service.contract.notes import BulkOut, NoteOut, NotesOut, WrittenOut
 from service.contract.related import RelatedOut
 from service.contract.status import StatusOut
 from service.contract.tags import TagsOut
@@ -689,6 +689,100 @@ class TestPatch:
     async def test_refuses_hostile_bodies(self, client, kind):
         await self.note(client)
         check_error(await client.patch("/notes/n1", content=HOSTILE[kind]), 422, "invalid_request")
+
+
+class TestList:
+    async def ids(self, client, **parameters) -> list[str]:
+        """Of all pages."""
+        after, ids = {}, []
+        while True:
+            listed = check(await client.get("/notes", params=parameters | after), 200, NotesOut)
+            ids += [item["note_id"] for item in listed["items"]]
+            if listed["next"] is None:
+                return ids
+            after = {"after": listed["next"]}
+
+    async def fill(self, gateway, client) -> None:
+        """Searchable, failed, hidden, deleted and pending notes."""
+        await client.put("/notes/b", json={"title": "b", "category": " Caf\u00e9", "attributes": {"price": 3}})
+        await client.put("/notes/a", json={"title": "a", "hashtags": ["#Street Foods"], "hidden": True})
+        await client.put("/notes/C", json={"title": "C", "attributes": {"price": 30}, "language": "ja"})
+        await client.put("/notes/gone", json={"title": "gone"})
+        await client.delete("/notes/gone")
+        await gateway.drain()
+        gateway.store.suggest("C", Suggestion(1, "", failure="too long"))
+        gateway.searcher.remove("C")
+        await client.put("/notes/waits", json={"title": "waits", "created_at": "2026-01-31T12:00:00+08:00"})
+
+    async def test_holds_every_live_note_as_a_read_shows_it_in_byte_order(self, gateway, client):
+        await self.fill(gateway, client)
+
+        listed = check(await client.get("/notes"), 200, NotesOut)
+
+        assert [item["note_id"] for item in listed["items"]] == ["C", "a", "b", "waits"]
+        assert [item["status"] for item in listed["items"]] == ["failed", "searchable", "searchable", "pending"]
+        assert listed["next"] is None
+        for item in listed["items"]:
+            assert item == (await client.get(f"/notes/{item['note_id']}")).json()
+        assert check(await client.get("/notes?limit=2&after=D"), 200, NotesOut) == {
+            "items": listed["items"][1:3],
+            "next": "b",
+        }
+        assert await self.ids(client, limit=1) == ["C", "a", "b", "waits"]
+
+    @pytest.mark.parametrize(
+        ("text", "ids"),
+        [
+            ('category = "cafe\u0301"', ["b"]),
+            ('hashtags = "streetfood"', ["a"]),
+            ("price EXISTS", ["C", "b"]),
+            ("price < 10", ["b"]),
+            ("NOT price < 10", ["C", "a", "waits"]),
+            ('language = "ja"', ["C"]),
+            ('created_at = "2026-01-31T04:00:00Z"', ["waits"]),
+            ("exposure = 0 AND NOT never = true", ["C", "a", "b", "waits"]),
+        ],
+    )
+    async def test_that_is_filtered_holds_those_that_match_on_pages_of_any_size(self, gateway, client, text, ids):
+        await self.fill(gateway, client)
+
+        for limit in (1, 2, 100):
+            assert await self.ids(client, filter=text, limit=limit) == ids
+
+    async def test_that_is_filtered_knows_a_patch_at_once(self, gateway, client):
+        await self.fill(gateway, client)
+        await client.patch("/notes/waits", json={"attributes": {"price": 5}})
+
+        assert await self.ids(client, filter="price = 5") == ["waits"]
+
+    async def test_that_is_filtered_looks_at_so_many_notes_a_request(self, gateway, client, monkeypatch):
+        monkeypatch.setattr("service.recommend.recommender._MOST_LOOKED_AT", 6)
+        monkeypatch.setattr("service.recommend.recommender._LOOKED_AT", 3)
+        for number in range(20):
+            await client.put(f"/notes/n{number:02}", json={"title": "a", "exposure": number})
+
+        first = (await client.get("/notes", params={"filter": "exposure = 19"})).json()
+        assert first == {"items": [], "next": "n05"}
+        assert await self.ids(client, filter="exposure = 19") == ["n19"]
+
+    @pytest.mark.parametrize(
+        "query", ["limit=0", "limit=1001", "limit=a", "after=", "after=a%20b", "x=1", "limit=1&limit=2"]
+    )
+    async def test_refuses_other_parameters(self, client, query):
+        check_error(await client.get(f"/notes?{query}"), 422, "invalid_request")
+
+    @pytest.mark.parametrize("text", ["", "price <", "x" * 4097, "(" * 9, MARK])
+    async def test_says_where_a_filter_is_wrong(self, client, text):
+        error = check_error(await client.get("/notes", params={"filter": text}), 422, "bad_filter")
+        assert error["message"].startswith("filter: at character ")
+
+    async def test_needs_the_store_and_not_the_index(self, gateway, client):
+        await self.fill(gateway, client)
+        gateway.searcher.down |= {0, 1}
+        statuses = {item["status"] for item in (await client.get("/notes")).json()["items"]}
+        assert statuses == {"pending", "failed"}
+        gateway.store.down = True
+        check_error(await client.get("/notes"), 503, "store_unavailable")
 
 
 class TestAttributes:
