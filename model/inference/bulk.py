@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from model.backend import Backend
-from model.data.notes import notes_files, stream_notes
+from model.data.notes import LabeledNote, notes_files, stream_labeled, stream_notes
 from model.files import lock_folder, publish, write_json
 from model.inference.many import embed_part
 from model.note import Note
@@ -114,13 +114,13 @@ def finished_load(source: Path, out: Path) -> BulkLoad:
     return load
 
 
-def embedded_notes(load: BulkLoad) -> Iterator[tuple[list[Note], NDArray[np.float32]]]:
+def embedded_notes(load: BulkLoad) -> Iterator[tuple[list[LabeledNote], NDArray[np.float32]]]:
     """The notes of each part with their vectors, shape (notes, D). Raises BulkError on a part of something else."""
-    notes = stream_notes(load.source)
+    notes = stream_labeled(load.source)
     for part in range(load.parts):
         own = list(islice(notes, load.notes_per_part))
         table = pq.read_table(load.path(part))
-        if table["note_id"].to_pylist() != [note.id for note in own]:
+        if table["note_id"].to_pylist() != [labeled.note.id for labeled in own]:
             raise BulkError(f"{load.path(part)} holds vectors of other notes: remove it, and run `notellm embed` again")
         yield own, table["vector"].combine_chunks().flatten().to_numpy().reshape(len(own), -1)
 

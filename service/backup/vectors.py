@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from model.data.notes import LabeledNote
 from model.inference.bulk import BulkError, BulkLoad, embedded_notes, finished_load
 from model.note import Note
 from model.progress import bar
@@ -115,12 +116,13 @@ def _open(redis: "SyncRedis", load: BulkLoad, dim: int) -> None:
         )
 
 
-def _put(put: Any, done: LoadedVectors, notes: list[Note], vectors_ND: NDArray[np.float32]) -> None:
+def _put(put: Any, done: LoadedVectors, notes: list[LabeledNote], vectors_ND: NDArray[np.float32]) -> None:
     args: list[Any] = [done.model, int(time.time() * 1000)]
     sent: list[Note] = []
-    for note, vector in zip(notes, vectors_ND, strict=True):
+    for labeled, vector in zip(notes, vectors_ND, strict=True):
+        note = labeled.note
         try:
-            record = _record(note)
+            record = _record(labeled)
         except ValidationError as error:
             _reject(done, note, explain(error))
             continue
@@ -140,8 +142,9 @@ def _reject(done: LoadedVectors, note: Note, problem: str) -> None:
     done.problems = (*done.problems, f"{' '.join(note.id.splitlines())[:128]}: {problem}")[:_SHOWN]
 
 
-def _record(note: Note) -> StoredNote:
+def _record(labeled: LabeledNote) -> StoredNote:
     """The record that a write of this note would give. Raises ValidationError where the contract refuses it."""
+    note = labeled.note
     fields = {
         "note_id": note.id,
         "title": note.title,
@@ -149,5 +152,6 @@ def _record(note: Note) -> StoredNote:
         "hashtags": list(note.hashtags),
         "category": note.category,
         "exposure": note.exposure,
+        **labeled.labels,
     }
     return note_record(BulkNoteIn.model_validate(fields), note.id)

@@ -2,10 +2,10 @@
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from tqdm import tqdm
 
@@ -44,7 +44,7 @@ class Loaded:
         return "\n".join(lines)
 
 
-def send(notes: Sequence[Note], url: str, *, key: str | None = None, wait: bool = True) -> Loaded:
+def send(notes: Sequence[BulkNote], url: str, *, key: str | None = None, wait: bool = True) -> Loaded:
     """Write the notes in bulks of 500; with ``wait``, return when none is pending any more.
 
     The seconds include the wait. Progress goes to stderr, when that is a terminal. ``key`` is one of the service's,
@@ -58,7 +58,7 @@ def send(notes: Sequence[Note], url: str, *, key: str | None = None, wait: bool 
     try:
         with NoteLLMClient(url, key=key, timeout_s=_TIMEOUT_S, patience_s=_PATIENCE_S) as service:
             with _bar("written", len(notes)) as bar:
-                for answer in service.put_all(map(_fields, notes), size=BULK):
+                for answer in service.put_all(notes, size=BULK):
                     _add(loaded, notes, answer)
                     bar.update(answer.accepted + len(answer.rejected))
             if wait:
@@ -72,15 +72,15 @@ def send(notes: Sequence[Note], url: str, *, key: str | None = None, wait: bool 
     return loaded
 
 
-def load_source(source: str) -> list[Note]:
+def load_source(source: str) -> list[BulkNote]:
     """The notes of a file or folder, or of the samples that come with the package. Raises ValueError."""
     if source == "samples":
         from model.data.samples.generate import sample_notes
 
-        return sample_notes()
-    from model.data.notes import load_notes
+        return [_fields(note, {}) for note in sample_notes()]
+    from model.data.notes import notes_files, stream_labeled
 
-    return load_notes(Path(source))
+    return [_fields(labeled.note, labeled.labels) for labeled in stream_labeled(notes_files(Path(source)))]
 
 
 def _wait(service: NoteLLMClient, accepted: int) -> None:
@@ -95,15 +95,15 @@ def _wait(service: NoteLLMClient, accepted: int) -> None:
             time.sleep(_POLL_S)
 
 
-def _add(loaded: Loaded, notes: Sequence[Note], answer: BulkOut) -> None:
+def _add(loaded: Loaded, notes: Sequence[BulkNote], answer: BulkOut) -> None:
     loaded.accepted += answer.accepted
     loaded.rejected += len(answer.rejected)
-    problems = [f"{on_one_line(notes[one.position].id, most=128)}: {one.message}" for one in answer.rejected]
+    problems = [f"{on_one_line(notes[one.position]['note_id'], most=128)}: {one.message}" for one in answer.rejected]
     loaded.problems = (*loaded.problems, *problems)[:_SHOWN]
 
 
-def _fields(note: Note) -> BulkNote:
-    return {
+def _fields(note: Note, labels: Mapping[str, Any]) -> BulkNote:
+    fields = {
         "note_id": note.id,
         "title": note.title,
         "content": note.content,
@@ -111,6 +111,7 @@ def _fields(note: Note) -> BulkNote:
         "category": note.category,
         "exposure": note.exposure,
     }
+    return cast(BulkNote, {**fields, **labels})
 
 
 def _bar(what: str, total: int) -> "tqdm[Any]":

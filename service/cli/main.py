@@ -144,6 +144,9 @@ def load(notes: str, url: str, key: str | None, no_wait: bool, vectors: Path | N
     \b
       {"note_id": "n1", "title": "Three days in Kyoto", "content": "...", "hashtags": ["travel"]}
 
+    Also taken: category, exposure, author, created_at (RFC 3339, a timestamp, or seconds since 1970), language, hidden,
+    and attributes: an object, in Parquet a struct, a map, or JSON as text.
+
     Loading the same notes again changes nothing. Prints how many notes were written and how fast. A service with
     keys wants one with the scopes write and, to wait, read.
 

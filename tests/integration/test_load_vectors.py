@@ -26,6 +26,7 @@ from service.store.schema import EMBEDDINGS, JOBS, READINGS
 
 MODEL = "hashing-a"
 NOTES = [{"note_id": f"n{number:03}", "title": f"tea {number}", "hashtags": ["tea"]} for number in range(450)]
+NOTES[0] |= {"attributes": {"price": 3}, "hidden": True, "author": "a1"}
 
 
 @pytest.fixture
@@ -46,13 +47,24 @@ def jobs(store: SyncRedis, model: str) -> int:
     return int(store.xlen(JOBS + model))  # type: ignore[arg-type]
 
 
+async def test_an_attribute_of_another_type_is_refused_alone(tmp_path, store):
+    notes = [{"note_id": name, "title": name, "attributes": {"price": price}} for name, price in (("a", 3), ("b", "3"))]
+
+    loaded = load_vectors(store, *embedded(tmp_path, [*notes, {"note_id": "c", "title": "c"}]))
+
+    assert (loaded.notes, loaded.new, loaded.rejected) == (2, 2, 1)
+    assert loaded.problems == ("b: attributes.price: in other notes the type is number, here it is string",)
+
+
 async def test_every_note_is_stored_with_its_vector_and_no_job(tmp_path, store, redis):
     loaded = load_vectors(store, *embedded(tmp_path))
 
     assert str(loaded) == f"450 notes with vectors of model {MODEL} in the store, 450 of them new"
     assert await JobQueue(redis, "w", MODEL, 16).open() == 0  # a worker finds nothing to do
     assert jobs(store, MODEL) == 0
-    [note] = await RedisStore(redis, 10).get(["n449"])
+    assert await RedisStore(redis, 10).attribute_types() == {"price": "number"}
+    [first, note] = await RedisStore(redis, 10).get(["n000", "n449"])
+    assert (first.attributes, first.hidden, first.author) == ({"price": 3}, True, "a1")
     assert (note.version, note.note.title, note.note.hashtags) == (1, "tea 449", ("tea",))
     prediction = StoredPrediction.decode(store.hget(READINGS + MODEL, "n449"))
     assert prediction.version == 1

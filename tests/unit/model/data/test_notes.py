@@ -2,6 +2,8 @@
 
 import math
 import re
+from datetime import UTC, datetime
+from decimal import Decimal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 from support.rows import jsonl, parquet
 
 from model.data.files import DataError
-from model.data.notes import is_blank, load_notes
+from model.data.notes import is_blank, load_notes, notes_files, stream_labeled
 from model.note import Note
 
 FULL = {
@@ -31,6 +33,83 @@ def test_a_note_is_loaded_alike_from_both_formats_and_from_its_folder(tmp_path, 
 
     assert load_notes(tmp_path / name) == expected
     assert load_notes(tmp_path) == expected
+
+
+LABELS = {
+    "author": "a1",
+    "created_at": "2026-01-31T12:00:00Z",
+    "attributes": {"price": 3, "city": "Kyoto", "sale": True, "seasons": ["spring"]},
+    "language": "en",
+    "hidden": True,
+}
+
+
+def labels(path) -> list[dict]:
+    return [dict(labeled.labels) for labeled in stream_labeled(notes_files(path))]
+
+
+@pytest.mark.parametrize(("write", "name"), [(jsonl, "notes.jsonl"), (parquet, "notes.parquet")])
+def test_labels_are_loaded_alike_from_both_formats_and_left_out_where_they_are_not_given(tmp_path, write, name):
+    unset = dict.fromkeys(LABELS, None)
+    write(tmp_path / name, [FULL | LABELS, {"note_id": "n2"} | unset, {"note_id": "n3"}])
+
+    assert labels(tmp_path) == [LABELS, {}, {}]
+    [first, *_] = stream_labeled(notes_files(tmp_path))
+    assert first.note == load_notes(tmp_path)[0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        (pa.string(), '{"price": 3.5, "sale": false, "seasons": []}'),
+        (pa.map_(pa.string(), pa.float64()), {"price": 3.5, "gone": None, "none": math.nan}),
+        (pa.struct({"price": pa.decimal128(5, 2), "city": pa.string()}), {"price": Decimal("3.5"), "city": None}),
+    ],
+)
+def test_attributes_are_a_struct_a_map_or_json_text(tmp_path, kind, value):
+    if isinstance(kind, pa.MapType):
+        value = list(value.items())
+    table = pa.table({"note_id": pa.array(["a", "b"]), "attributes": pa.array([value, None], kind)})
+    pq.write_table(table, tmp_path / "notes.parquet")
+
+    first, second = labels(tmp_path)
+    assert first["attributes"]["price"] == 3.5
+    assert set(first["attributes"]) <= {"price", "sale"}
+    assert second == {}
+
+
+@pytest.mark.parametrize("moment", [1769860800, datetime(2026, 1, 31, 12), datetime(2026, 1, 31, 12, tzinfo=UTC)])
+def test_a_timestamp_and_seconds_are_times_too(tmp_path, moment):
+    pq.write_table(pa.table({"note_id": ["a"], "created_at": [moment]}), tmp_path / "notes.parquet")
+
+    assert labels(tmp_path) == [{"created_at": "2026-01-31T12:00:00+00:00"}]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"attributes": [1]}, "attributes must be an object, or one as JSON text, got a list"),
+        ({"attributes": "[1]"}, "attributes must be an object, or one as JSON text, got a list"),
+        ({"attributes": "{"}, "attributes is not valid JSON: unexpected end of data"),
+        ({"hidden": "yes"}, "hidden must be true or false, got a string"),
+        ({"language": 1}, "language must be a string, got a number"),
+        ({"author": []}, "author must be a string, got a list"),
+        ({"created_at": 1e18}, "created_at must be a time, or seconds since 1970, got a number"),
+        ({"created_at": True}, "created_at must be a time, or seconds since 1970, got a boolean"),
+    ],
+)
+def test_a_wrong_label_is_named_with_its_line(tmp_path, change, message):
+    jsonl(tmp_path / "notes.jsonl", [{"note_id": "n0"}, FULL | change])
+
+    with pytest.raises(DataError, match=rf"^notes\.jsonl line 2: {re.escape(message)}$"):
+        labels(tmp_path)
+
+
+def test_what_json_does_not_know_is_no_attribute(tmp_path):
+    for value, message in ((datetime(2026, 1, 31), "must be what JSON knows"), (math.inf, "must be finite")):
+        pq.write_table(pa.table({"note_id": ["a"], "attributes": [{"when": value}]}), tmp_path / "notes.parquet")
+        with pytest.raises(DataError, match=f"row 0: attributes.when {message}"):
+            labels(tmp_path)
 
 
 def test_null_and_nan_mean_not_given(tmp_path):
