@@ -71,7 +71,7 @@ class TestErrors:
         [
             ("POST", "/status", "GET, HEAD"),
             ("POST", "/notes/a", "DELETE, GET, HEAD, PATCH, PUT"),
-            ("GET", "/notes", "POST"),
+            ("DELETE", "/notes", "GET, HEAD, POST"),
             ("HEAD", "/events", "POST"),
             ("BREW", "/status", "GET, HEAD"),
         ],

@@ -766,12 +766,23 @@ class TestList:
         assert await self.ids(client, filter="exposure = 19") == ["n19"]
 
     @pytest.mark.parametrize(
-        "query", ["limit=0", "limit=1001", "limit=a", "after=", "after=a%20b", "x=1", "limit=1&limit=2"]
+        "query",
+        [
+            "limit=0",
+            "limit=1001",
+            "limit=a",
+            "after=",
+            "after=a%20b",
+            "x=1",
+            "limit=1&limit=2",
+            "filter=",
+            f"filter={'x' * 4097}",
+        ],
     )
     async def test_refuses_other_parameters(self, client, query):
         check_error(await client.get(f"/notes?{query}"), 422, "invalid_request")
 
-    @pytest.mark.parametrize("text", ["", "price <", "x" * 4097, "(" * 9, MARK])
+    @pytest.mark.parametrize("text", ["price <", "(" * 9, MARK])
     async def test_says_where_a_filter_is_wrong(self, client, text):
         error = check_error(await client.get("/notes", params={"filter": text}), 422, "bad_filter")
         assert error["message"].startswith("filter: at character ")
