@@ -3,7 +3,7 @@
 The expected lists are made from one answer that leaves nothing out: every note's cosine.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -188,18 +188,21 @@ class TestGroups:
         assert set(ids(ask(http, group_by="city"))) == set(best.values())
 
 
-class TestDuplicates:
-    @pytest.fixture(scope="class", autouse=True)
-    def copies(self, http):
-        text = "A very quiet evening walk along the old harbor wall with two friends and one lantern"
-        texts = [text, text.upper(), f"🍵 {text}!!! #walk", text.replace("quiet", "silent")]
-        for number, one in enumerate([*texts, "Quite another evening by the sea with nobody but me"]):
-            body = {"title": one, "hashtags": [f"copy{number}"], "attributes": {"copies": True}}
-            assert http.put(f"/notes/copy-{number}?wait=10", json=body).status_code == 200
-        yield
-        for number in range(5):
-            http.delete(f"/notes/copy-{number}")
+@pytest.fixture(scope="module")
+def copies(http: httpx.Client) -> Iterator[None]:
+    """copy-0 to copy-3 say the same words, copy-4 others."""
+    text = "A very quiet evening walk along the old harbor wall with two good friends and one small lantern"
+    texts = [text, text.upper(), f"🍵 {text}!!! #walk", text.replace("quiet", "silent")]
+    for number, one in enumerate([*texts, "Quite another evening by the sea with nobody but me"]):
+        body = {"title": one, "hashtags": [f"copy{number}"], "attributes": {"copies": True}}
+        assert http.put(f"/notes/copy-{number}?wait=10", json=body).status_code == 200
+    yield
+    for number in range(5):
+        http.delete(f"/notes/copy-{number}")
 
+
+@pytest.mark.usefixtures("copies")
+class TestDuplicates:
     def ask(self, http: httpx.Client, path: str, **body: Any) -> dict[str, Any]:
         return http.post(path, json={"filter": "copies = true", "explain": True} | body).json()
 
@@ -222,14 +225,14 @@ class TestDuplicates:
         assert sum(note_id.startswith("copy") for note_id in ids(answer)) <= 1
 
     def test_a_text_is_compared_with_nothing(self, http):
-        copied = "A very quiet evening walk along the old harbor wall with two friends and one lantern"
+        copied = "A very quiet evening walk along the old harbor wall with two good friends and one small lantern"
         answer = self.ask(http, "/related", text={"title": copied})
 
         assert len(ids(answer)) == 2
         assert len(ids(self.ask(http, "/search", q=copied))) == 2
 
     def test_a_draft_is_told_of_the_note_that_it_copies(self, http):
-        copied = "a very quiet evening walk along the OLD harbor wall with two friends and one lantern 🍵"
+        copied = "a very quiet evening walk along the OLD harbor wall with two good friends and one small lantern 🍵"
         answer = http.post("/notes/tags", json={"title": copied}).json()
 
         assert answer["duplicate_of"]["note_id"] in {"copy-0", "copy-1", "copy-2"}
@@ -341,7 +344,7 @@ class TestSearch:
         answer = http.post("/search", json=body)
 
         assert answer.status_code == 200, answer.text
-        assert len(answer.json()["items"]) == 2
+        assert len(answer.json()["items"]) == 1  # two cities are in English, and the first is skipped
 
 
 class TestAnswers:
