@@ -41,6 +41,12 @@ def _without_nul(text: str) -> str:
     return text
 
 
+def _not_blank(text: str) -> str:
+    if not text.strip():
+        raise ValueError("must hold a character that is no space")
+    return text
+
+
 def _rfc_3339(text: str) -> str:
     try:
         if _RFC_3339.fullmatch(text):
@@ -125,6 +131,7 @@ Content = Annotated[str, StringConstraints(max_length=20_000), _NoNul, _text]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=20_000), _NoNul, _text]
 Label = Annotated[str, StringConstraints(max_length=128), _NoNul, _text]
 Hashtag = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=64), _NoNul, _visible_text]
+Words = Annotated[str, StringConstraints(max_length=1000), AfterValidator(_not_blank), _NoNul, _visible_text]
 NoteId = Annotated[str, StringConstraints(pattern=ID_PATTERN)]
 Time = Annotated[str, AfterValidator(_rfc_3339), _described(format="date-time")]
 Key = Annotated[str, StringConstraints(min_length=1, max_length=128), _NoNul, _text]

@@ -2,9 +2,9 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, model_validator
 
-from .fields import Body, Label, NoteId
+from .fields import Body, Label, NoteId, Words
 
 LAST = 1000  # place of a list that an answer reaches
 MAX_SEEDS = 64
@@ -14,7 +14,7 @@ Filter = Annotated[str, StringConstraints(min_length=1, max_length=4096)]
 Share = Annotated[float, Field(ge=0, le=1)]
 GroupName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
 # Names that no attribute may have, and that make no groups.
-_NO_GROUPS = {"language", "exposure", "created_at", "hashtags", "hidden", "title", "content"}
+_NO_GROUPS = ("language", "exposure", "created_at", "hashtags", "hidden", "title", "content")
 
 
 class Rules(BaseModel):
@@ -47,7 +47,7 @@ class Rules(BaseModel):
     half_life_days: Annotated[float, Field(gt=0)] | None = Field(
         default=None, description="Days in which a note's score falls to one half."
     )
-    group_by: GroupName | None = Field(
+    group_by: Annotated[GroupName, Field(json_schema_extra={"not": {"enum": [*_NO_GROUPS]}})] | None = Field(
         default=None, description="`author`, `category` or an attribute: at most `per_group` notes of each."
     )
     per_group: Annotated[int, Field(ge=1, le=100)] | None = Field(
@@ -97,11 +97,21 @@ class RelatedIn(BodyRules, RelatedRules):
     """The rules of `POST /notes/{id}/related`."""
 
 
+_HAS_SEEDS: dict[str, JsonValue] = {
+    "anyOf": [
+        {"required": ["positives"], "properties": {"positives": {"minItems": 1}}},
+        {"required": ["text"], "properties": {"text": {"type": "object"}}},
+    ]
+}
+
+
 class SeedsIn(BodyRules, RelatedRules):
     """Notes and a text whose neighborhood is wanted: the mean of positives and text, less half that of negatives."""
 
-    positives: list[NoteId] = []
-    negatives: list[NoteId] = []
+    model_config = ConfigDict(json_schema_extra=_HAS_SEEDS)
+
+    positives: Annotated[list[NoteId], Field(max_length=MAX_SEEDS)] = []
+    negatives: Annotated[list[NoteId], Field(max_length=MAX_SEEDS)] = []
     text: Body | None = Field(default=None, description="Counts as one of the positives.")
 
     @model_validator(mode="after")
@@ -116,15 +126,10 @@ class SeedsIn(BodyRules, RelatedRules):
 class SearchRules(Rules):
     """What is searched for in words, and the rules of the list."""
 
-    q: Annotated[str, StringConstraints(min_length=1, max_length=1000)] = Field(description="The words.")
-
-    @model_validator(mode="after")
-    def _has_words(self) -> Self:
-        if not self.q.strip() or "\0" in self.q:
-            raise ValueError("q needs a word, and no NUL")
-        if self.language == "same":
-            raise ValueError("language cannot be same: there is no note to compare with")
-        return self
+    q: Words = Field(description="The words.")
+    language: Annotated[str, StringConstraints(pattern=r"^(any|[a-z]{2,3})$")] = Field(
+        default="any", description="Only notes in this language, a tag of two or three letters; or `any`."
+    )
 
 
 class SearchIn(BodyRules, SearchRules):

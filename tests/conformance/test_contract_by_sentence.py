@@ -424,6 +424,10 @@ class TestGet:
         read = http.get("/notes/corpus-1").json()
 
         assert read == note(1) | {
+            "attributes": {},
+            "language": None,
+            "detected_language": read["detected_language"],
+            "hidden": False,
             "created_at": None,
             "version": 1,
             "status": "searchable",
@@ -462,9 +466,9 @@ class TestDelete:
         for number in range(5):
             http.put(f"/notes/delete-2-{number}?wait=10", json={"title": "velvet owl"})
         for gone in range(1, 5):
-            before = ids_of(related(http, "?k=100", "delete-2-0"))
+            before = ids_of(related(http, "?k=100&duplicates=keep", "delete-2-0"))
             assert http.delete(f"/notes/delete-2-{gone}").status_code == 204
-            after = ids_of(related(http, "?k=100", "delete-2-0"))
+            after = ids_of(related(http, "?k=100&duplicates=keep", "delete-2-0"))
             assert (f"delete-2-{gone}" in before, f"delete-2-{gone}" in after) == (True, False)
         refused(http.get("/notes/delete-2-1/related"), 404, "note_not_found")
 
@@ -548,7 +552,7 @@ class TestRelated:
     def test_has_the_shape_of_the_contract(self, http, corpus):
         answer = related(http)
 
-        assert set(answer) == {"note_id", "items", "model", "generation", "stale", "degraded", "shards"}
+        assert set(answer) == {"answer_id", "note_id", "items", "model", "generation", "stale", "degraded", "shards"}
         assert (answer["note_id"], answer["degraded"], answer["shards"]) == ("corpus-1", False, {"ok": 2, "total": 2})
         for item in answer["items"]:
             assert set(item) == {"note_id", "score", "title", "category", "hashtags"}
@@ -631,7 +635,7 @@ class TestRelated:
         own = set(note(1)["hashtags"])
         for item in related(http, "?k=50&debias=1&explain=1")["items"]:
             explained = item["explain"]
-            assert set(explained) == {"cosine", "popularity", "hashtags_in_common"}
+            assert set(explained) == {"cosine", "popularity", "half_life", "boosts", "hashtags_in_common"}
             assert item["score"] == pytest.approx(explained["cosine"] - explained["popularity"], abs=1e-5)
             assert set(explained["hashtags_in_common"]) == own & set(item["hashtags"])
 
@@ -665,14 +669,14 @@ class TestRelated:
     def test_of_a_note_whose_edit_waits_answers_from_the_version_that_the_index_holds(self, service, http):
         for number in (3, 4):
             http.put(f"/notes/related-{number}?wait=10", json={"title": "harbor tram at night"})
-        before = related(http, "?k=20", "related-3")
+        before = related(http, "?k=20&duplicates=keep", "related-3")
         with stopped(service, "worker"):
             http.put("/notes/related-3", json={"title": "noodle market"})
-            waiting = related(http, "?k=20", "related-3")
+            waiting = related(http, "?k=20&duplicates=keep", "related-3")
             http.delete("/notes/related-4")
-            without = related(http, "?k=20", "related-3")
+            without = related(http, "?k=20&duplicates=keep", "related-3")
         http.put("/notes/related-3?wait=10", json={"title": "noodle market"})
-        after = related(http, "?k=20", "related-3")
+        after = related(http, "?k=20&duplicates=keep", "related-3")
 
         assert [answer["stale"] for answer in (before, waiting, without, after)] == [False, True, True, False]
         assert ids_of(waiting) == ids_of(before)
@@ -709,7 +713,7 @@ class TestTags:
     def test_has_the_shape_of_the_contract(self, http, corpus):
         answer = self.tags(http)
 
-        assert set(answer) == {"hashtags", "category", "model"}
+        assert set(answer) == {"answer_id", "hashtags", "category", "duplicate_of", "model"}
         assert set(answer["category"]) == {"name", "score"}
         for tag in answer["hashtags"]:
             assert set(tag) == {"tag", "score", "source"}
