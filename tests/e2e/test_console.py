@@ -563,6 +563,25 @@ class TestTrouble:
         expect(page.locator("#results .result")).to_have_count(10)
         expect(page.locator("#explore-notice")).to_be_hidden()
 
+    def test_of_an_edited_note_are_those_of_the_version_before_and_it_says_so(self, visit, service):
+        worker = service.children()["worker"]
+        httpx.put(f"{service.api}/notes/edited-1?wait=10", json={"title": "Green tea at dawn"}, timeout=30)
+        os.kill(worker, signal.SIGSTOP)
+        try:
+            httpx.put(f"{service.api}/notes/edited-1", json={"title": "A dog at the lake"}, timeout=30)
+            page = visit().open("#explore/edited-1")
+            shows_note(page, "A dog at the lake")
+            expect(page.locator("#results .result")).to_have_count(10)
+            expect(page.locator("#degraded")).to_contain_text("these suit the version before it")
+        finally:
+            os.kill(worker, signal.SIGCONT)
+
+    def test_of_a_text_without_a_word_that_the_model_knows_says_so(self, visit, service):
+        page = visit().open("#explore?text=\U0001f389\U0001f389")
+
+        expect(page.locator("#results")).to_contain_text("The model knows no word of this text")
+        expect(page.locator("#note .category")).to_have_count(0)
+
     def test_of_a_note_that_the_model_could_not_read_says_why_and_does_not_try_again(self, visit, service):
         person = visit()
         note = get(service, "notes/travel-01") | {"status": "failed", "reason": "OverflowError"}

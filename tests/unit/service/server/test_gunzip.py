@@ -91,8 +91,8 @@ async def test_what_is_no_gzip_is_refused(port, body):
 
 async def test_streams_in_a_row_are_one_body(port):
     assert (await send(port, gzip.compress(NOTE[:7]) + gzip.compress(b"") + gzip.compress(NOTE[7:]))).status == 202
-    endless = gzip.compress(b"") * 5000
-    assert (await send(port, endless)).status == 422
+    many = b"".join(gzip.compress(bytes([byte])) for byte in b'{"title": "tram"}' + b" " * 1000)
+    assert (await send(port, many)).status == 422
 
 
 @pytest.mark.parametrize(("over", "status"), [(0, 202), (1, 413)])
