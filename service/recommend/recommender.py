@@ -207,8 +207,10 @@ class Recommender:
         A write that changes nothing keeps version and status. Raises StoreUnavailable, QueueFull, NotAsExpected, and
         BadRequest for an attribute of another type than in live notes.
         """
-        [version] = await self.put_many([record], expected)
-        return await self._receipt(record, version, wait_s)
+        [version], before = await asyncio.gather(
+            self.put_many([record], expected), self._seeds.lookup(record.note.id, _STATUS_S)
+        )
+        return await self._receipt(record, version, before, wait_s)
 
     async def patch(
         self, note_id: str, change: Callable[[StoredNote], StoredNote], wait_s: float = 0.0, expected: Expected = None
@@ -218,8 +220,10 @@ class Recommender:
         Raises NoteNotFound, and what ``change`` and `put` do.
         """
         async with within(self._http.write_s, StoreUnavailable):
-            record, version = await self._change(note_id, change, expected)
-        return await self._receipt(record, version, wait_s)
+            (record, version), before = await asyncio.gather(
+                self._change(note_id, change, expected), self._seeds.lookup(note_id, _STATUS_S)
+            )
+        return await self._receipt(record, version, before, wait_s)
 
     async def put_many(self, records: Sequence[StoredNote], expected: Expected = None) -> list[int | Conflict]:
         """Store notes and return their versions, or why one was not stored; of two with one id the later wins.
@@ -377,25 +381,32 @@ class Recommender:
             else:
                 return record, version
 
-    async def _receipt(self, record: StoredNote, version: int | Conflict, wait_s: float) -> WriteReceipt:
+    async def _receipt(
+        self,
+        record: StoredNote,
+        version: int | Conflict,
+        before: IndexedVector | ShardUnavailable | None,
+        wait_s: float,
+    ) -> WriteReceipt:
+        """``before`` is what the index held when the write went out: its version is as high if nothing was changed."""
         note_id = record.note.id
         if isinstance(version, Conflict):
             raise BadRequest(str(version))
         if record.hidden and not wait_s:
             await self._hides(note_id, version, _LEAVES_S)
-        return WriteReceipt(note_id, version, await self._status_after(note_id, version, wait_s))
-
-    async def _status_after(self, note_id: str, version: int, wait_s: float) -> NoteStatus:
-        """The status of this version; pending, too, where it cannot be told in a moment."""
         if wait_s > 0 and await self._becomes_searchable(note_id, version, wait_s):
-            return "searchable"
-        try:
-            async with within(_STATUS_S, StoreUnavailable):
-                suggestion, indexed = await asyncio.gather(
-                    self._store.suggestion(note_id, self.fingerprint), self._seeds.lookup(note_id, _STATUS_S)
-                )
-        except StoreUnavailable:
-            return "pending"
+            return WriteReceipt(note_id, version, "searchable")
+        return WriteReceipt(note_id, version, await self._status_of(note_id, version, before))
+
+    async def _status_of(
+        self, note_id: str, version: int, indexed: IndexedVector | ShardUnavailable | None
+    ) -> NoteStatus:
+        """The status of this version; pending, too, where it cannot be told in a moment."""
+        suggestion = None
+        if not _is_searchable(indexed, version):
+            with contextlib.suppress(StoreUnavailable):
+                async with within(_STATUS_S, StoreUnavailable):
+                    suggestion = await self._store.suggestion(note_id, self.fingerprint)
         return _status(version, _version_of(indexed), suggestion)
 
     async def _becomes_searchable(self, note_id: str, version: int, wait_s: float) -> bool:

@@ -70,7 +70,7 @@ async def searcher() -> MemorySearcher:
 
 async def fill(gateway: Gateway) -> None:
     for note in NOTES:
-        assert (await gateway.http.put(f"/notes/{note.id}", json={"title": note.title})).status_code == 202
+        assert (await gateway.http.put(f"/notes/{note.id}", json={"title": note.title})).is_success
 
 
 @pytest.mark.parametrize("gone", ["stopped", "killed"])
