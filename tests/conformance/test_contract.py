@@ -36,7 +36,7 @@ CHECKS = {
     "positive_data_acceptance": {"enabled": False},
     # `tags` is an id as well: its path takes the methods of both, and Allow says so.
     "allow_header_conformance": {"enabled": False},
-    "negative_data_rejection": {"expected-statuses": [400, 401, 403, 404, 405, 412, 413, 422, 429]},
+    "negative_data_rejection": {"expected-statuses": [400, 401, 403, 404, 405, 412, 413, 415, 422, 429]},
 }
 
 
