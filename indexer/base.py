@@ -41,6 +41,8 @@ CHUNK_ROWS = 16_384
 # many times the lists of an unfiltered search.
 LISTS_CHOSEN_UP_TO = 0.5
 FILTERED_PROBES = 4
+# Rows in more than this share of the lists that they would be in by chance are spread over them.
+SPREAD = 0.8
 COPIED_ROWS = 2_048
 # With more columns than so many times k, it is faster to partition them first and to sort only the best.
 PARTITION_ABOVE = 4
@@ -233,17 +235,20 @@ class IvfBase:
     def _probed(self, k: int, selection: Selection) -> tuple[int, int]:
         """How many lists to probe at first, and how many can be.
 
-        So many that on average they hold as many selected rows as an unfiltered search scans; but where lists without
-        any are left out, a few times as many lists as that one probes find the nearest rows, also if all of them lie
-        far from the query.
+        Of many rows, so many lists that they hold as many selected rows as an unfiltered search scans. Of fewer, a
+        few times the lists of that search, among those that hold any: they find the nearest rows also where all of
+        them lie far from the query. Rows that are spread over the lists as if by chance need less than that.
         """
-        recipe = self.recipe
-        nprobe = math.ceil(recipe.nprobe * len(self) / selection.size)
+        recipe, rows_per_selected = self.recipe, len(self) / selection.size
         if selection.size > LISTS_CHOSEN_UP_TO * len(self):
-            return min(nprobe, recipe.nlist), recipe.nlist
+            return min(math.ceil(recipe.nprobe * rows_per_selected), recipe.nlist), recipe.nlist
         lists = int(self._lists(selection).sum())
-        holding_enough = math.ceil(recipe.rerank * k * lists / selection.size)
-        return min(max(min(nprobe, FILTERED_PROBES * recipe.nprobe), holding_enough), lists), lists
+        by_chance = recipe.nlist * (1 - math.exp(-selection.size / recipe.nlist))
+        wider = min(rows_per_selected, FILTERED_PROBES)
+        if lists > SPREAD * by_chance:
+            wider = min(rows_per_selected**0.25, wider)
+        holding_enough = recipe.rerank * k * lists / selection.size
+        return min(math.ceil(max(wider * recipe.nprobe, holding_enough)), lists), lists
 
     def _lists(self, selection: Selection) -> Flags:
         """Flags of the lists that hold selected rows."""

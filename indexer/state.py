@@ -107,7 +107,7 @@ class State:
             generation=generation,
             base=base,
             rows=rows,
-            base_live=base_live.hiding(bitmap.only(rows.columns.rows(_IS_HIDDEN), base_alive)),
+            base_live=base_live.hiding(bitmap.only(rows.columns.rows(_IS_HIDDEN).astype(np.int64), base_alive)),
             delta=delta,
             vectors_MD=delta.vectors_MD[: len(entries)],
             delta_live=Liveness.of(all_alive(len(delta.vectors_MD)), len(entries)).hiding(hidden),

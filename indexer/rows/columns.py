@@ -25,6 +25,7 @@ Short = NDArray[np.uint32]
 Values = NDArray[Any]
 
 SORTED_AT_ONCE = 10_000
+_NO_ROWS: Short = np.empty(0, dtype=np.uint32)
 # Filters whose rows are kept: for a million rows 4 MB.
 KEPT_FILTERS = 32
 
@@ -52,7 +53,7 @@ class Column:
         is_first_E[1:] = values_E[1:] != values_E[:-1]
         first = np.flatnonzero(is_first_E)
         if 12 * len(first) > 8 * len(values_E):
-            return cls(values_E, np.empty(0, dtype=np.uint32), rows_E)
+            return cls(values_E, _NO_ROWS, rows_E)
         return cls(values_E[first], np.append(first, len(values_E)).astype(np.uint32), rows_E)
 
     def each(self) -> Values:
@@ -78,11 +79,13 @@ class Column:
         """The rows with this value."""
         return self._between(self._place(value, "left"), self._place(value, "right"))
 
-    def ordered(self, order: str, value: float) -> Short:
-        """The rows whose value is on this side of the given one; ``order`` as in `Ordered`."""
-        if order[0] == "<":
-            return self._between(0, self._place(value, "left" if order == "<" else "right"))
-        return self._between(self._place(value, "right" if order == ">" else "left"), len(self.values))
+    def within(self, bounds: Iterable[Ordered]) -> Short:
+        """The rows whose value is within all of these bounds."""
+        start, end = 0, len(self.values)
+        for bound in bounds:
+            place = self._place(bound.value, "left" if bound.order in ("<", ">=") else "right")
+            start, end = (start, min(end, place)) if bound.order[0] == "<" else (max(start, place), end)
+        return self._between(start, max(start, end))
 
     def _place(self, value: Any, side: Any) -> int:
         return int(np.searchsorted(self.values, self.values.dtype.type(value), side))
@@ -161,19 +164,22 @@ class Columns:
         """The rows that pass a filter, of those that are shown. Costs next to nothing when it is asked for again."""
         return self._passing(filter_).among(shown)
 
-    def rows(self, condition: Expression) -> Ints:
+    def rows(self, condition: Expression) -> Short:
         """The rows for which one condition holds, in no order, some of them twice."""
-        parts: Iterable[Short]
+        parts: list[Short] = []
         match condition:
             case OneOf(name, values):
                 parts = [column.equal(coded) for column, coded in self._coded(name, values)]
-            case Ordered(name, order, value) if not isinstance(value, bool):
-                parts = [self.numbers[name].ordered(order, value)] if name in self.numbers else []
+            case Ordered(name):
+                return self._within(name, [condition])
             case Exists(name):
                 parts = [columns[name].rows for columns in (self.texts, self.numbers) if name in columns]
-            case _:
-                parts = []
-        return np.concatenate([np.empty(0, dtype=np.int64), *parts])
+        return parts[0] if len(parts) == 1 else np.concatenate([_NO_ROWS, *parts])
+
+    def _within(self, name: str, bounds: Sequence[Ordered]) -> Short:
+        if name not in self.numbers or any(isinstance(bound.value, bool) for bound in bounds):
+            return _NO_ROWS
+        return self.numbers[name].within(bounds)
 
     def _coded(self, name: str, values: Iterable[Any]) -> Iterable[tuple[Column, Any]]:
         for value in values:
@@ -189,11 +195,25 @@ class Columns:
             case Not(operand):
                 return ~self._flags(operand)
             case And(several):
-                return reduce(np.logical_and, map(self._flags, several))
+                return reduce(np.logical_and, self._each(several))
             case Or(several):
                 return reduce(np.logical_or, map(self._flags, several))
+        return self._flagged(self.rows(filter_))
+
+    def _each(self, operands: Iterable[Expression]) -> Iterable[Flags]:
+        """Flags of each operand of AND; the bounds of one field together, between which there are few rows."""
+        bounds: dict[str, list[Ordered]] = defaultdict(list)
+        for operand in operands:
+            if isinstance(operand, Ordered):
+                bounds[operand.name].append(operand)
+            else:
+                yield self._flags(operand)
+        for name, several in bounds.items():
+            yield self._flagged(self._within(name, several))
+
+    def _flagged(self, rows: Short) -> Flags:
         flags = np.zeros(self.total, dtype=np.bool_)
-        flags[self.rows(filter_)] = True
+        flags[rows] = True
         return flags
 
 

@@ -93,7 +93,7 @@ def attributes(rows: int, vectors: np.ndarray) -> list[Fields]:
         random.integers(CITIES, size=rows),
         random.integers(BRANDS, size=rows),
         random.integers(2, size=rows),
-        random.permutation(rows) * (CENTS / rows),
+        random.integers(CENTS, size=rows),
         strict=True,
     )
     topics = (vectors @ clustered(10, 9, 1000).T).argmax(axis=1)

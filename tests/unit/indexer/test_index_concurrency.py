@@ -8,6 +8,7 @@ import pytest
 from support.index import neighbors
 
 import indexer.index
+from indexer.filters.parser import parse
 from indexer.index import VectorIndex
 from indexer.types import Change
 
@@ -77,6 +78,40 @@ def test_readers_see_known_ids_once_with_a_score_they_had_while_bases_are_swappe
     index.compact()
     assert len(index) == 300
     assert all(index.lookup(str(row)).version == 11 for row in range(300))
+
+
+def test_filters_hold_while_fields_change_and_bases_are_swapped():
+    """Every id alternates between two vectors and their names; a tenth are hidden with the second one."""
+    even, odd = unit_rows(300, seed=1), unit_rows(300, seed=2)
+    index = VectorIndex(DIM, "m")
+    queries = unit_rows(3, seed=3)
+    cosines = {"even": queries @ even.T, "odd": queries @ odd.T}
+
+    def change(row: int, version: int) -> Change:
+        name, vectors = ("odd", odd) if version % 2 else ("even", even)
+        fields = {"vector": name, "version": float(version)}
+        return Change("0-1", str(row), version, "m", vectors[row], fields=fields, hidden=name == "odd" and not row % 10)
+
+    index.apply([change(row, 0) for row in range(300)])
+
+    def search(name: str) -> None:
+        for text in (f'vector = "{name}"', f'NOT vector IN ["{"odd" if name == "even" else "even"}"] AND version >= 0'):
+            for cosines_M, found in zip(cosines[name], neighbors(index, queries, 300, (), parse(text)), strict=True):
+                rows = [int(neighbor.id) for neighbor in found]
+                assert [neighbor.score for neighbor in found] == pytest.approx(cosines_M[rows].tolist(), abs=1e-5)
+                assert name == "even" or not [row for row in rows if not row % 10]
+
+    def write() -> None:
+        for version in range(1, 10):
+            for first in range(0, 300, 50):
+                index.apply([change(row, version) for row in range(first, first + 50)])
+            index.compact()
+
+    while_running(write, [lambda: search("even"), lambda: search("odd")])
+
+    assert len(index) == 300
+    [found] = neighbors(index, queries[:1], 300, (), parse('vector = "odd" AND version = 9'))
+    assert len(found) == 270
 
 
 def test_a_search_finds_every_id_that_an_earlier_lookup_found():
