@@ -10,7 +10,7 @@ MODEL ?= smollm2
 WEIGHTS := $(if $(filter smollm2,$(MODEL)),$(VENV)/.smollm2-weights)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test vllm-test check bench-gateway bench-index bench-overload bench-peers bench-worker client conformance faults openapi mini smollm2 constraints screenshots dashboard dashboard-picture deploy-test images-test requirements sbom audit clean
+.PHONY: help demo test vllm-test check bench-filters bench-gateway bench-index bench-overload bench-peers bench-worker client conformance faults openapi mini smollm2 constraints screenshots dashboard dashboard-picture deploy-test images-test requirements sbom audit clean
 
 help: ## Say what each target does.
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -63,6 +63,9 @@ check: $(VENV)/.dev-installed ## Format, lint, types, import rules.
 
 bench-worker: $(VLLM_VENV)/.installed ## Measure what a note costs the worker, on transformers and on vLLM.
 	$(VLLM_VENV)/bin/python tests/bench/worker.py
+
+bench-filters: $(VENV)/.dev-installed ## Measure what a filter costs a search, by the share of notes that pass it; the last line is one JSON object.
+	$(BIN)/python tests/bench/filters.py
 
 bench-gateway: $(VENV)/.dev-installed ## Measure related with a large store, at 1, 16 and 64 connections; the last line is one JSON object.
 	$(BIN)/python tests/bench/gateway.py

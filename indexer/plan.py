@@ -11,8 +11,10 @@ from dataclasses import dataclass
 
 from indexer.recipes import FLAT, SAMPLE_PER_LIST, IndexRecipe, recipe_for
 
-# FAISS' number of a row, version, hash of the id and its order, two labels; the id.
+# FAISS' number of a row, version, hash of the id and its order, two fields; the id.
 ROW_BYTES = 8 + 8 + 8 + 4 + 2 * 4 + 36
+# What notes have besides category and author: language, exposure, a time, and six hashtags or attributes.
+FIELDS_BYTES = 4 + 4 + 12 + 6 * 4
 # Unused memory of lists and allocators: 86 bytes a row were measured where the sum was 78.
 SLACK_BYTES = 8
 TRAINING_S, TRAINED_LISTS = 16.0, 2048
@@ -67,7 +69,7 @@ def plan(notes: int, dim: int, memory_bytes: int) -> Plan:
 
 def _resident_bytes(rows: int, dim: int) -> int:
     vector_bytes = 4 * dim if recipe_for(rows, dim).name == FLAT else dim // 4
-    return rows * (vector_bytes + ROW_BYTES + SLACK_BYTES)
+    return rows * (vector_bytes + ROW_BYTES + FIELDS_BYTES + SLACK_BYTES)
 
 
 def _building_bytes(rows: int, dim: int) -> int:
