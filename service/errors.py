@@ -17,6 +17,7 @@
      ├── Forbidden              403 forbidden
      ├── NoteNotFound           404 note_not_found
      ├── NotePending            409 note_pending          Retry-After
+     ├── AliasLoop              409 alias_loop
      ├── NotAsExpected          412 precondition_failed
      ├── KeyReused              422 idempotency_key_reused
      ├── StillRunning           409 request_in_progress   Retry-After
@@ -130,6 +131,12 @@ class NotePending(NoteLLMError):
     """The note is accepted but not searchable yet."""
 
     status, code, retry_after_s = 409, "note_pending", 1
+
+
+class AliasLoop(NoteLLMError):
+    """The hashtag would stand for itself, by way of other rules or at once."""
+
+    status, code = 409, "alias_loop"
 
 
 class NotAsExpected(NoteLLMError):

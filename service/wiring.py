@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _FOLLOW_EVERY_S = 0.25
+_COMPLETE_EVERY_S = 5.0
 _PROBE_EVERY_S = 1.0
 _PROBE_S = 0.8
 _INDEX_IDS_EVERY_S = 5.0
@@ -111,10 +112,13 @@ async def _gateway(settings: Settings) -> None:
     from service.keys import open_keyring
     from service.recommend.active_model import ActiveModel
     from service.recommend.recommender import Recommender
+    from service.recommend.vocabulary import HashtagVocabulary
     from service.recommend.workers import WorkerPool
     from service.server.admission import Admission
     from service.server.server import BACKLOG, GatewayServer, allow_connections
     from service.store.events import RedisEvents
+    from service.store.hashtags.completion import Completion
+    from service.store.hashtags.vocabulary import RedisHashtags
     from service.store.idempotency import RedisAnswers
     from service.store.registry import Registry
 
@@ -136,15 +140,17 @@ async def _gateway(settings: Settings) -> None:
         async with _redis(settings, missing, timeout_s=settings.http.write_s) as redis:
             store = RedisStore(redis, settings.max_queue)
             events = RedisEvents(redis)
+            vocabulary = HashtagVocabulary(RedisHashtags(redis), settings.http.related_s)
 
             def recommender(fingerprint: str) -> Recommender:
                 own = searcher.of(fingerprint), workers.of(fingerprint)
                 # What another model's figures mean is not known here: its checkpoint is elsewhere.
                 calibrated = scores if fingerprint == manifest.fingerprint else None
-                return Recommender(store, events, *own, settings, fingerprint, calibrated)
+                return Recommender(store, events, vocabulary, *own, settings, fingerprint, calibrated)
 
             active = ActiveModel(Registry(redis).active, manifest.fingerprint, recommender)
             await active.follow()
+            await vocabulary.follow()
             app = create_app(active, RedisAnswers(redis), settings, keys, warnings=lambda: missing.warnings)
             admission = Admission(traces.around(app), settings.limits, keys, app.routes)
             server = GatewayServer(admission, missing.leave, settings.http.cors_origins)
@@ -162,6 +168,9 @@ async def _gateway(settings: Settings) -> None:
 
             async with (
                 every(_FOLLOW_EVERY_S, active.follow),
+                every(_FOLLOW_EVERY_S, vocabulary.follow),
+                every(_COMPLETE_EVERY_S, Completion(redis)),
+                every(_COMPLETE_EVERY_S, events.complete),
                 every(_INDEX_IDS_EVERY_S, index_ids),
                 every(_PROBE_EVERY_S, probe),
                 every(_KEYS_EVERY_S, _follow(keys)),

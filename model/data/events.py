@@ -22,6 +22,8 @@ from model.data.times import Times, Unit, column_times, event_time
 EVENT_COLUMNS = ("user_id", "note_id", "event", "ts")
 # A like or a save implies that the note was opened, so both count as clicks (eq. 1). Every event counts as a view.
 CLICKS = {"view": False, "click": True, "like": True, "save": True}
+# The reader did not open the note: neither a view nor a click, so that such rows are passed over.
+NOT_MET = ("impression", "dismiss")
 _REQUIRED = ("user_id", "note_id", "event")
 
 
@@ -100,8 +102,10 @@ def _jsonl_columns(
     untimed = 0
     for where, row in jsonl_rows(path, label, EVENT_COLUMNS, _REQUIRED):
         event = text(row, "event", where)
+        if event in NOT_MET:
+            continue
         if event not in CLICKS:
-            raise DataError(f"{where}: event must be one of {listed(CLICKS)}, got {shown(event)}")
+            raise DataError(f"{where}: event must be one of {listed((*CLICKS, *NOT_MET))}, got {shown(event)}")
         time = event_time(row, where, unit)
         users.append(user_codes.setdefault(identifier(row, "user_id", where), len(user_codes)))
         notes.append(note_codes.setdefault(identifier(row, "note_id", where), len(note_codes)))
@@ -133,22 +137,31 @@ def _parquet_columns(
         users, user_ids = _coded(label, table, "user_id")
         notes, note_ids = _coded(label, table, "note_id")
         kinds, kind_names = _coded(label, table, "event")
-        ts, untimed = (
+        ts, timed = (
             column_times(table.column("ts"), label, unit)
             if "ts" in names
-            else (np.zeros(len(table), dtype=np.int64), len(table))
+            else (np.zeros(len(table), dtype=np.int64), np.zeros(len(table), dtype=np.bool_))
         )
     for code, kind in enumerate(kind_names):
-        if kind not in CLICKS and code in kinds:
+        if kind not in CLICKS and kind not in NOT_MET and code in kinds:
             row = int(np.argmax(kinds == code))
-            raise DataError(f"{label} row {row}: event must be one of {listed(CLICKS)}, got {shown(kind)}")
+            allowed = listed((*CLICKS, *NOT_MET))
+            raise DataError(f"{label} row {row}: event must be one of {allowed}, got {shown(kind)}")
+    met = np.array([kind not in NOT_MET for kind in kind_names], dtype=np.bool_)[kinds]
     clicks = np.array([CLICKS.get(kind, False) for kind in kind_names], dtype=np.bool_)
-    return _recoded(users, user_ids, user_codes), _recoded(notes, note_ids, note_codes), ts, clicks[kinds], untimed
+    return (
+        _recoded(users[met], user_ids, user_codes),
+        _recoded(notes[met], note_ids, note_codes),
+        ts[met],
+        clicks[kinds][met],
+        int(np.count_nonzero(met & ~timed)),
+    )
 
 
 def _recoded(codes: NDArray[np.int32], ids: Sequence[str], known: dict[str, int]) -> NDArray[np.int32]:
-    """One file's codes as those of all files."""
-    return np.array([known.setdefault(id_, len(known)) for id_ in ids], dtype=np.int32)[codes]
+    """One file's codes as those of all files; ids that have no row get none."""
+    used, places = np.unique(codes, return_inverse=True)
+    return np.array([known.setdefault(ids[code], len(known)) for code in used], dtype=np.int32)[places]
 
 
 def _check_strings(label: str, name: str, kind: pa.DataType, rows: int) -> None:

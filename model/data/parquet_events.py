@@ -7,13 +7,15 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
-from model.data.events import CLICKS, EVENT_COLUMNS, EventTable, event_files, load_events
+from model.data.events import CLICKS, EVENT_COLUMNS, NOT_MET, EventTable, event_files, load_events
 from model.data.files import labels
 from model.data.rows import open_parquet, present_columns
 
 _CLICKS = ", ".join(f"'{kind}'" for kind, clicked in CLICKS.items() if clicked)
+_MET = "event NOT IN ({})".format(", ".join(f"'{kind}'" for kind in NOT_MET))
 _CHECK = """
-SELECT count(*), count(*) FILTER (ts IS NULL), count(*) FILTER (
+SELECT count(*) FILTER (NOT list_contains($not_met, event)),
+       count(*) FILTER (ts IS NULL AND NOT list_contains($not_met, event)), count(*) FILTER (
     user_id IS NULL OR user_id = '' OR note_id IS NULL OR note_id = '' OR event IS NULL
     OR NOT list_contains($kinds, event)
 ) FROM read_parquet($files)
@@ -33,7 +35,7 @@ class ParquetEvents:
 
     def add_to(self, connection: duckdb.DuckDBPyConnection) -> None:
         """Add them as the view ``stored``: user_id, note_id, ts and clicked; ``ts`` is 0 where there is none."""
-        connection.read_parquet([str(file) for file in self.files]).project(
+        connection.read_parquet([str(file) for file in self.files]).filter(_MET).project(
             f"user_id, note_id, coalesce(ts, 0)::BIGINT AS ts, event IN ({_CLICKS}) AS clicked"
         ).create_view("stored")
 
@@ -58,7 +60,7 @@ def _checked(files: Sequence[Path]) -> ParquetEvents | None:
     names = [str(file) for file in files]
     try:
         with duckdb.connect() as connection:
-            parameters = {"files": names, "kinds": list(CLICKS)}
+            parameters = {"files": names, "kinds": [*CLICKS, *NOT_MET], "not_met": [*NOT_MET]}
             [(count, untimed, wrong)] = connection.execute(_CHECK, parameters).fetchall()
     except duckdb.Error:
         return None

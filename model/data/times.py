@@ -80,13 +80,13 @@ def event_time(row: Mapping[str, Any], where: str, unit: Unit) -> int | float | 
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def column_times(column: pa.ChunkedArray, label: str, unit: Unit) -> tuple[Times, int]:
-    """A column's times with 0 for null and NaN, shape (E,), and how many of these there were. Raises DataError."""
+def column_times(column: pa.ChunkedArray, label: str, unit: Unit) -> tuple[Times, NDArray[np.bool_]]:
+    """A column's times with 0 for null and NaN, shape (E,), and which of them are given. Raises DataError."""
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     kind = column.type
     if pa.types.is_null(kind):
-        return np.zeros(len(column), dtype=np.int64), len(column)
+        return np.zeros(len(column), dtype=np.int64), np.zeros(len(column), dtype=np.bool_)
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         rows = enumerate(column.to_pylist())
         column = pa.array([event_time({"ts": text}, f"{label} row {row}", unit) for row, text in rows], pa.float64())
@@ -104,7 +104,7 @@ def column_times(column: pa.ChunkedArray, label: str, unit: Unit) -> tuple[Times
     if (fits := size < 2**63).all():
         if (size > MOST_SECONDS).any():
             unit.large = unit.large or f"{label} row {int(np.argmax(size > MOST_SECONDS))}"
-        return _whole(numbers), column.null_count
+        return _whole(numbers), np.asarray(column.is_valid())
     raise DataError(f"{label} row {int(np.argmin(fits))}: ts must fit into 64 bits")
 
 

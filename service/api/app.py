@@ -143,7 +143,7 @@ def _no_host(request_id: str) -> Response:
 
 
 def _observe(scope: Scope, status: int, seconds: float, request_id: str, refusals: audit.Refusals) -> None:
-    route = getattr(scope.get("route"), "path", "unmatched")
+    route = getattr(scope.get("route"), "path_format", "unmatched")
     method = scope["method"] if scope["method"] in _METHODS else "other"
     metrics.HTTP_REQUESTS.labels(route, method, status).inc()
     metrics.HTTP_SECONDS.labels(route).observe(seconds)

@@ -1,15 +1,17 @@
-"""The audit log: who wrote which notes, and who was refused. JSON lines of the logger `notellm.audit`.
+"""The audit log: who wrote what, and who was refused. JSON lines of the logger `notellm.audit`.
 
 ::
 
     {"time": "...", "level": "info", "logger": "notellm.audit", "event": "write", "request_id": "...",
      "key": "5f0c2a9e", "method": "PUT", "route": "/notes/{note_id}", "status": 202, "notes": ["n1"]}
 
-``write``: a request to a route with the scope ``write``, answered or refused; ``notes`` are the ids that it named, and
-status 0 means that the caller disconnected before the answer. ``refusal``: any other request that was answered 401,
-403, 408, 413 or 429. ``refusals``: more of both, counted, one line a second for each key, route and status: those that
-admission refused with 429 or 503, and those that the application refused with any 4xx beyond `Refusals.LINES` a second.
-A line holds ids of keys and notes, never a key or the text of a note.
+``write``: a request to a route with the scope ``write`` or ``admin``, answered or refused; ``notes`` are the ids that
+it named, ``hashtags`` those whose rule it changed, ``erased`` the reader who was (`service.store.records.digest_of`),
+and status 0 means that the caller disconnected before the answer.
+``refusal``: any other request that was answered 401, 403, 408, 413 or 429. ``refusals``: more of both, counted, one
+line a second for each key, route and status: those that admission refused with 429 or 503, and those that the
+application refused with any 4xx beyond `Refusals.LINES` a second. A line holds ids of keys and notes, never a key or
+the text of a note.
 """
 
 import logging
@@ -30,6 +32,7 @@ log = logging.getLogger("notellm.audit")
 access = logging.getLogger("service.api.app")
 log.setLevel(logging.INFO)  # independent of the other loggers
 
+_WRITES = frozenset({"write", "admin"})
 _REFUSALS = frozenset({401, 403, 408, 413, 429})
 _ID = re.compile(ID_PATTERN)
 
@@ -90,6 +93,11 @@ def name_notes(request: Request, note_ids: Sequence[str]) -> None:
     request.state.note_ids = note_ids
 
 
+def name(request: Request, **named: Sequence[str]) -> None:
+    """Add what else a request names to its line, by kind."""
+    request.state.named = named
+
+
 def concerns(scope: Mapping[str, Any], status: int) -> bool:
     """Whether a request has a line here: it is a write or a refusal."""
     return _is_write(scope) or status in _REFUSALS
@@ -112,7 +120,7 @@ def record(scope: Mapping[str, Any], method: str, route: str, status: int) -> No
     }
     if note_ids := _note_ids(scope):
         line["notes"] = note_ids
-    log.info("write" if _is_write(scope) else "refusal", extra=line)
+    log.info("write" if _is_write(scope) else "refusal", extra=line | scope["state"].get("named", {}))
 
 
 def record_refusals(refusal: Refusal, count: int) -> None:
@@ -126,7 +134,7 @@ def _told(refusal: Refusal) -> dict[str, Any]:
 
 def _is_write(scope: Mapping[str, Any]) -> bool:
     policy = getattr(scope.get("route"), "policy", None)
-    return policy is not None and policy.scope == "write"
+    return policy is not None and policy.scope in _WRITES
 
 
 def _note_ids(scope: Mapping[str, Any]) -> Sequence[str]:

@@ -18,6 +18,7 @@ from service.contract.embeddings import EmbeddingsIn
 from service.contract.errors import ErrorOut
 from service.contract.events import EventIn, EventsIn
 from service.contract.examples import EXAMPLES
+from service.contract.hashtags import RuleIn
 from service.contract.notes import MAX_BULK, BulkNoteIn, NoteIn, NotePatch
 from service.contract.related import BatchedIn, BatchIn, RelatedIn, SearchIn, SeedsIn
 from service.contract.tags import DraftIn
@@ -76,6 +77,8 @@ TAGS = {
     "embeddings": "Vectors of texts, for clients of OpenAI's API.",
     "notes": "Writing and reading notes.",
     "events": "What readers do.",
+    "users": "The readers.",
+    "hashtags": "The community's hashtags, and the rules for suggesting them.",
     "status": "How the service is.",
 }
 
@@ -115,7 +118,7 @@ _IF_NONE_MATCH = (
 )
 _BODIES = (
     EmbeddingsIn, NoteIn, NotePatch, BulkNoteIn, DraftIn, EventIn, EventsIn,
-    RelatedIn, SeedsIn, SearchIn, BatchedIn, BatchIn,
+    RelatedIn, SeedsIn, SearchIn, BatchedIn, BatchIn, RuleIn,
 )  # fmt: skip
 
 

@@ -23,6 +23,8 @@ _WHOLE = re.compile(r"-?[0-9]{1,18}")
 _NUMBER = TypeAdapter(Annotated[float, Field(allow_inf_nan=False)])
 _FLAGS = {"0": False, "1": True, "false": False, "true": True}
 
+PageSize = Annotated[int, Field(ge=1, le=1000)]
+
 
 class NoParameters(BaseModel):
     """No parameter at all."""
@@ -50,6 +52,31 @@ class PutParameters(BaseModel):
     wait: Annotated[float, Field(ge=0, le=10)] = Field(
         default=0.0, description="Seconds to wait for the note to be searchable."
     )
+
+
+class HashtagParameters(BaseModel):
+    """Of `GET /hashtags`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    prefix: Annotated[str, Field(max_length=64)] = Field(
+        default="", description="Only hashtags that begin like this, however it is spelled."
+    )
+    limit: PageSize = Field(default=100, description="How many hashtags at most.")
+    after: Annotated[str, Field(max_length=64)] = Field(
+        default="", description="`next` of the page before; a hashtag stands for its own place."
+    )
+
+
+class TrendParameters(BaseModel):
+    """Of `GET /hashtags/trending`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    days: Annotated[int, Field(ge=1, le=90)] = Field(
+        default=7, description="The newest notes are those of so many days, today with them."
+    )
+    limit: PageSize = Field(default=100, description="How many hashtags at most.")
 
 
 P = TypeVar("P", bound=BaseModel)

@@ -62,4 +62,5 @@ def text_note(text: str) -> Note:
 def event_record(event: EventIn) -> Event:
     """An event for the store, its time in seconds since 1970."""
     ts = event.ts if isinstance(event.ts, float | int) else seconds(event.ts)
-    return Event(event.event_id, event.user_id, event.note_id, event.type, ts, event.source_note_id)
+    more = event.source_note_id, event.value, event.answer_id, event.position
+    return Event(event.event_id, event.user_id, event.note_id, event.type, ts, *more)

@@ -10,6 +10,7 @@
       vectors-<model>.f32              their vectors in the same order, little-endian float32
       failures-<model>.jsonl.gz        dead-lettered versions of notes, with the reason
       events.jsonl.gz, dead.jsonl.gz   the two streams, entry by entry
+      rules.jsonl.gz                   the rules of hashtags
       model/                           the checkpoint of the active model, if asked for
 
 Every key of Redis:
@@ -24,11 +25,20 @@ key                                 fate     why
 ``notellm:v1:failed:<model>``       kept     or notes that break workers would be tried again
 ``notellm:v1:dead``                 kept     the reasons stand nowhere else
 ``notellm:v1:events``               kept     pairs are made of them
-``notellm:v1:event:<id>``           rebuilt  from the events, each to expire when it would have
+``notellm:v1:seen:<user>``          dropped  the next gateway fills it in from the events that are still there
+``notellm:v1:erasing:<digest>``     dropped  an erasure that was not finished was not acknowledged
+``notellm:v1:event:<id>``           rebuilt  from the events, each to expire when it would have; not those of readers
+                                             who were erased
 ``notellm:v1:ids``                  rebuilt  the live ones of the notes
 ``notellm:v1:attributes``           rebuilt  counted from the notes
 ``notellm:v1:tag:<key>``            rebuilt  counted from the notes
+``notellm:v1:tags``                 rebuilt  counted from the notes
+``notellm:v1:tagnames``             rebuilt  counted from the notes
+``notellm:v1:newtags:<day>``        rebuilt  counted from the notes; one without created_at is then an old one
+``notellm:v1:newnotes``             rebuilt  with them
+``notellm:v1:tagrules``             kept     or what was blocked would be suggested again
 ``notellm:v1:counts``               rebuilt  counted from the notes
+``notellm:v1:completed``            dropped  so that the next gateway looks what else is missing
 ``notellm:v1:writes``               rebuilt  a new stream, so that every cache starts empty
 ``notellm:v1:jobs:<model>``         rebuilt  by the model's next worker: a job for each note without a prediction
 ``notellm:v1:filled``               dropped  so that this worker queues them
@@ -63,6 +73,7 @@ from model.progress import bar
 from service.backup.files import (
     BATCH,
     FINGERPRINT,
+    HASHTAG_RULES,
     MANIFEST,
     MODEL,
     NOTES,
@@ -83,7 +94,7 @@ from service.backup.files import (
 from service.errors import StoreUnavailable
 from service.store.connection import redis_errors
 from service.store.records import StoredFailure, StoredNote, StoredPrediction, pack_vector
-from service.store.schema import ACTIVE, COUNTS, FAILED, MODELS, NOTE, READINGS, RESTORING
+from service.store.schema import ACTIVE, COUNTS, FAILED, MODELS, NOTE, READINGS, RESTORING, RULES
 
 if TYPE_CHECKING:
     from redis import Redis as SyncRedis
@@ -142,6 +153,7 @@ class _Backup:
             self._write_notes(expected)
             for name, stream in STREAMS.items():
                 self._write_stream(name, stream)
+            self._write_rules()
         models, active, _ = self._state()
         if models != self._models:
             raise BackupError("a model was registered or retired meanwhile: begin again")
@@ -229,6 +241,12 @@ class _Backup:
             if len(entries) < BATCH:
                 return
             after = f"({entries[-1][0].decode()}"
+
+    def _write_rules(self) -> None:
+        with redis_errors():
+            rules: Any = self._redis.hgetall(RULES)
+        for tag, rule in rules.items():  # as they are, the number of changes with them
+            self._write(HASHTAG_RULES, {"tag": tag.decode(), "rule": rule.decode()})
 
     def _write(self, name: str, line: Line) -> None:
         self._files[name].write(orjson.dumps(line) + b"\n")

@@ -10,6 +10,10 @@
 A part gets its name when it is on disk, and counts once the cursor has passed it: the next run removes the parts of a
 killed run beyond the cursor and writes them again, so that no event is lost or exported twice. The day is by the clock
 of Redis: a past day never changes, whatever a client says in ``ts``, which is a column, in microseconds since 1970.
+
+But for readers who were erased: their erasure is an entry of the stream, behind their last event before it. A run that
+comes to one removes them from all parts so far before its cursor moves on. Parts of older releases lack the last
+columns.
 """
 
 import json
@@ -26,6 +30,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from model.files import lock_folder, publish, sync, write_json
+from service.backup.erasure import erase_from_files
 from service.errors import StoreUnavailable
 from service.settings import SetupError
 from service.store.connection import redis_errors
@@ -45,6 +50,9 @@ SCHEMA = pa.schema(
         ("ts", pa.int64()),
         ("source_note_id", pa.string()),
         ("event_id", pa.string()),
+        ("value", pa.float64()),
+        ("answer_id", pa.string()),
+        ("position", pa.int64()),
     ]
 )
 _PART = re.compile(r"part-(\d+)-(\d+)\.parquet")
@@ -60,10 +68,11 @@ class ExportError(SetupError):
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """The numbers of exported events, and of malformed ones."""
+    """The numbers of exported events, of malformed ones, and of those that were removed with an erased reader."""
 
     events: int
     malformed: int
+    erased: int = 0
 
 
 def export(redis: "SyncRedis", folder: Path, *, remove: bool = False) -> Exported:
@@ -76,13 +85,17 @@ def export(redis: "SyncRedis", folder: Path, *, remove: bool = False) -> Exporte
         OSError: if the disk cannot hold them.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    events = malformed = 0
+    events = malformed = removed = 0
     with lock_folder(folder), tqdm(desc="events", unit="event", delay=1, disable=None) as bar:
         cursor = _cursor(folder)
         _remove_uncounted(folder, cursor)
         while entries := _entries(redis, cursor):
-            rows = [(parse_entry_id(name.decode()), _row(fields)) for name, fields in entries]
-            cursor = rows[-1][0]
+            cursor = parse_entry_id(entries[-1][0].decode())
+            erased = {fields[b"erased"].decode() for _, fields in entries if b"erased" in fields}
+            removed += erase_from_files(_parts(folder), erased)
+            rows = [
+                (parse_entry_id(name.decode()), _row(fields)) for name, fields in entries if b"erased" not in fields
+            ]
             _write_parts(folder, cursor, rows)
             _write_cursor(folder, cursor)
             bad = sum(row is None for _, row in rows)
@@ -91,7 +104,7 @@ def export(redis: "SyncRedis", folder: Path, *, remove: bool = False) -> Exporte
         if remove:
             with redis_errors():
                 redis.xtrim(EVENTS, minid=_name((cursor[0], cursor[1] + 1)), approximate=False)
-    return Exported(events, malformed)
+    return Exported(events, malformed, removed)
 
 
 def _entries(redis: "SyncRedis", cursor: Entry) -> list[Any]:
@@ -115,6 +128,7 @@ def _row(fields: dict[bytes, bytes]) -> Row | None:
             "ts": round(event["ts"] * 1_000_000),
             "source_note_id": event["source_note_id"],
             "event_id": event["event_id"],
+            **{name: event.get(name) for name in ("value", "answer_id", "position")},
         }
     except (ValueError, KeyError, TypeError):
         return None
@@ -133,6 +147,10 @@ def _write_parts(folder: Path, cursor: Entry, rows: Sequence[tuple[Entry, Row | 
         unfinished = path.with_name(f".{path.name}")
         pq.write_table(pa.Table.from_pylist(of_day, SCHEMA), unfinished, compression="zstd")
         publish(unfinished, path)
+
+
+def _parts(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("dt=*/*.parquet") if _PART.fullmatch(path.name))
 
 
 def _remove_uncounted(folder: Path, cursor: Entry) -> None:

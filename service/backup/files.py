@@ -17,8 +17,9 @@ from service.settings import SetupError
 from service.store.records import StoredNote, StoredPrediction, unpack_vector
 from service.store.schema import DEAD, EVENTS
 
-FORMAT = 2  # 1 knew no attributes, languages and hidden notes
+FORMAT = 2  # 1 knew no attributes, languages and hidden notes, and no rules of hashtags
 MANIFEST, SUMS, NOTES, MODEL = "manifest.json", "SHA256SUMS", "notes.jsonl.gz", "model"
+HASHTAG_RULES = "rules.jsonl.gz"
 STREAMS = {"events.jsonl.gz": EVENTS, "dead.jsonl.gz": DEAD}
 BATCH = 256
 FINGERPRINT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -56,7 +57,7 @@ class Manifest:
                 )
             manifest = cls(**fields)
             named = all(FINGERPRINT.fullmatch(model) for model in manifest.models)
-            whole = manifest.lines.keys() == {*line_files(manifest.models)}
+            whole = manifest.lines.keys() == {*line_files(manifest.models, manifest.format)}
         except (ValueError, TypeError, KeyError, AttributeError):
             named = whole = False
         if not (named and whole):
@@ -79,10 +80,10 @@ def failures_file(model: str) -> str:
     return f"failures-{model}.jsonl.gz"
 
 
-def line_files(models: Mapping[str, int]) -> list[str]:
-    """The files of lines in a backup with these models."""
+def line_files(models: Mapping[str, int], format_: int = FORMAT) -> list[str]:
+    """The files of lines in a backup of this format with these models."""
     of_models = [file(model) for model in models for file in (predictions_file, failures_file)]
-    return [NOTES, *of_models, *STREAMS]
+    return [NOTES, *of_models, *STREAMS, *([HASHTAG_RULES] if format_ >= 2 else [])]
 
 
 def sums(folder: Path) -> str:
@@ -154,7 +155,7 @@ def prediction_of(line: Line, model: str, vector: bytes) -> StoredPrediction:
 
 def stream_line(stream: str, fields: Mapping[bytes, bytes]) -> Line:
     """The line of an entry of `STREAMS`, without its id."""
-    if stream == EVENTS:
+    if stream == EVENTS and b"event" in fields:
         return {"event": msgpack.unpackb(fields[b"event"])}
     return {"fields": {name.decode(): value.decode() for name, value in fields.items()}}
 

@@ -9,7 +9,7 @@ written already stay.
 import gzip
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -22,6 +22,7 @@ from model.note import Note
 from model.progress import bar
 from service.backup.files import (
     BATCH,
+    HASHTAG_RULES,
     MANIFEST,
     NOTES,
     STREAMS,
@@ -39,9 +40,10 @@ from service.backup.files import (
 )
 from service.store.connection import redis_errors
 from service.store.events import REMEMBERED_S
-from service.store.records import StoredFailure, StoredNote, parse_entry_id
+from service.store.records import StoredFailure, StoredNote, digest_of, parse_entry_id
 from service.store.schema import (
     ACTIVE,
+    COMPLETED,
     COUNTS,
     EVENT,
     EVENTS,
@@ -51,6 +53,7 @@ from service.store.schema import (
     NOTE,
     READINGS,
     RESTORING,
+    RULES,
     WRITES,
 )
 
@@ -63,7 +66,8 @@ BEGIN = (
     + f"""
 local marker = redis.call('GET', '{RESTORING}')
 if marker then return marker == ARGV[1] and 1 or -1 end
-if redis.call('EXISTS', MODELS, ACTIVE, FILLED, EMBEDDINGS, DEAD, CURSORS, COUNTS, '{EVENTS}', '{WRITES}') > 0 then
+if redis.call('EXISTS', MODELS, ACTIVE, FILLED, EMBEDDINGS, DEAD, CURSORS, COUNTS) > 0
+    or redis.call('EXISTS', '{EVENTS}', '{WRITES}', '{RULES}') > 0 then
   return 0
 end
 redis.call('SET', '{RESTORING}', ARGV[1])
@@ -80,7 +84,8 @@ local function tally(record, step)
     redis.call('HINCRBY', COUNTS, 'deleted', step)
   else
     local stored = cmsgpack.unpack(record)
-    count(stored, step)
+    count_attributes(stored, step)
+    count_tags(stored, step, 0)  -- when it came is not known
     if step > 0 then enter(stored) else leave(stored) end
   end
 end
@@ -115,15 +120,19 @@ _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """The store's counts after a restore; ``deleted_later`` notes were live in the backup and deleted after it."""
+    """The store's counts after a restore; ``deleted_later`` notes were live in the backup and deleted after it.
+
+    ``erased_later`` readers were erased after it.
+    """
 
     live: int
     deleted: int
     deleted_later: int
+    erased_later: int
 
 
 def restore(redis: "SyncRedis", folder: Path, deletes: Path | None = None) -> Restored:
-    """Put a backup into an empty store; ``deletes`` is an audit log whose later deletes are repeated.
+    """Put a backup into an empty store; ``deletes`` is an audit log whose later deletes and erasures are repeated.
 
     Raises:
         BackupError: if the backup is damaged, unfinished or of a later format, the log cannot be read, or the store
@@ -131,7 +140,7 @@ def restore(redis: "SyncRedis", folder: Path, deletes: Path | None = None) -> Re
         StoreUnavailable: if Redis stopped answering; the same call finishes the work.
     """
     manifest = open_backup(folder)
-    later = _deleted_later(deletes, manifest.begun_at) if deletes else []
+    later, erased = _deleted_later(deletes, manifest.begun_at) if deletes else ([], [])
     with redis_errors():
         _begin(redis, folder)
         work = _Restore(redis, folder, manifest)
@@ -141,8 +150,11 @@ def restore(redis: "SyncRedis", folder: Path, deletes: Path | None = None) -> Re
             work.predictions(model)
             work.failures(model)
         for name, stream in STREAMS.items():
-            work.stream(name, stream)
-        return work.finish(count)
+            work.stream(name, stream, frozenset(erased))
+        work.erase(erased)
+        if HASHTAG_RULES in manifest.lines:
+            work.rules()
+        return work.finish(count, len(erased))
 
 
 def open_backup(folder: Path) -> Manifest:
@@ -223,7 +235,7 @@ class _Restore:
                 args += [line["id"], StoredFailure(line["version"], line["reason"]).encode()]
             self._put_predictions(args=args)
 
-    def stream(self, name: str, stream: str) -> None:
+    def stream(self, name: str, stream: str, erased: Set[str]) -> None:
         """Entries keep their ids, so that a reader of the stream goes on at its cursor."""
         newest: Any = self._redis.xrevrange(stream, count=1)
         last = parse_entry_id(newest[0][0].decode()) if newest else (0, 0)
@@ -232,24 +244,35 @@ class _Restore:
             with self._redis.pipeline(transaction=True) as pipe:
                 for line in lines:
                     at = parse_entry_id(line["entry"])
-                    if at > last:
+                    if "event" in line and erased and digest_of(line["event"]["user_id"]) in erased:
+                        pipe.xdel(stream, line["entry"])  # of a try that knew no log
+                    elif at > last:
                         pipe.xadd(stream, fields_of(line), id=line["entry"])
                     left_s = at[0] // 1000 + REMEMBERED_S - now_s
-                    if stream == EVENTS and left_s > 0:
+                    if "event" in line and left_s > 0:
                         pipe.set(EVENT + line["event"]["event_id"], "", ex=left_s)
                 pipe.execute()
 
-    def finish(self, deleted_later: int) -> Restored:
+    def erase(self, readers: Sequence[str]) -> None:
+        """Tell whoever exports the events."""
+        for digest in readers:
+            self._redis.xadd(EVENTS, {"erased": digest})
+
+    def rules(self) -> None:
+        for lines in self._batches(HASHTAG_RULES, "rules"):
+            self._redis.hset(RULES, mapping={line["tag"]: line["rule"] for line in lines})
+
+    def finish(self, deleted_later: int, erased_later: int) -> Restored:
         with self._redis.pipeline(transaction=True) as pipe:
             for model, dim in self._manifest.models.items():
                 pipe.hset(MODELS, model, str(dim))
             if self._manifest.active:
                 pipe.set(ACTIVE, self._manifest.active)
             pipe.xadd(WRITES, {"id": ""})  # no cache can follow a stream without an entry
-            pipe.delete(RESTORING)
+            pipe.delete(RESTORING, COMPLETED)
             pipe.hmget(COUNTS, ["live", "deleted"])
             *_, (live, deleted) = pipe.execute()
-        return Restored(int(live or 0), int(deleted or 0), deleted_later)
+        return Restored(int(live or 0), int(deleted or 0), deleted_later, erased_later)
 
     def _batches(self, name: str, what: str) -> Iterator[list[Line]]:
         with (
@@ -271,9 +294,10 @@ def _readable(file: Path) -> Iterator[None]:
         raise BackupError(f"{file}: {error.strerror or error}") from error
 
 
-def _deleted_later(file: Path, begun_at: str) -> list[str]:
-    """Ids of the notes whose delete was acknowledged after this time, by the gateways' clocks."""
+def _deleted_later(file: Path, begun_at: str) -> tuple[list[str], list[str]]:
+    """Ids of the notes whose delete was acknowledged after this time, by the gateways' clocks; and erased readers."""
     ids: dict[str, None] = {}
+    erased: dict[str, None] = {}
     try:
         with file.open("rb") as lines:
             for number, line in enumerate(lines, start=1):
@@ -283,9 +307,10 @@ def _deleted_later(file: Path, begun_at: str) -> list[str]:
                         raise ValueError
                     if _DELETE.items() <= entry.items() and entry["time"] >= begun_at:
                         ids |= dict.fromkeys(entry.get("notes", ()))
+                        erased |= dict.fromkeys(entry.get("erased", ()))
     except OSError as error:
         raise BackupError(f"{file}: {error.strerror}") from None
-    return list(ids)
+    return list(ids), list(erased)
 
 
 @contextmanager

@@ -38,7 +38,7 @@ def backup(folder: Path, checkpoint: Path | None) -> None:
 @click.option("--from", "folder", type=FOLDER, required=True, help="The backup.")
 @click.option(
     "--deletes", type=FILE,
-    help="An audit log: its deletes after the backup are repeated.",
+    help="An audit log: its deletes and erasures after the backup are repeated.",
 )  # fmt: skip
 def restore(folder: Path, deletes: Path | None) -> None:
     """Put a backup into an empty Redis.
@@ -49,7 +49,7 @@ def restore(folder: Path, deletes: Path | None) -> None:
     vectors, and workers predict for the notes without a prediction.
 
     Writes and deletes after the backup are lost: name the audit log (NOTELLM_AUDIT_FILE) with --deletes, and the
-    deleted notes stay deleted.
+    deleted notes stay deleted, and the erased readers erased.
 
     Redis is the one of NOTELLM_REDIS_URL; without it, that of NOTELLM_STATE_DIR, for `notellm serve`.
 
@@ -62,4 +62,5 @@ def restore(folder: Path, deletes: Path | None) -> None:
 
         done = put_back(redis, folder, deletes)
     later = f", {done.deleted_later} of them deleted after the backup" if deletes else ""
+    later += f", without {done.erased_later} readers who were erased" if done.erased_later else ""
     echo(f"{done.live} notes and {done.deleted} tombstones are back{later}; start the service")

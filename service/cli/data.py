@@ -140,7 +140,7 @@ def pairs(
 
     \b
       notes   note_id, title, content, hashtags, category, exposure
-      events  user_id, note_id, ts, event (view, click, like or save)
+      events  user_id, note_id, ts, event (view, click, like or save; impression and dismiss count for nothing)
 
     Either may be a folder of parts (notes/*.parquet). Text is UTF-8 or has a byte order mark, and may be packed
     (.jsonl.gz). ts is a number in any one unit, or an ISO 8601 time.

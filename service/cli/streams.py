@@ -24,9 +24,10 @@ def events() -> None:
 def export(folder: Path, remove: bool) -> None:
     """Write the events since the last run into Parquet files by day, for `notellm pairs`.
 
-    Writes TO/dt=YYYY-MM-DD/part-*.parquet with user_id, note_id, event, ts, source_note_id and event_id; the day is
-    that on which an event arrived (UTC), ts is in microseconds since 1970. No event comes twice and none is lost, even
-    if a run is killed. The service may run during an export.
+    Writes TO/dt=YYYY-MM-DD/part-*.parquet with user_id, note_id, event, ts, source_note_id, event_id, value, answer_id
+    and position; the day is that on which an event arrived (UTC), ts is in microseconds since 1970. No event comes
+    twice and none is lost, even if a run is killed. Readers who were erased since the last run are removed from the
+    files. The service may run during an export.
 
     `notellm pairs`, `evaluate` and `reproduce` take a folder with notes.jsonl or notes.parquet and this one as
     `events`.
@@ -43,7 +44,8 @@ def export(folder: Path, remove: bool) -> None:
         exported = events.export(redis, folder, remove=remove)
     if exported.malformed:
         echo(f"notellm: {exported.malformed} damaged events were passed over", err=True)
-    echo(f"{exported.events} new events in {folder}")
+    erased = f", {exported.erased} of erased readers removed" if exported.erased else ""
+    echo(f"{exported.events} new events in {folder}{erased}")
 
 
 @click.group()

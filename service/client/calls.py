@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from ..contract.embeddings import EmbeddingsOut
 from ..contract.events import EventsOut
 from ..contract.fields import AttributeValue
+from ..contract.hashtags import HashtagsOut, RuleOut, RulesOut, TrendsOut
 from ..contract.notes import BulkOut, NoteOut, NotesOut, WrittenOut
 from ..contract.related import AnswersOut, ListOut, RelatedOut
 from ..contract.status import StatusOut
@@ -108,14 +109,17 @@ class RelatedRules(ListRules, total=False):
 
 
 class EventFields(TypedDict):
-    """A reader saw, clicked, liked or saved a note; ``ts`` is RFC 3339, or in seconds since 1970."""
+    """What a reader did with a note; ``ts`` is RFC 3339, or in seconds since 1970."""
 
     event_id: str
     user_id: str
     note_id: str
     source_note_id: NotRequired[str | None]
-    type: Literal["view", "click", "like", "save"]
+    type: Literal["view", "click", "like", "save", "impression", "dismiss"]
     ts: str | float
+    value: NotRequired[float | None]
+    answer_id: NotRequired[str | None]
+    position: NotRequired[int | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,6 +284,40 @@ class Calls:
         call = Call("POST", "/events", _as(EventsOut), headers=_idempotency(idempotency_key))
         return _with_body(call, {"events": list(events)})
 
+    def erase_user(self, user_id: str, *, idempotency_key: str | None = None) -> Call[None]:
+        """Remove all that is kept of a reader; needs the scope ``admin``."""
+        path, headers = f"/users/{_escaped(user_id)}", _idempotency(idempotency_key)
+        return Call("DELETE", path, lambda _: None, headers=headers)
+
+    def hashtags(self, prefix: str = "", *, limit: int = 100, after: str = "") -> Call[HashtagsOut]:
+        """Hashtags in use, most used first; ``after`` takes ``next`` of the page before."""
+        query = [("prefix", prefix), ("limit", str(limit)), ("after", after)]
+        return Call("GET", "/hashtags", _as(HashtagsOut), query)
+
+    def trending(self, *, days: int = 7, limit: int = 100) -> Call[TrendsOut]:
+        """Hashtags that the notes of the last days carry more often than those before."""
+        query = [("days", str(days)), ("limit", str(limit))]
+        return Call("GET", "/hashtags/trending", _as(TrendsOut), query)
+
+    def hashtag_rules(self) -> Call[RulesOut]:
+        """The aliases and the blocked hashtags."""
+        return Call("GET", "/hashtags/rules", _as(RulesOut))
+
+    def alias_hashtag(self, tag: str, alias_of: str, *, idempotency_key: str | None = None) -> Call[RuleOut]:
+        """Have ``alias_of`` suggested in the place of a hashtag; needs the scope ``admin``."""
+        call = Call("PUT", f"/hashtags/{_escaped(tag)}", _as(RuleOut), headers=_idempotency(idempotency_key))
+        return _with_body(call, {"alias_of": alias_of})
+
+    def block_hashtag(self, tag: str, *, idempotency_key: str | None = None) -> Call[RuleOut]:
+        """Have a hashtag never suggested; needs the scope ``admin``."""
+        call = Call("PUT", f"/hashtags/{_escaped(tag)}", _as(RuleOut), headers=_idempotency(idempotency_key))
+        return _with_body(call, {"blocked": True})
+
+    def remove_hashtag_rule(self, tag: str, *, idempotency_key: str | None = None) -> Call[None]:
+        """Remove the rule of a hashtag, if it has one; needs the scope ``admin``."""
+        path, headers = f"/hashtags/{_escaped(tag)}", _idempotency(idempotency_key)
+        return Call("DELETE", path, lambda _: None, headers=headers)
+
     def status(self) -> Call[StatusOut]:
         """Notes by status, the queue, the index, the model, and how fresh the index is."""
         return Call("GET", "/status", _as(StatusOut))
@@ -303,9 +341,14 @@ def _json(value: object) -> bytes:
 
 
 def _note(note_id: str) -> str:
-    path = quote(note_id, safe=":")
-    # An id may be dots alone, which httpx and proxies would resolve as directories.
-    return f"/notes/{path if path.strip('.') else path.replace('.', '%2E')}"
+    return f"/notes/{_escaped(note_id)}"
+
+
+def _escaped(text: str) -> str:
+    """One part of a path."""
+    part = quote(text, safe=":")
+    # It may be dots alone, which httpx and proxies would resolve as directories.
+    return part if part.strip(".") else part.replace(".", "%2E")
 
 
 def _rules(rules: Mapping[str, object]) -> dict[str, object]:

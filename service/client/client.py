@@ -67,6 +67,13 @@ class NoteLLMClient(Connection[httpx.Client, httpx.BaseTransport]):
     fetch = _blocking(Calls.fetch)
     delete = _blocking(Calls.delete)
     record = _blocking(Calls.record)
+    erase_user = _blocking(Calls.erase_user)
+    hashtags = _blocking(Calls.hashtags)
+    trending = _blocking(Calls.trending)
+    hashtag_rules = _blocking(Calls.hashtag_rules)
+    alias_hashtag = _blocking(Calls.alias_hashtag)
+    block_hashtag = _blocking(Calls.block_hashtag)
+    remove_hashtag_rule = _blocking(Calls.remove_hashtag_rule)
     status = _blocking(Calls.status)
 
     def put_all(self, notes: Iterable[BulkNote], *, size: int = MAX_BULK) -> Iterator[BulkOut]:
@@ -130,6 +137,13 @@ class AsyncNoteLLMClient(Connection[httpx.AsyncClient, httpx.AsyncBaseTransport]
     fetch = _awaited(Calls.fetch)
     delete = _awaited(Calls.delete)
     record = _awaited(Calls.record)
+    erase_user = _awaited(Calls.erase_user)
+    hashtags = _awaited(Calls.hashtags)
+    trending = _awaited(Calls.trending)
+    hashtag_rules = _awaited(Calls.hashtag_rules)
+    alias_hashtag = _awaited(Calls.alias_hashtag)
+    block_hashtag = _awaited(Calls.block_hashtag)
+    remove_hashtag_rule = _awaited(Calls.remove_hashtag_rule)
     status = _awaited(Calls.status)
 
     async def put_all(self, notes: Iterable[BulkNote], *, size: int = MAX_BULK) -> AsyncIterator[BulkOut]:

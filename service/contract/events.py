@@ -12,10 +12,10 @@ from pydantic import (
     WrapValidator,
 )
 
-from .fields import Key, NoteId, Time
+from .fields import AnswerId, Key, NoteId, Time
 from .notes import MAX_BULK, RejectedOut
 
-EventType = Literal["view", "click", "like", "save"]
+EventType = Literal["view", "click", "like", "save", "impression", "dismiss"]
 _MAX_SECONDS = 253_402_300_799  # the last second of the year 9999
 
 
@@ -36,12 +36,19 @@ class EventIn(BaseModel):
     user_id: Key
     note_id: NoteId
     source_note_id: NoteId | None = Field(default=None, description="The note that the reader came from.")
-    type: EventType
+    type: EventType = Field(
+        description="An `impression` is a note that was shown, a `dismiss` one that was not wanted."
+    )
     ts: Annotated[
         Annotated[float, Field(ge=0, le=_MAX_SECONDS)] | Time,
         WrapValidator(_in_our_words),
         Field(description="When: RFC 3339 with an offset, or seconds since 1970."),
     ]
+    value: float | None = Field(default=None, description="Any number that belongs to the event, such as seconds.")
+    answer_id: AnswerId | None = Field(default=None, description="The answer in which the note stood.")
+    position: Annotated[int, Field(ge=1, le=2**53 - 1)] | None = Field(
+        default=None, description="Where in that answer, from 1."
+    )
 
 
 _Element = Annotated[

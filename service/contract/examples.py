@@ -85,7 +85,17 @@ EXAMPLES: dict[str, Any] = {
                 "type": "click",
                 "ts": "2026-03-15T20:01:07Z",
             },
-            {"event_id": "e-2", "user_id": "u-9", "note_id": "soup-1", "type": "view", "ts": 1773604870},
+            {"event_id": "e-2", "user_id": "u-9", "note_id": "soup-1", "type": "view", "ts": 1773604870, "value": 12.5},
+            {
+                "event_id": "e-3",
+                "user_id": "u-9",
+                "note_id": "soup-1",
+                "source_note_id": "kyoto-3",
+                "type": "dismiss",
+                "ts": 1773604891.25,
+                "answer_id": "b6e1f2",
+                "position": 4,
+            },
         ]
     },
     "related": _RELATED,
@@ -143,6 +153,22 @@ EXAMPLES: dict[str, Any] = {
         "duplicates": 1,
         "rejected": [{"position": 3, "code": "invalid_request", "message": "user_id: Field required"}],
     },
+    "vocabulary": {
+        "items": [
+            {
+                "tag": "kyoto",
+                "notes": 214,
+                "spellings": [{"spelling": "kyoto", "notes": 180}, {"spelling": "Kyoto", "notes": 34}],
+            },
+            {"tag": "streetfood", "notes": 97, "spellings": [{"spelling": "street_food", "notes": 97}]},
+        ],
+        "next": "97:streetfood",
+    },
+    "trending": {"items": [{"tag": "cherryblossom", "notes": 41, "lift": 6.571429}]},
+    "hashtag_rules": {"items": [{"tag": "kyototrip", "alias_of": "kyoto"}, {"tag": "followme", "blocked": True}]},
+    "alias": {"alias_of": "kyoto"},
+    "block": {"blocked": True},
+    "rule": {"tag": "kyototrip", "alias_of": "kyoto"},
     "figures": {
         "notes": {"live": 1632, "searchable": 1630, "pending": 2, "failed": 0},
         "queue": {"depth": 2, "oldest_s": 0.412},

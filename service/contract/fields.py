@@ -134,6 +134,7 @@ Hashtag = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, 
 Words = Annotated[str, StringConstraints(max_length=1000), AfterValidator(_not_blank), _NoNul, _visible_text]
 NoteId = Annotated[str, StringConstraints(pattern=ID_PATTERN)]
 Time = Annotated[str, AfterValidator(_rfc_3339), _described(format="date-time")]
+AnswerId = Annotated[str, StringConstraints(min_length=1, max_length=64), _NoNul, _text]
 Key = Annotated[str, StringConstraints(min_length=1, max_length=128), _NoNul, _text]
 
 Language = Annotated[

@@ -37,6 +37,7 @@ from service.recommend.query import RelatedQuery
 from service.recommend.ranking import RelatedNote
 from service.recommend.related import Neighborhood, Neighbors, Origins, RelatedNotes
 from service.recommend.seeds import Seeds
+from service.recommend.vocabulary import HashtagRules, HashtagVocabulary
 from service.recommend.workers import Drafter
 from service.settings import Settings
 from service.store.interfaces import Conflict, Counts, EventLog, Expected, NoteStore, Suggestion
@@ -54,6 +55,8 @@ _STATUS_S = 0.05
 _FRESHNESS_SAMPLE = 1000
 # Of a filtered list, a request at most and the store at a time.
 _MOST_LOOKED_AT, _LOOKED_AT = 10_000, 500
+# For some millions of events.
+_ERASE_S = 15.0
 # How long a delete waits for the index: many times what a shard takes that keeps up with the store.
 _LEAVES_S, _FIRST_LOOK_S = 0.25, 0.002
 
@@ -127,6 +130,7 @@ class ServiceStatus:
 class Recommender:
     """Answers the routes for the model with this ``fingerprint``, which searcher and drafter serve, too.
 
+    ``vocabulary`` is the same for all models.
     ``scores`` turns the model's figures into probabilities.
     """
 
@@ -134,6 +138,7 @@ class Recommender:
         self,
         store: NoteStore,
         events: EventLog,
+        vocabulary: HashtagVocabulary,
         searcher: Searcher,
         drafter: Drafter,
         settings: Settings,
@@ -141,6 +146,7 @@ class Recommender:
         scores: Scores | None = None,
     ) -> None:
         self.fingerprint = fingerprint
+        self.vocabulary = vocabulary
         self._scores = scores or Uncalibrated()
         self._events = events
         self._store = store
@@ -184,12 +190,13 @@ class Recommender:
         """
         needed = max_hashtags + len(draft.hashtags) if vocabulary == "open" else MAX_HASHTAGS
         async with within(self._http.tags_s, WorkerUnavailable) as deadline:
+            rules = await self.vocabulary.rules()
             timeout_s = deadline.share_s(_WORKER_SHARE)
             prediction = await self._drafter.predict(draft, min(needed, MAX_HASHTAGS), timeout_s=timeout_s)
             neighbors, near = await self._near(prediction.vector, related, deadline)
             generated = [(tag.name, tag.score) for tag in prediction.hashtags]
-            suggested = suggest(generated, _voters(neighbors), draft.hashtags, self._scores)
-            chosen = await self._from_vocabulary(suggested, max_hashtags, vocabulary, deadline)
+            suggested = suggest(generated, _voters(neighbors), draft.hashtags, self._scores, rules)
+            chosen = await self._from_vocabulary(suggested, max_hashtags, vocabulary, rules, deadline)
         for tag in chosen:
             metrics.TAGS_SUGGESTED.labels(tag.source).inc()
         best = prediction.category
@@ -258,17 +265,23 @@ class Recommender:
         metrics.EVENTS.labels("duplicate").inc(len(events) - accepted)
         return accepted
 
+    async def erase(self, user_id: str) -> None:
+        """Remove all that is kept of a reader. Raises StoreUnavailable; repeated, it goes on."""
+        async with within(_ERASE_S, StoreUnavailable):
+            await self._events.erase(user_id)
+
     async def details(self, note_id: str) -> NoteDetails:
         """The note, its status and the model's suggestions. Raises NoteNotFound and StoreUnavailable."""
         async with within(self._http.related_s, StoreUnavailable) as deadline:
-            [record], suggestion, indexed = await asyncio.gather(
+            [record], suggestion, indexed, rules = await asyncio.gather(
                 self._store.get([note_id]),
                 self._store.suggestion(note_id, self.fingerprint),
                 self._seeds.lookup(note_id, deadline.share_s()),
+                self.vocabulary.rules(),
             )
         if record is None or record.deleted:
             raise NoteNotFound("there is no note of this id")
-        return self._described(record, suggestion, _version_of(indexed))
+        return self._described(record, suggestion, _version_of(indexed), rules)
 
     async def page(self, after: str, limit: int, expression: Expression | None = None) -> NoteList:
         """The next live notes after an id that match, hidden, pending and failed ones too, as the store has them now.
@@ -279,13 +292,14 @@ class Recommender:
         async with within(self._http.write_s, StoreUnavailable) as deadline:
             records, last = await self._matching(after, limit, expression, deadline)
             ids = [record.note.id for record in records]
-            suggestions, versions = await asyncio.gather(
+            suggestions, versions, rules = await asyncio.gather(
                 self._store.suggestions(ids, self.fingerprint),
                 self._searcher.versions(ids, timeout_s=deadline.share_s()),
+                self.vocabulary.rules(),
             )
         return NoteList(
             [
-                self._described(record, suggestion, versions.get(record.note.id))
+                self._described(record, suggestion, versions.get(record.note.id), rules)
                 for record, suggestion in zip(records, suggestions, strict=True)
             ],
             last,
@@ -323,13 +337,15 @@ class Recommender:
                 break
         return found, after
 
-    def _described(self, record: StoredNote, suggestion: Suggestion | None, indexed: int | None) -> NoteDetails:
+    def _described(
+        self, record: StoredNote, suggestion: Suggestion | None, indexed: int | None, rules: HashtagRules
+    ) -> NoteDetails:
         """``indexed`` is the version that the index holds."""
-        current = self._scored(suggestion) if suggestion and suggestion.version == record.version else None
+        current = self._scored(suggestion, rules) if suggestion and suggestion.version == record.version else None
         return NoteDetails(record, _status(record.version, indexed, suggestion), current)
 
-    def _scored(self, suggestion: Suggestion) -> Suggestion:
-        hashtags = tuple((tag, self._scores.alone(score)) for tag, score in suggestion.hashtags)
+    def _scored(self, suggestion: Suggestion, rules: HashtagRules) -> Suggestion:
+        hashtags = rules.merged((tag, self._scores.alone(score)) for tag, score in suggestion.hashtags)
         category = suggestion.category and (suggestion.category[0], self._scores.category(suggestion.category[1]))
         return replace(suggestion, hashtags=hashtags, category=category)
 
@@ -349,11 +365,16 @@ class Recommender:
         return await asyncio.gather(voters, shown)
 
     async def _from_vocabulary(
-        self, suggested: Sequence[Tag], count: int, vocabulary: Vocabulary, deadline: Deadline
+        self,
+        suggested: Sequence[Tag],
+        count: int,
+        vocabulary: Vocabulary,
+        rules: HashtagRules,
+        deadline: Deadline,
     ) -> list[Tag]:
         try:
             async with within(deadline.share_s(), StoreUnavailable):
-                return await from_vocabulary(suggested, count, vocabulary, self._store)
+                return await from_vocabulary(suggested, count, vocabulary, self._store, rules)
         except StoreUnavailable:
             if vocabulary == "known":
                 raise

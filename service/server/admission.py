@@ -284,4 +284,4 @@ def _table(routes: Iterable[BaseRoute]) -> Iterator[tuple[set[str], re.Pattern[s
     for route in routes:
         policy = policy_of(route)
         if isinstance(route, Route) and policy:
-            yield set(route.methods or ()), route.path_regex, policy.kind, route.path
+            yield set(route.methods or ()), route.path_regex, policy.kind, route.path_format

@@ -73,6 +73,40 @@ class Page:
     last: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class UsedHashtag:
+    """A hashtag by its key (`model.text.hashtags.fold`): live notes that carry it, and how they spell it."""
+
+    tag: str
+    notes: int
+    spellings: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class HashtagPage:
+    """A part of a list of hashtags; ``next`` is the cursor to pass for the part behind it, None for the last."""
+
+    items: list[UsedHashtag]
+    next: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class TrendingHashtag:
+    """A hashtag by its key: the newest notes that carry it, and how much more often than those before."""
+
+    tag: str
+    notes: int
+    lift: float
+
+
+@dataclass(frozen=True, slots=True)
+class HashtagRule:
+    """The hashtag with the key ``tag`` stands for ``alias_of``, or is blocked where that is None."""
+
+    tag: str
+    alias_of: str | None = None
+
+
 class NoteStore(Protocol):
     """Notes, and the jobs and changes that a write entails. Every call is one round trip and atomic.
 
@@ -138,11 +172,61 @@ class NoteStore(Protocol):
         ...
 
 
+class HashtagStore(Protocol):
+    """The hashtags of the live notes that are not hidden, and the rules for suggesting them.
+
+    Hashtags are named by their keys. Every call raises `StoreUnavailable`.
+    """
+
+    async def page(self, prefix: str, after: str, limit: int) -> HashtagPage:
+        """Hashtags in use whose key begins with the folded prefix, most used first, then by key.
+
+        ``after`` is empty for the first page, then the last page's ``next``; a hashtag stands for its own place. While
+        counts change, a hashtag may move from one page to another, and no other is missed or repeated for it.
+        """
+        ...
+
+    async def trending(self, days: int, limit: int) -> list[TrendingHashtag]:
+        """Hashtags that notes of the last ``days`` carry more often than notes before, see `lists.trends`.
+
+        A note is of the date of its ``created_at``, else of the day of its first write; an edit makes it no newer.
+        """
+        ...
+
+    async def rules(self, revision: int | None) -> tuple[int, list[HashtagRule]] | None:
+        """All rules by key, and their revision; None if it is still this one."""
+        ...
+
+    async def put_rule(self, rule: HashtagRule) -> None:
+        """Keep a rule, instead of another of its hashtag. Raises AliasLoop if it would lead back to itself."""
+        ...
+
+    async def remove_rule(self, tag: str) -> None:
+        """Remove the rule of a hashtag, if it has one."""
+        ...
+
+
 class EventLog(Protocol):
-    """The events that a model is later trained on. Each counts once, however often it is sent."""
+    """The events of readers, of which a model is later trained. Each counts once, however often it is sent."""
 
     async def append(self, events: Sequence[Event]) -> int:
         """Append the events with new ids, all in one step, and return how many. Raises StoreUnavailable."""
+        ...
+
+    async def seen(self, user_id: str) -> list[str]:
+        """The notes that a reader viewed, clicked, liked, saved or dismissed in the last 90 days, the latest first.
+
+        By the ``ts`` of events, one in the future being of now; the newest 1,000 at most. Impressions count for
+        nothing. Raises StoreUnavailable.
+        """
+        ...
+
+    async def erase(self, user_id: str) -> None:
+        """Remove all that is kept of a reader; ids of their events still count as duplicates.
+
+        The log says so to those who export it, see `service.backup.events`. Again, it changes nothing but that. Raises
+        StoreUnavailable; what was removed by then stays so, and the next call goes on.
+        """
         ...
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
@@ -13,7 +14,7 @@ from model.text.suggestions import spelled
 from service.contract.fields import Attribute
 from service.errors import KeyReused, NotAsExpected, NoteLLMError, QueueFull, StillRunning, StoreUnavailable
 from service.store.interfaces import Answer, Conflict, Counts, Expected, Page, Suggestion, View
-from service.store.records import Event, StoredNote
+from service.store.records import SEEN_MOST, SEEN_S, Event, StoredNote
 
 
 class Faults:
@@ -122,10 +123,14 @@ class MemoryStore(Faults):
     async def spellings(self, tags: Sequence[str]) -> list[str | None]:
         """See `NoteStore`."""
         await self.reached()
-        shown = [record for record in self._records.values() if not (record.deleted or record.hidden)]
+        shown = self.counted()
         live = [spelled(record.note.hashtags) for record in shown]
         counts = [Counter(written[fold(tag)] for written in live if fold(tag) in written) for tag in tags]
         return [max(count, key=lambda spelling: (count[spelling], spelling), default=None) for count in counts]
+
+    def counted(self) -> list[StoredNote]:
+        """The records whose hashtags count: neither deleted nor hidden."""
+        return [record for record in self._records.values() if not (record.deleted or record.hidden)]
 
     def suggest(self, note_id: str, suggestion: Suggestion) -> None:
         """Plays the worker: stores its prediction or failure."""
@@ -187,13 +192,31 @@ class MemoryEvents(Faults):
     def __init__(self) -> None:
         super().__init__()
         self.kept: dict[str, Event] = {}
+        self._erased: set[str] = set()  # ids of events
 
     async def append(self, events: Sequence[Event]) -> int:
         """See `EventLog`."""
         await self.reached()
-        before = len(self.kept)
-        self.kept = {event.event_id: event for event in events} | self.kept
-        return len(self.kept) - before
+        new = {event.event_id: event for event in reversed(events) if event.event_id not in self.kept}
+        new = {event_id: event for event_id, event in new.items() if event_id not in self._erased}
+        self.kept |= new
+        return len(new)
+
+    async def seen(self, user_id: str) -> list[str]:
+        """See `EventLog`."""
+        await self.reached()
+        now = time.time()
+        last: dict[str, float] = {}
+        for event in self.kept.values():
+            if event.user_id == user_id and event.type != "impression" and event.ts > now - SEEN_S:
+                last[event.note_id] = max(last.get(event.note_id, 0.0), min(event.ts, now))
+        return sorted(last, key=lambda note_id: (last[note_id], note_id), reverse=True)[:SEEN_MOST]
+
+    async def erase(self, user_id: str) -> None:
+        """See `EventLog`."""
+        await self.reached()
+        self._erased |= {event_id for event_id, event in self.kept.items() if event.user_id == user_id}
+        self.kept = {event_id: event for event_id, event in self.kept.items() if event.user_id != user_id}
 
 
 class MemoryAnswers(Faults):

@@ -59,12 +59,18 @@ local function vector_of(prediction)  -- cmsgpack knows no bytes
   local size, start = struct.unpack(format, prediction, last + 2)
   return string.sub(prediction, start, start + size - 1)
 end
-local function same_text(one, other)
-  if one.title ~= other.title or one.content ~= other.content or #one.hashtags ~= #other.hashtags then return false end
+local function same_hashtags(one, other)
+  if #one.hashtags ~= #other.hashtags then return false end
   for place, tag in ipairs(one.hashtags) do
     if tag ~= other.hashtags[place] then return false end
   end
   return true
+end
+local function same_text(one, other)
+  return one.title == other.title and one.content == other.content and same_hashtags(one, other)
+end
+local function same_counts(one, other)
+  return one.hidden == other.hidden and one.created_at == other.created_at and same_hashtags(one, other)
 end
 local function prediction_of(model, id, number)
   local failed = redis.call('HGET', FAILED .. model, id)
@@ -90,12 +96,17 @@ local function put_note(record, stored, old, models, predicted, traceparent)
   redis.call('SET', NOTE .. id, with_version(record, number + 1))
   local before = old and not deleted(old) and cmsgpack.unpack(old)
   if before then
-    count(before, -1)
+    count_attributes(before, -1)
   else
     enter(stored)
     if old then redis.call('HINCRBY', COUNTS, 'deleted', -1) end
   end
-  count(stored, 1)
+  count_attributes(stored, 1)
+  if not before then
+    count_tags(stored, 1)
+  elseif not same_counts(before, stored) then
+    count_tags(stored, 1, count_tags(before, -1))  -- an edit makes a note no newer
+  end
   local now = redis.call('TIME')
   local written_ms = string.format('%.0f', now[1] * 1000 + math.floor(now[2] / 1000))
   local same = before and same_text(before, stored)
@@ -176,7 +187,8 @@ for _, model in ipairs(redis.call('HKEYS', MODELS)) do
   redis.call('HDEL', FAILED .. model, id)
 end
 local stored = cmsgpack.unpack(old)
-count(stored, -1)
+count_attributes(stored, -1)
+count_tags(stored, -1)
 leave(stored)
 redis.call('HINCRBY', COUNTS, 'deleted', 1)
 wrote(id)

@@ -27,6 +27,9 @@ from service.contract.events import EventType
 from service.contract.fields import Attribute, seconds
 
 SOURCE_BYTES = 16
+# How long a reader is not shown again what they have seen, and how many notes at most.
+SEEN_S = 90 * 24 * 3600
+SEEN_MOST = 1000
 
 # The fields of a stream's entry, as redis-py returns them.
 Fields = Mapping[bytes, bytes]
@@ -178,7 +181,8 @@ class StoredFailure:
 class Event:
     """A reader did something with a note, having come from another (``source_note_id``) or from elsewhere.
 
-    ``ts`` is in seconds since 1970.
+    ``ts`` is in seconds since 1970. What ``value`` means is its sender's affair; ``answer_id`` and ``position``
+    (from 1) say where the note stood. Records of older releases have none of the three.
     """
 
     event_id: str
@@ -187,6 +191,9 @@ class Event:
     type: EventType
     ts: float
     source_note_id: str | None = None
+    value: float | None = None
+    answer_id: str | None = None
+    position: int | None = None
 
     def encode(self) -> bytes:
         """The record: a msgpack map."""
@@ -267,6 +274,11 @@ def source_of(note: Note, max_hashtags: int) -> bytes:
     """Digest of a prompt's inputs: the note's fields that stand in it and the number of hashtags; `SOURCE_BYTES`."""
     inputs = msgpack.packb([note.title, note.content, note.hashtags, max_hashtags])
     return hashlib.blake2b(inputs, digest_size=SOURCE_BYTES).digest()
+
+
+def digest_of(user_id: str) -> str:
+    """The name of an erased reader, which does not tell who it was."""
+    return hashlib.blake2b(user_id.encode(errors="surrogatepass"), digest_size=16).hexdigest()
 
 
 def pack_vector(vector: NDArray[np.float32]) -> bytes:

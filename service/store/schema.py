@@ -13,13 +13,23 @@ key                                 holds
 ``notellm:v1:embeddings``           stream of changes for the indexes, of all models, replayable from any cursor
 ``notellm:v1:dead``                 stream of dead-lettered jobs, with the reason
 ``notellm:v1:writes``               stream of the ids that were written or deleted, for caches; cut to its end
-``notellm:v1:events``               stream of events: one msgpack map an entry, an `Event`
+``notellm:v1:events``               stream of events: one msgpack map an entry, an `Event`; or ``erased``: the
+                                    `digest_of` a reader whose earlier events are gone
+``notellm:v1:seen:<user>``          sorted set: id of a note that the reader has seen -> when, in seconds since 1970
+``notellm:v1:erasing:<digest>``     how far the events were looked through for a reader who is being erased; expires
 ``notellm:v1:event:<id>``           exists as long as another event of this id counts as a duplicate
 ``notellm:v1:answer:<digest>``      msgpack list: what is known of a write with an idempotency key, `idempotency`
 ``notellm:v1:ids``                  sorted set of the ids of live notes, all of score 0: in byte order
 ``notellm:v1:attributes``           hash: ``<type>:<name>`` of an attribute -> number of live notes that carry it
 ``notellm:v1:tag:<key>``            sorted set: spelling of a hashtag -> number of live notes with this spelling, the
                                     hidden ones not counted
+``notellm:v1:tags``                 sorted set: key of a hashtag -> minus the number of live notes that carry it
+``notellm:v1:tagnames``             sorted set: the same keys, by their letters, for prefixes
+``notellm:v1:newtags:<day>``        sorted set: key of a hashtag -> live notes of this day that carry it; "" -> all of
+                                    the day's notes; expires
+``notellm:v1:newnotes``             sorted set: id -> day of the notes that ``newtags`` counts
+``notellm:v1:tagrules``             hash: key of a hashtag -> its rule, see `hashtags.rules`; "" -> number of changes
+``notellm:v1:completed``            set: what was filled in for notes and events of older releases
 ``notellm:v1:counts``               hash: live, deleted
 ``notellm:v1:cursors``              hash: ``<indexer>/<model>`` -> cursor of the oldest snapshot that the indexer
                                     may fall back to, and the time of its last word
@@ -41,16 +51,26 @@ DEAD = "notellm:v1:dead"
 WRITES = "notellm:v1:writes"
 EVENTS = "notellm:v1:events"
 EVENT = "notellm:v1:event:"
+SEEN = "notellm:v1:seen:"
+ERASING = "notellm:v1:erasing:"
 ANSWER = "notellm:v1:answer:"
 IDS = "notellm:v1:ids"
 ATTRIBUTES = "notellm:v1:attributes"
 TAG = "notellm:v1:tag:"
+TAGS = "notellm:v1:tags"
+TAG_NAMES = "notellm:v1:tagnames"
+NEW_TAGS = "notellm:v1:newtags:"
+NEW_NOTES = "notellm:v1:newnotes"
+RULES = "notellm:v1:tagrules"
+COMPLETED = "notellm:v1:completed"
 COUNTS = "notellm:v1:counts"
 CURSORS = "notellm:v1:cursors"
 RESTORING = "notellm:v1:restoring"
 WORKERS = "workers"
 # A cache that is further behind starts empty, so a short stream is enough.
 WRITES_KEPT = 10_000
+# Longer than any period of trending hashtags.
+NEW_DAYS = 91
 
 # A write into half a store would give versions twice. This error of a script becomes StoreUnavailable.
 UNLESS_RESTORING = f"""
@@ -62,7 +82,9 @@ LIBRARY = f"""
 local NOTE, MODELS, ACTIVE, FILLED = '{NOTE}', '{MODELS}', '{ACTIVE}', '{FILLED}'
 local READINGS, FAILED, JOBS, WORKERS = '{READINGS}', '{FAILED}', '{JOBS}', '{WORKERS}'
 local EMBEDDINGS, DEAD, CURSORS = '{EMBEDDINGS}', '{DEAD}', '{CURSORS}'
-local IDS, ATTRIBUTES, TAG, COUNTS = '{IDS}', '{ATTRIBUTES}', '{TAG}', '{COUNTS}'
+local IDS, ATTRIBUTES, COUNTS = '{IDS}', '{ATTRIBUTES}', '{COUNTS}'
+local TAG, TAGS, TAG_NAMES = '{TAG}', '{TAGS}', '{TAG_NAMES}'
+local NEW_TAGS, NEW_NOTES = '{NEW_TAGS}', '{NEW_NOTES}'
 local function wrote(id) redis.call('XADD', '{WRITES}', 'MAXLEN', '~', {WRITES_KEPT}, '*', 'id', id) end
 local function version(record) return (struct.unpack('>I8', record, 11)) end
 local function deleted(note) return string.byte(note, 27) == 0xc3 end
@@ -91,12 +113,64 @@ end
 local function is_listed()
   return redis.call('ZCARD', IDS) == tonumber(redis.call('HGET', COUNTS, 'live') or 0)
 end
-local function count(stored, step)  -- what a live note carries
-  for key, spelling in pairs(not stored.hidden and stored.tags or {{}}) do
-    local notes = tonumber(redis.call('ZINCRBY', TAG .. key, step, spelling))
-    if notes <= 0 then redis.call('ZREM', TAG .. key, spelling) end
+local function add(key, member, step)
+  local count = tonumber(redis.call('ZINCRBY', key, step, member))
+  if count <= 0 then redis.call('ZREM', key, member) end
+end
+-- The place of a hashtag among all, from its spellings.
+local function rank_tag(tag)
+  local counts, notes = redis.call('ZRANGE', TAG .. tag, 0, -1, 'WITHSCORES'), 0
+  for i = 2, #counts, 2 do notes = notes + tonumber(counts[i]) end
+  if notes == 0 then
+    redis.call('ZREM', TAGS, tag)
+    redis.call('ZREM', TAG_NAMES, tag)
+  else
+    redis.call('ZADD', TAGS, -notes, tag)
+    redis.call('ZADD', TAG_NAMES, 0, tag)
   end
-  for name, value in pairs(stored.attributes or {{}}) do
+end
+local function today() return math.floor(tonumber(redis.call('TIME')[1]) / 86400) end
+-- The date of an RFC 3339 time, as it is written there, in days since 1970.
+local function day_of(time)
+  local year, month, day = string.match(time, '^(%d%d%d%d)-(%d%d)-(%d%d)')
+  year, month = tonumber(year), tonumber(month)
+  if month <= 2 then year, month = year - 1, month + 12 end
+  local leap_days = math.floor(year / 4) - math.floor(year / 100) + math.floor(year / 400)
+  return 365 * year + leap_days + math.floor((153 * month - 457) / 5) + day - 719469
+end
+-- Adds a note to its day, or takes it from there, unless it is older than `newtags`.
+local function count_day(note, day, now, step)
+  if step < 0 then
+    redis.call('ZREM', NEW_NOTES, note.id)
+  else
+    if day <= now - {NEW_DAYS} then return end
+    redis.call('ZADD', NEW_NOTES, day, note.id)
+    redis.call('ZREMRANGEBYSCORE', NEW_NOTES, '-inf', now - {NEW_DAYS})
+  end
+  add(NEW_TAGS .. day, '', step)
+  for tag in pairs(note.tags or {{}}) do add(NEW_TAGS .. day, tag, step) end
+  redis.call('EXPIREAT', NEW_TAGS .. day, (day + {NEW_DAYS}) * 86400)
+end
+-- Counts a note's hashtags (1), or no longer (-1), unless it is hidden. A note without created_at is of `day`, today
+-- without one. Returns the day that it was counted for, 0 for one long ago, nil if it was not.
+local function count_tags(note, step, day)
+  if note.hidden then return nil end
+  for tag, spelling in pairs(note.tags or {{}}) do
+    add(TAG .. tag, spelling, step)
+    local notes = tonumber(redis.call('ZSCORE', TAGS, tag) or 0)
+    if notes < -1 then redis.call('ZINCRBY', TAGS, -step, tag) else rank_tag(tag) end
+  end
+  local now = today()
+  if step < 0 then
+    day = tonumber(redis.call('ZSCORE', NEW_NOTES, note.id) or 0)
+  else
+    day = note.created_at and math.min(day_of(note.created_at), now) or day or now
+  end
+  if day > 0 then count_day(note, day, now, step) end
+  return day
+end
+local function count_attributes(note, step)
+  for name, value in pairs(note.attributes or {{}}) do
     local field = type_of(value) .. ':' .. name
     if redis.call('HINCRBY', ATTRIBUTES, field, step) <= 0 then redis.call('HDEL', ATTRIBUTES, field) end
   end

@@ -19,7 +19,7 @@ def keys_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def key(keys_file: Path) -> str:
     """What every request here shows."""
-    return create_key(keys_file, ["read", "write", "tags"])[1]
+    return create_key(keys_file, ["admin"])[1]
 
 
 @pytest.fixture(scope="session")

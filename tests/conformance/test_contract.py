@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import schemathesis
+from hypothesis import strategies
 from schemathesis.engine import from_schema
 from schemathesis.engine.events import EngineEvent, FatalError, NonFatalError, ScenarioFinished
 
@@ -24,6 +25,7 @@ BY_STATE = {
     "note_not_found",
     "note_pending",
     "precondition_failed",
+    "alias_loop",
     "idempotency_key_reused",
     "request_in_progress",
 }
@@ -38,6 +40,9 @@ CHECKS = {
     "allow_header_conformance": {"enabled": False},
     "negative_data_rejection": {"expected-statuses": [400, 401, 403, 404, 405, 412, 413, 415, 422, 429]},
 }
+
+# What a hashtag is cannot be said in JSON Schema.
+schemathesis.openapi.format("hashtag", strategies.from_regex(r"#?[a-z0-9]{1,8}([_ -][A-Z0-9]{1,8})?", fullmatch=True))
 
 
 OUR_NAMES = {

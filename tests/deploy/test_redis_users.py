@@ -20,11 +20,24 @@ from support.service import NOTELLM, UNSET, until
 from service.client import NoteLLMClient
 from service.processes.local_redis import redis_binary
 from service.store import changes, events, jobs, notes
+from service.store.hashtags import completion, rules
 
 ROOT = Path(__file__).parent.parent.parent
 ADDRESSES = {"NOTELLM_WORKER__ADDRESSES": ["worker.sock"], "NOTELLM_INDEX__ADDRESSES": ["shard-0.sock", "shard-1.sock"]}
 SCRIPTS = {
-    "gateway": [notes.PUT, notes.DELETE, notes.LISTED, notes.PAGE, events.APPEND],
+    "gateway": [
+        notes.PUT,
+        notes.DELETE,
+        notes.LISTED,
+        notes.PAGE,
+        events.APPEND,
+        events.SEE,
+        events.ERASE,
+        rules.PUT_RULE,
+        rules.REMOVE_RULE,
+        completion.RANK_TAGS,
+        completion.COUNT_DAYS,
+    ],
     "worker": [jobs.REGISTER, jobs.FILL, jobs.PUBLISH, jobs.DEAD_LETTER],
     "indexer": [changes.REFUSE, changes.KEEP, changes.LAG],
 }
@@ -131,8 +144,16 @@ def _use(stack: Stack, notellm: NoteLLMClient) -> None:
     assert notellm.tags("A weekend of ramen", related=3).hashtags
     assert notellm.get("n2").version == 2
     notellm.delete("n3")
-    event = {"event_id": "e1", "user_id": "u", "note_id": "n2", "type": "click", "ts": 1.0}
+    assert notellm.hashtags("ra", limit=1).items[0].tag == "ramen"
+    assert notellm.hashtags("rame").items == notellm.hashtags().items[:1]
+    notellm.trending()
+    notellm.alias_hashtag("noodles", "ramen")
+    notellm.block_hashtag("spam")
+    notellm.remove_hashtag_rule("spam")
+    assert [rule.tag for rule in notellm.hashtag_rules().items] == ["noodle"]
+    event = {"event_id": "e1", "user_id": "u", "note_id": "n2", "type": "click", "ts": time.time()}
     notellm.record([event, event])
+    notellm.erase_user("u")
     until(lambda: notellm.status().notes.searchable == len(notes) - 1)
     until(lambda: (stack.folder / "index").is_dir() and any((stack.folder / "index").rglob("CURRENT")))
 
@@ -157,9 +178,13 @@ def test_every_command_of_a_components_scripts_is_on_its_list(stack, user):
 
 def _own(script: str) -> str:
     """Without the shared functions that the rest of it never calls."""
-    parts = re.split(r"(?=^local function )", script, flags=re.MULTILINE)
-    functions = {re.match(r"local function (\w+)", part)[1]: part for part in parts[1:]}
-    return parts[0] + "".join(part for name, part in functions.items() if script.count(f"{name}(") > 1)
+    function = re.compile(r"^local function (\w+)(?:[^\n]* end$|.*?^end$)", flags=re.MULTILINE | re.DOTALL)
+    functions = {found[1]: found[0] for found in function.finditer(script)}
+    own, called = function.sub("", script), {""}
+    while called:
+        called = {name for name in functions if re.search(rf"\b{name}\(", own)}
+        own += "".join(functions.pop(name).partition("(")[2] for name in called)
+    return own
 
 
 def _rules(user: str) -> list[str]:

@@ -20,7 +20,7 @@ from model.data.samples.generate import sample_notes
 from service.settings import MINI
 
 CATEGORIES = ("Travel", "Restaurants", "Dogs", "Coffee", "Yoga")
-VIEWS = ("#explore", "#explore/travel-01", "#explore?text=A weekend of ramen", "#write", "#service")
+VIEWS = ("#explore", "#explore/travel-01", "#explore?text=A weekend of ramen", "#write", "#vocabulary", "#service")
 HOSTILE = (
     "<img src=x onerror=alert(1)>",
     "<script>alert(2)</script>",
@@ -681,6 +681,102 @@ class TestTrouble:
         assert titles(page) == ["dogs-05"]
 
 
+class TestHashtags:
+    def test_shows_what_is_in_use_and_obeys_the_rules_that_are_set(self, visit, service):
+        for number, tags in enumerate((["zzcrême"], ["zzcreme", "zzcrème"], ["zzpuddings", "zzpudings"], ["zzcrême"])):
+            note = {"title": f"Dessert {number}", "hashtags": tags}
+            httpx.put(f"{service.api}/notes/dessert-{number}", json=note, timeout=30).raise_for_status()
+        used = get(service, "hashtags?limit=200")
+        person = visit()
+        page = person.open("#vocabulary")
+        expect(page.locator("#used tr")).to_have_count(len(used["items"]))
+        shown = [row.split("\t")[:2] for row in page.locator("#used tr").all_inner_texts()]
+        assert shown == [[f"#{item['tag']}", str(item["notes"])] for item in used["items"]]
+        trends = get(service, "hashtags/trending?limit=10")["items"]
+        assert [text.split()[0] for text in page.locator("#trends li").all_inner_texts()] == [
+            f"#{trend['tag']}" for trend in trends
+        ]
+
+        page.fill("#prefix", "#ZZ")
+        expect(page.locator("#used tr")).to_have_count(5)
+        expect(page.locator("#merges li")).to_have_count(3)
+        assert sorted(page.locator("#merges li > span").all_inner_texts()) == [
+            "#zzcreme → #zzcrême the same but for accents; 1 note",
+            "#zzcrème → #zzcrême the same but for accents; 1 note",
+            "#zzpuding → #zzpudding one letter differs; 1 note",
+        ]
+        page.click("[aria-label='Suggest #zzpudding in the place of #zzpuding']")
+        expect(page.locator("#rules li")).to_have_text(["#zzpuding suggested as #zzpuddingRemove"])
+        expect(page.locator("#merges li")).to_have_count(2)
+        expect(page.locator("#rules-title")).to_be_focused()
+
+        page.fill("#rule-tag", "zzpudding")
+        page.fill("#rule-target", "ZZ Puding")
+        page.click("text=Add rule")
+        expect(page.locator("#rule-notice")).to_contain_text("These hashtags would stand for each other.")
+        page.select_option("#rule-kind", "block")
+        expect(page.locator("#rule-target")).to_be_hidden()
+        page.click("text=Add rule")
+        expect(page.locator("#rules li")).to_have_count(2)
+        expect(page.locator("#rule-notice")).to_be_hidden()
+        assert get(service, "hashtags/rules")["items"] == [
+            {"tag": "zzpudding", "blocked": True},
+            {"tag": "zzpuding", "alias_of": "zzpudding"},
+        ]
+        for _ in range(2):
+            page.click("#rules li >> nth=0 >> text=Remove")
+            expect(page.locator("#rules-title")).to_be_focused()
+        expect(page.locator("#rules")).to_contain_text("None yet")
+        assert get(service, "hashtags/rules")["items"] == []
+        assert len(person.refusals) == 1
+
+    def test_says_why_hashtags_could_be_one(self, visit):
+        pairs = {
+            ("crème_brulee", "creme_brulee"): "the same but for accents",
+            ("24_7", "247"): "the same but for separators",
+            ("bus", "buses"): "one may be the plural",
+            ("movies", "movie"): "one may be the plural",
+            ("receipt", "reciept"): "one letter differs",
+            ("sourdough", "sourdoug"): "one letter differs",
+            ("sourdough", "saurdough"): "one letter differs",
+            ("ourdough", "sourdough"): "one letter differs",
+            ("recap2024", "recap2025"): None,
+            ("cat", "car"): None,
+            ("walking", "talkinh"): None,
+            ("東京", "京都"): None,
+        }
+        listed = [[{"tag": more, "notes": 9}, {"tag": less, "notes": 2}] for more, less in pairs]
+        page = visit().open("#vocabulary")
+        ask = "lists => import('/vocabulary.js').then(({ mergeable }) => lists.map(list => mergeable(list)))"
+
+        assert page.evaluate(ask, listed) == [
+            [{"tag": less, "notes": 2, "into": more, "why": why}] if why else [] for (more, less), why in pairs.items()
+        ]
+
+    def test_asks_for_a_key_that_may_change_rules(self, visit, service):
+        person = visit()
+        page = person.page
+
+        def guard(route: Route) -> None:
+            if route.request.method == "GET" or route.request.headers.get("authorization") == "Bearer admin":
+                route.continue_()
+            else:
+                refuse(route, 403, "forbidden")
+
+        page.route("**/hashtags/*", guard)
+        person.open("#vocabulary")
+        page.fill("#rule-tag", "zzspam")
+        page.select_option("#rule-kind", "block")
+        page.click("text=Add rule")
+        expect(page.locator("#key-title")).to_have_text("This key is not enough")
+        page.fill("#key", "admin")
+        page.press("#key", "Enter")
+
+        expect(page.locator("#rules li")).to_have_count(1)
+        page.click("#rules >> text=Remove")
+        expect(page.locator("#rules")).to_contain_text("None yet")
+
+
 class TestService:
     def test_shows_the_figures_of_status(self, visit, service):
         httpx.put(f"{service.api}/notes/fresh-1?wait=10", json={"title": "Fresh tea"}, timeout=30)
@@ -954,7 +1050,7 @@ class TestEveryView:
 
     def test_has_a_title_and_marks_its_tab(self, visit):
         page = visit().open()
-        for name in ("Explore", "Write", "Service"):
+        for name in ("Explore", "Write", "Hashtags", "Service"):
             page.click(f".views >> text={name}")
             expect(page).to_have_title(f"{name} – NoteLLM")
             expect(page.locator("[aria-current=page]")).to_have_text(name)
@@ -966,7 +1062,12 @@ class TestEveryView:
             page.fill("#draft-title", "Latte art")
             expect(page.locator("#suggested-category button")).to_be_visible()
             page.click("#suggested-hashtags button >> nth=0")
-        shown = {"#write": "#draft-related .result >> nth=0", "#service": "#figures", "#explore": "#examples"}
+        shown = {
+            "#write": "#draft-related .result >> nth=0",
+            "#service": "#figures",
+            "#explore": "#examples",
+            "#vocabulary": "#used tr >> nth=9",
+        }
         expect(page.locator(shown.get(place, "#results .result >> nth=0"))).to_be_visible()
         expect(page.locator("[aria-busy]")).to_have_count(0)
 

@@ -10,10 +10,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
+import msgpack
 import pytest
 from redis import Redis as SyncRedis
 from redis.asyncio import Redis
@@ -38,11 +40,13 @@ from service.store import schema
 from service.store.changes import RedisChangeStream
 from service.store.connection import open_sync_redis
 from service.store.events import RedisEvents
+from service.store.hashtags.completion import Completion
+from service.store.hashtags.vocabulary import RedisHashtags
 from service.store.idempotency import RedisAnswers
-from service.store.interfaces import Answer, Suggestion
+from service.store.interfaces import Answer, HashtagRule, Suggestion
 from service.store.jobs import JobQueue
 from service.store.notes import RedisStore
-from service.store.records import Event, StoredNote, StoredPrediction
+from service.store.records import Event, StoredNote, StoredPrediction, digest_of
 from service.store.schema import RESTORING
 
 MODELS = ("00000000000000aa", "00000000000000bb")
@@ -122,6 +126,8 @@ def note(number: int, title: str = "") -> StoredNote:
     content = "京都 by bus\n" * (number % 5)
     about = Note(f"n{number}", title or f"Day {number}", content, tags, "Travel" if number % 2 else None, number)
     author, created_at = f"a{number % 7}" if number % 3 else None, "2026-01-31T12:00:00Z"
+    if number % 2 == 0:  # one that may trend
+        created_at = datetime.now(UTC).isoformat(timespec="seconds")
     attributes = {"price": number / 3, "seasons": ("spring",), "city": "京都"} if number % 2 else {}
     language = "ja" if number % 5 == 1 else None
     detected = None if language else ("", "en", None)[number % 3]
@@ -149,8 +155,12 @@ async def use(redis: Redis, notes: int = 60) -> RedisStore:
         await store.delete(f"n{number}")
     await store.put([note(number, "back again") for number in range(20, 25)])
     events = [Event(f"e{n}", f"u{n % 5}", f"n{n % 20}", "click", 1767225600.25 + n, None) for n in range(30)]
-    await RedisEvents(redis).append(events)
+    await RedisEvents(redis).append([*events, Event("now", "u1", "n30", "view", time.time())])
+    await redis.set(schema.ERASING + "u3", "0-0")
     await RedisAnswers(redis).once("k", b"request", _answer)
+    for rule in (HashtagRule("citywalk", "urban_walk"), HashtagRule("spam")):
+        await RedisHashtags(redis).put_rule(rule)
+    await Completion(redis)()
     stream = RedisChangeStream(open_sync_redis(_url(redis)), MODELS[0], "shard-0")
     stream.refuse(replace(stream.read("0-0", 10_000, 0)[-1], id="n30", version=1), "no unit vector")
     stream.keep("0-0")
@@ -203,6 +213,37 @@ def test_a_line_of_an_older_release_is_the_note_that_it_was():
         del line[name]
 
     assert files.note_of(line) == replace(note(2), version=3, hidden=False, detected=None)
+
+
+async def test_a_reader_who_was_erased_stays_so_also_in_a_store_of_before(
+    redis, source, elsewhere, target, tmp_path, monkeypatch
+):
+    """By the events of the backup, and by the audit log, of which somebody thought in time."""
+    log = RedisEvents(redis)
+    await log.append([Event(f"{user}{n}", user, f"n{n}", "view", time.time()) for user in "abc" for n in range(3)])
+    await log.erase("a")
+    back_up(source, tmp_path / "b")
+    answered = {"event": "write", "method": "DELETE", "status": 204, "time": "2999-01-01T00:00:00.000Z"}
+    lines = [answered | {"erased": [digest_of("b")]}, answered | {"erased": [digest_of("c")], "status": 503}]
+    (tmp_path / "audit").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    monkeypatch.setattr("service.backup.restore._Restore.finish", ends)
+    with pytest.raises(StoreUnavailable):
+        restore(target, tmp_path / "b")
+    monkeypatch.undo()
+    assert restore(target, tmp_path / "b", tmp_path / "audit").erased_later == 1
+
+    client = Redis.from_url(elsewhere.url)
+    restored = RedisEvents(client)
+    await restored.complete()
+    assert [len(await restored.seen(user)) for user in "abc"] == [0, 0, 3]
+    entries = [fields for _, fields in target.xrange(schema.EVENTS)]
+    users = [msgpack.unpackb(fields[b"event"])["user_id"] for fields in entries if b"event" in fields]
+    assert users == ["c"] * 3
+    said = [fields[b"erased"].decode() for fields in entries if b"erased" in fields]
+    assert said == [digest_of("a"), digest_of("b")]
+    assert await restored.append([Event("b0", "b", "n0", "view", time.time())]) == 0
+    await client.aclose()
 
 
 async def test_a_tombstone_goes_on_to_count_versions_and_no_earlier_state_comes_back(
@@ -260,7 +301,7 @@ async def test_any_flipped_byte_of_any_file_is_noticed_before_anything_is_writte
     back_up(source, tmp_path / "b")
 
     files = sorted(path for path in (tmp_path / "b").iterdir())
-    assert len(files) == 2 + 3 + 3 * len(MODELS)
+    assert len(files) == 2 + 4 + 3 * len(MODELS)
     for file in files:
         whole = file.read_bytes()
         for place in (0, len(whole) // 2, len(whole) - 1):
@@ -278,11 +319,28 @@ async def test_a_backup_of_a_later_format_is_refused(redis, source, target, tmp_
     await use(redis)
     back_up(source, tmp_path / "b")
     manifest = json.loads((tmp_path / "b" / MANIFEST).read_bytes())
-    (tmp_path / "b" / MANIFEST).write_text(json.dumps(manifest | {"format": 3, "notellm": "9.1", "new": 1}))
+    (tmp_path / "b" / MANIFEST).write_text(
+        json.dumps(manifest | {"format": files.FORMAT + 1, "notellm": "9.1", "new": 1})
+    )
     (tmp_path / "b" / SUMS).write_text(files.sums(tmp_path / "b"))
 
-    with pytest.raises(BackupError, match=r"was made by notellm 9\.1 in format 3, and this one reads up to 2"):
+    said = rf"was made by notellm 9\.1 in format {files.FORMAT + 1}, and this one reads up to {files.FORMAT}"
+    with pytest.raises(BackupError, match=said):
         restore(target, tmp_path / "b")
+
+
+async def test_a_backup_of_the_first_format_has_no_rules_and_is_restored(redis, source, target, tmp_path):
+    await use(redis)
+    back_up(source, tmp_path / "b")
+    manifest = json.loads((tmp_path / "b" / MANIFEST).read_bytes())
+    (tmp_path / "b" / files.HASHTAG_RULES).unlink()
+    del manifest["lines"][files.HASHTAG_RULES]
+    (tmp_path / "b" / MANIFEST).write_text(json.dumps(manifest | {"format": 1}))
+    (tmp_path / "b" / SUMS).write_text(files.sums(tmp_path / "b"))
+
+    restore(target, tmp_path / "b")
+
+    assert contents(target) == {key: value for key, value in contents(source).items() if family(key) != schema.RULES}
 
 
 async def test_a_store_that_holds_anything_is_refused_and_left_as_it_is(redis, source, elsewhere, target, tmp_path):
@@ -299,7 +357,10 @@ async def test_a_store_that_holds_anything_is_refused_and_left_as_it_is(redis, s
     async def event() -> None:
         await RedisEvents(client).append([Event("e", "u", "n", "view", 1.0)])
 
-    for somebody in (worker, write, event):
+    async def rule() -> None:
+        await RedisHashtags(client).put_rule(HashtagRule("spam"))
+
+    for somebody in (worker, write, event, rule):
         await somebody()
         before = contents(target)
         with pytest.raises(BackupError, match="the store is not empty"):

@@ -16,9 +16,11 @@ from model.note import Note
 from service.api.app import create_app
 from service.recommend.memory import FINGERPRINT, WordDrafter, bag_of_words
 from service.recommend.recommender import Recommender
+from service.recommend.vocabulary import HashtagVocabulary
 from service.settings import HttpSettings, IndexSettings, Settings
 from service.store.connection import open_redis
 from service.store.events import RedisEvents
+from service.store.hashtags.vocabulary import RedisHashtags
 from service.store.idempotency import RedisAnswers
 from service.store.notes import RedisStore
 
@@ -31,7 +33,8 @@ class Gateway:
 
     def __init__(self, redis: Redis, searcher: MemorySearcher) -> None:
         store = RedisStore(redis, 1000)
-        recommender = Recommender(store, RedisEvents(redis), searcher, WordDrafter(), SETTINGS, FINGERPRINT)
+        seams = store, RedisEvents(redis), HashtagVocabulary(RedisHashtags(redis), 1.0), searcher, WordDrafter()
+        recommender = Recommender(*seams, SETTINGS, FINGERPRINT)
         app = create_app(lambda: recommender, RedisAnswers(redis), SETTINGS)
         headers = {"Content-Type": "application/json"}
         transport = httpx.ASGITransport(app)

@@ -64,6 +64,95 @@ async def test_events_come_once_each_and_as_they_were(redis, client, tmp_path):
         "ts": 1767225600_250000,
         "source_note_id": "n0",
         "event_id": "e1",
+        "value": None,
+        "answer_id": None,
+        "position": None,
+    }
+
+
+async def test_a_reader_who_was_erased_leaves_the_files_with_the_next_export_and_may_come_back(
+    redis, client, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("service.backup.events.BATCH", 3)
+    log, folder = RedisEvents(redis), tmp_path / "events"
+    await log.append([event(number, user="uäz"[number % 2 :]) for number in range(6)])
+    export(client, folder)
+    await log.append([event(number, user="uäz"[number % 2 :]) for number in range(6, 9)])
+    await log.erase("äz")
+    await log.append([event(9, user="äz"), event(10, user="uäz"), event(1, user="äz")])
+    before = {path: path.read_bytes() for path in folder.glob("dt=*/*")}
+
+    assert export(client, folder) == Exported(4, 0, erased=3)
+
+    assert exported(folder) == ["e0", "e2", "e4", "e6", "e8", "e9", "e10"]
+    assert [path.read_bytes() for path in before] != [*before.values()]
+    rows = [row for path in folder.glob("dt=*/*") for row in pq.read_table(path, partitioning=None).to_pylist()]
+    assert [row["event_id"] for row in rows if row["user_id"] == "äz"] == ["e9"]
+    assert not list(folder.glob("dt=*/.part*"))
+    # Nothing is written for an erasure of somebody who is in no file, or in those alone that the cursor has passed.
+    await log.erase("nobody")
+    kept = {path: path.stat().st_ino for path in folder.glob("dt=*/*")}
+    assert export(client, folder) == Exported(0, 0)
+    assert {path: path.stat().st_ino for path in folder.glob("dt=*/*")} == kept
+
+
+async def test_an_erasure_that_was_interrupted_is_applied_by_the_next_run(redis, client, tmp_path, monkeypatch):
+    log = RedisEvents(redis)
+    await log.append([event(1, user="a"), event(2, user="b")])
+    export(client, tmp_path)
+    await log.erase("a")
+
+    def killed(*_: object) -> None:
+        raise RuntimeError("killed")
+
+    monkeypatch.setattr("service.backup.events._write_cursor", killed)
+    with pytest.raises(RuntimeError):
+        export(client, tmp_path)
+    monkeypatch.undo()
+
+    assert exported(tmp_path) == ["e2"]
+    assert export(client, tmp_path) == Exported(0, 0)
+    assert exported(tmp_path) == ["e2"]
+
+
+async def test_parts_of_an_older_release_are_read_with_later_ones(redis, client, tmp_path):
+    """And impressions and dismissals make no pair."""
+    data = tmp_path / "data"
+    log = RedisEvents(redis)
+    await log.append([event(1, "u", "n1", ts=1.0), event(2, "u", "n2", ts=2.0)])
+    export(client, data / "events")
+    [part] = (data / "events").glob("dt=*/*")
+    table = pq.read_table(part, partitioning=None)
+    pq.write_table(table.drop_columns(["value", "answer_id", "position"]), part)
+    await log.append(
+        [
+            Event("e3", "u", "n3", "impression", 0.5, value=1.5, answer_id="a", position=3),
+            Event("e4", "u", "n3", "dismiss", 3.0),
+            event(5, "v", "n2", ts=1.0),
+            event(6, "v", "n3", ts=2.0),
+            event(7, "w", "n1", "impression"),
+        ]
+    )
+    export(client, data / "events")
+    (data / "notes.jsonl").write_text(
+        "".join(json.dumps({"note_id": id_, "title": id_}) + "\n" for id_ in ("n1", "n2", "n3"))
+    )
+
+    command = ["pairs", str(data), "--out", str(tmp_path / "pairs.parquet"), "--holdout", "0"]
+    answer = CliRunner().invoke(cli, command)
+
+    assert answer.exit_code == 0, answer.output
+    assert load_pairs(tmp_path / "pairs.parquet").ends() == [("n1", "n2"), ("n2", "n3")]
+    rows = [
+        row
+        for path in sorted((data / "events").glob("dt=*/*"))[1:]
+        for row in pq.read_table(path, partitioning=None).to_pylist()
+    ]
+    assert {name: rows[0][name] for name in ("event", "value", "answer_id", "position")} == {
+        "event": "impression",
+        "value": 1.5,
+        "answer_id": "a",
+        "position": 3,
     }
 
 

@@ -19,9 +19,11 @@ from indexer.types import Change, SearchResult
 from model.note import Note
 from service.api.app import create_app
 from service.recommend.recommender import Recommender
+from service.recommend.vocabulary import HashtagVocabulary
 from service.recommend.workers import WorkerPool
 from service.settings import HttpSettings, IndexSettings, Settings
 from service.store.events import RedisEvents
+from service.store.hashtags.vocabulary import RedisHashtags
 from service.store.idempotency import RedisAnswers
 from service.store.jobs import JobQueue
 from service.store.notes import RedisStore
@@ -60,7 +62,8 @@ async def test_replicas_agree_stand_in_for_each_other_and_come_back(cluster, red
     everybody = ShardedSearcher(cluster.addresses, MODEL)
     seconds = ShardedSearcher([address.split(",")[1] for address in cluster.addresses], MODEL)
     settings = Settings(http=HttpSettings(related_s=10), index=IndexSettings(addresses=tuple(cluster.addresses)))
-    recommender = Recommender(store, RedisEvents(redis), everybody, WorkerPool([], MODEL), settings, MODEL)
+    seams = store, RedisEvents(redis), HashtagVocabulary(RedisHashtags(redis), 1.0), everybody, WorkerPool([], MODEL)
+    recommender = Recommender(*seams, settings, MODEL)
     gateway = httpx.AsyncClient(
         transport=httpx.ASGITransport(create_app(lambda: recommender, RedisAnswers(redis), settings)),
         base_url="http://localhost",

@@ -23,10 +23,12 @@ from model.note import Note
 from service.api.app import create_app
 from service.recommend.active_model import ActiveModel
 from service.recommend.recommender import Recommender
+from service.recommend.vocabulary import HashtagVocabulary
 from service.recommend.workers import WorkerPool
 from service.settings import HttpSettings, IndexSettings, Settings
 from service.store.connection import open_redis
 from service.store.events import RedisEvents
+from service.store.hashtags.vocabulary import RedisHashtags
 from service.store.idempotency import RedisAnswers
 from service.store.jobs import JobQueue
 from service.store.notes import RedisStore
@@ -78,10 +80,10 @@ class Rollout:
         self.searcher = ShardedSearcher(indexers.addresses, "")
         settings = Settings(http=HttpSettings(related_s=10), index=IndexSettings(addresses=tuple(indexers.addresses)))
         workers = WorkerPool([], "")
-        events = RedisEvents(redis)
+        seams = self.store, RedisEvents(redis), HashtagVocabulary(RedisHashtags(redis), 1.0)
 
         def recommender(model: str) -> Recommender:
-            return Recommender(self.store, events, self.searcher.of(model), workers.of(model), settings, model)
+            return Recommender(*seams, self.searcher.of(model), workers.of(model), settings, model)
 
         self.active = ActiveModel(self.registry.active, "", recommender)
         transport = httpx.ASGITransport(create_app(self.active, RedisAnswers(redis), settings))

@@ -9,7 +9,9 @@ from service.api.app import create_app
 from service.keys import Keyring
 from service.recommend.memory import FINGERPRINT, WordDrafter, bag_of_words
 from service.recommend.recommender import Recommender
+from service.recommend.vocabulary import HashtagVocabulary
 from service.settings import HttpSettings, IndexSettings, Settings
+from service.store.hashtags.memory import MemoryHashtags
 from service.store.interfaces import Answers, Suggestion
 from service.store.memory import MemoryAnswers, MemoryEvents, MemoryStore
 from service.store.records import StoredNote, fields_of
@@ -25,7 +27,10 @@ class MemoryGateway:
         settings = Settings(http=HttpSettings.model_validate(http), index=IndexSettings(addresses=("shard0", "shard1")))
         self.events = MemoryEvents()
         self.answers = answers or MemoryAnswers()
-        self.recommender = Recommender(self.store, self.events, self.searcher, self.drafter, settings, FINGERPRINT)
+        self.hashtags = MemoryHashtags(self.store)
+        self.vocabulary = HashtagVocabulary(self.hashtags, settings.http.related_s)
+        seams = self.store, self.events, self.vocabulary, self.searcher, self.drafter
+        self.recommender = Recommender(*seams, settings, FINGERPRINT)
         self.app = create_app(lambda: self.recommender, self.answers, settings, keys)
 
     def client(self) -> httpx.AsyncClient:

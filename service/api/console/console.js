@@ -2,9 +2,11 @@
 //
 //   #explore/<id>?diversity=0.3     a stored note, its related notes and how they are refined
 //   #explore?text=<text>            the same for a text that is not stored
-//   #write, #service
+//   #write, #vocabulary, #service
 //
 // What the API says reaches the page as text nodes only. The key is kept in this module's memory alone.
+
+import { Vocabulary } from "./vocabulary.js";
 
 const ID = /^[A-Za-z0-9._~:-]{1,128}$/;
 const WORD = /^[A-Za-z]+$/;
@@ -12,6 +14,7 @@ const DOTS = /^\.{1,2}$/; // ids that no browser can ask for: it resolves them a
 const TITLES = {
   explore: "Explore",
   write: "Write",
+  vocabulary: "Hashtags",
   service: "Service",
 };
 const EXAMPLES = [
@@ -115,7 +118,7 @@ async function ask(method, path, { body = null, signal }) {
       cache: "no-store",
       signal: AbortSignal.any([signal, AbortSignal.timeout(DEADLINE_MS)]),
     });
-    if (answer.ok) return await answer.json();
+    if (answer.ok) return answer.status === 204 ? null : await answer.json();
     throw await Refusal.of(answer);
   } catch (error) {
     if (signal.aborted) throw error;
@@ -206,6 +209,9 @@ function trouble({ status, code, reason, requestId, retryAfterS }) {
     case 404:
       return { text: "No note has this id. Check the spelling; it may also have been deleted." };
     case 409:
+      if (code === "alias_loop") {
+        return { text: "These hashtags would stand for each other. Remove the rule that leads back first." };
+      }
       return { text: "This note is stored but not searchable yet.", again: retryAfterS ?? 1 };
     case 413:
       return { text: "This is more than the service takes. Shorten it, and try again." };
@@ -1049,6 +1055,10 @@ $("draft").addEventListener("submit", (event) => {
 $("draft").addEventListener("input", () => publishing.stop());
 for (const field of ["draft-title", "draft-content"]) $(field).addEventListener("input", suggestSoon);
 
+// Hashtags
+
+const vocabulary = new Vocabulary({ $, make, makeButton, ask, announce, whole, count, Loader });
+
 // Service
 
 const polling = new Loader($("service-notice"), $("polled"));
@@ -1270,6 +1280,8 @@ function route(moved = true) {
   if (place.view === "explore") tabOf("explore").href = location.hash || "#explore";
   document.title = `${TITLES[place.view]} – NoteLLM`;
   if (place.view !== "explore") exploring.stop();
+  if (place.view === "vocabulary") vocabulary.open();
+  else vocabulary.close();
   if (place.view === "service") startPolling();
   else stopPolling();
   if (place.view === "explore") openExplore(place, moved);

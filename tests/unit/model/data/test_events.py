@@ -92,7 +92,7 @@ def test_events_without_a_column_of_times_are_all_untimed(tmp_path, write):
     [
         (
             {"event": "buy"},
-            "line 2: event must be one of view, click, like, save, got 'buy'",
+            "line 2: event must be one of view, click, like, save, impression, dismiss, got 'buy'",
             "row 1: event must",
         ),
         ({"user_id": ""}, "line 2: user_id must not be empty", "row 1: user_id must not be empty"),

@@ -36,6 +36,12 @@ CONTRACT = {
     "GET /notes": "read",
     "GET /notes/{note_id}": "read",
     "DELETE /notes/{note_id}": "write",
+    "DELETE /users/{user_id}": "admin",
+    "GET /hashtags": "read",
+    "GET /hashtags/trending": "read",
+    "GET /hashtags/rules": "read",
+    "PUT /hashtags/{tag}": "admin",
+    "DELETE /hashtags/{tag}": "admin",
     "GET /status": "read",
 }
 
@@ -43,7 +49,7 @@ CONTRACT = {
 def operations(app: FastAPI) -> dict[str, str | None]:
     """What each route of the app asks for, by method and template."""
     return {
-        f"{method} {route.path}": policy_of(route).scope
+        f"{method} {route.path_format}": policy_of(route).scope
         for route in app.routes
         for method in sorted(route.methods or ())
     }

@@ -14,6 +14,7 @@ CONSOLE = {
     "/": "text/html; charset=utf-8",
     "/console.css": "text/css; charset=utf-8",
     "/console.js": "text/javascript; charset=utf-8",
+    "/vocabulary.js": "text/javascript; charset=utf-8",
     "/favicon.svg": "image/svg+xml",
 }
 REFERENCE = {
@@ -165,7 +166,7 @@ class TestMarkup:
             assert (await client.get(f"/{reference}")).status_code == 200
 
     async def test_has_every_element_that_the_script_asks_for(self, client):
-        script = (await client.get("/console.js")).text
+        script = "".join([(await client.get(path)).text for path in ("/console.js", "/vocabulary.js")])
         ids = set(Markup((await client.get("/")).text).ids)
 
         made = set(re.findall(r'\bid: "([a-z-]+)"', script))
@@ -173,10 +174,10 @@ class TestMarkup:
 
 
 class TestTheConsole:
-    def test_is_four_files_with_no_step_between_them_and_the_browser(self):
+    def test_is_five_files_with_no_step_between_them_and_the_browser(self):
         names = {file.name for file in files("service.api").joinpath("console").iterdir()}
 
-        assert names == {"index.html", "console.css", "console.js", "favicon.svg"}
+        assert names == {"index.html", "console.css", "console.js", "vocabulary.js", "favicon.svg"}
 
     @pytest.mark.parametrize(
         "sink",
@@ -194,7 +195,8 @@ class TestTheConsole:
         ],
     )
     async def test_never_turns_text_into_code_and_stores_nothing(self, client, sink):
-        assert sink not in (await client.get("/console.js")).text
+        for script in ("/console.js", "/vocabulary.js"):
+            assert sink not in (await client.get(script)).text
 
     async def test_asks_nothing_of_other_hosts(self, client):
         for path in CONSOLE:
@@ -207,7 +209,8 @@ def test_the_wheel_holds_every_page(tmp_path):
     listed = _names(Path(wheel))
 
     assert {
-        f"service/api/console/{name}" for name in ("index.html", "console.css", "console.js", "favicon.svg")
+        f"service/api/console/{name}"
+        for name in ("index.html", "console.css", "console.js", "vocabulary.js", "favicon.svg")
     } <= listed
     assert {"service/api/reference/index.html", "service/api/reference/reference.js"} <= listed
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -243,6 +244,33 @@ class TestOtherCalls:
 
         assert answer == EventsOut(accepted=2, duplicates=1, rejected=[])
         assert gateway.events.kept["e2"].source_note_id == "n2"
+
+    @pytest.mark.parametrize("user_id", ["u1", "..", "a/../b?c#d%20 é\n"])
+    async def test_a_reader_is_erased(self, gateway, notellm, user_id):
+        await notellm.record([EVENT | {"user_id": user_id, "ts": time.time(), "position": 2, "value": 0.5}])
+        assert await gateway.events.seen(user_id) == ["n1"]
+        assert gateway.events.kept["e1"].position == 2
+
+        for _ in range(2):
+            assert await notellm.erase_user(user_id) is None
+
+        assert await gateway.events.seen(user_id) == []
+
+    async def test_hashtags_are_listed_and_their_rules_kept(self, gateway, notellm):
+        await gateway.publish(Note("n1", "harbor", hashtags=("Sea", "sun")), Note("n2", "boat", hashtags=("sea",)))
+
+        first = await notellm.hashtags(limit=1)
+        second = await notellm.hashtags("s", limit=1, after=first.next)
+        assert [(one.tag, one.notes) for one in (*first.items, *second.items)] == [("sea", 2), ("sun", 1)]
+        assert [(one.tag, one.notes) for one in (await notellm.trending(days=30)).items] == [("sea", 2)]
+
+        assert (await notellm.alias_hashtag("京都 旅行", "Kyoto")).alias_of == "kyoto"
+        assert (await notellm.block_hashtag("spam")).blocked is True
+        await notellm.remove_hashtag_rule("spam")
+        await notellm.remove_hashtag_rule("..")
+        assert [(one.tag, one.alias_of, one.blocked) for one in (await notellm.hashtag_rules()).items] == [
+            ("京都旅行", "kyoto", None)
+        ]
 
     async def test_status_is_typed(self, gateway, notellm):
         await gateway.publish(Note("a", "harbor"))
