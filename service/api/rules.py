@@ -24,6 +24,7 @@ def related_query(rules: Rules) -> RelatedQuery:
         categories=tuple(dict.fromkeys(rules.category)),
         exclude=tuple(dict.fromkeys(rules.exclude)),
         exclude_author=isinstance(rules, RelatedRules) and rules.exclude_author,
+        for_user=rules.for_user,
         language=rules.language,
         min_score=rules.min_score,
         collapse=rules.duplicates == "collapse",

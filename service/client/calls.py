@@ -90,6 +90,7 @@ class ListRules(TypedDict, total=False):
     filter: str
     category: str | Sequence[str]
     exclude: str | Sequence[str]
+    for_user: str
     language: str
     min_score: float
     duplicates: Literal["collapse", "keep"]

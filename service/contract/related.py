@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, model_validator
 
-from .fields import Body, Label, NoteId, Words
+from .fields import Body, Key, Label, NoteId, Words
 
 LAST = 1000  # place of a list that an answer reaches
 MAX_SEEDS = 64
@@ -20,7 +20,7 @@ _NO_GROUPS = ("language", "exposure", "created_at", "hashtags", "hidden", "title
 class Rules(BaseModel):
     """Which notes may stand in a list, and in which order.
 
-    First come filter, category, excluded ids and language. Of what is left each note has the
+    First come filter, category, excluded ids, what a reader has seen, and language. Of what is left each note has the
     score `(cosine - popularity) * half-life * boosts`. Then `min_score`, near copies, groups, diversity, offset and k.
     """
 
@@ -35,6 +35,9 @@ class Rules(BaseModel):
         default=[], description="Only notes of this category, or of one of these when there are several."
     )
     exclude: Annotated[list[NoteId], Field(max_length=1000)] = Field(default=[], description="Not these notes.")
+    for_user: Key | None = Field(
+        default=None, description="Not the notes that this reader has viewed, clicked, liked, saved or dismissed."
+    )
     language: Annotated[str, StringConstraints(pattern=r"^(any|same|[a-z]{2,3})$")] = Field(
         default="any", description="Only notes in this language, a tag of two or three letters; or `same`, or `any`."
     )

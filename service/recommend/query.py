@@ -23,7 +23,7 @@ class RelatedQuery:
     """Which related notes to find. No category means any; ``diversity`` and ``debias`` are in 0..1.
 
     A note passes what `Neighborhood` hands to the index: ``filter``, ``categories``, ``exclude``, ``exclude_author``,
-    and ``language`` ("any", "same" or a tag). The others are of `service.recommend.ranking`.
+    ``language`` ("any", "same" or a tag) and what ``for_user`` has seen. The others are of `service.recommend.ranking`.
     """
 
     k: int = 10
@@ -34,6 +34,7 @@ class RelatedQuery:
     debias: float = 0.0
     filter: Expression | None = None
     language: str = "any"
+    for_user: str | None = None
     min_score: float | None = None
     half_life_days: float | None = None
     boosts: tuple[Boost, ...] = ()

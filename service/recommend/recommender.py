@@ -177,7 +177,10 @@ class Recommender:
             [embedding] = await self.embed([text])
             origins = replace(origins, text=embedding.vector)
         async with within(self._http.related_s, IndexUnavailable) as deadline:
+            query, is_whole = await self._without_seen(query, deadline)
             related = await self._neighborhood.of_notes(origins, query, deadline)
+        if not is_whole:
+            related = replace(related, degraded=True)
         if related.degraded:
             metrics.RELATED_DEGRADED.inc()
         return related
@@ -363,6 +366,18 @@ class Recommender:
             return await voters, Neighbors([], complete=True)
         shown = self._neighborhood.of_vector(vector, RelatedQuery(related), deadline)
         return await asyncio.gather(voters, shown)
+
+    async def _without_seen(self, query: RelatedQuery, deadline: Deadline) -> tuple[RelatedQuery, bool]:
+        """The query without the notes that its reader has seen; false when the store does not tell them."""
+        if query.for_user is None:
+            return query, True
+        try:
+            async with within(_STORE_SHARE * deadline.share_s(1.0), StoreUnavailable):
+                seen = await self._events.seen(query.for_user)
+        except StoreUnavailable:
+            log.warning("store_unavailable", extra={"readers": 1})
+            return query, False
+        return replace(query, exclude=(*query.exclude, *seen)), True
 
     async def _from_vocabulary(
         self,

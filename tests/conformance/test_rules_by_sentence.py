@@ -3,6 +3,7 @@
 The expected lists are made from one answer that leaves nothing out: every note's cosine.
 """
 
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -97,7 +98,8 @@ class TestGetRelated:
             "k=0", "k=101", "offset=-1", "offset=1001", "k=100&offset=901", "min_score=1.1", "min_score=-1.1",
             "min_score=nan", "language=en-US", "language=english", "language=EN", "duplicates=drop", "per_group=2",
             "group_by=author&per_group=0", "group_by=author&per_group=101", "group_by=title", "group_by=Price",
-            "group_by=hashtags", "half_life_days=0", "half_life_days=-1", "half_life_days=inf", "filter=",
+            "group_by=hashtags", "half_life_days=0", "half_life_days=-1", "half_life_days=inf", "filter=", "for_user=",
+            f"for_user={'u' * 129}",
              f"filter={'x' * 4097}", "boosts=[]", "explain=yes", "k=1&k=2",
         ],
     )  # fmt: skip
@@ -339,7 +341,7 @@ class TestSearch:
         body = {
             "q": "lantern", "k": 10, "min_score": -1, "language": "en", "group_by": "city", "half_life_days": 10.0,
             "offset": 1, "category": ["Travel", "Baking"], "exclude": ["rule-2"], "diversity": 0.2, "debias": 0.2,
-            "explain": True, "boosts": [{"filter": "sale = true", "factor": 2}], "filter": OURS,
+            "explain": True, "boosts": [{"filter": "sale = true", "factor": 2}], "filter": OURS, "for_user": "nobody",
         }  # fmt: skip
         answer = http.post("/search", json=body)
 
@@ -373,3 +375,27 @@ class TestAnswers:
 
         assert ask(http, exclude=excluded)["items"] == []
         refused(http.post("/notes/rule-1/related", json={"exclude": [*excluded, "x"]}), 422, "invalid_request")
+
+
+class TestReaders:
+    @pytest.mark.parametrize("kind", ["view", "click", "like", "save", "dismiss"])
+    def test_do_not_see_again_what_they_have_seen(self, http, cosines, kind):
+        first, second = ids(ask(http, k=2))
+        reader = f"reader of {kind}/é"
+        event = {"event_id": f"seen-{kind}", "user_id": reader, "note_id": first, "type": kind, "ts": time.time()}
+        impression = event | {"event_id": f"shown-{kind}", "note_id": second, "type": "impression"}
+        assert http.post("/events", json={"events": [event, impression]}).json()["accepted"] == 2
+
+        until(lambda: first not in ids(ask(http, for_user=reader)))
+        assert second in ids(ask(http, for_user=reader))
+        assert len(ids(ask(http, for_user="another"))) == NOTES - 1
+        by_query = http.get("/notes/rule-1/related", params={"for_user": reader, "k": 100, "filter": OURS}).json()
+        assert first not in ids(by_query)
+
+    def test_see_again_what_they_saw_long_ago(self, http, cosines):
+        [first] = ids(ask(http, k=1))
+        long_ago = time.time() - 91 * 86_400
+        event = {"event_id": "seen-long-ago", "user_id": "old reader", "note_id": first, "type": "view", "ts": long_ago}
+        assert http.post("/events", json={"events": [event]}).json()["accepted"] == 1
+
+        assert first in ids(ask(http, for_user="old reader"))
