@@ -74,7 +74,7 @@ local function without_text(stored)
   local note = {}
   for name, value in pairs(stored) do note[name] = value end
   note.tags = nil
-  if note.language or note.detected then
+  if note.language or note.detected or not note.content then
     note.title, note.content = '', ''
   else
     note.content = string.gsub(string.sub(note.content, 1, 1200), '[\\192-\\255][\\128-\\191]*$', '')

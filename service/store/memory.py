@@ -57,7 +57,8 @@ class MemoryStore(Faults):
         await self.reached()
         if expected is not None:
             self._expect(notes[0].note.id, expected)
-        needed = sum(self._needs_job(record) for record in notes)
+        seen = Counter(record.note.id for record in notes)
+        needed = sum(seen[record.note.id] > 1 or self._needs_job(record) for record in notes)
         if needed and len(self.jobs) + needed > self._max_queue:
             raise QueueFull("too many notes wait to be embedded")
         return [self._put(record) for record in notes]

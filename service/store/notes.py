@@ -139,16 +139,18 @@ PUT = (
 local models, active = redis.call('HKEYS', MODELS), redis.call('GET', ACTIVE)
 local most, notes = tonumber(ARGV[1]), tonumber(redis.call('HGET', COUNTS, 'live') or 0)
 local waiting = active and redis.call('XLEN', JOBS .. active) or notes
-local stored, jobs, seen = {}, 0, {}
-for i = 4, #ARGV do stored[i] = cmsgpack.unpack(ARGV[i]) end
+local stored, jobs, times = {}, 0, {}
+for i = 4, #ARGV do
+  stored[i] = cmsgpack.unpack(ARGV[i])
+  times[stored[i].id] = (times[stored[i].id] or 0) + 1
+end
 if waiting + #ARGV - 3 > most then  -- then it counts which need a job
   for i = 4, #ARGV do
     local id = stored[i].id
     local old = redis.call('GET', NOTE .. id)
-    local known = not seen[id] and old and not deleted(old) and (written(old) == written(ARGV[i])
+    local known = times[id] == 1 and old and not deleted(old) and (written(old) == written(ARGV[i])
       or active and same_text(cmsgpack.unpack(old), stored[i]) and prediction_of(active, id, version(old)))
     if not known then jobs = jobs + 1 end
-    seen[id] = true
   end
   if waiting + jobs > most and jobs > 0 then return nil end
 end

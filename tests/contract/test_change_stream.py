@@ -240,7 +240,7 @@ async def test_a_change_carries_fields_and_hidden_from_the_stream_and_from_the_s
     )
     await community.store.put([full, StoredNote(Note("b", "Temples in the morning, markets at noon"), 0, hidden=True)])
     await community.store.put(
-        [StoredNote(Note("c", "三天京都之旅" * 400), 0), StoredNote(Note("d", "x"), 0, language="ja")]
+        [StoredNote(Note("c", "", "c" + "三天京都之旅" * 400), 0), StoredNote(Note("d", "x"), 0, language="ja")]
     )
     await community.read()
 
@@ -268,6 +268,7 @@ async def test_a_change_carries_fields_and_hidden_from_the_stream_and_from_the_s
         assert {change.id: change.fields for change in changes} == expected
         assert [change.id for change in changes if change.hidden] == ["b"]
         assert {type(change.fields["exposure"]) for change in changes} == {float}
+        assert next(change for change in changes if change.id == "a").fields["sale"] is False
 
 
 async def test_a_write_that_leaves_the_text_alone_is_a_change_at_once(community, stream):

@@ -130,6 +130,40 @@ async def test_where_the_version_before_still_waits_the_new_one_does(store):
     assert (await store.counts("m")).queue_depth == 2
 
 
+@pytest.mark.parametrize("predicted", [False, True])
+async def test_where_the_version_before_failed_the_new_one_waits(store, redis, predicted):
+    """For a worker that could not read it, or for an index that refused its vector."""
+    await store.put([KYOTO])
+    if isinstance(store, MemoryStore):
+        store.jobs.clear()
+        store.suggest("n1", Suggestion(1, "", failure="too long"))
+    else:
+        queue = JobQueue(redis, "w0", "m", 16)
+        [item] = await queue.claim(1, 1)
+        if predicted:
+            await queue.publish([(item, StoredPrediction(1, "m", VECTOR, (), None))])
+        await queue.dead_letter(item, "too long")
+
+    assert await store.put([MORE]) == [2]
+    assert (await store.counts("m")).queue_depth == 1
+
+
+@pytest.mark.parametrize("dim", [1, 63, 64, 300, 16_384, 20_000])
+async def test_a_vector_of_any_length_is_taken_along(redis: Redis, dim):
+    store, queue = RedisStore(redis, max_queue=3), JobQueue(redis, "w0", "m", dim)
+    await queue.open()
+    await store.put([KYOTO])
+    vector = np.linspace(-1, 1, dim, dtype=np.float32)
+    await predict(store, redis, vector)
+
+    await store.put([MORE])
+
+    entries = [decode_change(cursor.decode(), fields) for cursor, fields in await redis.xrange(EMBEDDINGS)]
+    assert [(change.version, change.hidden) for change in entries] == [(1, False), (2, True)]
+    assert np.array_equal(entries[1].vector, vector)
+    assert np.array_equal((await store.vector("n1", "m")).vector, vector)
+
+
 async def test_a_note_that_comes_back_after_its_delete_waits_for_the_model(store, redis):
     await store.put([KYOTO])
     await predict(store, redis)
@@ -146,10 +180,16 @@ async def test_a_write_that_needs_no_job_is_taken_while_too_many_wait(store, red
 
     assert await store.put([MORE]) == [2]
     assert await store.put([MORE]) == [2]
-    for refused in ([carrying("w9")], [replace(KYOTO, author="a3"), replace(MORE, note=replace(MORE.note, title="x"))]):
+    other = replace(MORE, note=replace(MORE.note, title="x"))
+    for refused in ([carrying("w9")], [replace(KYOTO, author="a3"), other]):
         with pytest.raises(QueueFull):
             await store.put(refused)
-    assert await store.get(["n1", "w9"]) == [replace(MORE, version=2), None]
+    store._max_queue = 2  # set lower since
+    assert await store.put([KYOTO]) == [3]
+    store._max_queue = 4
+    with pytest.raises(QueueFull):
+        await store.put([other, KYOTO])  # both need the model, as nobody reads the one in between
+    assert await store.get(["n1", "w9"]) == [replace(KYOTO, version=3), None]
 
 
 async def test_a_type_that_differs_from_the_one_in_live_notes_is_refused_alone(store, redis):

@@ -101,9 +101,11 @@ class Clients:
 
     def _write(self, http: httpx.Client, chance: random.Random, writer: int) -> None:
         note_id = chance.choice(self._ids[writer])
-        match chance.choices(["put", "delete", "bulk", "events"], [60, 15, 5, 20])[0]:
+        match chance.choices(["put", "patch", "delete", "bulk", "events"], [45, 15, 15, 5, 20])[0]:
             case "put":
                 self._put(http, note_id, chance)
+            case "patch":
+                self._patch(http, note_id, chance)
             case "delete":
                 self._delete(http, note_id)
             case "bulk":
@@ -115,6 +117,21 @@ class Clients:
         title = new_title(chance)
         self._ledger.begin(note_id, title)
         answer = self._send(http, "put", "PUT", f"/notes/{note_id}", {"title": title})
+        if 200 <= answer.status < 300:
+            self._ledger.acknowledge(note_id, title, json.loads(answer.body)["version"])
+        elif _refused(answer):
+            self._ledger.refuse(note_id, title)
+
+    def _patch(self, http: httpx.Client, note_id: str, chance: random.Random) -> None:
+        """Half of them leave the text alone, so that no worker has a part in them."""
+        entry = self._ledger.notes.get(note_id)
+        if entry is None or entry.title is None or entry.unknown:
+            self._put(http, note_id, chance)
+            return
+        title = chance.choice([entry.title, new_title(chance)])
+        self._ledger.begin(note_id, title)
+        body = {"title": title, "attributes": {"number": chance.random()}}
+        answer = self._send(http, "patch", "PATCH", f"/notes/{note_id}", body)
         if 200 <= answer.status < 300:
             self._ledger.acknowledge(note_id, title, json.loads(answer.body)["version"])
         elif _refused(answer):

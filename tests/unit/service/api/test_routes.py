@@ -748,6 +748,8 @@ class TestList:
 
         for limit in (1, 2, 100):
             assert await self.ids(client, filter=text, limit=limit) == ids
+        last = (await client.get("/notes", params={"filter": "created_at EXISTS", "limit": 1})).json()
+        assert ([item["note_id"] for item in last["items"]], last["next"]) == (["waits"], None)
 
     async def test_that_is_filtered_knows_a_patch_at_once(self, gateway, client):
         await self.fill(gateway, client)

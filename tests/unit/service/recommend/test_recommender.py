@@ -322,13 +322,11 @@ class TestRelated:
         note = next(note for note in notes(10) if note.id == first)
         await gateway.recommender.put(StoredNote(note, 0, hidden=True))
 
-        after = await gateway.recommender.related("n0", RelatedQuery(9))
-        assert len(after.notes) == 8
-        assert first not in {note.note_id for note in after.notes}
-        gateway.store.down = True
-        without = await gateway.recommender.related("n0", RelatedQuery(9))
-        assert len(without.notes) == 8
-        assert first not in {note.note_id for note in without.notes}
+        for down in (True, False, True):  # at once, and after it was read again
+            gateway.store.down = down
+            after = await gateway.recommender.related("n0", RelatedQuery(9))
+            assert (len(after.notes), after.degraded) == (8, down)
+            assert first not in {note.note_id for note in after.notes}
         gateway.store.down = False
 
         own = await gateway.recommender.related(first, RelatedQuery(3))
