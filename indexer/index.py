@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 
 NORM_TOLERANCE = 1e-3
 LARGEST_K = 16_384
+# Up to so many excluded ids are searched for and passed over, which asks for no look at their rows.
+MOST_PASSED_OVER = 128
 GROWTH = 2
 
 
@@ -190,7 +192,8 @@ class VectorIndex:
         groups = defaultdict(list)
         for place, query in enumerate(queries):
             # Queries for ten hits must not pay for a hundred.
-            groups[query.filter, _hits_needed(query).bit_length()].append(place)
+            alone = place if len(query.exclude) > MOST_PASSED_OVER else None
+            groups[query.filter, _hits_needed(query).bit_length(), alone].append(place)
         hits: dict[int, Hits] = {}
         for places in groups.values():
             alike = [queries[place] for place in places]
@@ -330,7 +333,10 @@ def _append(old: State, kept_delta: Ints, scratch: Path | None) -> tuple[Ints, B
 
 
 def _search_alike(state: State, queries: Sequence[Query]) -> list[Hits]:
-    """Hits of queries with the same filter, from one search."""
+    """Hits of queries with the same filter, from one search; with many excluded ids a query comes alone."""
+    if len(queries[0].exclude) > MOST_PASSED_OVER:
+        state = state.hiding(queries[0].exclude)
+        queries = [queries[0]._replace(exclude=())]
     unit_ND = np.array([query.vector for query in queries], dtype=np.float32)
     faiss.normalize_L2(unit_ND)
     hits_N = state.search(unit_ND, max(map(_hits_needed, queries)), queries[0].filter)

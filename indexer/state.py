@@ -5,6 +5,7 @@ Rows of the delta are numbered after those of the base.
 
 import math
 from bisect import bisect_left
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Self
@@ -134,6 +135,17 @@ class State:
         if row < len(self.rows):
             return replace(self, base_live=self.base_live.without(row))
         return replace(self, delta_live=self.delta_live.without(row - len(self.rows)))
+
+    def hiding(self, ids: Iterable[str]) -> Self:
+        """A copy in which the rows of these ids are in no search's hits."""
+        first = len(self.rows)
+        rows = np.unique([row for id_ in ids if (row := self.find(id_)) is not None]).astype(np.int64)
+        base, delta = rows[rows < first], rows[rows >= first] - first
+        return replace(
+            self,
+            base_live=self.base_live.hiding(bitmap.only(base, self.base_live.shown)),
+            delta_live=self.delta_live.hiding(bitmap.only(delta, self.delta_live.shown)),
+        )
 
     def find(self, id_: str) -> int | None:
         """The row of an id, if it is published and alive."""

@@ -18,7 +18,7 @@ from support.filters import expressions, fields, holds
 from support.index import neighbors
 
 from indexer.filters.expression import Exists, Expression, Not, OneOf
-from indexer.index import VectorIndex
+from indexer.index import MOST_PASSED_OVER, VectorIndex
 from indexer.rows.tombstones import Tombstones
 from indexer.snapshot import KEPT, Snapshots
 from indexer.types import Change, Fields
@@ -72,7 +72,9 @@ def check(index: VectorIndex, oracle: Oracle, filters: Sequence[Expression | Non
         if indexed is not None:
             assert indexed.version == live[id_].version
             np.testing.assert_allclose(indexed.vector, live[id_].vector, atol=1e-6)
-    for k, exclude, filter_ in ((1, [], None), (3, ["a"], None), *((10, [], filter_) for filter_ in filters)):
+    many = ["a", "c", *(f"never-{number}" for number in range(MOST_PASSED_OVER))]
+    asked = [(1, [], None), (3, ["a"], None), (3, many, None), *((10, [], filter_) for filter_ in filters)]
+    for k, exclude, filter_ in asked:
         passing = {
             id_: change
             for id_, change in live.items()

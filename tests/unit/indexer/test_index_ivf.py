@@ -144,13 +144,14 @@ def test_a_row_overwritten_in_an_ivf_base_is_found_once_and_with_its_new_vector(
     assert nearest.score == pytest.approx(1, abs=1e-6)
 
 
-def test_many_excluded_ids_leave_the_next_ones(big, vectors, queries):
-    by_closeness = exact_rows(queries[:1], vectors, 300)[0]
+@pytest.mark.parametrize("excluded", [100, 1000])
+def test_many_excluded_ids_leave_the_next_ones(big, vectors, queries, excluded):
+    by_closeness = exact_rows(queries[:1], vectors, excluded + 100)[0]
 
-    [found] = neighbors(big, queries[:1], 10, exclude=[str(row) for row in by_closeness[:200]])
+    [found] = neighbors(big, queries[:1], 10, exclude=[str(row) for row in by_closeness[:excluded]])
 
     assert len(found) == 10
-    assert {int(neighbor.id) for neighbor in found} <= set(by_closeness[200:].tolist())
+    assert {int(neighbor.id) for neighbor in found} <= set(by_closeness[excluded:].tolist())
 
 
 def test_lookup_after_compaction_is_exact_to_half_precision(big, vectors):
