@@ -34,6 +34,7 @@ NORM_TOLERANCE = 1e-3
 LARGEST_K = 16_384
 # Up to so many excluded ids are searched for and passed over, which asks for no look at their rows.
 MOST_PASSED_OVER = 128
+MOST_SEARCHED_BEYOND = 1024
 GROWTH = 2
 
 
@@ -336,7 +337,6 @@ def _search_alike(state: State, queries: Sequence[Query]) -> list[Hits]:
     """Hits of queries with the same filter, from one search; with many excluded ids a query comes alone."""
     if len(queries[0].exclude) > MOST_PASSED_OVER:
         state = state.hiding(queries[0].exclude)
-        queries = [queries[0]._replace(exclude=())]
     unit_ND = np.array([query.vector for query in queries], dtype=np.float32)
     faiss.normalize_L2(unit_ND)
     hits_N = state.search(unit_ND, max(map(_hits_needed, queries)), queries[0].filter)
@@ -344,8 +344,11 @@ def _search_alike(state: State, queries: Sequence[Query]) -> list[Hits]:
 
 
 def _hits_needed(query: Query) -> int:
-    """How many hits leave k of them, even if all excluded ids are among them."""
-    return query.k + len(query.exclude)
+    """How many hits leave k of them, even if all excluded ids are among them.
+
+    Of many, which are hidden, only so many that the search looks beyond the lists of the nearest.
+    """
+    return query.k + min(len(query.exclude), MOST_SEARCHED_BEYOND)
 
 
 def _trimmed(hits: Hits, query: Query) -> Hits:
