@@ -498,8 +498,8 @@ class TestEvents:
         assert (first.status_code, first.json()) == (202, {"accepted": 1, "duplicates": 0, "rejected": []})
         assert (again.status_code, again.json()) == (202, {"accepted": 1, "duplicates": 1, "rejected": []})
 
-    @pytest.mark.parametrize("kind", ["view", "click", "like", "save"])
-    def test_are_of_four_types_and_need_no_source(self, http, kind):
+    @pytest.mark.parametrize("kind", ["view", "click", "like", "save", "impression", "dismiss"])
+    def test_are_of_six_types_and_need_no_source(self, http, kind):
         event = {name: value for name, value in self.EVENT.items() if name != "source_note_id"}
 
         answer = http.post("/events", json={"events": [event | {"event_id": f"type-{kind}", "type": kind}]})

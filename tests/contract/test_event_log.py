@@ -86,7 +86,10 @@ async def test_an_erasure_leaves_nothing_of_the_reader_in_redis(redis: Redis, mo
     log = RedisEvents(redis)
     for start in range(0, 60, 10):
         await log.append(
-            [met(f"n{n}", n / 100, user=("secret-reader", "x", "y")[n % 3]) for n in range(start, start + 10)]
+            [
+                met(f"n{n}", n / 100, user=("secret-reader", "secret-reader-2", "y")[n % 3])
+                for n in range(start, start + 10)
+            ]
         )
     await redis.xadd(EVENTS, {"event": b"\xc1secret-reader"})
 
