@@ -68,13 +68,17 @@ class Connection(asyncio.Protocol):
             while (message := self._next_message()) is not None:
                 self.received(message)
         except Malformed as error:
-            log.warning("rpc_malformed", extra={"reason": str(error)})
-            self._buffer.clear()
-            self.transport.abort()
+            self.end("rpc_malformed", str(error))
 
     def received(self, message: tuple[int, Any, Any]) -> None:
         """Handle one message; raises Malformed if the peer must not send it."""
         raise NotImplementedError
+
+    def end(self, event: str, reason: str) -> None:
+        """Break the connection, for the peer did what it must not."""
+        log.warning(event, extra={"reason": reason})
+        self._buffer.clear()
+        self.transport.abort()
 
     def send(self, frame: bytes) -> None:
         """Write it together with all frames of this turn of the event loop: a system call costs more than a frame."""

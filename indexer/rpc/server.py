@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import traceback
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import nullcontext
 from typing import Any
@@ -14,6 +15,7 @@ log = logging.getLogger(__name__)
 
 MAX_CONNECTIONS = 512  # each gateway, worker and command holds one
 FRAME_S = 10.0  # for a frame that has begun to arrive, and for a peer to prove that it knows the secret
+LINES, LINES_S = 60, 60.0  # so many lines in so many seconds about connections that had to be ended
 MAX_UNFINISHED_BYTES = 64 * 1024 * 1024  # of the frames that have begun to arrive, on all connections together
 
 Handler = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
@@ -26,6 +28,18 @@ class _Peers:
         self.shared = shared
         self.connections: set[_Connection] = set()
         self.unfinished_bytes = 0
+        self._lines = deque[float](maxlen=LINES)
+        self._untold = 0
+
+    def tell(self, event: str, reason: str) -> None:
+        """Log why a connection ended, unless there were so many lines in the last minute; the next one counts those."""
+        now_s = asyncio.get_running_loop().time()
+        if len(self._lines) == LINES and now_s - self._lines[0] < LINES_S:
+            self._untold += 1
+            return
+        self._lines.append(now_s)
+        log.warning(event, extra={"reason": reason, "untold": self._untold})
+        self._untold = 0
 
 
 class _Connection(Connection):
@@ -133,11 +147,14 @@ class _Connection(Connection):
             self._deadline.cancel()
             self._deadline = None
 
-    def _end(self, reason: str) -> None:
-        log.warning("rpc_ended", extra={"reason": reason})
+    def end(self, event: str, reason: str) -> None:
+        self._peers.tell(event, reason)
         self._buffer.clear()
         self._count(0)
         self.transport.abort()
+
+    def _end(self, reason: str) -> None:
+        self.end("rpc_ended", reason)
 
     def _cancel(self, call: int) -> None:
         # The response and the cancellation may have crossed.

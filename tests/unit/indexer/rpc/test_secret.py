@@ -150,6 +150,26 @@ async def test_a_stranger_sends_no_long_frame_and_stays_no_longer_than_it_takes(
             assert await wire._reader.read() == b""
 
 
+async def test_strangers_do_not_decide_how_much_is_logged(server, monkeypatch, caplog):
+    monkeypatch.setattr("indexer.rpc.server.LINES_S", 0.5)
+    wrong = b"\xff\xff\xff\xff", b"\0\0\0\1\xc1"
+    for number in range(200):
+        async with Wire(server.address) as wire:
+            wire._writer.write(wrong[number % 2])
+            with suppress(ConnectionError):
+                await wire._reader.read()
+    before = len(caplog.records)
+    await asyncio.sleep(0.5)
+    async with Wire(server.address) as wire:
+        wire._writer.write(wrong[0])
+        with suppress(ConnectionError):
+            await wire._reader.read()
+
+    assert before == 60
+    assert {record.message for record in caplog.records} == {"rpc_malformed"}
+    assert caplog.records[-1].untold == 140
+
+
 async def test_a_friend_stays(server, monkeypatch):
     monkeypatch.setattr("indexer.rpc.server.FRAME_S", 0.05)
     client = RpcClient(server.address)
