@@ -16,7 +16,7 @@ LANGUAGES = (
 # Of English titles without a text, one in sixty is then given to another language, and one in nine to none; of whole
 # notes none. See docs/decisions/059.
 _SURE = 0.8
-_CHARS = 300
+_CHARS = 200
 _CACHED = 4096
 _NO_WORDS = re.compile(r"(?:https?://|www\.)\S+|@\w+")
 

@@ -1,5 +1,7 @@
 """The language of a note: right where it is clear, none where it is not."""
 
+from collections import Counter
+
 import pytest
 
 from model.data.samples.generate import sample_notes
@@ -58,5 +60,9 @@ def test_the_beginning_decides_however_long_the_text():
     assert detect_language("", CLEAR["de"] * 20 + CLEAR["ru"] * 500) == "de"
 
 
-def test_every_sample_note_is_english():
-    assert {detect_language(note.title, note.content) for note in sample_notes()[::8]} == {"en"}
+def test_sample_notes_are_english_or_now_and_then_unclear():
+    notes = sample_notes()[::8]
+    found = Counter(detect_language(note.title, note.content) for note in notes)
+
+    assert found.keys() <= {"en", None}
+    assert found["en"] >= 0.99 * len(notes)
