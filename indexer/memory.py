@@ -4,7 +4,7 @@ import threading
 from collections.abc import Iterator
 
 from indexer.follow import START
-from indexer.types import Change, Floats
+from indexer.types import Change, Fields, Floats
 
 # So that a follower's thread, which may wait in `read`, ends soon.
 LONGEST_BLOCK_S = 0.05
@@ -36,10 +36,14 @@ class MemoryChangeStream:
         """The cursor of the newest change."""
         return str(len(self.entries)) if self.entries else START
 
-    def add(self, id_: str, version: int, vector: Floats | None) -> None:
+    def add(
+        self, id_: str, version: int, vector: Floats | None, fields: Fields | None = None, *, hidden: bool = False
+    ) -> None:
         """Append an upsert, or without a vector a delete."""
         with self._added:
-            self.entries.append(Change(str(len(self.entries) + 1), id_, version, self.fingerprint, vector))
+            cursor = str(len(self.entries) + 1)
+            change = Change(cursor, id_, version, self.fingerprint, vector, fields=fields or {}, hidden=hidden)
+            self.entries.append(change)
             self._added.notify_all()
 
     def read(self, after: str, limit: int, block_s: float) -> list[Change]:

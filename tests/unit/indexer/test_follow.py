@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from support.index import neighbors
 
+from indexer.filters.expression import Expression, Not, OneOf
 from indexer.follow import Follower, backoff_s
 from indexer.index import VectorIndex
 from indexer.memory import MemoryChangeStream
@@ -111,6 +112,32 @@ def test_without_a_snapshot_the_index_comes_from_the_store_and_not_from_the_stre
         stream.add("c", 1, VECTORS[3])
         shard.reaches(stream)
         assert len(shard.index) == 2
+
+
+def test_fields_and_hidden_rows_outlive_rebuilds_and_restarts_and_a_patch_replaces_them(stream, tmp_path):
+    in_kyoto, elsewhere = OneOf("city", ("Kyoto",)), Not(OneOf("city", ("Kyoto",)))
+
+    def found(shard: Shard, filter_: Expression | None = None) -> set[str]:
+        return {near.id for near in neighbors(shard.index, VECTORS[:1], 9, (), filter_)[0]}
+
+    stream.add("a", 1, VECTORS[0], {"city": "Kyoto"})
+    stream.add("b", 1, VECTORS[1], {"city": "Kyoto"}, hidden=True)
+    stream.add("c", 1, VECTORS[2])
+    for _ in ("from the store", "from a snapshot"):
+        with Shard(stream, tmp_path) as shard:
+            shard.reaches(stream)
+            eventually(shard.follower.caught_up.is_set)
+            assert (found(shard), found(shard, in_kyoto), found(shard, elsewhere)) == ({"a", "c"}, {"a"}, {"c"})
+            assert (len(shard.index), shard.index.lookup("b").version) == (3, 1)
+            shard.index.compact()
+
+    stream.add("a", 2, VECTORS[0], {"city": "Osaka"}, hidden=True)
+    stream.add("b", 2, VECTORS[1], {"city": "Kyoto"})
+    with Shard(stream, tmp_path) as shard:
+        shard.reaches(stream)
+        assert (found(shard), found(shard, in_kyoto), found(shard, elsewhere)) == ({"b", "c"}, {"b"}, {"c"})
+        assert shard.index.missing(shard.index) == []
+        assert set(VectorIndex(DIM, "m").missing(shard.index)) == {"a", "b", "c"}
 
 
 @pytest.mark.parametrize("gap", ["cut behind the cursor", "made anew"])
