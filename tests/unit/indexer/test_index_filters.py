@@ -5,6 +5,7 @@ import pytest
 from support.index import neighbors
 
 from indexer.filters.expression import Expression, Not, OneOf, all_of
+from indexer.filters.parser import parse
 from indexer.index import VectorIndex
 from indexer.types import Change
 
@@ -16,14 +17,15 @@ VECTORS = RNG.normal(size=(ROWS, DIM)).astype(np.float32)
 VECTORS /= np.linalg.norm(VECTORS, axis=1, keepdims=True)
 CATEGORY = RNG.permutation(np.repeat(list(CATEGORIES), list(CATEGORIES.values())))
 AUTHOR = RNG.integers(50, size=ROWS).astype(str)
+# The direction that a vector comes closest to, of 2 x 16: rows of one lie together, and far from most queries.
+SIDE = np.concatenate([VECTORS, -VECTORS], axis=1).argmax(axis=1)
 QUERIES = VECTORS[::2000] * 0.9 + VECTORS[1::2000] * 0.1
 QUERIES /= np.linalg.norm(QUERIES, axis=1, keepdims=True)
 
 
 def change(row: int, version: int = 1) -> Change:
-    return Change(
-        "0-0", str(row), version, "m", VECTORS[row], fields={"category": CATEGORY[row], "author": AUTHOR[row]}
-    )
+    fields = {"category": CATEGORY[row], "author": AUTHOR[row], "side": float(SIDE[row]), "row": float(row)}
+    return Change("0-0", str(row), version, "m", VECTORS[row], fields=fields)
 
 
 def of(category: str | None, author: str | None = None) -> Expression | None:
@@ -68,6 +70,30 @@ def test_a_search_finds_the_k_nearest_of_the_notes_that_pass(index, category, au
     assert hits / (k * len(QUERIES)) >= (1.0 if category == "rare" else 0.95)
 
 
+@pytest.mark.parametrize("k", [10, 100])
+@pytest.mark.parametrize(
+    ("text", "passes"),
+    [
+        ("side = 3", SIDE == 3),
+        ("side IN [3, 7, 20]", np.isin(SIDE, [3, 7, 20])),
+        ("side = 3 OR row < 1000", (SIDE == 3) | (np.arange(ROWS) < 1000)),
+        ("row >= 700 AND row < 1000", (np.arange(ROWS) >= 700) & (np.arange(ROWS) < 1000)),
+        ("side != 3", SIDE != 3),
+    ],
+)
+def test_notes_that_lie_far_from_the_query_are_found_like_others(index, text, passes, k):
+    rows = np.flatnonzero(passes & (np.arange(ROWS) >= 10))
+
+    results = neighbors(index, QUERIES, k, filter_=parse(text))
+
+    hits = 0
+    for query, found in zip(QUERIES, results, strict=True):
+        nearest = {str(row) for row in rows[np.argsort(-(VECTORS[rows] @ query))[:k]]}
+        assert len(found) == k
+        hits += len({near.id for near in found} & nearest)
+    assert hits / (k * len(QUERIES)) >= 0.96
+
+
 def test_all_of_a_rare_category_can_be_had_and_no_more(index):
     [found] = neighbors(index, QUERIES[:1], 100, filter_=of("rare"))
 
@@ -98,3 +124,26 @@ def test_a_note_that_moved_to_another_category_is_found_there_only():
         assert neighbors(index, VECTORS[:1], 5, filter_=of("old")) == [[]]
         assert neighbors(index, VECTORS[:1], 5, filter_=of("new"))[0][0].id == "a"
         index.compact()
+
+
+def test_of_few_notes_in_many_places_as_many_lists_are_probed_as_hold_enough_of_them():
+    """Vectors in clusters, so that an unfiltered search probes no more lists than its recipe says at first."""
+    rng = np.random.default_rng(1)
+    vectors = np.repeat(rng.normal(size=(400, DIM)), 50, axis=0) + 0.1 * rng.normal(size=(ROWS, DIM))
+    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    index = VectorIndex(DIM, "m")
+    index.apply(
+        [Change("0-0", str(row), 1, "m", vectors[row], fields={"part": float(row % 40)}) for row in range(ROWS)]
+    )
+    index.compact()
+    assert index.contents().base.recipe.nprobe == 16
+    rows = np.arange(0, ROWS, 40)
+
+    for k in (10, 50):
+        hits = 0
+        for query, found in zip(
+            vectors[1::900], neighbors(index, vectors[1::900], k, (), parse("part = 0")), strict=True
+        ):
+            nearest = {str(row) for row in rows[np.argsort(-(vectors[rows] @ query))[:k]]}
+            hits += len({near.id for near in found} & nearest)
+        assert hits / (k * len(vectors[1::900])) >= 0.96
