@@ -164,6 +164,20 @@ async def test_a_vector_of_any_length_is_taken_along(redis: Redis, dim):
     assert np.array_equal((await store.vector("n1", "m")).vector, vector)
 
 
+async def test_of_several_models_each_takes_its_own_prediction_along_or_waits(redis: Redis):
+    store = RedisStore(redis, max_queue=3)
+    for model in ("m", "late"):
+        await JobQueue(redis, "w0", model, 16).open()
+    await store.put([KYOTO])
+    await predict(store, redis)
+
+    await store.put([MORE])
+
+    assert [await redis.xlen(JOBS + model) for model in ("m", "late")] == [0, 2]
+    assert (await store.vector("n1", "m")).version == 2
+    assert await store.vector("n1", "late") is None
+
+
 async def test_a_note_that_comes_back_after_its_delete_waits_for_the_model(store, redis):
     await store.put([KYOTO])
     await predict(store, redis)
