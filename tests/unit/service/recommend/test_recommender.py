@@ -336,6 +336,20 @@ class TestRelated:
         back = await gateway.recommender.related("n0", RelatedQuery(3))
         assert [one.note_id for one in back.notes] == [one.note_id for one in before.notes]
 
+    async def test_a_write_that_hides_a_note_waits_for_its_shard_and_no_other_does(self, gateway, monkeypatch):
+        monkeypatch.setattr("service.recommend.recommender._LEAVES_S", 30.0)
+        await gateway.publish(*notes(3))
+        hidden = [StoredNote(note, 0, hidden=True) for note in (*notes(1), Note("new", "harbor"))]
+
+        hiding = asyncio.create_task(gateway.recommender.put(hidden[0]))
+        await asyncio.sleep(0.05)
+        assert not hiding.done()
+        await gateway.drain()
+        assert (await asyncio.wait_for(hiding, 20)).version == 2
+
+        for record in (hidden[1], StoredNote(notes(2)[1], 0, author="a")):  # of the first no shard can know a version
+            await asyncio.wait_for(gateway.recommender.put(record), 20)
+
     async def test_are_not_pending_after_a_write_that_left_the_text_alone(self, gateway):
         await gateway.publish(*notes(10))
         before = await gateway.recommender.related("n0", RelatedQuery(3))
