@@ -23,6 +23,7 @@ from indexer.low_priority import run_low_priority
 from indexer.recall import FLOORS, NOISE, Probe, tune
 from indexer.recipes import FLAT, IndexRecipe, recipe_for
 from indexer.rows.bitmap import Bits, all_alive, flags, packed
+from indexer.rows.packed_fields import PackedFields
 from indexer.rows.rows import Entries, Rows
 from indexer.rows.tombstones import Tombstones
 from indexer.state import State
@@ -106,7 +107,7 @@ class VectorIndex:
         self._writing = threading.Lock()
         self._compacting = threading.Lock()
         nothing = np.empty((0, dim), dtype=np.float32)
-        entries = Entries([], [], nothing, [])
+        entries = Entries([], [], nothing, PackedFields())
         base = FlatBase(recipe_for(0, dim), nothing)
         self._state = State.of(0, base, Rows.of(entries), all_alive(0), entries)
 

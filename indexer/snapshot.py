@@ -43,8 +43,8 @@ from indexer.low_priority import throttle
 from indexer.recipes import IndexRecipe
 from indexer.rows.columns import Column, Columns
 from indexer.rows.id_cells import Ids
+from indexer.rows.packed_fields import PackedFields
 from indexer.rows.rows import Entries, Rows
-from indexer.types import Fields
 
 log = logging.getLogger(__name__)
 
@@ -248,7 +248,7 @@ def _description(contents: Contents) -> dict[str, Any]:
 
 def _delta_files(contents: Contents) -> dict[str, Content]:
     delta = contents.delta
-    ids = {"delta": delta.ids, "fields": delta.fields, "tombstones": contents.tombstones}
+    ids = {"delta": delta.ids, "fields": delta.fields.packed, "tombstones": contents.tombstones}
     arrays: dict[str, NDArray[Any]] = {
         "versions": np.array(delta.versions, dtype=np.int64),
         "vectors": delta.vectors_MD,
@@ -324,7 +324,9 @@ def _contents(manifest: Mapping[str, Any], files: Mapping[str, bytes], folder: P
         base=base,
         rows=Rows(**rows),
         base_alive=delta["base_alive"],
-        delta=Entries(ids["delta"], delta["versions"].tolist(), delta["vectors"], list(map(_fields, ids["fields"]))),
+        delta=Entries(
+            ids["delta"], delta["versions"].tolist(), delta["vectors"], PackedFields.of_packed(ids["fields"])
+        ),
         tombstones=ids["tombstones"],
     )
 
@@ -336,10 +338,6 @@ def _columns(total: int, arrays: dict[str, Any]) -> Columns:
         kind, name, _ = place.split("/")
         columns[kind][name] = Column(*(arrays.pop(f"{kind}/{name}/{part.name}") for part in fields(Column)))
     return Columns(total, **columns)
-
-
-def _fields(stored: Mapping[str, Any]) -> Fields:
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()}
 
 
 def _arrays(data: bytes) -> dict[str, Any]:

@@ -19,19 +19,18 @@ from indexer.rows import bitmap
 from indexer.rows.bitmap import Bits, Flags, all_alive, flags, live_rows
 from indexer.rows.columns import KEPT_FILTERS
 from indexer.rows.liveness import Liveness
+from indexer.rows.packed_fields import HIDDEN, PackedFields
 from indexer.rows.rows import Codes, Entries, Rows, hashes_of
-from indexer.types import Change, Fields, Floats, Hits, Ints
+from indexer.types import Change, Floats, Hits, Ints
 
 SMALLEST_DELTA = 1024
-# The field of the hidden rows. No filter can ask for it: what it would find is in no search's hits.
-HIDDEN = "hidden"
 _IS_HIDDEN = OneOf(HIDDEN, (True,))
 
 
 class _Passing:
     """Whether the rows of a growing delta pass a filter: each is evaluated once, and only when it is asked for."""
 
-    def __init__(self, filter_: Expression, fields: list[Fields]) -> None:
+    def __init__(self, filter_: Expression, fields: PackedFields) -> None:
         self._filter = filter_
         self._fields = fields
         self._known = np.empty(0, dtype=np.int8)  # 1 or 0; -1 is not known yet
@@ -76,7 +75,7 @@ class Delta:
         self.vectors_MD[row] = vector_D
         self.ids.append(change.id)
         self.versions.append(change.version)
-        self.fields.append(_fields(change))
+        self.fields.append(change.fields, hidden=change.hidden)
         self.before.append(self.newest.get(change.id, -1))
         self.newest[change.id] = row
 
@@ -103,7 +102,6 @@ class State:
         """A state whose delta holds these entries, all alive."""
         delta = Delta(entries)
         base_live = Liveness.of(base_alive, len(rows))
-        hidden = np.flatnonzero([HIDDEN in fields for fields in entries.fields])
         return cls(
             generation=generation,
             base=base,
@@ -111,7 +109,7 @@ class State:
             base_live=base_live.hiding(bitmap.only(rows.columns.rows(_IS_HIDDEN).astype(np.int64), base_alive)),
             delta=delta,
             vectors_MD=delta.vectors_MD[: len(entries)],
-            delta_live=Liveness.of(all_alive(len(delta.vectors_MD)), len(entries)).hiding(hidden),
+            delta_live=Liveness.of(all_alive(len(delta.vectors_MD)), len(entries)).hiding(entries.fields.hidden()),
         )
 
     def __len__(self) -> int:
@@ -182,7 +180,7 @@ class State:
             [self.delta.ids[row] for row in delta_rows],
             [self.delta.versions[row] for row in delta_rows],
             self.vectors_MD[delta_rows],
-            [self.delta.fields[row] for row in delta_rows],
+            self.delta.fields.taken(delta_rows),
         )
 
     def ids(self, rows_NK: Ints) -> list[list[str]]:
@@ -242,11 +240,6 @@ class State:
         scores_NJ = np.where(better_NM[:, rows_J], scores_NM[:, rows_J], np.float32(-np.inf))
         places_NJ = np.broadcast_to(rows_J + len(self.rows), scores_NJ.shape)
         return best(np.concatenate([base[0], scores_NJ], axis=1), np.concatenate([base[1], places_NJ], axis=1), k)
-
-
-def _fields(change: Change) -> Fields:
-    """The change's, and the mark of a hidden one."""
-    return {**change.fields, HIDDEN: True} if change.hidden else change.fields
 
 
 def _hits(ids: list[str], scores: list[float]) -> Hits:

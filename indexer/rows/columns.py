@@ -119,12 +119,14 @@ class Columns:
         self._passing = lru_cache(KEPT_FILTERS)(self._evaluated)
 
     @classmethod
-    def of(cls, fields_M: Sequence[Fields]) -> Self:
+    def of(cls, fields_M: Iterable[Fields]) -> Self:
         """From the fields of each row."""
         texts: dict[str, tuple[list[int], list[int]]] = defaultdict(lambda: ([], []))
         numbers: dict[str, tuple[list[float], list[int]]] = defaultdict(lambda: ([], []))
         coded = lru_cache(None)(code)
+        total = 0
         for row, fields in enumerate(fields_M):
+            total += 1
             for name, value in fields.items():
                 if isinstance(value, tuple):
                     texts[name][0].extend(map(coded, value))
@@ -135,7 +137,7 @@ class Columns:
                 else:
                     numbers[name][0].append(value)
                     numbers[name][1].append(row)
-        return cls(len(fields_M), _columns(texts, np.uint64), _columns(numbers, np.float64))
+        return cls(total, _columns(texts, np.uint64), _columns(numbers, np.float64))
 
     def taken(self, rows: Ints) -> "Columns":
         """These rows alone, in this order."""
@@ -148,7 +150,7 @@ class Columns:
 
         return Columns(len(rows), taken(self.texts), taken(self.numbers))
 
-    def extended(self, fields_M: Sequence[Fields]) -> "Columns":
+    def extended(self, fields_M: Iterable[Fields]) -> "Columns":
         """A copy with more rows after these."""
         more = self.of(fields_M)
 

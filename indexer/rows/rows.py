@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from indexer.rows.columns import Columns, Short, sorted_places
 from indexer.rows.id_cells import Ids
-from indexer.types import Fields, Floats, Ints, hash64
+from indexer.rows.packed_fields import PackedFields
+from indexer.types import Floats, Ints, hash64
 
 Codes = NDArray[np.uint64]
 
@@ -25,7 +26,7 @@ class Entries:
     ids: list[str]
     versions: list[int]
     vectors_MD: Floats
-    fields: list[Fields]
+    fields: PackedFields
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -9,6 +9,7 @@ from indexer.base import FlatBase
 from indexer.index import VectorIndex
 from indexer.recipes import FLAT, IndexRecipe
 from indexer.rows.bitmap import all_alive
+from indexer.rows.packed_fields import PackedFields
 from indexer.rows.rows import Entries, Rows
 
 DIM = 128
@@ -34,7 +35,7 @@ def unit(vectors: np.ndarray) -> np.ndarray:
 def flat_index(vectors: np.ndarray, numbers: np.ndarray, folder: Path) -> VectorIndex:
     """An index of vectors named after their numbers, in a flat base however many: the next compaction trains."""
     rows = len(vectors)
-    fields = [{"category": f"c{number % 50}", "author": f"a{number // 10}"} for number in numbers]
+    fields = PackedFields({"category": f"c{number % 50}", "author": f"a{number // 10}"} for number in numbers)
     entries = Entries([f"note{number}" for number in numbers], [1] * rows, vectors, fields)
     contents = replace(
         VectorIndex(DIM, MODEL).contents(),

@@ -37,6 +37,7 @@ from indexer.index import VectorIndex
 from indexer.recipes import FLAT, IndexRecipe
 from indexer.rows.bitmap import all_alive
 from indexer.rows.columns import Columns
+from indexer.rows.packed_fields import PackedFields
 from indexer.rows.rows import Entries, Rows
 from indexer.serving.client import ShardedSearcher
 from indexer.serving.server import serve_shard
@@ -106,7 +107,7 @@ def attributes(rows: int, vectors: np.ndarray) -> list[Fields]:
 def built(vectors: np.ndarray, fields: Sequence[Fields], folder: Path) -> VectorIndex:
     """An index with a trained base, and the last rows in its delta."""
     base = len(vectors) - DELTA
-    entries = Entries([f"note{row}" for row in range(base)], [1] * base, vectors[:base], list(fields[:base]))
+    entries = Entries([f"note{row}" for row in range(base)], [1] * base, vectors[:base], PackedFields(fields[:base]))
     contents = replace(
         VectorIndex(DIM, MODEL).contents(),
         base=FlatBase(IndexRecipe(FLAT, base), entries.vectors_MD),

@@ -19,6 +19,7 @@ from support.index import neighbors
 
 from indexer.filters.expression import Exists, Expression, Not, OneOf
 from indexer.index import MOST_PASSED_OVER, VectorIndex
+from indexer.rows.packed_fields import PackedFields
 from indexer.rows.tombstones import Tombstones
 from indexer.snapshot import KEPT, Snapshots
 from indexer.types import Change, Fields
@@ -162,7 +163,7 @@ class ShowsTheHidden(VectorIndex):
 class ForgetsTheHiddenOnRestart(VectorIndex):
     @classmethod
     def restore(cls, contents, scratch=None):
-        fields = [{"city": fields["city"]} for fields in contents.delta.fields]
+        fields = PackedFields({"city": fields["city"]} for fields in contents.delta.fields)
         return super().restore(replace(contents, delta=replace(contents.delta, fields=fields)))
 
 
@@ -174,7 +175,7 @@ class KeepsTheOldFields(VectorIndex):
 
 class CompactsWithoutFields(VectorIndex):
     def compact(self, *, retrain: bool = False) -> None:
-        self._state.delta.fields[:] = [{}] * len(self._state.delta.fields)
+        self._state.delta.fields.packed[:] = PackedFields([{}]).packed * len(self._state.delta.fields)
         super().compact(retrain=retrain)
 
 

@@ -16,6 +16,7 @@ from indexer.base import build_base
 from indexer.index import VectorIndex
 from indexer.recipes import recipe_for
 from indexer.rows.bitmap import all_alive
+from indexer.rows.packed_fields import PackedFields
 from indexer.rows.rows import Entries, Rows
 from indexer.snapshot import CURRENT, KEPT, STAGED_POINTER, STAGING, Snapshots
 from indexer.types import Change
@@ -160,7 +161,7 @@ def ivf_index() -> VectorIndex:
     recipe = recipe_for(10_000, DIM)
     small = replace(recipe, name="IVF4,PQ4x4fsr", notes=1000, nlist=4, nprobe=4)
     base = build_base(small, vectors)
-    rows = Rows.of(Entries([str(row) for row in range(1000)], [1] * 1000, vectors, [{}] * 1000))
+    rows = Rows.of(Entries([str(row) for row in range(1000)], [1] * 1000, vectors, PackedFields([{}] * 1000)))
     return VectorIndex.restore(
         replace(contents, generation=2, base=base, rows=rows, base_alive=all_alive(1000), tombstones=[{}])
     )

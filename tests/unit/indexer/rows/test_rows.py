@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from indexer.filters.expression import OneOf
+from indexer.rows.packed_fields import PackedFields
 from indexer.rows.rows import Entries, Rows
 
 ids = st.lists(st.text(max_size=3) | st.text("a\0", max_size=12), max_size=20)
@@ -13,7 +14,7 @@ ids = st.lists(st.text(max_size=3) | st.text("a\0", max_size=12), max_size=20)
 def entries(names: list[str], first_version: int = 1) -> Entries:
     rows = len(names)
     versions = list(range(first_version, first_version + rows))
-    fields = [{"version": float(version)} for version in versions]
+    fields = PackedFields({"version": float(version)} for version in versions)
     return Entries(names, versions, np.empty((rows, 2), dtype=np.float32), fields)
 
 
