@@ -244,20 +244,40 @@ class TestExplore:
         expect(page.locator("#note")).to_contain_text("We moved the crate next to our bed.")
         expect(page.locator("#note .model")).to_contain_text("Dogs")
         assert len(titles(page)) == 10
-        assert person.asked[-1].post_data_json == {
-            "title": "Puppy at night",
-            "content": "We moved the crate next to our bed.",
-            "related": 10,
-        }
+        text = {"title": "Puppy at night", "content": "We moved the crate next to our bed."}
+        asked = {urlsplit(request.url).path: request.post_data_json for request in person.asked[-2:]}
+        assert asked == {"/notes/tags": text, "/related": {"text": text}}
         page.click("text=Write this note")
         expect(page.locator("#draft-title")).to_have_value("Puppy at night")
 
-    def test_reads_a_plain_word_that_is_no_id_as_text(self, visit):
+    def test_reads_a_plain_word_that_is_no_id_as_text(self, visit, service):
         page = visit().open()
         search(page, "espresso")
 
         shows_note(page, "espresso")
         expect(page.locator("#results .category").first).to_have_text("Coffee")
+        assert titles(page) == [item["title"] for item in get(service, "search?q=espresso")["items"]]
+
+    def test_refines_a_search_in_words(self, visit, service):
+        page = visit().open("#explore?text=espresso at home")
+        shows_note(page, "espresso at home")
+        page.click("text=Refine")
+        page.fill("#filter", 'NOT category = "Coffee"')
+        page.press("#filter", "Enter")
+        page.fill("#group-by", "category")
+
+        query = "search?q=espresso+at+home&group_by=category&filter=NOT+category+%3D+%22Coffee%22"
+        refined = [item["title"] for item in get(service, query)["items"]]
+        expect(page.locator("#results .result")).to_have_count(len(refined))
+        expect(page.locator("#results .result a").first).to_have_text(refined[0])
+        assert titles(page) == refined
+        assert "Coffee" not in page.locator("#results .category").all_inner_texts()
+        page.reload()
+        expect(page.locator("#filters-count")).to_have_text("· 2 set")
+        page.click("text=Refine")
+        page.fill("#filter", "category = ")
+        page.press("#filter", "Enter")
+        expect(page.locator("#explore-notice")).to_contain_text("filter: ")
 
     def test_sends_a_parameter_only_once_it_is_not_its_default(self, visit, service):
         person = visit()
@@ -472,7 +492,7 @@ class TestWrite:
 
 class TestHostileText:
     def test_of_a_note_stays_text(self, visit, hostile):
-        page = visit().open(f"#explore/{hostile}")
+        page = visit().open(f"#explore/{hostile}?duplicates=keep")
 
         shows_note(page, f"{HOSTILE[0]} {HOSTILE[1]}")
         card, neighbor = page.locator("#note"), page.locator("#results .result").first
@@ -482,7 +502,7 @@ class TestHostileText:
         assert titles(page)[0] == f"{HOSTILE[0]} {HOSTILE[1]}"
         assert self.made_of_text(page)
         page.click("#results .result >> nth=0")
-        expect(page).to_have_url(re.compile("#explore/hostile-2$"))
+        expect(page).to_have_url(re.compile(r"#explore/hostile-2\?duplicates=keep$"))
 
     def test_in_a_draft_and_in_the_address_stays_text(self, visit):
         person = visit()
@@ -648,7 +668,8 @@ class TestTrouble:
             route.continue_()
 
         shows_note(page, get(service, "notes/travel-01")["title"])
-        assert sum(request.method == "POST" for request in person.asked) == 1
+        posted = [urlsplit(request.url).path for request in person.asked if request.method == "POST"]
+        assert sorted(posted) == ["/notes/tags", "/search"]
 
     def test_of_an_answer_that_is_not_the_services_is_told_too(self, visit):
         person = visit()

@@ -92,6 +92,10 @@ DRAFT = {"title": TEXT, "content": TEXT, "hashtags": [MARK], "related": 2}
 EVENT = {"event_id": "e1", "user_id": "u1", "note_id": "n1", "source_note_id": "n2", "type": "view", "ts": 1}
 
 
+# The audit log names the hashtag whose rule was changed, on purpose.
+RULE_OF = ("n1",)
+
+
 def bodies() -> list[bytes]:
     """Valid and invalid in every way that a body can be, and each says the mark."""
     notes = [{"note_id": f"n{number}", **NOTE} for number in range(3)]
@@ -118,7 +122,9 @@ def everything(service: Service, key: str) -> None:
     with httpx.Client(base_url=service.api, timeout=30) as client:
         for template, methods in document["paths"].items():
             for method, path, query in itertools.product(
-                methods, ("n1", f"{MARK}%20"), ({}, {MARK: MARK}, {"k": MARK, "wait": MARK, "category": MARK})
+                methods,
+                RULE_OF if "{tag}" in template else ("n1", f"{MARK}%20"),
+                ({}, {MARK: MARK}, {"k": MARK, "wait": MARK, "category": MARK}),
             ):
                 url = re.sub(r"\{\w+\}", path, template)
                 client.request(method, url, params=query, headers=strange)

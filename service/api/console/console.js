@@ -519,7 +519,7 @@ function filters() {
 /** The same as a body has them, for a text, which has no author. */
 function rules() {
   const chosen = filters();
-  const body = { category: chosen.getAll("category") };
+  const body = chosen.has("category") ? { category: chosen.getAll("category") } : {};
   for (const [, name, , read] of RULES) if (chosen.has(name)) body[name] = read(chosen.get(name));
   if (chosen.has("duplicates")) body.duplicates = chosen.get("duplicates");
   if (chosen.has("explain")) body.explain = true;
