@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from model.backend import Embedding
 from service.contract.embeddings import Encoding
 from service.recommend.note_cache import NoteSummary
+from service.recommend.notes import NoteDetails, NoteList
 from service.recommend.ranking import RelatedNote, in_common
-from service.recommend.recommender import NoteDetails, NoteList, ServiceStatus, TagSuggestions
+from service.recommend.recommender import ServiceStatus, TagSuggestions
 from service.recommend.related import RelatedNotes
 from service.store.records import pack_vector
 

@@ -32,7 +32,7 @@ from service.api.rules import parse_filter
 from service.api.validation import explain
 from service.contract.notes import BulkOut, NoteIn, NoteOut, NotePatch, NotesOut, WrittenOut
 from service.errors import BadFilter, BadRequest, NotAsExpected, NoteNotFound, QueueFull, StoreUnavailable
-from service.recommend.recommender import WriteReceipt
+from service.recommend.notes import WriteReceipt
 from service.store.interfaces import Answer, Conflict
 from service.store.records import StoredNote
 
@@ -70,7 +70,7 @@ async def put_note(note_id: Id, request: Request) -> Response:
     version = expected_version(request.headers)
 
     async def put() -> Answer:
-        return _written(await recommender_of(request).put(record, wait_s, version))
+        return _written(await recommender_of(request).notes.put(record, wait_s, version))
 
     return await once(request, body, put)
 
@@ -116,7 +116,7 @@ async def patch_note(note_id: Id, request: Request) -> Response:
             raise BadRequest(explain(error)) from None
 
     async def run() -> Answer:
-        return _written(await recommender_of(request).patch(note_id, change, wait_s, version))
+        return _written(await recommender_of(request).notes.patch(note_id, change, wait_s, version))
 
     return await once(request, body, run)
 
@@ -142,7 +142,7 @@ async def put_notes(request: Request) -> Response:
     audit.name_notes(request, [record.note.id for record in records])
 
     async def put() -> Answer:
-        versions = await recommender_of(request).put_many(records) if records else []
+        versions = await recommender_of(request).notes.put_many(records) if records else []
         conflicts = _conflicts(versions, {one.position for one in rejected})
         refused = sorted([*rejected, *conflicts], key=lambda one: one.position)
         return Answer(202, orjson.dumps({"accepted": len(records) - len(conflicts), "rejected": refused}))
@@ -184,7 +184,7 @@ async def list_notes(request: Request) -> Response:
     """
     asked = parameters_of(request, ListParameters)
     expression = None if asked.filter is None else parse_filter(asked.filter)
-    listed = await recommender_of(request).page(asked.after or "", asked.limit, expression)
+    listed = await recommender_of(request).notes.page(asked.after or "", asked.limit, expression)
     return json_answer(notes_out(listed))
 
 
@@ -203,7 +203,7 @@ async def list_notes(request: Request) -> Response:
 async def get_note(note_id: Id, request: Request) -> Response:
     """The note, its version and status, and what the model suggests for it."""
     parameters_of(request, NoParameters)
-    details = await recommender_of(request).details(note_id)
+    details = await recommender_of(request).notes.details(note_id)
     body = orjson.dumps(note_out(details))
     tag = note_tag(details.record.version, body)
     headers = {"ETag": tag, "Cache-Control": "private, no-cache"}
@@ -230,7 +230,7 @@ async def delete_note(note_id: Id, request: Request) -> Response:
     version = expected_version(request.headers)
 
     async def delete() -> Answer:
-        await recommender_of(request).delete(note_id, version)
+        await recommender_of(request).notes.delete(note_id, version)
         return Answer(204, b"")
 
     return await once(request, b"", delete)

@@ -87,7 +87,7 @@ class TestErrors:
         async def broken(*args: object, **kwargs: object) -> None:
             raise ZeroDivisionError(MARK)
 
-        monkeypatch.setattr(gateway.recommender, "details", broken)
+        monkeypatch.setattr(gateway.recommender.notes, "details", broken)
         with caplog.at_level(logging.INFO):
             response = await client.get("/notes/n1")
 
@@ -104,7 +104,7 @@ class TestErrors:
         async def verbose(*args: object, **kwargs: object) -> None:
             raise BadRequest("🙂\1" * 5000)
 
-        monkeypatch.setattr(gateway.recommender, "details", verbose)
+        monkeypatch.setattr(gateway.recommender.notes, "details", verbose)
 
         response = await client.get("/notes/n1")
 
@@ -145,7 +145,7 @@ class TestTraces:
             logging.getLogger("service.test").warning("half_way")
             raise BadRequest("no")
 
-        monkeypatch.setattr(gateway.recommender, "details", talks)
+        monkeypatch.setattr(gateway.recommender.notes, "details", talks)
         stream = io.StringIO()
         handler = logging.StreamHandler(stream)
         handler.setFormatter(JsonFormatter())

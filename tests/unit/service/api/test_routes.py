@@ -758,8 +758,8 @@ class TestList:
         assert await self.ids(client, filter="price = 5") == ["waits"]
 
     async def test_that_is_filtered_looks_at_so_many_notes_a_request(self, gateway, client, monkeypatch):
-        monkeypatch.setattr("service.recommend.recommender._MOST_LOOKED_AT", 6)
-        monkeypatch.setattr("service.recommend.recommender._LOOKED_AT", 3)
+        monkeypatch.setattr("service.recommend.notes._MOST_LOOKED_AT", 6)
+        monkeypatch.setattr("service.recommend.notes._LOOKED_AT", 3)
         for number in range(20):
             await client.put(f"/notes/n{number:02}", json={"title": "a", "exposure": number})
 

@@ -289,13 +289,13 @@ class TestBulk:
 
     async def test_of_any_size_is_cut_into_requests_and_counts_positions_over_all(self, gateway, notellm, monkeypatch):
         sizes: list[int] = []
-        put_many = gateway.recommender.put_many
+        put_many = gateway.recommender.notes.put_many
 
         async def spy(records: list[object], *args: object) -> object:
             sizes.append(len(records))
             return await put_many(records, *args)
 
-        monkeypatch.setattr(gateway.recommender, "put_many", spy)
+        monkeypatch.setattr(gateway.recommender.notes, "put_many", spy)
         notes: list[BulkNote] = [{"note_id": f"n{number}", "title": "x"} for number in range(2500)]
         notes[1200]["title"] = " "
 

@@ -68,7 +68,7 @@ class TestRelated:
         await gateway.publish(*corpus)
         [closest, *_] = (await gateway.recommender.related("n0", RelatedQuery(5))).notes
 
-        await gateway.recommender.delete(closest.note_id)
+        await gateway.recommender.notes.delete(closest.note_id)
 
         related = await gateway.recommender.related("n0", RelatedQuery(19))
         assert len(related.notes) == 18
@@ -82,7 +82,7 @@ class TestRelated:
         related = await gateway.recommender.related("n0", RelatedQuery(31, collapse=False))
         scores = {note.note_id: note.score for note in related.notes}
         assert max(abs(scores["party"]), abs(scores["again"])) < 0.2
-        assert (await gateway.recommender.details("party")).status == "searchable"
+        assert (await gateway.recommender.notes.details("party")).status == "searchable"
 
     async def test_still_are_k_when_many_of_the_closest_were_deleted(self, gateway):
         await gateway.publish(*notes(150))
@@ -104,7 +104,7 @@ class TestRelated:
 
     async def test_of_an_unknown_or_deleted_note_are_not_found(self, gateway):
         await gateway.publish(Note("gone", "harbor"))
-        await gateway.recommender.delete("gone")
+        await gateway.recommender.notes.delete("gone")
 
         for note_id in ("gone", "never"):
             with pytest.raises(NoteNotFound):
@@ -310,7 +310,7 @@ class TestRelated:
     async def test_asked_for_again_after_a_delete_are_not_found(self, gateway):
         await gateway.publish(*notes(10))
         await gateway.recommender.related("n0", RelatedQuery(3))
-        await gateway.recommender.delete("n0")
+        await gateway.recommender.notes.delete("n0")
 
         with pytest.raises(NoteNotFound):
             await gateway.recommender.related("n0", RelatedQuery(3))
@@ -320,7 +320,7 @@ class TestRelated:
         before = await gateway.recommender.related("n0", RelatedQuery(3))
         first = before.notes[0].note_id
         note = next(note for note in notes(10) if note.id == first)
-        await gateway.recommender.put(StoredNote(note, 0, hidden=True))
+        await gateway.recommender.notes.put(StoredNote(note, 0, hidden=True))
 
         for down in (True, False, True):  # at once, and after it was read again
             gateway.store.down = down
@@ -332,28 +332,28 @@ class TestRelated:
         own = await gateway.recommender.related(first, RelatedQuery(3))
         assert own.summaries[0].hidden
         assert len(own.notes) == 3
-        await gateway.recommender.put(StoredNote(note, 0))
+        await gateway.recommender.notes.put(StoredNote(note, 0))
         back = await gateway.recommender.related("n0", RelatedQuery(3))
         assert [one.note_id for one in back.notes] == [one.note_id for one in before.notes]
 
     async def test_a_write_that_hides_a_note_waits_for_its_shard_and_no_other_does(self, gateway, monkeypatch):
-        monkeypatch.setattr("service.recommend.recommender._LEAVES_S", 30.0)
+        monkeypatch.setattr("service.recommend.notes._LEAVES_S", 30.0)
         await gateway.publish(*notes(3))
         hidden = [StoredNote(note, 0, hidden=True) for note in (*notes(1), Note("new", "harbor"))]
 
-        hiding = asyncio.create_task(gateway.recommender.put(hidden[0]))
+        hiding = asyncio.create_task(gateway.recommender.notes.put(hidden[0]))
         await asyncio.sleep(0.05)
         assert not hiding.done()
         await gateway.drain()
         assert (await asyncio.wait_for(hiding, 20)).version == 2
 
         for record in (hidden[1], StoredNote(notes(2)[1], 0, author="a")):  # of the first no shard can know a version
-            await asyncio.wait_for(gateway.recommender.put(record), 20)
+            await asyncio.wait_for(gateway.recommender.notes.put(record), 20)
 
     async def test_are_not_pending_after_a_write_that_left_the_text_alone(self, gateway):
         await gateway.publish(*notes(10))
         before = await gateway.recommender.related("n0", RelatedQuery(3))
-        receipt = await gateway.recommender.put(StoredNote(notes(1)[0], 0, attributes={"price": 3}))
+        receipt = await gateway.recommender.notes.put(StoredNote(notes(1)[0], 0, attributes={"price": 3}))
 
         assert receipt.version == 2
         related = await gateway.recommender.related("n0", RelatedQuery(3))
@@ -444,7 +444,7 @@ class TestTags:
 
     async def test_of_the_known_vocabulary_are_all_carried_by_live_notes(self, gateway):
         await gateway.publish(Note("a", "river", hashtags=("Tram",)), Note("b", "river", hashtags=("noodle",)))
-        await gateway.recommender.delete("b")
+        await gateway.recommender.notes.delete("b")
 
         suggestions = await tags(gateway, Note("", "harbor tram noodle"), vocabulary="known")
 
@@ -574,10 +574,10 @@ class TestCalibratedScores:
         assert [(tag.tag, tag.score) for tag in suggestions.hashtags] == [("harbor", pytest.approx(sigmoid(2.0)))]
 
     async def test_are_those_of_a_stored_note_too(self, gateway):
-        gateway.recommender._scores = self.MAPS
+        gateway.recommender.notes._scores = self.MAPS
         await gateway.publish(Note("n", "harbor"))
 
-        details = await gateway.recommender.details("n")
+        details = await gateway.recommender.notes.details("n")
 
         assert details.suggestion is not None
         assert details.suggestion.hashtags == (("suggested", pytest.approx(sigmoid(2.0))),)
@@ -586,7 +586,7 @@ class TestCalibratedScores:
 
 class TestWrites:
     async def test_that_wait_end_when_the_version_is_searchable(self, gateway):
-        write = asyncio.create_task(gateway.recommender.put(StoredNote(Note("n", "harbor"), 0), wait_s=10.0))
+        write = asyncio.create_task(gateway.recommender.notes.put(StoredNote(Note("n", "harbor"), 0), wait_s=10.0))
         while not gateway.store.jobs:
             await asyncio.sleep(0.001)
         await gateway.drain()
@@ -598,33 +598,33 @@ class TestWrites:
     async def test_that_wait_in_vain_are_pending(self, gateway):
         await gateway.publish(Note("n", "harbor"))
 
-        written = await gateway.recommender.put(StoredNote(Note("n", "castle"), 0), wait_s=0.05)
+        written = await gateway.recommender.notes.put(StoredNote(Note("n", "castle"), 0), wait_s=0.05)
 
         assert (written.version, written.status) == (2, "pending")
 
     async def test_that_change_nothing_say_what_a_read_says(self, gateway):
         harbor, poison = StoredNote(Note("n", "harbor"), 0), StoredNote(Note("poison", "castle"), 0)
         for expected in ("pending", "searchable"):
-            assert (await gateway.recommender.put(harbor)).status == expected
+            assert (await gateway.recommender.notes.put(harbor)).status == expected
             await gateway.drain()
-        version = (await gateway.recommender.put(poison)).version
+        version = (await gateway.recommender.notes.put(poison)).version
         gateway.store.suggest("poison", Suggestion(version, FINGERPRINT, failure="OverflowError"))
 
         for record in (harbor, poison):
-            status = (await gateway.recommender.details(record.note.id)).status
-            assert (await gateway.recommender.put(record)).status == status
+            status = (await gateway.recommender.notes.details(record.note.id)).status
+            assert (await gateway.recommender.notes.put(record)).status == status
             edited = replace(record, note=replace(record.note, content="more"))
-            assert (await gateway.recommender.put(edited)).status == "pending"
+            assert (await gateway.recommender.notes.put(edited)).status == "pending"
 
     async def test_are_pending_where_the_status_cannot_be_told(self, gateway):
         await gateway.publish(Note("n", "harbor"))
         gateway.searcher.down = {0, 1}
 
-        assert (await gateway.recommender.put(StoredNote(Note("n", "harbor"), 0))).status == "pending"
+        assert (await gateway.recommender.notes.put(StoredNote(Note("n", "harbor"), 0))).status == "pending"
 
     async def test_that_wait_outlive_a_shard_that_is_down_for_a_while(self, gateway):
         gateway.searcher.down = {0, 1}
-        write = asyncio.create_task(gateway.recommender.put(StoredNote(Note("n", "harbor"), 0), wait_s=10.0))
+        write = asyncio.create_task(gateway.recommender.notes.put(StoredNote(Note("n", "harbor"), 0), wait_s=10.0))
         while not gateway.store.jobs:
             await asyncio.sleep(0.001)
         await gateway.drain()
@@ -635,13 +635,13 @@ class TestWrites:
     async def test_that_change_nothing_say_nothing_about_freshness(self, gateway):
         await gateway.publish(Note("n", "harbor"))
 
-        written = await gateway.recommender.put(StoredNote(Note("n", "harbor"), 0), wait_s=1.0)
+        written = await gateway.recommender.notes.put(StoredNote(Note("n", "harbor"), 0), wait_s=1.0)
 
         assert (written.version, written.status) == (1, "searchable")
         assert (await gateway.recommender.status()).freshness_s == []
 
     async def test_that_were_seen_to_become_searchable_are_the_freshness(self, gateway):
-        write = asyncio.create_task(gateway.recommender.put(StoredNote(Note("n", "harbor"), 0), wait_s=10.0))
+        write = asyncio.create_task(gateway.recommender.notes.put(StoredNote(Note("n", "harbor"), 0), wait_s=10.0))
         while not gateway.store.jobs:
             await asyncio.sleep(0.001)
         await asyncio.sleep(0.005)
@@ -654,37 +654,37 @@ class TestWrites:
         assert status.freshness(0.5) == status.freshness(0.99) == status.freshness_s[0] > 0
 
     async def test_are_refused_when_the_queue_is_full(self, gateway):
-        gateway.recommender._store = MemoryStore(max_queue=0)
+        gateway.recommender.notes._store = MemoryStore(max_queue=0)
 
         with pytest.raises(QueueFull):
-            await gateway.recommender.put(StoredNote(Note("n", "harbor"), 0))
+            await gateway.recommender.notes.put(StoredNote(Note("n", "harbor"), 0))
 
     async def test_end_at_the_deadline_when_the_store_hangs(self, gateway):
         gateway.store.hangs = True
 
         with pytest.raises(StoreUnavailable):
-            await gateway.recommender.put(StoredNote(Note("n", "harbor"), 0), wait_s=1.0)
+            await gateway.recommender.notes.put(StoredNote(Note("n", "harbor"), 0), wait_s=1.0)
         with pytest.raises(StoreUnavailable):
-            await gateway.recommender.delete("n")
+            await gateway.recommender.notes.delete("n")
 
     async def test_delete_twice_but_not_what_was_never_there(self, gateway):
         await gateway.publish(Note("n", "harbor"))
 
-        await gateway.recommender.delete("n")
-        await gateway.recommender.delete("n")
+        await gateway.recommender.notes.delete("n")
+        await gateway.recommender.notes.delete("n")
 
         with pytest.raises(NoteNotFound):
-            await gateway.recommender.delete("never")
+            await gateway.recommender.notes.delete("never")
 
 
 class TestDescription:
     async def test_follows_a_note_from_pending_to_searchable_to_edited(self, gateway):
         await gateway.store.put([StoredNote(Note("n", "harbor"), 0)])
-        new = await gateway.recommender.details("n")
+        new = await gateway.recommender.notes.details("n")
         await gateway.drain()
-        read = await gateway.recommender.details("n")
+        read = await gateway.recommender.notes.details("n")
         await gateway.store.put([StoredNote(Note("n", "castle"), 0)])
-        edited = await gateway.recommender.details("n")
+        edited = await gateway.recommender.notes.details("n")
 
         assert (new.status, new.suggestion) == ("pending", None)
         assert read.status == "searchable"
@@ -696,7 +696,7 @@ class TestDescription:
         [version] = await gateway.store.put([StoredNote(Note("n", "harbor"), 0)])
         gateway.store.suggest("n", Suggestion(version, FINGERPRINT, failure="OverflowError"))
 
-        details = await gateway.recommender.details("n")
+        details = await gateway.recommender.notes.details("n")
 
         assert details.status == "failed"
         assert details.suggestion is not None
@@ -706,13 +706,13 @@ class TestDescription:
         await gateway.publish(Note("n", "harbor"))
         gateway.searcher.down = {0, 1}
 
-        assert (await gateway.recommender.details("n")).status == "pending"
+        assert (await gateway.recommender.notes.details("n")).status == "pending"
 
     async def test_needs_the_store(self, gateway):
         gateway.store.down = True
 
         with pytest.raises(StoreUnavailable):
-            await gateway.recommender.details("n")
+            await gateway.recommender.notes.details("n")
 
 
 class TestStatus:
@@ -736,7 +736,7 @@ class TestStatus:
         assert (await gateway.recommender.status()).pending == 1
 
     async def test_takes_freshness_by_nearest_rank(self, gateway):
-        gateway.recommender._freshness_s.extend(float(second) for second in range(200, 0, -1))
+        gateway.recommender.notes.freshness_s.extend(float(second) for second in range(200, 0, -1))
 
         status = await gateway.recommender.status()
 
