@@ -47,6 +47,11 @@ class Expression:
         """The expressions that it joins."""
         return ()
 
+    @cached_property
+    def conditions(self) -> int:
+        """How many comparisons it takes at most."""
+        return sum(operand.conditions for operand in self.operands()) or 1
+
     def names(self) -> frozenset[str]:
         """The names of the fields that it asks for."""
         return frozenset().union(*(operand.names() for operand in self.operands()))

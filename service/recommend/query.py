@@ -8,6 +8,8 @@ from service.recommend.note_cache import NoteSummary
 _SLACK = 5
 # Re-ranking starts from a longer list: a note from further away may take the place of a nearer one.
 _RERANKED_PER_NOTE, _RERANKED_AT_LEAST = 4, 100
+# A comparison takes a third of a microsecond, so that a list takes 50 ms at most.
+_MOST_CANDIDATES, _MOST_COMPARISONS = 8192, 150_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +53,7 @@ class RelatedQuery:
     @property
     def names(self) -> frozenset[str]:
         """The names of fields in its filters."""
-        filters = [self.filter, *(boost.filter for boost in self.boosts)]
-        return frozenset(name for expression in filters if expression for name in expression.names())
+        return frozenset(name for expression in self._filters for name in expression.names())
 
     @property
     def rescores(self) -> bool:
@@ -65,6 +66,17 @@ class RelatedQuery:
         if self.rescores or self.diversity or self.debias or self.group_by:
             return max(_RERANKED_PER_NOTE * self.wanted, _RERANKED_AT_LEAST)
         return self.wanted + _SLACK
+
+    @property
+    def most_candidates(self) -> int:
+        """How many notes to look at at most: each is held against every filter, in the event loop."""
+        conditions = sum(expression.conditions for expression in self._filters)
+        return max(self.candidates, min(_MOST_CANDIDATES, _MOST_COMPARISONS // (1 + conditions)))
+
+    @property
+    def _filters(self) -> list[Expression]:
+        filters = [self.filter, *(boost.filter for boost in self.boosts)]
+        return [expression for expression in filters if expression]
 
     def best_score(self, cosine: float) -> float:
         """The best score that a note with at most this cosine can have."""

@@ -3,9 +3,11 @@
 Without the store, or with a shard down, the answer is degraded, not refused.
 """
 
+import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -22,8 +24,8 @@ from service.recommend.seeds import Seed, Seeds
 from service.store.records import fold_category
 
 _WIDENINGS = 3
+_SPREAD_AT_ONCE = 400
 _WIDER = 4
-_MOST_CANDIDATES = 8192
 _SHORTEST = 1e-6  # below, rounding alone gives a mean its direction
 # What is unlike the negatives counts half as much as what is like the positives (Rocchio, 1971).
 _NEGATIVE_SHARE = 0.5
@@ -176,9 +178,9 @@ class Neighborhood:
             if is_abstention(vector):  # it says nothing of its note
                 notes = []
             found = ranked(notes, query, origins, self._popularity_weight, self._clock())
-            if len(ids) < count or _is_enough(found.notes, query, cosines[-1]):
+            if len(ids) < count or count == query.most_candidates or _is_enough(found.notes, query, cosines[-1]):
                 break
-            count = min(count * _WIDER, _MOST_CANDIDATES)
+            count = min(count * _WIDER, query.most_candidates)
         is_outdated = any(map(_was_written, seeds, current))
         is_stale = any(one and one.version > seed.indexed.version for one, seed in zip(current, seeds, strict=True))
         known = [one for one in current[:positives] if one]
@@ -190,7 +192,9 @@ class Neighborhood:
             vectors = await self._searcher.vectors([note.note_id for note in notes], timeout_s=deadline.share_s())
             unknown = np.zeros_like(next(iter(vectors.values()), np.zeros(1, np.float32)))
             vectors_ND = np.stack([vectors.get(note.note_id, unknown) for note in notes])
-            chosen = diverse([note.score for note in notes], vectors_ND, query.wanted, query.diversity)
+            spread = partial(diverse, [note.score for note in notes], vectors_ND, query.wanted, query.diversity)
+            # A thousand of thousands of notes take tenths of a second.
+            chosen = spread() if len(notes) <= _SPREAD_AT_ONCE else await asyncio.to_thread(spread)
             notes = [notes[place] for place in chosen]
         return notes[query.offset : query.wanted]
 

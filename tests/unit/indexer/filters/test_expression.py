@@ -84,3 +84,10 @@ def test_filters_are_joined_by_and():
 @given(expressions(), fields())
 def test_any_filter_holds_where_it_holds_written_another_way(expression, one):
     assert matches(expression, one) is holds(expression, one)
+
+
+@pytest.mark.parametrize(
+    ("text", "conditions"), [("a = 1", 1), ("NOT a IN [1, 2, 3]", 1), ("a = 1 OR (b = 2 AND NOT c EXISTS)", 3)]
+)
+def test_its_conditions_are_counted(text, conditions):
+    assert parse(text).conditions == conditions

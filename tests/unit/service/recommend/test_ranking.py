@@ -151,3 +151,11 @@ def test_no_score_is_better_than_the_best_of_its_cosine(cosine):
         for created_at in (None, NOW - DAY):
             [scored] = ranked([note(1, cosine, fields=fields, created_at=created_at)], query, (), 0.1, NOW).notes
             assert scored.score <= query.best_score(cosine)
+
+
+def test_the_more_comparisons_a_note_costs_the_fewer_are_looked_at():
+    many = parse(" OR ".join(f"a{number} < {number}" for number in range(64)))
+
+    assert RelatedQuery().most_candidates == RelatedQuery(filter=parse("a = 1 AND b = 2")).most_candidates == 8192
+    assert 200 < RelatedQuery(filter=many, boosts=(Boost(many, 2.0),) * 8).most_candidates < 300
+    assert RelatedQuery(offset=900, k=100, boosts=(Boost(many, 2.0),) * 8).most_candidates == 4000
