@@ -16,7 +16,7 @@ from support.wire import Fault, Wire
 
 FAULTS: tuple[Fault, ...] = ("pause", "cut", "slow", "half-open", "reset")
 # Deadlines of the service, and what the way to it may add.
-LATEST_S = {"related": 1.0, "put": 2.0, "delete": 2.0, "bulk": 2.0, "events": 2.0}
+LATEST_S = {"related": 1.0, "patch": 2.0, "put": 2.0, "delete": 2.0, "bulk": 2.0, "events": 2.0}
 ADDED_S = 0.25
 RECOVERY_S = 5.0
 
