@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,21 +72,40 @@ class Fingerprint:
 
 def different(fingerprints: Sequence[Fingerprint], origins: Sequence[Fingerprint] = ()) -> list[int]:
     """Places of the fingerprints that are no near copy of an origin or of a kept one before them; ascending."""
-    prefixes = [fingerprint.prefix for fingerprint in (*origins, *fingerprints)]
-    if not prefixes or len(np.unique(hashes := np.concatenate(prefixes))) == len(hashes):  # as nearly always
+    everyone = [*origins, *fingerprints]
+    prefixes = [fingerprint.prefix for fingerprint in everyone]
+    if not prefixes or _are_distinct(np.concatenate(prefixes)):  # as mostly
         return list(range(len(fingerprints)))
-    by_hash = defaultdict[int, list[Fingerprint]](list)
+    rarest = _rarest(everyone)
+    if _are_distinct(np.concatenate(rarest)):
+        return list(range(len(fingerprints)))
+    by_gram = defaultdict[int, list[Fingerprint]](list)
     kept = []
-    for place, fingerprint in enumerate((*origins, *fingerprints), start=-len(origins)):
-        hashes = fingerprint.prefix.tolist()
-        alike = chain.from_iterable(by_hash[hash_] for hash_ in hashes)
+    for place, (fingerprint, prefix) in enumerate(zip(everyone, rarest, strict=True), start=-len(origins)):
+        grams = prefix.tolist()
+        alike = chain.from_iterable(by_gram[gram] for gram in grams)
         if place >= 0:
             if any(fingerprint.similarity(other) >= NEAR for other in alike):
                 continue
             kept.append(place)
-        for hash_ in hashes:
-            by_hash[hash_].append(fingerprint)
+        for gram in grams:
+            by_gram[gram].append(fingerprint)
     return kept
+
+
+def _rarest(fingerprints: Sequence[Fingerprint]) -> list[NDArray[np.int64]]:
+    """As `Fingerprint.prefix`, of the 3-grams that fewest of these have: phrases that many texts share are no sign."""
+    lengths = [len(fingerprint.lowest) for fingerprint in fingerprints]
+    owners = np.repeat(np.arange(len(lengths)), lengths)
+    hashes = np.concatenate([fingerprint.lowest for fingerprint in fingerprints])
+    _, grams, counts = np.unique(hashes, return_inverse=True, return_counts=True)
+    order = np.lexsort((grams, counts[grams], owners))
+    starts = np.cumsum([0, *lengths[:-1]])
+    return [grams[order[start : start + length // 5 + 1]] for start, length in zip(starts, lengths, strict=True)]
+
+
+def _are_distinct(values: NDArray[Any]) -> bool:
+    return len(np.unique(values)) == len(values)
 
 
 def _shared(one: NDArray[np.uint32], other: NDArray[np.uint32]) -> int:

@@ -69,8 +69,8 @@ from service.settings import Settings
 
 create_app = service.api.app.create_app
 
-def with_bare_route(*arguments):
-    app = create_app(*arguments)
+def with_bare_route(*arguments, **options):
+    app = create_app(*arguments, **options)
 
     async def bare(request: Request, size: int, note_id: str) -> Response:
         return Response(b"x" * size, media_type="application/json")

@@ -103,3 +103,13 @@ def test_those_that_are_kept_are_found_one_by_one(texts, first):
             kept.append(place)
 
     assert different(notes, origins) == kept
+
+
+def test_a_phrase_that_all_texts_share_costs_no_comparison(monkeypatch):
+    texts = [
+        f"Note {number} about tag{number}, and what came of it. Follow me for more of it!" for number in range(100)
+    ]
+    prints = [Fingerprint.of("", text) for text in texts]
+    monkeypatch.setattr(Fingerprint, "similarity", lambda *_: pytest.fail("compared"))
+
+    assert different(prints) == list(range(100))
