@@ -12,7 +12,7 @@ from tqdm import tqdm
 from model.note import Note
 from service.cli.common import on_one_line
 from service.client import ClientError, NoteLLMClient, Refused
-from service.client.calls import BulkNote
+from service.client.bodies import BulkNote
 from service.contract.notes import BulkOut
 
 BULK = 500

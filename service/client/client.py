@@ -21,7 +21,8 @@ from pydantic import ValidationError
 
 from ..contract.errors import ErrorOut
 from ..contract.notes import MAX_BULK, BulkOut
-from .calls import BulkNote, Call, Calls, bulks
+from .bodies import BulkNote
+from .calls import Call, Calls, bulks
 from .connection import Connection
 from .errors import NoAnswer, Refused
 

@@ -32,7 +32,7 @@ _CACHED, _FETCHED = metrics.NOTES_LOOKED_UP.labels("held"), metrics.NOTES_LOOKED
 class NoteSummary:
     """A live note without its text: the part of it that answers show, filters compare and ranking needs.
 
-    ``created_at`` is in seconds since 1970; ``fingerprint`` is of title and content. ``rendered`` is the note as
+    ``fingerprint`` is of title and content. ``rendered`` is the note as
     `service.api.responses` writes it, empty until an answer first needed it.
     """
 
@@ -45,7 +45,6 @@ class NoteSummary:
     exposure: int
     fingerprint: Fingerprint
     fields: Fields = field(default_factory=dict)
-    created_at: float | None = None
     hidden: bool = False
     rendered: bytes = b""
 
@@ -55,7 +54,6 @@ class NoteSummary:
         if record is None or record.deleted:
             return None
         note, fields = record.note, fields_of(record)
-        created_at = fields.get("created_at")
         return cls(
             note.id,
             record.version,
@@ -66,9 +64,14 @@ class NoteSummary:
             note.exposure,
             Fingerprint.of(note.title, note.content),
             fields,
-            created_at if isinstance(created_at, float) else None,
             record.hidden,
         )
+
+    @property
+    def created_at(self) -> float | None:
+        """In seconds since 1970."""
+        created_at = self.fields.get("created_at")
+        return created_at if isinstance(created_at, float) else None
 
 
 Summaries = dict[str, NoteSummary | None]

@@ -6,7 +6,7 @@ No HTTP here and no concrete storage. Every public call ends within its deadline
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 
 from indexer.filters.expression import Expression
@@ -297,27 +297,30 @@ class Notes:
 
     async def _hides(self, note_id: str, version: int, wait_s: float) -> None:
         """Return when the note's shard knows this version or none, or when the time is over."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(wait_s):
-                pause_s = _FIRST_LOOK_S
-                while isinstance(indexed := await self._seeds.lookup(note_id, wait_s), IndexedVector):
-                    if indexed.version >= version:
-                        return
-                    await asyncio.sleep(pause_s)
-                    pause_s = min(pause_s * 1.5, _LAST_POLL_S)
+
+        async def shows() -> bool:
+            indexed = await self._seeds.lookup(note_id, wait_s)
+            return isinstance(indexed, IndexedVector) and indexed.version < version
+
+        await _while(shows, wait_s)
 
     async def _leaves_index(self, note_id: str, wait_s: float) -> None:
         """Return when no shard that responds holds the note any more, or when the time is over."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(wait_s):
-                pause_s = _FIRST_LOOK_S
-                while await self._searcher.holds(note_id, timeout_s=wait_s):
-                    await asyncio.sleep(pause_s)
-                    pause_s = min(pause_s * 1.5, _LAST_POLL_S)
+        await _while(lambda: self._searcher.holds(note_id, timeout_s=wait_s), wait_s)
 
     def _observe_freshness(self, seconds: float) -> None:
         self.freshness_s.append(seconds)
         metrics.FRESHNESS_SECONDS.observe(seconds)
+
+
+async def _while(holds: Callable[[], Awaitable[bool]], wait_s: float) -> None:
+    """Return when it holds no more, or when the time is over."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(wait_s):
+            pause_s = _FIRST_LOOK_S
+            while await holds():
+                await asyncio.sleep(pause_s)
+                pause_s = min(pause_s * 1.5, _LAST_POLL_S)
 
 
 def _version_of(indexed: IndexedVector | ShardUnavailable | None) -> int | None:

@@ -159,6 +159,7 @@ class Neighborhood:
         own = [seed.note_id for seed in seeds]
         origins = [seed.summary for seed in seeds[:positives] if seed.summary]
         passing = _filter(query, origins)
+        says_nothing = is_abstention(vector)
         count = query.candidates
         for _ in range(1 + _WIDENINGS):
             result = await self._searcher.search(
@@ -175,7 +176,7 @@ class Neighborhood:
             notes = [RelatedNote(*hit, summary) for hit, summary in live if summary and not summary.hidden]
             if passing:
                 notes = [note for note in notes if note.summary and passing.matches(note.summary.fields)]
-            if is_abstention(vector):  # it says nothing of its note
+            if says_nothing:
                 notes = []
             found = ranked(notes, query, origins, self._popularity_weight, self._clock())
             if len(ids) < count or count == query.most_candidates or _is_enough(found.notes, query, cosines[-1]):

@@ -200,7 +200,6 @@ return remember(1)
 """
 )
 
-
 # ARGV: ids. Lists those of live notes and no others; 1 when the list is whole.
 LISTED = (
     LUA

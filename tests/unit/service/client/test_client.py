@@ -18,7 +18,7 @@ from support.http import listening
 from model.note import Note
 from service.api.responses import error_body
 from service.client import AsyncNoteLLMClient, NoAnswer, NoteLLMClient, Refused
-from service.client.calls import BulkNote
+from service.client.bodies import BulkNote
 from service.contract.events import EventsOut
 from service.contract.notes import RejectedOut, WrittenOut
 from service.recommend.memory import FINGERPRINT, bag_of_words

@@ -32,6 +32,7 @@ async def test_a_summary_is_the_note_without_its_text():
     [summary] = await NoteCache(store, 10, TIMEOUT_S).get(["n1"])
 
     assert summary.fingerprint.similarity(Fingerprint.of("castle", "")) == 1.0
+    assert summary.created_at == 0.5
     assert asdict(replace(summary, fingerprint=None)) == {
         "fingerprint": None,
         "note_id": "n1",
@@ -49,7 +50,6 @@ async def test_a_summary_is_the_note_without_its_text():
             "hashtags": ("sea",),
             "exposure": 3.0,
         },
-        "created_at": 0.5,
         "hidden": True,
         "rendered": b"",
     }

@@ -61,6 +61,8 @@ def test_hashtags_in_common_are_compared_clean_and_keep_the_order_of_the_first()
 
 def note(number: int, cosine: float, content: str = "", **summary: object) -> RelatedNote:
     fields: dict[str, Value] = {"category": "a", **summary.pop("fields", {})}  # type: ignore[dict-item]
+    if (created_at := summary.pop("created_at", None)) is not None:
+        fields["created_at"] = created_at  # type: ignore[assignment]
     text = content or f"words of note number {number} alone w{number} x{number} y{number}"
     fingerprint = Fingerprint.of("", text)
     options: dict[str, Any] = {"author": None, "exposure": 0, "fields": fields, "fingerprint": fingerprint, **summary}
