@@ -8,8 +8,7 @@ from numpy.typing import NDArray
 
 from model.batching import batches
 from model.inference.open import default_device, precision
-from model.network.base_models import open_base
-from model.network.checkpoint import special_ids
+from model.network.base_models import open_base, special_ids
 from model.network.chunk import Chunk
 from model.network.notellm import NoteLLM, add_embedding_token
 from model.note import Note

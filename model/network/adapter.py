@@ -18,7 +18,7 @@ import torch
 from transformers import PreTrainedModel
 
 from model.files import write_json
-from model.network.base_models import open_base
+from model.network.base_models import open_base, special_ids
 from model.network.checkpoint import (
     ADAPTER,
     HEAD,
@@ -34,7 +34,6 @@ from model.network.checkpoint import (
     save_head,
     save_manifest,
     sha256,
-    special_ids,
     written_manifest,
 )
 from model.network.lora import CONFIG, WEIGHTS, fold_adapters, load_adapters, save_adapters

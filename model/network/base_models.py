@@ -17,6 +17,7 @@ from model.network.minilm import minilm_folder
 from model.network.notellm import NO_CODE, WEIGHTS_ALONE, decoder_config, open_backbone, quiet_transformers
 from model.network.smollm2 import smollm2_folder
 from model.note import Note
+from model.text.prompt import EMB, SpecialIds
 
 # Of minilm-mini: its weights in fp16 stay below 25 MB.
 _MINI_LAYERS = 5
@@ -97,6 +98,23 @@ def open_tokenizer(name: str, role: str = "base model") -> PreTrainedTokenizerFa
 def cannot_open(name: str, error: Exception, role: str = "base model") -> BaseModelError:
     """An error of transformers as one line."""
     return BaseModelError(f"cannot open the {role} {name}: {str(error).strip().splitlines()[0]}")
+
+
+def special_ids(tokenizer: Tokenizer, bos: str | None, eos: str, pad: str | None) -> SpecialIds:
+    """Add [EMB] to a tokenizer when it is not there, and name the ids that frame a prompt.
+
+    Raises:
+        BaseModelError: if the end token is not one of the tokenizer's.
+    """
+    tokenizer.add_special_tokens([EMB])
+    end = tokenizer.token_to_id(eos)
+    if end is None:
+        raise BaseModelError(f"the tokenizer has no end token {eos!r}")
+    start = tokenizer.token_to_id(bos) if bos else None
+    padding = tokenizer.token_to_id(pad) if pad else None
+    emb = tokenizer.token_to_id(EMB)
+    assert emb is not None
+    return SpecialIds(start, end, emb, end if padding is None else padding)
 
 
 def _minilm(notes: Sequence[Note] | None, dtype: str) -> BaseModel:

@@ -334,23 +334,6 @@ def _one_line(folder: Path) -> Iterator[None]:
         raise CheckpointError(f"the checkpoint in {folder} cannot be opened: {reason[:300]}") from error
 
 
-def special_ids(tokenizer: Tokenizer, bos: str | None, eos: str, pad: str | None) -> SpecialIds:
-    """Add [EMB] to a tokenizer when it is not there, and name the ids that frame a prompt.
-
-    Raises:
-        CheckpointError: if the end token is not one of the tokenizer's.
-    """
-    tokenizer.add_special_tokens([EMB])
-    end = tokenizer.token_to_id(eos)
-    if end is None:
-        raise CheckpointError(f"the tokenizer has no end token {eos!r}")
-    start = tokenizer.token_to_id(bos) if bos else None
-    padding = tokenizer.token_to_id(pad) if pad else None
-    emb = tokenizer.token_to_id(EMB)
-    assert emb is not None
-    return SpecialIds(start, end, emb, end if padding is None else padding)
-
-
 def save_head(folder: Path, network: NoteLLM) -> None:
     """Write the projection and tau, float32."""
     from safetensors.torch import save_file

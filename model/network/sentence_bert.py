@@ -13,8 +13,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 
-from model.network.base_models import BaseModelError, cannot_open, open_tokenizer
-from model.network.checkpoint import special_ids
+from model.network.base_models import BaseModelError, cannot_open, open_tokenizer, special_ids
 from model.network.chunk import Chunk
 from model.network.minilm import minilm_folder
 from model.network.notellm import NO_CODE, WEIGHTS_ALONE, quiet_transformers

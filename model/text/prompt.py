@@ -222,8 +222,8 @@ class PromptBuilder:
 
     @cached_property
     def token_bytes(self) -> list[bytes]:
-        """See `model.text.vocabulary.token_bytes`; the tokens that frame a prompt have none."""
-        from model.text.vocabulary import token_bytes  # which a process without a tokenizer does not need
+        """See `model.text.token_bytes`; the tokens that frame a prompt have none."""
+        from model.text.token_bytes import token_bytes  # which a process without a tokenizer does not need
 
         framing = (self.special.bos, self.special.eos, self.special.emb, self.special.pad)
         return [b"" if token in framing else text for token, text in enumerate(token_bytes(self._tokenizer))]

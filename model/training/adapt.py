@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer
 
-from model.network.base_models import open_base
-from model.network.checkpoint import save_head, save_tokenizer, special_ids
+from model.network.base_models import open_base, special_ids
+from model.network.checkpoint import save_head, save_tokenizer
 from model.network.chunk import Chunk
 from model.network.notellm import NoteLLM, add_embedding_token, quiet_transformers
 from model.note import Note

@@ -12,8 +12,8 @@ from torch import Tensor
 from model.inference import golden
 from model.inference.vllm_checkpoint import MOST_DIMENSIONS
 from model.network.adapter import base_fingerprint, finish, save_weights
-from model.network.base_models import open_base
-from model.network.checkpoint import ADAPTER_FOLDER, HEAD, Manifest, load_manifest, save, special_ids, start_head
+from model.network.base_models import open_base, special_ids
+from model.network.checkpoint import ADAPTER_FOLDER, HEAD, Manifest, load_manifest, save, start_head
 from model.network.lora import add_adapters, fold_adapters
 from model.network.notellm import NoteLLM, add_embedding_token
 from model.network.sentence_bert import SentenceBert, open_encoder

@@ -20,8 +20,7 @@ import torch
 import torch.nn.functional as F
 
 from model.data.samples.generate import sample_notes
-from model.network.base_models import open_base
-from model.network.checkpoint import special_ids
+from model.network.base_models import open_base, special_ids
 from model.network.losses import contrastive_loss, total_loss
 from model.network.notellm import NoteLLM, add_embedding_token
 from model.recipes import Recipe, small

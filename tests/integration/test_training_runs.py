@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 from support.service import NOTELLM, until
 from support.tiny import NOTES, tiny_base
 
-from model.network.checkpoint import load_manifest, save_tokenizer, special_ids
+from model.network.base_models import special_ids
+from model.network.checkpoint import load_manifest, save_tokenizer
 from model.network.notellm import add_embedding_token
 
 STEPS = 30

@@ -6,7 +6,8 @@ from pathlib import Path
 from support.tiny import tiny_base
 
 from model.inference import golden
-from model.network.checkpoint import Manifest, save, special_ids
+from model.network.base_models import special_ids
+from model.network.checkpoint import Manifest, save
 from model.network.notellm import NoteLLM, add_embedding_token
 from model.recipes import mini
 

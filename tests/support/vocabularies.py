@@ -13,7 +13,7 @@ from transformers import LlamaTokenizer, Qwen2Tokenizer
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 from transformers.tokenization_utils_base import generate_merges
 
-from model.network.checkpoint import special_ids
+from model.network.base_models import special_ids
 from model.network.minilm import minilm_folder
 from model.text.prompt import SHARED, PromptBuilder
 
@@ -61,6 +61,7 @@ VOCABULARIES: dict[str, tuple[Callable[[], Tokenizer], str | None, str]] = {
     "SentencePiece (Mistral)": (mistral, "<s>", "</s>"),
     "byte-level (Qwen)": (qwen, None, "<|endoftext|>"),
 }
+LOSSLESS = [name for name in VOCABULARIES if "WordPiece" not in name]
 
 
 @cache

@@ -20,7 +20,8 @@ from tokenizers.processors import ByteLevel
 from model.exports.note_text import NoteText
 from model.exports.sentence_transformers import _compare, write_sentence_transformers
 from model.inference.hf import HfBackend
-from model.network.checkpoint import CheckpointError, Manifest, load_manifest, prompt_builder, save, special_ids
+from model.network.base_models import special_ids
+from model.network.checkpoint import CheckpointError, Manifest, load_manifest, prompt_builder, save
 from model.network.notellm import NoteLLM, add_embedding_token
 from model.note import Note
 from model.recipes import mini

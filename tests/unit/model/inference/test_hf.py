@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from support.tiny import NOTES, tiny_base
 
 from model.inference.hf import HfBackend
-from model.network.checkpoint import special_ids
+from model.network.base_models import special_ids
 from model.network.notellm import NoteLLM, add_embedding_token
 from model.note import Note
 from model.text.grammar import FREE_TOKENS, TagGrammar

@@ -7,8 +7,8 @@ from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast, T5Config
 
 from model.data.samples.generate import sample_notes
-from model.network.base_models import BaseModelError, open_base
-from model.network.checkpoint import save_tokenizer, special_ids
+from model.network.base_models import BaseModelError, open_base, special_ids
+from model.network.checkpoint import save_tokenizer
 from model.network.minilm import minilm_folder
 from model.text.prompt import SHARED, PromptBuilder
 

@@ -10,8 +10,8 @@ import torch
 from support.tiny import tiny_base
 from transformers import AutoTokenizer
 
-from model.network.base_models import BaseModelError, open_base
-from model.network.checkpoint import save_tokenizer, special_ids
+from model.network.base_models import BaseModelError, open_base, special_ids
+from model.network.checkpoint import save_tokenizer
 from model.network.sentence_bert import open_encoder
 
 CODE = """

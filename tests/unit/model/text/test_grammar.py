@@ -10,7 +10,7 @@ from support.tiny import tiny_tokenizer
 from support.vocabularies import builder as builder_of
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from model.network.checkpoint import special_ids
+from model.network.base_models import special_ids
 from model.text.automaton import REFUSED, SEPARATORS, START, transitions
 from model.text.grammar import CategoryGrammar, TagGrammar, follow
 from model.text.hashtags import MAX_CHARS, clean_tag

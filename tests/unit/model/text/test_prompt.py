@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from support.tiny import NOTES, tiny_tokenizer
 from tokenizers import Tokenizer
 
-from model.network.checkpoint import special_ids
+from model.network.base_models import special_ids
 from model.network.minilm import minilm_folder
 from model.note import Note
 from model.text.prompt import EMB, PAPER, SHARED, TAIL, PromptBuilder, plain_text, topics_text

@@ -5,8 +5,7 @@ from support.tiny import NOTES
 
 import model.network.checkpoint
 import model.training.adapt
-from model.network.base_models import open_base
-from model.network.checkpoint import special_ids
+from model.network.base_models import open_base, special_ids
 from model.recipes import adapted, small
 from model.training.adapt import TextSet, adapt
 from model.training.examples import Sampling

@@ -5,7 +5,7 @@ import pytest
 from support.tiny import NOTES, tiny_tokenizer
 from tokenizers import Tokenizer
 
-from model.network.checkpoint import special_ids
+from model.network.base_models import special_ids
 from model.network.minilm import minilm_folder
 from model.note import Note
 from model.recipes import paper, small

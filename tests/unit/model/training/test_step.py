@@ -11,7 +11,7 @@ import torch
 import torch.multiprocessing as mp
 from support.tiny import NOTES, tiny_base
 
-from model.network.checkpoint import special_ids
+from model.network.base_models import special_ids
 from model.network.lora import add_adapters
 from model.network.losses import contrastive_loss, generation_loss, total_loss
 from model.network.notellm import NoteLLM, add_embedding_token

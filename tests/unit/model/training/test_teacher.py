@@ -6,7 +6,7 @@ from support.tiny import NOTES, tiny_base
 
 from model.inference.hf import HfBackend
 from model.inference.many import embed_all
-from model.network.checkpoint import special_ids
+from model.network.base_models import special_ids
 from model.network.notellm import NoteLLM, add_embedding_token
 from model.recipes import small
 from model.text.prompt import SHARED, PromptBuilder

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.tiny import tiny_base
 
-from model.network.checkpoint import special_ids
+from model.network.base_models import special_ids
 from model.network.notellm import add_embedding_token
 from model.note import Note
 from model.text.prompt import TEMPLATES, PromptBuilder
