@@ -43,6 +43,10 @@ LISTS_CHOSEN_UP_TO = 0.5
 FILTERED_PROBES = 4
 # Rows in more than this share of the lists that they would be in by chance are spread over them.
 SPREAD = 0.8
+# So many nearest rows an unfiltered search finds (`indexer.recall.FLOORS`).
+SURE = 100
+# So many rows a list leave few lists without any (e^-4 of them, by chance).
+MANY = 4
 COPIED_ROWS = 2_048
 # With more columns than so many times k, it is faster to partition them first and to sort only the best.
 PARTITION_ABOVE = 4
@@ -242,21 +246,36 @@ class IvfBase:
         recipe, rows_per_selected = self.recipe, len(self) / selection.size
         if selection.size > LISTS_CHOSEN_UP_TO * len(self):
             return min(math.ceil(recipe.nprobe * rows_per_selected), recipe.nlist), recipe.nlist
-        lists = int(self._lists(selection).sum())
-        by_chance = recipe.nlist * (1 - math.exp(-selection.size / recipe.nlist))
+        holding = self._lists(selection)
+        lists = recipe.nlist if holding is None else int(holding.sum())
         wider = min(rows_per_selected, FILTERED_PROBES)
-        if lists > SPREAD * by_chance:
+        if holding is None or lists > SPREAD * self._lists_by_chance(selection.size):
             wider = min(rows_per_selected**0.25, wider)
+        if holding is None:
+            wider = min(max(k * rows_per_selected / SURE, 1.0), wider)
         holding_enough = recipe.rerank * k * lists / selection.size
         return min(math.ceil(max(wider * recipe.nprobe, holding_enough)), lists), lists
 
-    def _lists(self, selection: Selection) -> Flags:
-        """Flags of the lists that hold selected rows."""
-        lists: Flags | None = selection.memo.get("lists")
-        if lists is None:
-            lists = np.zeros(self.recipe.nlist, dtype=np.bool_)
-            lists[self._list_of_row[live_rows(selection.bits, len(self))]] = True
-            selection.memo["lists"] = lists
+    def _lists(self, selection: Selection) -> Flags | None:
+        """Flags of the lists that hold selected rows, or rows among which these are; None where nearly all do."""
+        if "lists" not in selection.memo:
+            within = live_rows(selection.bits, len(self)) if selection.within is None else selection.within
+            selection.memo["lists"] = None if self._is_everywhere(within) else self._holding(within)
+        lists: Flags | None = selection.memo["lists"]
+        return lists
+
+    def _is_everywhere(self, rows: NDArray[Any]) -> bool:
+        """Whether there are so many rows, spread over the lists, that few lists hold none; by some of the rows."""
+        sample = rows[:: max(1, len(rows) // self.recipe.nlist)]
+        found = int(self._holding(sample).sum())
+        return len(rows) >= MANY * self.recipe.nlist and found > SPREAD * self._lists_by_chance(len(sample))
+
+    def _lists_by_chance(self, rows: int) -> float:
+        return self.recipe.nlist * (1 - math.exp(-rows / self.recipe.nlist))
+
+    def _holding(self, rows: NDArray[Any]) -> Flags:
+        lists = np.zeros(self.recipe.nlist, dtype=np.bool_)
+        lists[self._list_of_row.take(rows)] = True
         return lists
 
     @cached_property
@@ -277,8 +296,9 @@ class IvfBase:
         params = selection.memo.get(key)
         if params is None:
             options = {} if selection.bits is None else {"sel": _faiss.IDSelectorBitmap(selection.bits)}
-            if "lists" in selection.memo:
-                lists = _faiss.IDSelectorBitmap(packed(selection.memo["lists"]))
+            holding = selection.memo.get("lists")
+            if holding is not None:
+                lists = _faiss.IDSelectorBitmap(packed(holding))
                 options["quantizer_params"] = _faiss.SearchParameters(sel=lists)
             params = selection.memo[key] = _faiss.IndexRefineSearchParameters(
                 k_factor=max(self.recipe.rerank, self.recipe.min_candidates / k),

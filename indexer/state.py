@@ -7,7 +7,6 @@ import math
 from bisect import bisect_left
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Any, Self
 
 import numpy as np
@@ -17,41 +16,25 @@ from indexer.base import Base, Ranked, best, products
 from indexer.filters.expression import Expression, OneOf
 from indexer.rows import bitmap
 from indexer.rows.bitmap import Bits, Flags, all_alive, flags, live_rows
-from indexer.rows.columns import KEPT_FILTERS
+from indexer.rows.columns import Columns
 from indexer.rows.liveness import Liveness
 from indexer.rows.packed_fields import HIDDEN, PackedFields
 from indexer.rows.rows import Codes, Entries, Rows, hashes_of
 from indexer.types import Change, Floats, Hits, Ints
 
 SMALLEST_DELTA = 1024
+# To extend the columns of a delta sorts them again.
+FEWEST_MORE, MORE = 32, 1 / 32
+# So many rows are asked one by one in the time of the columns.
+FEW = 20
 _IS_HIDDEN = OneOf(HIDDEN, (True,))
-
-
-class _Passing:
-    """Whether the rows of a growing delta pass a filter: each is evaluated once, and only when it is asked for."""
-
-    def __init__(self, filter_: Expression, fields: PackedFields) -> None:
-        self._filter = filter_
-        self._fields = fields
-        self._known = np.empty(0, dtype=np.int8)  # 1 or 0; -1 is not known yet
-
-    def flags(self, rows: Ints) -> Flags:
-        """Of these rows, which must not be none."""
-        known = self._known
-        if rows.max() >= len(known):
-            more = np.full(len(self._fields) - len(known), -1, dtype=np.int8)
-            known = self._known = np.concatenate([known, more])
-        unknown = rows[known[rows] < 0]
-        known[unknown] = [self._filter.matches(self._fields[row]) for row in unknown.tolist()]
-        flags: Flags = known[rows] == 1
-        return flags
 
 
 class Delta:
     """Rows that are searched exactly. It only grows: a published row never changes again.
 
     ``newest`` maps an id to its last row, ``before`` a row to the one that its id had before, or to -1. Both may be
-    ahead of the published rows.
+    ahead of the published rows. Filters find most rows in columns, which a search extends once there are enough more.
     """
 
     def __init__(self, entries: Entries) -> None:
@@ -64,7 +47,7 @@ class Delta:
         self.newest = {id_: row for row, id_ in enumerate(entries.ids)}
         self.before = [-1] * rows
         self.vectors_MD = _grown(entries.vectors_MD, capacity)
-        self._passing = lru_cache(KEPT_FILTERS)(lambda filter_: _Passing(filter_, self.fields))
+        self._columns = Columns.of([])
 
     def append(self, change: Change, vector_D: Floats) -> None:
         """Write a row that is not published yet."""
@@ -80,9 +63,21 @@ class Delta:
         self.newest[change.id] = row
 
     def passing(self, filter_: Expression, rows: Ints) -> Flags:
-        """Whether these rows, which must not be none, pass a filter."""
-        flags: Flags = self._passing(filter_).flags(rows)
+        """Whether these rows, in ascending order, pass a filter."""
+        columns = self._extended_columns()
+        start = int(rows.searchsorted(columns.total)) if len(rows) > FEW else 0
+        flags = np.empty(len(rows), dtype=np.bool_)
+        flags[:start] = bitmap.are_alive(columns.passing(filter_), rows[:start])
+        flags[start:] = [filter_.matches(self.fields[row]) for row in rows[start:].tolist()]
         return flags
+
+    def _extended_columns(self) -> Columns:
+        columns, total = self._columns, len(self.fields)
+        if total - columns.total >= max(FEWEST_MORE, MORE * total):
+            # Two searches may do so at once: one is forgotten.
+            columns = columns.extended(map(self.fields.__getitem__, range(columns.total, total)))
+            self._columns = columns
+        return columns
 
 
 @dataclass(frozen=True, slots=True)

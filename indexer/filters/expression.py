@@ -4,40 +4,45 @@ A list matches when one of its elements does. What is missing, an empty list too
 the condition's negation. Values of two types are never equal, less or greater, and a truth is no number.
 """
 
-import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import cached_property
 from operator import ge, gt, le, lt
+from typing import Any, ClassVar
 
 # What a filter compares: text, a number, a truth, or a list of texts; and the named ones of one id. Text is compared as
 # it stands: whoever fills in fields folds those that compare folded.
 Value = str | float | bool | tuple[str, ...]
 Fields = Mapping[str, Value]
 Literal = str | float | bool
+# An expression in tuples of text and numbers, a truth in a tuple of its own: ("!", ("=", "sale", (True,))).
+Tree = tuple[Any, ...]
 # Makes those texts equal that a filter shall not tell apart; by the name of the field.
 Folding = Callable[[str], str]
 Fold = Mapping[str, Folding]
 
 CREATED_AT = "created_at"
 ORDERS = {"<": lt, "<=": le, ">": gt, ">=": ge}
+# A filter within its bounds has two joins for each of its 8 parentheses, and a NOT; a request joins it to others.
+DEEPEST_TREE = 32
 
 
 class Expression:
-    """Immutable. Its `str` is a canonical text, which `indexer.filters.parser.parse` reads back without folding.
+    """Immutable. Its ``tree`` is how it travels; `of_tree` is the inverse.
 
-    Expressions are equal when their texts are. Python's own rule would take ``x = true`` for ``x = 1``.
+    Expressions are equal when their trees are. Python's own rule would take ``x = true`` for ``x = 1``.
     """
 
-    def __str__(self) -> str:
-        return self._text
-
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Expression) and self._text == other._text
+        return isinstance(other, Expression) and self.tree == other.tree
 
     def __hash__(self) -> int:
         return self._hash
+
+    @cached_property
+    def tree(self) -> Tree:
+        """Its kind, and then the name and values of a condition, or the trees of its operands."""
+        raise NotImplementedError
 
     def matches(self, fields: Fields) -> bool:
         """Whether it holds for these fields."""
@@ -61,12 +66,8 @@ class Expression:
         return self
 
     @cached_property
-    def _text(self) -> str:
-        raise NotImplementedError
-
-    @cached_property
     def _hash(self) -> int:
-        return hash(self._text)
+        return hash(self.tree)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -76,11 +77,6 @@ class _Condition(Expression):
     def names(self) -> frozenset[str]:
         """Its own."""
         return frozenset({self.name})
-
-    def _said(self, value: Literal) -> str:
-        if self.name == CREATED_AT and isinstance(value, float):
-            return json.dumps(datetime.fromtimestamp(value, UTC).isoformat())
-        return json.dumps(value)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -108,9 +104,9 @@ class OneOf(_Condition):
         return frozenset(map(_key, self.values))
 
     @cached_property
-    def _text(self) -> str:
-        said = ", ".join(map(self._said, self.values))
-        return f"{self.name} = {said}" if len(self.values) == 1 else f"{self.name} IN [{said}]"
+    def tree(self) -> Tree:
+        """With all values."""
+        return "=", self.name, *map(_key, self.values)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -129,8 +125,9 @@ class Ordered(_Condition):
         return holds
 
     @cached_property
-    def _text(self) -> str:
-        return f"{self.name} {self.order} {self._said(self.value)}"
+    def tree(self) -> Tree:
+        """Of the kind of its order."""
+        return self.order, self.name, _key(self.value)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -142,8 +139,9 @@ class Exists(_Condition):
         return fields.get(self.name, ()) != ()
 
     @cached_property
-    def _text(self) -> str:
-        return f"{self.name} EXISTS"
+    def tree(self) -> Tree:
+        """Without a value."""
+        return "?", self.name
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -165,13 +163,15 @@ class Not(Expression):
         return Not(self.operand.folded(fold))
 
     @cached_property
-    def _text(self) -> str:
-        return f"NOT {_within(self.operand)}"
+    def tree(self) -> Tree:
+        """Of one operand."""
+        return "!", self.operand.tree
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class _Joined(Expression):
     several: tuple[Expression, ...]
+    kind: ClassVar[str]
 
     def operands(self) -> tuple[Expression, ...]:
         """At least two."""
@@ -181,32 +181,30 @@ class _Joined(Expression):
         """A copy with folded operands."""
         return type(self)(tuple(operand.folded(fold) for operand in self.several))
 
-    def _joined(self, keyword: str) -> str:
-        return f" {keyword} ".join(map(_within, self.several))
+    @cached_property
+    def tree(self) -> Tree:
+        """Of all operands, in order."""
+        return self.kind, *(operand.tree for operand in self.several)
 
 
 class And(_Joined):
     """``a AND b AND ...``."""
 
+    kind = "&"
+
     def matches(self, fields: Fields) -> bool:
         """Whether all hold."""
         return all(operand.matches(fields) for operand in self.several)
-
-    @cached_property
-    def _text(self) -> str:
-        return self._joined("AND")
 
 
 class Or(_Joined):
     """``a OR b OR ...``."""
 
+    kind = "|"
+
     def matches(self, fields: Fields) -> bool:
         """Whether one holds."""
         return any(operand.matches(fields) for operand in self.several)
-
-    @cached_property
-    def _text(self) -> str:
-        return self._joined("OR")
 
 
 def all_of(expressions: Iterable[Expression | None]) -> Expression | None:
@@ -222,9 +220,41 @@ def matches(expression: Expression, fields: Fields) -> bool:
     return expression.matches(fields)
 
 
+def of_tree(tree: Sequence[Any], deepest: int = DEEPEST_TREE) -> Expression:
+    """The expression of a tree whose tuples may be lists, as they are after they travelled.
+
+    Raises:
+        TypeError, ValueError: if it is none, or too deep.
+    """
+    if not deepest:
+        raise ValueError(f"a filter has at most {DEEPEST_TREE} levels")
+    match tree:
+        case ["=", str(name), _, *_]:
+            return OneOf(name, tuple(map(_literal, tree[2:])))
+        case [str(order), str(name), value] if order in ORDERS:
+            bound = _literal(value)
+            if isinstance(bound, str):
+                raise TypeError("strings have no order")
+            return Ordered(name, order, bound)
+        case ["?", str(name)]:
+            return Exists(name)
+        case ["!", operand]:
+            return Not(of_tree(operand, deepest - 1))
+        case ["&" | "|" as kind, _, _, *_]:
+            several = tuple(of_tree(operand, deepest - 1) for operand in tree[1:])
+            return And(several) if kind == "&" else Or(several)
+    raise ValueError("not the tree of a filter")
+
+
 def _key(value: Value | None) -> object:
     return (value,) if isinstance(value, bool) else value
 
 
-def _within(operand: Expression) -> str:
-    return f"({operand})" if isinstance(operand, _Joined) else str(operand)
+def _literal(key: object) -> Literal:
+    """Inverse of `_key`."""
+    match key:
+        case str() | float():
+            return key
+        case [bool(truth)]:
+            return truth
+    raise TypeError("a filter compares with text, numbers and truths")

@@ -40,7 +40,6 @@ from indexer.filters.tokens import (
     STRING,
     VALUE,
     BadFilter,
-    BoundedTokens,
     Tokens,
     bad,
 )
@@ -87,25 +86,24 @@ class _Refused(Exception):
     """A value that its condition does not take; the argument is what was expected."""
 
 
-def parse(text: str, fold: Fold | None = None, *, bounded: bool = True) -> Expression:
+def parse(text: str, fold: Fold | None = None) -> Expression:
     """The expression of a filter; strings that are compared with a name in ``fold`` are folded by its function.
 
-    Bounded to 4,096 characters, 64 conditions and a depth of 8, counted in open parentheses and NOTs. The text of an
-    expression that a program has joined may be longer and deeper.
+    Bounded to 4,096 characters, 64 conditions and a depth of 8, counted in open parentheses and NOTs.
 
     Raises:
         BadFilter: if the text is no filter, or out of bounds.
     """
-    return _parsed(text, tuple((fold or {}).items()), bounded)
+    return _parsed(text, tuple((fold or {}).items()))
 
 
 # Not more: a filter of 4,096 characters takes up to 0.1 MB when it is read, which the garbage collector visits, too.
 @lru_cache(maxsize=128)
-def _parsed(text: str, fold: tuple[tuple[str, Folding], ...], bounded: bool) -> Expression:
-    if bounded and len(text) > MOST_CHARACTERS:
+def _parsed(text: str, fold: tuple[tuple[str, Folding], ...]) -> Expression:
+    if len(text) > MOST_CHARACTERS:
         raise BadFilter(MOST_CHARACTERS, f"the end: a filter has at most {MOST_CHARACTERS} characters")
     try:
-        parsed: Any = _PARSERS[bounded].parse(text)
+        parsed: Any = _PARSER.parse(text)
     except UnexpectedToken as error:
         raise _explained(text, error) from None
     expression: Expression = parsed
@@ -140,11 +138,8 @@ class _Builder(Transformer[Token, Expression]):
         return Exists(str(name))
 
 
-# Made with the module: the first filter shall not wait for them.
-_PARSERS = {
-    bounded: Lark(GRAMMAR, parser="lalr", lexer=lexer, transformer=_Builder(), maybe_placeholders=False)
-    for bounded, lexer in ((True, BoundedTokens), (False, Tokens))
-}
+# Made with the module: the first filter shall not wait for it.
+_PARSER = Lark(GRAMMAR, parser="lalr", lexer=Tokens, transformer=_Builder(), maybe_placeholders=False)
 
 
 def _literals(name: str, token: Token) -> Iterator[Literal]:

@@ -48,31 +48,16 @@ class BadFilter(ValueError):
 
 
 class Tokens(Lexer):
-    """The lexer of `indexer.filters.parser`, for any text."""
+    """The lexer of `indexer.filters.parser`. Raises BadFilter beyond the bounds."""
 
     def __init__(self, _configuration: object) -> None:
         pass
 
     def lex(self, text: str) -> Iterator[Token]:  # type: ignore[override]
-        """The tokens, of which the last may be unknown."""
-        position, before = 0, ""
-        while found := _TOKEN.match(text, position):
-            type_ = str(found.lastgroup)
-            start, position = found.span(type_)
-            if type_ == "VALUE" and before not in ("EQUALITY", "ORDER") and text[start].isalpha():
-                type_ = "NAME"  # `true` names an attribute where no value can stand
-            yield Token(type_, text[start:position], start)
-            before = type_
-
-
-class BoundedTokens(Tokens):
-    """For a text that somebody wrote. Raises BadFilter beyond the bounds."""
-
-    def lex(self, text: str) -> Iterator[Token]:  # type: ignore[override]
-        """The tokens up to the first that is too much."""
+        """The tokens, of which the last may be unknown, up to the first that is too much."""
         conditions = 0
         inside: list[str] = []  # open parentheses and NOTs; a NOT ends with what it negates
-        for token in super().lex(text):
+        for token in _tokens(text):
             type_ = token.type
             if type_ in ("_OPEN", "_NOT"):
                 inside.append(type_)
@@ -87,6 +72,17 @@ class BoundedTokens(Tokens):
                 if conditions > MOST_CONDITIONS:
                     raise bad(token, f"the end: a filter has at most {MOST_CONDITIONS} comparisons")
             yield token
+
+
+def _tokens(text: str) -> Iterator[Token]:
+    position, before = 0, ""
+    while found := _TOKEN.match(text, position):
+        type_ = str(found.lastgroup)
+        start, position = found.span(type_)
+        if type_ == "VALUE" and before not in ("EQUALITY", "ORDER") and text[start].isalpha():
+            type_ = "NAME"  # `true` names an attribute where no value can stand
+        yield Token(type_, text[start:position], start)
+        before = type_
 
 
 def bad(token: Token, expected: str, offset: int = 0) -> BadFilter:

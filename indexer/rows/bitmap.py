@@ -23,7 +23,13 @@ def without(bits: Bits, rows: Ints) -> Bits:
 
 def only(rows: Ints, bits: Bits) -> Ints:
     """The rows that are alive, in their order."""
-    alive: Ints = rows[(bits[rows >> 3] & _masks(rows)) != 0]
+    alive: Ints = rows[are_alive(bits, rows)]
+    return alive
+
+
+def are_alive(bits: Bits, rows: Ints) -> Flags:
+    """Whether each of these rows is alive."""
+    alive: Flags = (bits[rows >> 3] & _masks(rows)) != 0
     return alive
 
 

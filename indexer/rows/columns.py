@@ -26,8 +26,9 @@ Values = NDArray[Any]
 
 SORTED_AT_ONCE = 10_000
 _NO_ROWS: Short = np.empty(0, dtype=np.uint32)
-# Filters whose rows are kept: for a million rows 4 MB.
+# Filters whose rows are kept: for a million rows 4 MB, and at most 16 MB for the numbers of few rows.
 KEPT_FILTERS = 32
+_FEW = 1 / 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,23 +89,27 @@ class Column:
         return self._between(start, max(start, end))
 
     def _place(self, value: Any, side: Any) -> int:
-        return int(np.searchsorted(self.values, self.values.dtype.type(value), side))
+        return int(self.values.searchsorted(self.values.dtype.type(value), side))
 
     def _between(self, start: int, end: int) -> Short:
         return self.rows[self.starts[start] : self.starts[end]] if len(self.starts) else self.rows[start:end]
 
 
 class _Passing:
-    """The rows of a base that pass a filter, and those of them that were shown when it was last asked for."""
+    """The rows of a base that pass a filter, and those of them that were shown when it was last asked for.
 
-    def __init__(self, bits: Bits) -> None:
-        self._bits = bits
+    If ``within`` is given, they are all among its rows.
+    """
+
+    def __init__(self, bits: Bits, within: Short | None) -> None:
+        self.bits = bits
+        self._within = within
         self._last: tuple[Bits | None, Selection] = None, Selection(0)
 
     def among(self, shown: Bits) -> Selection:
         last, selection = self._last
         if last is not shown:
-            selection = Selection.of(self._bits & shown)
+            selection = Selection.of(self.bits & shown, self._within)
             self._last = shown, selection
         return selection
 
@@ -116,7 +121,7 @@ class Columns:
         self.total = total
         self.texts = texts
         self.numbers = numbers
-        self._passing = lru_cache(KEPT_FILTERS)(self._evaluated)
+        self._kept = lru_cache(KEPT_FILTERS)(self._evaluated)
 
     @classmethod
     def of(cls, fields_M: Iterable[Fields]) -> Self:
@@ -164,7 +169,12 @@ class Columns:
 
     def selection(self, filter_: Expression, shown: Bits) -> Selection:
         """The rows that pass a filter, of those that are shown. Costs next to nothing when it is asked for again."""
-        return self._passing(filter_).among(shown)
+        return self._kept(filter_).among(shown)
+
+    def passing(self, filter_: Expression) -> Bits:
+        """The rows that pass a filter, shown or not."""
+        bits: Bits = self._kept(filter_).bits
+        return bits
 
     def rows(self, condition: Expression) -> Short:
         """The rows for which one condition holds, in no order, some of them twice."""
@@ -190,33 +200,38 @@ class Columns:
                 yield columns[name], code(value) if columns is self.texts else value
 
     def _evaluated(self, filter_: Expression) -> _Passing:
-        return _Passing(bitmap.packed(self._flags(filter_)))
+        flags, within = self._passes(filter_)
+        few = within is not None and len(within) <= _FEW * self.total
+        return _Passing(bitmap.packed(flags), within if few else None)
 
-    def _flags(self, filter_: Expression) -> Flags:
+    def _passes(self, filter_: Expression) -> tuple[Flags, Short | None]:
+        """Whether each row passes; and rows among which all that do are, where they cost nothing."""
         match filter_:
             case Not(operand):
-                return ~self._flags(operand)
+                return ~self._passes(operand)[0], None
             case And(several):
-                return reduce(np.logical_and, self._each(several))
+                parts = list(self._each(several))
+                known = [within for _, within in parts if within is not None]
+                return reduce(np.logical_and, (flags for flags, _ in parts)), min(known, key=len, default=None)
             case Or(several):
-                return reduce(np.logical_or, map(self._flags, several))
+                return reduce(np.logical_or, (self._passes(operand)[0] for operand in several)), None
         return self._flagged(self.rows(filter_))
 
-    def _each(self, operands: Iterable[Expression]) -> Iterable[Flags]:
-        """Flags of each operand of AND; the bounds of one field together, between which there are few rows."""
+    def _each(self, operands: Iterable[Expression]) -> Iterable[tuple[Flags, Short | None]]:
+        """What passes each operand of AND; the bounds of one field together, between which there are few rows."""
         bounds: dict[str, list[Ordered]] = defaultdict(list)
         for operand in operands:
             if isinstance(operand, Ordered):
                 bounds[operand.name].append(operand)
             else:
-                yield self._flags(operand)
+                yield self._passes(operand)
         for name, several in bounds.items():
             yield self._flagged(self._within(name, several))
 
-    def _flagged(self, rows: Short) -> Flags:
+    def _flagged(self, rows: Short) -> tuple[Flags, Short]:
         flags = np.zeros(self.total, dtype=np.bool_)
         flags[rows] = True
-        return flags
+        return flags, rows
 
 
 def code(value: str | bool) -> int:

@@ -5,6 +5,7 @@ from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from indexer.rows import bitmap
 from indexer.rows.bitmap import Bits
@@ -18,19 +19,26 @@ EXACT_UP_TO = 256
 class Selection:
     """The rows of a base that a search may return: ``size`` of them, whose bit is 1; without bits, all.
 
-    ``rows`` are their numbers, if they are few. In ``memo`` the base keeps what it computes of them.
+    ``rows`` are their numbers, if they are few. If ``within`` is given, they are all among its rows, which are in no
+    order, some of them twice. In ``memo`` the base keeps what it computes of them.
     """
 
     size: int
     bits: Bits | None = None
     rows: Ints | None = None
+    within: NDArray[np.uint32] | None = None
     memo: dict[Any, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, bits: Bits) -> Self:
+    def of(cls, bits: Bits, within: NDArray[np.uint32] | None = None) -> Self:
         """From the bits of the rows; those after the last row are 0."""
         size = int(np.bitwise_count(bits).sum())
-        return cls(size, bits, bitmap.live_rows(bits, 8 * len(bits)) if size <= EXACT_UP_TO else None)
+        if size > EXACT_UP_TO:
+            return cls(size, bits, None, within)
+        if within is None:
+            return cls(size, bits, bitmap.live_rows(bits, 8 * len(bits)))
+        rows = np.sort(bitmap.only(within.astype(np.int64), bits))
+        return cls(size, bits, rows if len(rows) == size else np.unique(rows), within)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from indexer.filters.expression import Expression
+from indexer.filters.expression import Expression, Tree
 from indexer.rpc.client import RpcClient
 from indexer.rpc.frames import RpcError
 from indexer.shards import replicas, shard_of
@@ -138,8 +138,7 @@ class ShardedSearcher:
         Searches of the same turn of the event loop travel together.
         """
         loop = asyncio.get_running_loop()
-        text = "" if filter is None else str(filter)
-        query = (vector.astype(_WIRE, copy=False).tobytes(), k, list(exclude), text)
+        query = (vector.astype(_WIRE, copy=False).tobytes(), k, list(exclude), filter.tree if filter else None)
         search = _Search(query, timeout_s, loop.create_future())
         if not self._waiting:
             loop.call_soon(self._send_waiting)
@@ -280,7 +279,7 @@ class _Response(NamedTuple):
 class _Search(NamedTuple):
     """A search in flight: the query in its wire format, and the future of its caller."""
 
-    query: tuple[bytes, int, list[str], str]
+    query: tuple[bytes, int, list[str], Tree | None]
     timeout_s: float
     response: asyncio.Future[_Response]
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from indexer.filters.parser import parse
+from indexer.filters.expression import of_tree
 from indexer.index import VectorIndex
 from indexer.rpc.frames import RpcRefused
 from indexer.rpc.server import RpcServer, serve
@@ -132,13 +132,13 @@ def _to_wire(indexed: IndexedVector) -> bytes:
     return indexed.vector.astype("<f4", copy=False).tobytes()
 
 
-def _query(vector: bytes, k: int, exclude: list[str], filter_: str) -> Query:
+def _query(vector: bytes, k: int, exclude: list[str], filter_: list[Any] | None) -> Query:
     """Raises TypeError or ValueError: one caller's mistake must not fail the batch of all."""
     if type(k) is not int:
         raise TypeError("k is a number")
-    if not all(isinstance(text, str) for text in (filter_, *exclude)):
-        raise TypeError("ids and the filter are text")
-    return Query(np.frombuffer(vector, dtype="<f4"), k, exclude, parse(filter_, bounded=False) if filter_ else None)
+    if not all(isinstance(id_, str) for id_ in exclude):
+        raise TypeError("ids are text")
+    return Query(np.frombuffer(vector, dtype="<f4"), k, exclude, None if filter_ is None else of_tree(filter_))
 
 
 async def serve_shard(address: str, *, shard: int, threads: int = 1) -> ShardServer:

@@ -147,7 +147,8 @@ async def measure(rows: int, rounds: int) -> dict[str, Any]:
                 name: await recall(searcher, vectors, fields, queries, make) for name, make in FILTERS.items()
             }
             said(f"recall: {report['recall']}")
-            report |= await race(searcher, shard.pid, queries, rounds)
+            for callers in (CALLERS, 1):
+                report[f"callers={callers}"] = await race(searcher, shard.pid, queries, rounds, callers)
             await searcher.close()
         finally:
             shard.terminate()
@@ -186,7 +187,9 @@ def passing(fields: Sequence[Fields], expression: Expression) -> np.ndarray:
     return _kept[expression]
 
 
-async def race(searcher: ShardedSearcher, shard: int, queries: np.ndarray, rounds: int) -> dict[str, Any]:
+async def race(
+    searcher: ShardedSearcher, shard: int, queries: np.ndarray, rounds: int, callers: int
+) -> dict[str, Any]:
     """Searches per second of each contender, and what a search of it costs in those without a filter."""
     contenders: dict[str, Filters | None] = {"unfiltered": None, **FILTERS}
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
@@ -196,13 +199,16 @@ async def race(searcher: ShardedSearcher, shard: int, queries: np.ndarray, round
         for name, make in contenders.items():
             filters = [parse(make(next(numbers) * 7)) if make else None for _ in range(REQUESTS)]
             start_s, start_cpu_s = time.perf_counter(), processor_s(shard)
-            await asyncio.gather(*(call(searcher, queries, filters[caller::CALLERS]) for caller in range(CALLERS)))
+            await asyncio.gather(*(call(searcher, queries, filters[caller::callers]) for caller in range(callers)))
             seconds[name].append(time.perf_counter() - start_s)
             of_processor[name].append(processor_s(shard) - start_cpu_s)
     report = {
         "cost": ratios(seconds),
         "cost_of_processor": ratios(of_processor),
         "searches_per_s": {name: round(REQUESTS / statistics.median(took[1:])) for name, took in seconds.items()},
+        "us_of_processor": {
+            name: round(1e6 / REQUESTS * statistics.median(took[1:])) for name, took in of_processor.items()
+        },
     }
     said(f"{report}")
     return report

@@ -2,9 +2,10 @@
 
 import pytest
 from hypothesis import given
+from msgpack import packb, unpackb
 from support.filters import expressions, fields, holds
 
-from indexer.filters.expression import And, OneOf, all_of, matches
+from indexer.filters.expression import DEEPEST_TREE, And, Not, OneOf, all_of, matches, of_tree
 from indexer.filters.parser import parse
 
 FIELDS = {
@@ -78,7 +79,6 @@ def test_filters_are_joined_by_and():
     assert all_of([]) is None
     assert all_of([None, travel, None]) is travel
     assert all_of([travel, cheap]) == And((travel, cheap))
-    assert str(all_of([travel, cheap])) == 'category = "travel" AND (price < 5.0 OR sale = true)'
 
 
 @given(expressions(), fields())
@@ -91,3 +91,37 @@ def test_any_filter_holds_where_it_holds_written_another_way(expression, one):
 )
 def test_its_conditions_are_counted(text, conditions):
     assert parse(text).conditions == conditions
+
+
+@given(expressions())
+def test_an_expression_that_has_travelled_is_an_equal_one(expression):
+    assert of_tree(unpackb(packb(expression.tree))) == expression
+
+
+@pytest.mark.parametrize(
+    "tree",
+    [
+        *([], ["="], ["=", "a"], ["=", 1, 2.0], ["=", "a", None], ["=", "a", ["b"]], ["=", "a", [True, True]], "?a"),
+        *(["<", "a"], ["<", "a", "b"], ["<", "a", 1.0, 2.0], ["?"], ["?", "a", "b"], ["!"], ["!", "a"], ["!", ["?"]]),
+        *(["&"], ["&", ["?", "a"]], ["|", ["?", "a"], 5], ["AND", ["?", "a"], ["?", "b"]], {"=": "a"}, 5, None),
+    ],
+)
+def test_what_is_no_tree_is_refused(tree):
+    with pytest.raises((TypeError, ValueError)):
+        of_tree(tree)
+
+
+def test_the_deepest_tree_is_read_and_one_level_more_is_refused():
+    expression = OneOf("a", (1.0,))
+    for _ in range(DEEPEST_TREE - 1):
+        expression = Not(expression)
+
+    assert of_tree(expression.tree) == expression
+    with pytest.raises(ValueError, match="levels"):
+        of_tree(Not(expression).tree)
+
+
+def test_the_deepest_filter_within_its_bounds_travels():
+    deepest = "a = 1 OR a = 1 AND (" * 8 + "a = 1 OR a = 1 AND a = 1" + ")" * 8
+
+    assert of_tree(all_of([parse(deepest), OneOf("a", (1.0,))]).tree)

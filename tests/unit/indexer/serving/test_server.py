@@ -27,7 +27,7 @@ async def client() -> AsyncIterator[RpcClient]:
     await server.close()
 
 
-QUERY = {"vector": EAST.tobytes(), "k": 5, "exclude": [], "filter": ""}
+QUERY = {"vector": EAST.tobytes(), "k": 5, "exclude": [], "filter": None}
 
 
 def search(*queries: dict[str, object]) -> dict[str, object]:
@@ -79,7 +79,7 @@ async def test_a_call_for_another_model_is_refused(client, method, fingerprint):
         {"exclude": [["a"]]},
         {"filter": "price <"},
         {"filter": 5},
-        {"filter": None},
+        {"filter": ["<", "price", "a"]},
         {"exclude": None},
         {"vector": b""},
         {"vector": b"\0\0\0"},
