@@ -227,7 +227,12 @@ class VectorIndex:
             kept_delta = old.live_delta()
             build = self._train if retrain or outgrown(old.base.recipe, len(old.rows), old.base_live.dead) else _append
             kept_base, base = build(old, kept_delta, self._scratch)
-            rows = old.rows if len(kept_base) == len(old.rows) else old.rows.taken(kept_base)
+            if len(kept_base) < len(old.rows):
+                rows = old.rows.taken(kept_base)
+            elif old.base_live.dead:  # its dead rows stay, but not the names that only they have
+                rows = old.rows.with_fields_of(old.live_base())
+            else:
+                rows = old.rows
             rows = rows.extended(old.entries(kept_delta))
             with self._writing:
                 self._state = self._rebased(base, rows, len(old.vectors_MD), kept_base, kept_delta)

@@ -18,13 +18,15 @@ from indexer.rows import bitmap
 from indexer.rows.bitmap import Bits, Flags, all_alive, flags, live_rows
 from indexer.rows.columns import Columns
 from indexer.rows.liveness import Liveness
-from indexer.rows.packed_fields import HIDDEN, PackedFields
+from indexer.rows.packed_fields import HIDDEN
 from indexer.rows.rows import Codes, Entries, Rows, hashes_of
-from indexer.types import Change, Floats, Hits, Ints
+from indexer.types import Change, Fields, Floats, Hits, Ints
 
 SMALLEST_DELTA = 1024
 # To extend the columns of a delta sorts them again.
 FEWEST_MORE, MORE = 32, 1 / 32
+# Names that the columns of a delta have at most; they start again with the next ones.
+MOST_NAMES = 64
 # So many rows are asked one by one in the time of the columns.
 FEW = 20
 _IS_HIDDEN = OneOf(HIDDEN, (True,))
@@ -34,7 +36,7 @@ class Delta:
     """Rows that are searched exactly. It only grows: a published row never changes again.
 
     ``newest`` maps an id to its last row, ``before`` a row to the one that its id had before, or to -1. Both may be
-    ahead of the published rows. Filters find most rows in columns, which a search extends once there are enough more.
+    ahead of the published rows. Filters find most rows in columns, which searches extend once there are enough more.
     """
 
     def __init__(self, entries: Entries) -> None:
@@ -47,7 +49,7 @@ class Delta:
         self.newest = {id_: row for row, id_ in enumerate(entries.ids)}
         self.before = [-1] * rows
         self.vectors_MD = _grown(entries.vectors_MD, capacity)
-        self._columns = Columns.of([])
+        self._columns: tuple[frozenset[str], Columns] = frozenset(), Columns.of([])
 
     def append(self, change: Change, vector_D: Floats) -> None:
         """Write a row that is not published yet."""
@@ -64,20 +66,26 @@ class Delta:
 
     def passing(self, filter_: Expression, rows: Ints) -> Flags:
         """Whether these rows, in ascending order, pass a filter."""
-        columns = self._extended_columns()
+        columns = self._columns_of(filter_.names())
         start = int(rows.searchsorted(columns.total)) if len(rows) > FEW else 0
         flags = np.empty(len(rows), dtype=np.bool_)
         flags[:start] = bitmap.are_alive(columns.passing(filter_), rows[:start])
         flags[start:] = [filter_.matches(self.fields[row]) for row in rows[start:].tolist()]
         return flags
 
-    def _extended_columns(self) -> Columns:
-        columns, total = self._columns, len(self.fields)
+    def _columns_of(self, names: frozenset[str]) -> Columns:
+        """Columns of these names, and of others that were asked for, of nearly all rows."""
+        kept, columns = self._columns
+        if not names <= kept:
+            kept, columns = (kept | names if len(kept | names) <= MOST_NAMES else names), Columns.of([])
+        total = len(self.fields)
         if total - columns.total >= max(FEWEST_MORE, MORE * total):
-            # Two searches may do so at once: one is forgotten.
-            columns = columns.extended(map(self.fields.__getitem__, range(columns.total, total)))
-            self._columns = columns
+            columns = columns.extended(self._picked(kept, range(columns.total, total)))
+        self._columns = kept, columns  # two searches may do so at once: one is forgotten
         return columns
+
+    def _picked(self, names: frozenset[str], rows: Iterable[int]) -> Iterable[Fields]:
+        return ({name: value for name, value in self.fields[row].items() if name in names} for row in rows)
 
 
 @dataclass(frozen=True, slots=True)

@@ -148,12 +148,13 @@ class Columns:
         """These rows alone, in this order."""
         place_of_row = np.full(self.total, -1)
         place_of_row[rows] = np.arange(len(rows))
+        return self._renumbered(len(rows), place_of_row)
 
-        def taken(columns: Mapping[str, Column]) -> dict[str, Column]:
-            fewer = {name: column.taken(place_of_row) for name, column in columns.items()}
-            return {name: column for name, column in fewer.items() if len(column.rows)}
-
-        return Columns(len(rows), taken(self.texts), taken(self.numbers))
+    def of_rows(self, rows: Ints) -> "Columns":
+        """With nothing of any other row. Names that only those have are gone, and the rows keep their numbers."""
+        place_of_row = np.full(self.total, -1)
+        place_of_row[rows] = rows
+        return self._renumbered(self.total, place_of_row)
 
     def extended(self, fields_M: Iterable[Fields]) -> "Columns":
         """A copy with more rows after these."""
@@ -198,6 +199,13 @@ class Columns:
             columns = self.texts if isinstance(value, str | bool) else self.numbers
             if name in columns:
                 yield columns[name], code(value) if columns is self.texts else value
+
+    def _renumbered(self, total: int, place_of_row: Ints) -> "Columns":
+        def taken(columns: Mapping[str, Column]) -> dict[str, Column]:
+            fewer = {name: column.taken(place_of_row) for name, column in columns.items()}
+            return {name: column for name, column in fewer.items() if len(column.rows)}
+
+        return Columns(total, taken(self.texts), taken(self.numbers))
 
     def _evaluated(self, filter_: Expression) -> _Passing:
         flags, within = self._passes(filter_)

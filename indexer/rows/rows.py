@@ -5,7 +5,7 @@ take 30 bytes each and their fields, where a list of strings and a dict from id 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -73,6 +73,10 @@ class Rows:
     def taken(self, rows: Ints) -> Self:
         """These rows alone, in this order."""
         return self._of(self.ids.taken(rows), self.versions[rows], self._hashes()[rows], self.columns.taken(rows))
+
+    def with_fields_of(self, rows: Ints) -> Self:
+        """A copy with the fields of these rows alone."""
+        return replace(self, columns=self.columns.of_rows(rows))
 
     def extended(self, entries: Entries) -> Self:
         """A copy with more rows after these."""

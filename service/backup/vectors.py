@@ -17,8 +17,7 @@ from service.api.records import note_record
 from service.api.validation import explain
 from service.contract.notes import BulkNoteIn
 from service.store.connection import redis_errors
-from service.store.interfaces import Conflict
-from service.store.notes import PUT_NOTE
+from service.store.notes import PUT_NOTE, refusal
 from service.store.records import StoredNote, StoredPrediction, pack_vector
 from service.store.schema import LUA, MODELS
 
@@ -130,11 +129,11 @@ def _put(put: Any, done: LoadedVectors, notes: list[LabeledNote], vectors_ND: ND
         args += [record.encode(), prediction.encode(), pack_vector(vector)]
         sent.append(note)
     if sent:
-        new, *conflicts = put(args=args)
+        new, *refusals = put(args=args)
         done.new += int(new)
-        done.notes += len(sent) - len(conflicts)
-        for place, *clash in conflicts:
-            _reject(done, sent[int(place)], str(Conflict(*(part.decode() for part in clash))))
+        done.notes += len(sent) - len(refusals)
+        for place, *why in refusals:
+            _reject(done, sent[int(place)], str(refusal(why)))
 
 
 def _reject(done: LoadedVectors, note: Note, problem: str) -> None:

@@ -20,7 +20,7 @@ from service.recommend.note_cache import NoteCache
 from service.recommend.seeds import Seeds
 from service.recommend.vocabulary import HashtagRules, HashtagVocabulary
 from service.settings import HttpSettings
-from service.store.interfaces import Conflict, Expected, NoteStore, Suggestion
+from service.store.interfaces import Expected, NoteStore, Refusal, Suggestion
 from service.store.records import StoredNote, fields_of
 
 # The names of fields that every note may have.
@@ -135,14 +135,14 @@ class Notes:
             )
         return await self._receipt(record, version, before, wait_s)
 
-    async def put_many(self, records: Sequence[StoredNote], expected: Expected = None) -> list[int | Conflict]:
+    async def put_many(self, records: Sequence[StoredNote], expected: Expected = None) -> list[int | Refusal]:
         """Store notes and return their versions, or why one was not stored; of two with one id the later wins.
 
         A note that is hidden now is in no answer from here on, as one that was deleted.
         """
         async with within(self._http.write_s, StoreUnavailable):
             versions = await self._store.put(records, expected)
-        metrics.NOTES_ACCEPTED.inc(sum(not isinstance(version, Conflict) for version in versions))
+        metrics.NOTES_ACCEPTED.inc(sum(not isinstance(version, Refusal) for version in versions))
         for record in records:
             if record.hidden:  # one that was refused is fetched again, no more
                 self._cache.withdraw(record.note.id, deleted=False)
@@ -233,7 +233,7 @@ class Notes:
 
     async def _change(
         self, note_id: str, change: Callable[[StoredNote], StoredNote], expected: Expected
-    ) -> tuple[StoredNote, int | Conflict]:
+    ) -> tuple[StoredNote, int | Refusal]:
         """The changed note and its version. Where none is expected, another write in between means once more.
 
         What is expected is left to the store: a request that is repeated with its key has changed the version itself.
@@ -255,13 +255,13 @@ class Notes:
     async def _receipt(
         self,
         record: StoredNote,
-        version: int | Conflict,
+        version: int | Refusal,
         before: IndexedVector | ShardUnavailable | None,
         wait_s: float,
     ) -> WriteReceipt:
         """``before`` is what the index held when the write went out: its version is as high if nothing was changed."""
         note_id = record.note.id
-        if isinstance(version, Conflict):
+        if isinstance(version, Refusal):
             raise BadRequest(str(version))
         if record.hidden and not wait_s:
             await self._hides(note_id, version, _LEAVES_S)

@@ -9,6 +9,7 @@ from typing import Literal, Protocol
 
 from indexer.types import IndexedVector
 from service.store.records import Event, StoredNote
+from service.store.schema import MOST_ATTRIBUTE_NAMES
 
 # What a write requires of its note. None: nothing. "any": it exists. "none": it does not, or was deleted. A number: it
 # is at this version.
@@ -37,19 +38,37 @@ class Counts:
 
 
 @dataclass(frozen=True, slots=True)
-class Conflict:
-    """Why a note was not stored: live notes carry an attribute of this name with values of another type.
+class Refusal:
+    """Why a note was not stored: one of its attributes, by its name."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict(Refusal):
+    """Live notes carry an attribute of this name with values of another type.
 
     Types are ``string``, ``number``, ``boolean`` and ``list``.
     """
 
-    name: str
     known: str
     given: str
 
     def __str__(self) -> str:
         """In words."""
         return f"attributes.{self.name}: in other notes the type is {self.known}, here it is {self.given}"
+
+
+@dataclass(frozen=True, slots=True)
+class TooManyNames(Refusal):
+    """No live note carries an attribute of this name, and together they carry `MOST_ATTRIBUTE_NAMES`."""
+
+    def __str__(self) -> str:
+        """In words."""
+        return (
+            f"attributes.{self.name}: a new name, and the notes already have {MOST_ATTRIBUTE_NAMES:,} different names, "
+            "which is the most; use one of these, or take one from every note"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,13 +133,13 @@ class NoteStore(Protocol):
     `NotAsExpected` on one whose ``expected`` does not hold (see `Expected`).
     """
 
-    async def put(self, notes: Sequence[StoredNote], expected: Expected = None) -> list[int | Conflict]:
+    async def put(self, notes: Sequence[StoredNote], expected: Expected = None) -> list[int | Refusal]:
         """Store notes (their ``version`` is ignored), queue a job for each that changed, return the versions.
 
         The same body again keeps its version and queues nothing. A deleted note comes back one higher. Where title,
         content and hashtags stay as they were, and a model has predicted for the version before, the prediction is of
         the new one from now on: no job, and the indexes hear of it at once. A note that carries an attribute of another
-        type than live notes do is not stored, and has a `Conflict` in place of its version.
+        type than live notes do, or one name too many, is not stored, and has a `Refusal` in place of its version.
         """
         ...
 

@@ -13,8 +13,19 @@ from model.text.hashtags import fold
 from model.text.suggestions import spelled
 from service.contract.fields import Attribute
 from service.errors import KeyReused, NotAsExpected, NoteLLMError, QueueFull, StillRunning, StoreUnavailable
-from service.store.interfaces import Answer, Conflict, Counts, Expected, Page, Suggestion, View
+from service.store.interfaces import (
+    Answer,
+    Conflict,
+    Counts,
+    Expected,
+    Page,
+    Refusal,
+    Suggestion,
+    TooManyNames,
+    View,
+)
 from service.store.records import SEEN_MOST, SEEN_S, Event, StoredNote
+from service.store.schema import MOST_ATTRIBUTE_NAMES
 
 
 class Faults:
@@ -52,7 +63,7 @@ class MemoryStore(Faults):
         self._log: list[str] = []
         self.views = 0
 
-    async def put(self, notes: Sequence[StoredNote], expected: Expected = None) -> list[int | Conflict]:
+    async def put(self, notes: Sequence[StoredNote], expected: Expected = None) -> list[int | Refusal]:
         """See `NoteStore`."""
         await self.reached()
         if expected is not None:
@@ -141,13 +152,13 @@ class MemoryStore(Faults):
         """Plays the worker: stores the vector of its prediction."""
         self._vectors[note_id] = indexed
 
-    def _put(self, record: StoredNote) -> int | Conflict:
+    def _put(self, record: StoredNote) -> int | Refusal:
         note_id = record.note.id
         old = self._records.get(note_id)
         if old and _same(record, old):
             return old.version
-        if clash := self._conflict(record):
-            return clash
+        if refusal := self._conflict(record) or self._one_too_many(record):
+            return refusal
         version = old.version + 1 if old else 1
         predicted = self._predicted(record)
         self._records[note_id] = replace(record, version=version)
@@ -178,6 +189,12 @@ class MemoryStore(Faults):
                 if known is not None and _type(known) != _type(value):
                     return Conflict(name, _type(known), _type(value))
         return None
+
+    def _one_too_many(self, record: StoredNote) -> TooManyNames | None:
+        others = {name for id_, one in self._records.items() if id_ != record.note.id for name in one.attributes}
+        before = self._records.get(record.note.id)
+        new = record.attributes.keys() - others - (before.attributes.keys() if before else set())
+        return TooManyNames(min(new)) if new and len(others | record.attributes.keys()) > MOST_ATTRIBUTE_NAMES else None
 
     def _expect(self, note_id: str, expected: Expected) -> None:
         old = self._records.get(note_id)

@@ -13,7 +13,16 @@ from model.text.hashtags import fold
 from service.errors import NotAsExpected, QueueFull, StoreUnavailable
 from service.store.connection import redis_errors
 from service.store.idempotency import OUTCOME, REQUEST
-from service.store.interfaces import Conflict, Counts, Expected, Page, Suggestion, View
+from service.store.interfaces import (
+    Conflict,
+    Counts,
+    Expected,
+    Page,
+    Refusal,
+    Suggestion,
+    TooManyNames,
+    View,
+)
 from service.store.jobs import PUBLISH_PREDICTION
 from service.store.records import StoredFailure, StoredNote, StoredPrediction
 from service.store.schema import ATTRIBUTES, COUNTS, FAILED, JOBS, LUA, MODELS, NOTE, READINGS, TAG, WRITES
@@ -39,7 +48,7 @@ end
 # Stores a record, its version not yet known and unpacked in ``stored``, over the old one (or nil) if it says something
 # else. Where the text is the same, the predictions for the old one are of this one from now on; for models without one,
 # but for ``predicted``, jobs are queued. Returns the version; or name, known and given type of an attribute that is of
-# another type in a live note.
+# another type in a live note; or only the name of one that would be one too many: see `refusal`.
 PUT_NOTE = (
     PUBLISH_PREDICTION
     + """
@@ -88,13 +97,29 @@ local function conflict(stored)
     end
   end
 end
+local function one_too_many(stored, before)
+  local given, had = stored.attributes or {}, before and before.attributes or {}
+  local names, new = redis.call('HLEN', ATTRIBUTES), nil
+  for name, value in pairs(given) do
+    if had[name] == nil and redis.call('HEXISTS', ATTRIBUTES, type_of(value) .. ':' .. name) == 0 then
+      names = names + 1
+      if not new or name < new then new = name end
+    end
+  end
+  for name, value in pairs(had) do  -- those that only this note had
+    if given[name] == nil and redis.call('HGET', ATTRIBUTES, type_of(value) .. ':' .. name) == '1' then
+      names = names - 1
+    end
+  end
+  return new and names > MOST_ATTRIBUTE_NAMES and {new} or nil
+end
 local function put_note(record, stored, old, models, predicted, traceparent)
   local id, number = stored.id, old and version(old) or 0
   if old and written(old) == written(record) then return number end
-  local clash = conflict(stored)
-  if clash then return clash end
-  redis.call('SET', NOTE .. id, with_version(record, number + 1))
   local before = old and not deleted(old) and cmsgpack.unpack(old)
+  local refusal = conflict(stored) or one_too_many(stored, before)
+  if refusal then return refusal end
+  redis.call('SET', NOTE .. id, with_version(record, number + 1))
   if before then
     count_attributes(before, -1)
   else
@@ -237,7 +262,7 @@ class RedisStore:
         self._page = redis.register_script(PAGE)
         self._listed = redis.register_script(LISTED)
 
-    async def put(self, notes: Sequence[StoredNote], expected: Expected = None) -> list[int | Conflict]:
+    async def put(self, notes: Sequence[StoredNote], expected: Expected = None) -> list[int | Refusal]:
         """See `NoteStore`. Notes of one call are stored in order, in one transaction; ``expected`` is for one note."""
         if not notes:
             return []
@@ -250,10 +275,7 @@ class RedisStore:
             raise QueueFull("too many notes wait to be embedded")
         if versions == 0:
             raise NotAsExpected("the note is not at the version that the request names")
-        return [
-            Conflict(*(part.decode() for part in version)) if isinstance(version, list) else int(version)
-            for version in versions
-        ]
+        return [refusal(version) if isinstance(version, list) else int(version) for version in versions]
 
     async def delete(self, note_id: str, expected: Expected = None) -> bool:
         """See `NoteStore`."""
@@ -371,6 +393,12 @@ class RedisStore:
                     pipe.zrevrange(TAG + fold(tag), 0, 0)
                 answers = await pipe.execute()
         return [answer[0].decode() if answer else None for answer in answers]
+
+
+def refusal(parts: Sequence[bytes]) -> Refusal:
+    """What `PUT_NOTE` returned in place of a version."""
+    words = [part.decode() for part in parts]
+    return Conflict(*words) if len(words) > 1 else TooManyNames(*words)
 
 
 def _decoded(records: Iterable[bytes | None]) -> list[StoredNote | None]:

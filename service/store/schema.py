@@ -69,6 +69,8 @@ RESTORING = "notellm:v1:restoring"
 WORKERS = "workers"
 # A cache that is further behind starts empty, so a short stream is enough.
 WRITES_KEPT = 10_000
+# Names of attributes in all live notes together: each costs every shard up to 1 kB.
+MOST_ATTRIBUTE_NAMES = 10_000
 # Longer than any period of trending hashtags.
 NEW_DAYS = 91
 
@@ -83,6 +85,7 @@ local NOTE, MODELS, ACTIVE, FILLED = '{NOTE}', '{MODELS}', '{ACTIVE}', '{FILLED}
 local READINGS, FAILED, JOBS, WORKERS = '{READINGS}', '{FAILED}', '{JOBS}', '{WORKERS}'
 local EMBEDDINGS, DEAD, CURSORS = '{EMBEDDINGS}', '{DEAD}', '{CURSORS}'
 local IDS, ATTRIBUTES, COUNTS = '{IDS}', '{ATTRIBUTES}', '{COUNTS}'
+local MOST_ATTRIBUTE_NAMES = {MOST_ATTRIBUTE_NAMES}
 local TAG, TAGS, TAG_NAMES = '{TAG}', '{TAGS}', '{TAG_NAMES}'
 local NEW_TAGS, NEW_NOTES = '{NEW_TAGS}', '{NEW_NOTES}'
 local function wrote(id) redis.call('XADD', '{WRITES}', 'MAXLEN', '~', {WRITES_KEPT}, '*', 'id', id) end

@@ -187,9 +187,7 @@ def passing(fields: Sequence[Fields], expression: Expression) -> np.ndarray:
     return _kept[expression]
 
 
-async def race(
-    searcher: ShardedSearcher, shard: int, queries: np.ndarray, rounds: int, callers: int
-) -> dict[str, Any]:
+async def race(searcher: ShardedSearcher, shard: int, queries: np.ndarray, rounds: int, callers: int) -> dict[str, Any]:
     """Searches per second of each contender, and what a search of it costs in those without a filter."""
     contenders: dict[str, Filters | None] = {"unfiltered": None, **FILTERS}
     seconds: dict[str, list[float]] = {name: [] for name in contenders}

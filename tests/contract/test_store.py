@@ -16,12 +16,12 @@ from model.note import Note
 from model.text.suggestions import spelled
 from service.errors import NotAsExpected, QueueFull, StoreUnavailable
 from service.store.connection import open_redis
-from service.store.interfaces import Conflict, NoteStore, Suggestion
+from service.store.interfaces import Conflict, NoteStore, Suggestion, TooManyNames
 from service.store.jobs import JobQueue
 from service.store.memory import MemoryStore
 from service.store.notes import RedisStore
 from service.store.records import EmbedJob, StoredNote, StoredPrediction, decode_change
-from service.store.schema import ACTIVE, ATTRIBUTES, DEAD, EMBEDDINGS, IDS, JOBS, NOTE, TAG
+from service.store.schema import ACTIVE, ATTRIBUTES, DEAD, EMBEDDINGS, IDS, JOBS, MOST_ATTRIBUTE_NAMES, NOTE, TAG
 
 KYOTO = StoredNote(
     Note("n1", "Three days in Kyoto", "Temples.", ("#Travel", "京都"), "Travel", 7),
@@ -224,6 +224,36 @@ async def test_a_type_that_differs_from_the_one_in_live_notes_is_refused_alone(s
     assert await store.attribute_types() == {}
     assert await store.put([others[1]]) == [1]
     assert await store.attribute_types() == {"price": "string"}
+
+
+def named(id_: str, *numbers: int) -> StoredNote:
+    return replace(carrying(id_), attributes={f"n{number}": number for number in numbers})
+
+
+async def test_one_name_too_many_is_refused_alone_until_another_is_free(store):
+    store._max_queue = MOST_ATTRIBUTE_NAMES
+    most = range(MOST_ATTRIBUTE_NAMES - 1)
+    await store.put([named(f"f{start}", *most[start : start + 32]) for start in most[::32]])
+    assert await store.put([named("a", most[-1] + 1)]) == [1]
+    assert len(await store.attribute_types()) == MOST_ATTRIBUTE_NAMES
+
+    refused = [named("b", 5, 20_001, 20_000), named("f0", *most[:32], 20_002)]
+    assert await store.put([*refused, named("c", 5)]) == [TooManyNames("n20000"), TooManyNames("n20002"), 1]
+    assert await store.get(["b", "f0"]) == [None, replace(named("f0", *most[:32]), version=1)]
+    assert await store.put([named("a", 20_003)]) == [2]  # in place of the name that only this note had
+    assert await store.put([named("a", 20_003, 20_004)]) == [TooManyNames("n20004")]
+    await store.delete("a")
+    assert await store.put([named("b", 20_004)]) == [1]
+    assert len(await store.attribute_types()) == MOST_ATTRIBUTE_NAMES
+
+
+async def test_where_there_are_too_many_names_already_the_known_ones_may_be_written(redis):
+    """As after a restore of a store that had no bound."""
+    store = RedisStore(redis, max_queue=10)
+    await store.put([named("a", 1, 2)])
+    await redis.hset(ATTRIBUTES, mapping={f"number:m{number}": 1 for number in range(MOST_ATTRIBUTE_NAMES)})
+
+    assert await store.put([named("a", 1), named("b", 1), named("c", 2)]) == [2, 1, TooManyNames("n2")]
 
 
 async def test_a_hidden_note_counts_in_no_hashtag_and_comes_back(store):

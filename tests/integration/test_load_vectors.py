@@ -22,7 +22,7 @@ from service.store.connection import open_sync_redis
 from service.store.jobs import JobQueue
 from service.store.notes import RedisStore
 from service.store.records import StoredNote, StoredPrediction
-from service.store.schema import EMBEDDINGS, JOBS, READINGS
+from service.store.schema import ATTRIBUTES, EMBEDDINGS, JOBS, MOST_ATTRIBUTE_NAMES, READINGS
 
 MODEL = "hashing-a"
 NOTES = [{"note_id": f"n{number:03}", "title": f"tea {number}", "hashtags": ["tea"]} for number in range(450)]
@@ -54,6 +54,16 @@ async def test_an_attribute_of_another_type_is_refused_alone(tmp_path, store):
 
     assert (loaded.notes, loaded.new, loaded.rejected) == (2, 2, 1)
     assert loaded.problems == ("b: attributes.price: in other notes the type is number, here it is string",)
+
+
+async def test_an_attribute_of_one_name_too_many_is_refused_alone(tmp_path, store):
+    store.hset(ATTRIBUTES, mapping={f"number:n{number}": 1 for number in range(MOST_ATTRIBUTE_NAMES)})
+    notes = [{"note_id": name, "title": name, "attributes": {name: 1}} for name in ("n5", "new")]
+
+    loaded = load_vectors(store, *embedded(tmp_path, notes))
+
+    assert (loaded.notes, loaded.rejected) == (1, 1)
+    assert loaded.problems[0].startswith("new: attributes.new: a new name, and the notes already have 10,000 different")
 
 
 async def test_every_note_is_stored_with_its_vector_and_no_job(tmp_path, store, redis):

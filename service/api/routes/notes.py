@@ -33,7 +33,7 @@ from service.api.validation import explain
 from service.contract.notes import BulkOut, NoteIn, NoteOut, NotePatch, NotesOut, WrittenOut
 from service.errors import BadFilter, BadRequest, NotAsExpected, NoteNotFound, QueueFull, StoreUnavailable
 from service.recommend.notes import WriteReceipt
-from service.store.interfaces import Answer, Conflict
+from service.store.interfaces import Answer, Refusal
 from service.store.records import StoredNote
 
 PATCHES = ("application/merge-patch+json", "application/json")
@@ -143,9 +143,9 @@ async def put_notes(request: Request) -> Response:
 
     async def put() -> Answer:
         versions = await recommender_of(request).notes.put_many(records) if records else []
-        conflicts = _conflicts(versions, {one.position for one in rejected})
-        refused = sorted([*rejected, *conflicts], key=lambda one: one.position)
-        return Answer(202, orjson.dumps({"accepted": len(records) - len(conflicts), "rejected": refused}))
+        refusals = _refusals(versions, {one.position for one in rejected})
+        refused = sorted([*rejected, *refusals], key=lambda one: one.position)
+        return Answer(202, orjson.dumps({"accepted": len(records) - len(refusals), "rejected": refused}))
 
     return await once(request, body, put)
 
@@ -155,13 +155,13 @@ def _written(receipt: WriteReceipt) -> Answer:
     return Answer(status, orjson.dumps(asdict(receipt)), write_tag(receipt.version))
 
 
-def _conflicts(versions: Sequence[int | Conflict], rejected: Container[int]) -> list[Rejected]:
+def _refusals(versions: Sequence[int | Refusal], rejected: Container[int]) -> list[Rejected]:
     """What the store refused, by the places that are left to the notes in the body."""
     places = (place for place in count() if place not in rejected)
     return [
         Rejected(place, BadRequest.code, str(version))
         for place, version in zip(places, versions, strict=False)
-        if isinstance(version, Conflict)
+        if isinstance(version, Refusal)
     ]
 
 

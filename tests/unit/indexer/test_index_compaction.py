@@ -10,6 +10,7 @@ import pytest
 from support.index import neighbors
 
 import indexer.index
+from indexer.filters.parser import parse
 from indexer.index import VectorIndex, outgrown
 from indexer.recipes import IndexRecipe
 from indexer.types import Change
@@ -35,6 +36,18 @@ def filled(scratch: Path | None = None) -> VectorIndex:
     index.apply([Change("0-0", str(row), 1, "m", vector) for row, vector in enumerate(VECTORS)])
     index.compact()
     return index
+
+
+def test_names_that_only_dead_rows_have_are_gone_with_the_next_compaction():
+    """A client that always takes new names costs no more than those in use."""
+    index = filled()
+    for version in range(2, 5):
+        index.apply([Change("0-1", "5", version, "m", VECTORS[5], fields={"kept": 1.0, f"n{version}": 1.0})])
+        index.compact()
+
+    assert index.contents().rows.columns.numbers.keys() == {"kept", "n4"}
+    assert len(index.contents().base) == ROWS + 3
+    assert [one.id for one in neighbors(index, VECTORS[5][None], 9, filter_=parse("kept = 1"))[0]] == ["5"]
 
 
 def add_more(index: VectorIndex) -> None:

@@ -49,6 +49,20 @@ def test_some_rows_can_be_taken_in_any_order(fields_M, expression, random):
     assert passing(taken, expression) == passing(Columns.of([fields_M[row] for row in kept]), expression)
 
 
+@settings(max_examples=50)
+@given(rows_of_fields, expressions(), st.randoms())
+def test_of_some_rows_the_others_have_no_fields_and_their_names_are_gone(fields_M, expression, random):
+    kept = [row for row in range(len(fields_M)) if random.random() < 0.5]
+
+    columns = Columns.of(fields_M).of_rows(np.array(kept, dtype=np.int64))
+
+    bare = [one if row in kept else {} for row, one in enumerate(fields_M)]
+    assert passing(columns, expression) == passing(Columns.of(bare), expression)
+    assert columns.texts.keys() | columns.numbers.keys() == {
+        name for row in kept for name, value in fields_M[row].items() if value != ()
+    }
+
+
 def test_only_shown_rows_are_selected_also_when_a_filter_is_asked_for_again():
     columns = Columns.of([{"city": "a"}, {"city": "b"}, {"city": "a"}])
     in_a = OneOf("city", ("a",))
@@ -70,6 +84,12 @@ def test_many_rows_with_few_and_with_many_values_are_selected():
         for order, expected in (("<", values < 3), ("<=", values <= 3), (">", values > 3), (">=", values >= 3)):
             bits = columns.selection(Ordered(name, order, 3.0), bitmap.all_alive(20_000)).bits
             assert np.array_equal(bits, bitmap.packed(expected))
+
+
+def test_rows_that_two_values_of_a_list_find_are_selected_once():
+    columns = Columns.of([{"tags": ("a", "b")}, {"city": "a"}] * 8 + [{"tags": ("a", "b")}] + [{}] * 300)
+
+    assert passing(columns, OneOf("tags", ("a", "b"))) == [*range(0, 16, 2), 16]
 
 
 def test_four_fields_take_at_most_24_bytes_a_row():

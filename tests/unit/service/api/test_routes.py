@@ -631,6 +631,24 @@ class TestPatch:
 
         assert (await client.patch("/notes/n1", json={"attributes": {"price": "3"}})).json()["version"] == 3
 
+    async def test_with_one_name_too_many_is_refused_like_any_write_of_it(self, client, monkeypatch):
+        monkeypatch.setattr("service.store.memory.MOST_ATTRIBUTE_NAMES", 2)
+        note = await self.note(client)
+        more = {"attributes": {"price": 3, "new": 1}}
+        writes = [client.patch("/notes/n1", json=more), client.put("/notes/n2", json={"title": "x"} | more)]
+        for write in writes:
+            refused = check_error(await write, 422, "invalid_request")
+            assert refused["message"].startswith("attributes.new: a new name, and the notes already have ")
+
+        bulk = [{"note_id": "n3", "title": "x"} | more, {"note_id": "n4", "title": "x"}]
+        answer = (await client.post("/notes", json=bulk)).json()
+        assert (answer["accepted"], [one["position"] for one in answer["rejected"]]) == (1, [0])
+        assert (await client.get("/notes/n1")).json()["attributes"] == note["attributes"]
+        assert (await client.patch("/notes/n1", json={"attributes": {"city": None, "new": 1}})).status_code in (
+            200,
+            202,
+        )
+
     async def test_of_no_note_is_404(self, client):
         check_error(await client.patch("/notes/n1", json={"title": "a"}), 404, "note_not_found")
         await self.note(client)
