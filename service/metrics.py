@@ -69,6 +69,11 @@ EVENTS = Counter(
     "Events of readers, by delivery.",
     ["outcome"],  # accepted | duplicate
 )
+ANSWERS_LOGGED = Counter(
+    "notellm_answers_logged_total",
+    "Answers to readers, by what became of their records.",
+    ["outcome"],  # logged | dropped: too many waited for the store
+)
 NOTES_LOOKED_UP = Counter(
     "notellm_cards_total",
     "Notes looked up for answers.",

@@ -210,6 +210,21 @@ class IndexSettings(BaseModel, frozen=True, extra="forbid"):
     threads: PositiveInt = Field(default=1, description="Threads of one search.")
 
 
+class AttributionSettings(BaseModel, frozen=True, extra="forbid"):
+    """The log of what was answered."""
+
+    share: float = Field(
+        default=1.0,
+        ge=0,
+        le=1,
+        description="Share of readers whose answers are logged, for sites with many; 0 logs none.",
+    )
+    answers: PositiveInt = Field(
+        default=1_000_000, description="Answers that the log in Redis keeps at most; a million takes about 0.1 GB."
+    )
+    days: PositiveFloat = Field(default=30.0, description="Days that it keeps an answer at most.")
+
+
 class Settings(BaseSettings):
     """All settings of all processes."""
 
@@ -244,6 +259,7 @@ class Settings(BaseSettings):
     ops: OpsSettings = OpsSettings()
     worker: WorkerSettings = WorkerSettings()
     index: IndexSettings = IndexSettings()
+    attribution: AttributionSettings = AttributionSettings()
 
     @model_validator(mode="before")
     @classmethod

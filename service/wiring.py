@@ -55,6 +55,7 @@ _PROBE_S = 0.8
 _INDEX_IDS_EVERY_S = 5.0
 _LOOK_EVERY_S = 2.0
 _KEYS_EVERY_S = 0.5
+_ANSWERS_EVERY_S = 5.0
 _REPORT_EVERY_S = 1.0
 _SWITCH_S = 0.0005
 _YOUNG_OBJECTS = 10_000
@@ -116,6 +117,8 @@ async def _gateway(settings: Settings) -> None:
     from service.recommend.workers import WorkerPool
     from service.server.admission import Admission
     from service.server.server import BACKLOG, GatewayServer, allow_connections
+    from service.store.attribution.buffer import AnswerBuffer
+    from service.store.attribution.log import RedisAnswerLog
     from service.store.events import RedisEvents
     from service.store.hashtags.completion import Completion
     from service.store.hashtags.vocabulary import RedisHashtags
@@ -139,7 +142,10 @@ async def _gateway(settings: Settings) -> None:
     with _operations(settings.ops, missing, "gateway", manifest.fingerprint):
         async with _redis(settings, missing, timeout_s=settings.http.write_s) as redis:
             store = RedisStore(redis, settings.max_queue)
-            events = RedisEvents(redis)
+            logged = settings.attribution
+            answer_log = RedisAnswerLog(redis, logged.answers, logged.days)
+            buffer = AnswerBuffer(answer_log, logged.share)
+            events = RedisEvents(redis, answer_log)
             vocabulary = HashtagVocabulary(RedisHashtags(redis), settings.http.related_s)
 
             def recommender(fingerprint: str) -> Recommender:
@@ -151,7 +157,9 @@ async def _gateway(settings: Settings) -> None:
             active = ActiveModel(Registry(redis).active, manifest.fingerprint, recommender)
             await active.follow()
             await vocabulary.follow()
-            app = create_app(active, RedisAnswers(redis), settings, keys, warnings=lambda: missing.warnings)
+            app = create_app(
+                active, RedisAnswers(redis), settings, keys, warnings=lambda: missing.warnings, buffer=buffer
+            )
             admission = Admission(traces.around(app), settings.limits, keys, app.routes)
             server = GatewayServer(admission, missing.leave, settings.http.cors_origins)
             # uvicorn raises the signal that stopped it again, which would end us before we have cleaned up.
@@ -174,10 +182,12 @@ async def _gateway(settings: Settings) -> None:
                 every(_INDEX_IDS_EVERY_S, index_ids),
                 every(_PROBE_EVERY_S, probe),
                 every(_KEYS_EVERY_S, _follow(keys)),
+                every(_ANSWERS_EVERY_S, buffer.flush),
                 every(_REPORT_EVERY_S, admission.report),
                 every(_REPORT_EVERY_S, app.state.refusals.report),
             ):
                 await server.serve(sockets=[listener])
+            await buffer.flush()
             await searcher.close()
             await workers.close()
 

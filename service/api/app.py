@@ -26,6 +26,7 @@ from service.keys import Keyring
 from service.logs import REQUEST_ID, outline
 from service.recommend.recommender import Recommender
 from service.settings import Settings
+from service.store.attribution.buffer import AnswerBuffer
 from service.store.interfaces import Answers
 
 log = logging.getLogger(__name__)
@@ -43,10 +44,12 @@ def create_app(
     keys: Keyring | None = None,
     *,
     warnings: Callable[[], list[str]] = list,
+    buffer: AnswerBuffer | None = None,
 ) -> FastAPI:
     """The public API, for callers with a key if there are ``keys``. ``answers`` are those of idempotent writes.
 
-    ``warnings`` says in `/status` what is wrong although the service answers.
+    ``warnings`` says in `/status` what is wrong although the service answers; ``buffer`` takes what is answered, for
+    reports.
     Every request calls ``recommender`` once: its answer is that of one model, the active one.
     """
     app = api()
@@ -55,6 +58,7 @@ def create_app(
     app.state.http = settings.http
     app.state.keys = keys
     app.state.warnings = warnings
+    app.state.buffer = buffer or AnswerBuffer()
     app.state.same_origin = SameOrigin(settings.http.host, settings.http.hosts, settings.http.cors_origins)
     app.add_exception_handler(NoteLLMError, _answer_our_error)
     app.add_exception_handler(HTTPException, _answer_http_error)

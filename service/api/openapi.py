@@ -107,6 +107,10 @@ _REQUEST_HEADERS: dict[str, tuple[str, Json]] = {
         "`*`: only if there is no such note.",
         {"type": "string", "enum": ["*"]},
     ),
+    "X-Reader-ID": (
+        "For whom the answer is, percent-encoded: the `user_id` of events. Unlike `for_user`, it changes no list.",
+        {"type": "string", "pattern": "^[!-~]+$"},
+    ),
     "Idempotency-Key": (
         "1 to 255 visible ASCII characters; the same key within a day gets the same answer.",
         {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[ -~]+$"},
@@ -150,7 +154,7 @@ def answer(description: str, *examples: str, headers: tuple[str, ...] = ()) -> J
 
 
 def takes(query: type[BaseModel] = NoParameters, *headers: str) -> Json:
-    """The query parameters of a route, and the headers of a write."""
+    """The query parameters of a route, and its headers."""
     fields = (_header_parameter(name, *_REQUEST_HEADERS[name]) for name in headers)
     return {"parameters": [*parameters(query), *fields]}
 

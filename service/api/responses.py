@@ -1,6 +1,5 @@
 """The bodies of answers, in the shapes of the contract. Scores are rounded only here."""
 
-import random
 from base64 import b64encode
 from collections.abc import Iterable, Sequence
 from itertools import repeat
@@ -70,11 +69,13 @@ def _explanation(note: RelatedNote, origins: Sequence[NoteSummary]) -> bytes:
     return b',"explain":%b}' % orjson.dumps(terms)
 
 
-def related_out(related: RelatedNotes, fingerprint: str, *, explain: bool, note_id: str | None = None) -> bytes:
+def related_out(
+    related: RelatedNotes, fingerprint: str, answer_id: str, *, explain: bool, note_id: str | None = None
+) -> bytes:
     """Of every list, as JSON; with the note that it starts from, if it is one."""
     ends = (_explanation(note, related.summaries) for note in related.notes) if explain else repeat(_END)
     out = {
-        "answer_id": answer_id(),
+        "answer_id": answer_id,
         **({} if note_id is None else {"note_id": note_id}),
         "items": orjson.Fragment(b"[%b]" % b",".join(_notes_out(related.notes, ends))),
         "model": fingerprint,
@@ -87,20 +88,15 @@ def related_out(related: RelatedNotes, fingerprint: str, *, explain: bool, note_
     return orjson.dumps(out)
 
 
-def answer_id() -> str:
-    """A new one: events that name it say which answer they follow from."""
-    return f"{random.getrandbits(64):016x}"
-
-
 def _category_out(category: tuple[str, float] | None) -> dict[str, Any] | None:
     return category and {"name": category[0], "score": round(category[1], _DIGITS)}
 
 
-def tags_out(suggestions: TagSuggestions, fingerprint: str, *, with_related: bool) -> dict[str, Any]:
+def tags_out(suggestions: TagSuggestions, fingerprint: str, answer_id: str, *, with_related: bool) -> dict[str, Any]:
     """Of `POST /notes/tags`."""
     copy = suggestions.copy
     out: dict[str, Any] = {
-        "answer_id": answer_id(),
+        "answer_id": answer_id,
         "hashtags": [
             {"tag": tag.tag, "score": round(tag.score, _DIGITS), "source": tag.source} for tag in suggestions.hashtags
         ],

@@ -3,7 +3,7 @@
 ::
 
     backup/
-      manifest.json                    format, time, models, lines of each file
+      manifest.json                    format, time, models, lines of each file; the key of readers' names
       SHA256SUMS                       of every other file; `sha256sum -c SHA256SUMS` checks it, too
       notes.jsonl.gz                   notes and tombstones, with their versions
       readings-<model>.jsonl.gz        a model's predictions, without the vectors
@@ -29,6 +29,10 @@ key                                 fate     why
 ``notellm:v1:erasing:<digest>``     dropped  an erasure that was not finished was not acknowledged
 ``notellm:v1:event:<id>``           rebuilt  from the events, each to expire when it would have; not those of readers
                                              who were erased
+``notellm:v1:served``               dropped  reports are made of what was exported of it
+``notellm:v1:servedcounts``         dropped  with it
+``notellm:v1:forgotten``            dropped  with it
+``notellm:v1:readerkey``            kept     or readers would have other names than in the files exported so far
 ``notellm:v1:ids``                  rebuilt  the live ones of the notes
 ``notellm:v1:attributes``           rebuilt  counted from the notes
 ``notellm:v1:tag:<key>``            rebuilt  counted from the notes
@@ -92,6 +96,7 @@ from service.backup.files import (
     vectors_file,
 )
 from service.errors import StoreUnavailable
+from service.store.attribution.readers import sync_key_of
 from service.store.connection import redis_errors
 from service.store.records import StoredFailure, StoredNote, StoredPrediction, pack_vector
 from service.store.schema import ACTIVE, COUNTS, FAILED, MODELS, NOTE, READINGS, RESTORING, RULES
@@ -159,9 +164,9 @@ class _Backup:
             raise BackupError("a model was registered or retired meanwhile: begin again")
         if self._live + self._deleted + self._malformed < expected:
             raise BackupError("notes were removed from Redis meanwhile, which no command of ours does")
-        return Manifest(
-            begun_at, self._models, active, self._live, self._deleted, self._lines, malformed=self._malformed
-        )
+        counts = self._live, self._deleted, self._lines
+        key = sync_key_of(self._redis).hex()
+        return Manifest(begun_at, self._models, active, *counts, malformed=self._malformed, reader_key=key)
 
     def _state(self) -> tuple[dict[str, int], str | None, int]:
         """Models, the active one, and the number of notes and tombstones."""

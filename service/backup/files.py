@@ -17,7 +17,8 @@ from service.settings import SetupError
 from service.store.records import StoredNote, StoredPrediction, unpack_vector
 from service.store.schema import DEAD, EVENTS
 
-FORMAT = 2  # 1 knew no attributes, languages and hidden notes, and no rules of hashtags
+# 1 knew no attributes, languages and hidden notes, and no rules of hashtags; 2 no key of readers' names
+FORMAT = 3
 MANIFEST, SUMS, NOTES, MODEL = "manifest.json", "SHA256SUMS", "notes.jsonl.gz", "model"
 HASHTAG_RULES = "rules.jsonl.gz"
 STREAMS = {"events.jsonl.gz": EVENTS, "dead.jsonl.gz": DEAD}
@@ -33,7 +34,10 @@ class BackupError(SetupError):
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """The contents of a backup: fingerprints with the dimension of their vectors, and the number of lines by file."""
+    """The contents of a backup: fingerprints with the dimension of their vectors, and the number of lines by file.
+
+    ``reader_key`` is in hexadecimal digits, and empty in backups of older releases.
+    """
 
     begun_at: str
     models: dict[str, int]
@@ -42,6 +46,7 @@ class Manifest:
     deleted: int
     lines: dict[str, int]
     malformed: int = 0
+    reader_key: str = ""
     format: int = FORMAT
     notellm: str = field(default_factory=lambda: importlib.metadata.version("notellm"))
 
@@ -56,6 +61,7 @@ class Manifest:
                     f"up to {FORMAT}; install that version"
                 )
             manifest = cls(**fields)
+            bytes.fromhex(manifest.reader_key)
             named = all(FINGERPRINT.fullmatch(model) for model in manifest.models)
             whole = manifest.lines.keys() == {*line_files(manifest.models, manifest.format)}
         except (ValueError, TypeError, KeyError, AttributeError):

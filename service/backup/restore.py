@@ -51,6 +51,7 @@ from service.store.schema import (
     LIBRARY,
     MODELS,
     NOTE,
+    READER_KEY,
     READINGS,
     RESTORING,
     RULES,
@@ -266,6 +267,8 @@ class _Restore:
         with self._redis.pipeline(transaction=True) as pipe:
             for model, dim in self._manifest.models.items():
                 pipe.hset(MODELS, model, str(dim))
+            if self._manifest.reader_key:
+                pipe.set(READER_KEY, bytes.fromhex(self._manifest.reader_key))
             if self._manifest.active:
                 pipe.set(ACTIVE, self._manifest.active)
             pipe.xadd(WRITES, {"id": ""})  # no cache can follow a stream without an entry

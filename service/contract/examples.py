@@ -24,7 +24,7 @@ _ITEM: dict[str, Any] = {
     "hashtags": ["kyoto", "bus"],
 }
 _LIST: dict[str, Any] = {
-    "answer_id": "5d0c6a94c1b7e820",
+    "answer_id": "5d0c6a94c1b7e820.r.1f3a9c52",
     "items": [_ITEM],
     "model": _FINGERPRINT,
     "generation": 12,
@@ -93,7 +93,7 @@ EXAMPLES: dict[str, Any] = {
                 "source_note_id": "kyoto-3",
                 "type": "dismiss",
                 "ts": 1773604891.25,
-                "answer_id": "b6e1f2",
+                "answer_id": "5d0c6a94c1b7e820.r.1f3a9c52",
                 "position": 4,
             },
         ]
@@ -121,7 +121,7 @@ EXAMPLES: dict[str, Any] = {
         ]
     },
     "suggestions": {
-        "answer_id": "5d0c6a94c1b7e821",
+        "answer_id": "5d0c6a94c1b7e821.t.1f3a9c52",
         "hashtags": [
             {"tag": "ramen", "score": 0.71, "source": "generated"},
             {"tag": "osaka", "score": 0.58, "source": "both"},

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from service.store.connection import redis_errors
 from service.store.idempotency import OUTCOME, REQUEST
+from service.store.interfaces import AnswerLog
 from service.store.records import SEEN_MOST, SEEN_S, Event, digest_of
 from service.store.schema import COMPLETED, ERASING, EVENT, EVENTS, SEEN, UNLESS_RESTORING
 
@@ -105,8 +106,10 @@ return 1
 class RedisEvents:
     """`EventLog` as a stream, with a sorted set of what each reader has seen."""
 
-    def __init__(self, redis: "Redis") -> None:
+    def __init__(self, redis: "Redis", answers: AnswerLog | None = None) -> None:
+        """``answers`` loses a reader who is erased, too."""
         self._redis = redis
+        self._answers = answers
         self._append = redis.register_script(APPEND)
         self._see = redis.register_script(SEE)
         self._erase = redis.register_script(ERASE)
@@ -129,6 +132,8 @@ class RedisEvents:
 
     async def erase(self, user_id: str) -> None:
         """See `EventLog`."""
+        if self._answers:
+            await self._answers.erase(user_id)
         with redis_errors():
             while not await self._erase(args=[user_id, digest_of(user_id), _BATCH, _ERASING_S]):
                 pass

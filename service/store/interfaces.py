@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from indexer.types import IndexedVector
+from service.store.attribution.answers import ServedAnswer
 from service.store.records import Event, StoredNote
 from service.store.schema import MOST_ATTRIBUTE_NAMES
 
@@ -246,6 +247,18 @@ class EventLog(Protocol):
         The log says so to those who export it, see `service.backup.events`. Again, it changes nothing but that. Raises
         StoreUnavailable; what was removed by then stays so, and the next call goes on.
         """
+        ...
+
+
+class AnswerLog(Protocol):
+    """What was answered, for reports and experiments; readers are in it under names, see `attribution.readers`."""
+
+    async def append(self, answers: Sequence[ServedAnswer]) -> None:
+        """Append the answers, and drop the oldest beyond the log's bounds. Raises StoreUnavailable."""
+        ...
+
+    async def erase(self, reader: str) -> None:
+        """Remove the answers to a reader; who exports them hears of it from `EventLog`. Raises StoreUnavailable."""
         ...
 
 

@@ -19,6 +19,10 @@ key                                 holds
 ``notellm:v1:erasing:<digest>``     how far the events were looked through for a reader who is being erased; expires
 ``notellm:v1:event:<id>``           exists as long as another event of this id counts as a duplicate
 ``notellm:v1:answer:<digest>``      msgpack list: what is known of a write with an idempotency key, `idempotency`
+``notellm:v1:served``               stream of what was answered: a batch of `ServedAnswer` an entry; cut at its start
+``notellm:v1:servedcounts``         hash: answers in ``served``, erasures of readers from it
+``notellm:v1:forgotten``            hash: name of an erased reader -> when; expires. Of them nothing older is logged
+``notellm:v1:readerkey``            the key under which logs and files name readers, see `attribution.readers`
 ``notellm:v1:ids``                  sorted set of the ids of live notes, all of score 0: in byte order
 ``notellm:v1:attributes``           hash: ``<type>:<name>`` of an attribute -> number of live notes that carry it
 ``notellm:v1:tag:<key>``            sorted set: spelling of a hashtag -> number of live notes with this spelling, the
@@ -54,6 +58,10 @@ EVENT = "notellm:v1:event:"
 SEEN = "notellm:v1:seen:"
 ERASING = "notellm:v1:erasing:"
 ANSWER = "notellm:v1:answer:"
+SERVED = "notellm:v1:served"
+SERVED_COUNTS = "notellm:v1:servedcounts"
+FORGOTTEN = "notellm:v1:forgotten"
+READER_KEY = "notellm:v1:readerkey"
 IDS = "notellm:v1:ids"
 ATTRIBUTES = "notellm:v1:attributes"
 TAG = "notellm:v1:tag:"

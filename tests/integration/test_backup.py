@@ -37,6 +37,8 @@ from service.backup.restore import restore
 from service.errors import NotAsExpected, StoreUnavailable
 from service.settings import MINI
 from service.store import schema
+from service.store.attribution.answers import ServedAnswer
+from service.store.attribution.log import RedisAnswerLog
 from service.store.changes import RedisChangeStream
 from service.store.connection import open_sync_redis
 from service.store.events import RedisEvents
@@ -157,6 +159,9 @@ async def use(redis: Redis, notes: int = 60) -> RedisStore:
     events = [Event(f"e{n}", f"u{n % 5}", f"n{n % 20}", "click", 1767225600.25 + n, None) for n in range(30)]
     await RedisEvents(redis).append([*events, Event("now", "u1", "n30", "view", time.time())])
     await redis.set(schema.ERASING + "u3", "0-0")
+    answers = RedisAnswerLog(redis, 10, 1)
+    await answers.append([ServedAnswer("a1", time.time(), "related", MODELS[0], ["n1"], reader="u1")])
+    await answers.erase("u3")
     await RedisAnswers(redis).once("k", b"request", _answer)
     for rule in (HashtagRule("citywalk", "urban_walk"), HashtagRule("spam")):
         await RedisHashtags(redis).put_rule(rule)

@@ -11,6 +11,8 @@ from service.recommend.memory import FINGERPRINT, WordDrafter, bag_of_words
 from service.recommend.recommender import Recommender
 from service.recommend.vocabulary import HashtagVocabulary
 from service.settings import HttpSettings, IndexSettings, Settings
+from service.store.attribution.buffer import AnswerBuffer
+from service.store.attribution.memory import MemoryAnswerLog
 from service.store.hashtags.memory import MemoryHashtags
 from service.store.interfaces import Answers, Suggestion
 from service.store.memory import MemoryAnswers, MemoryEvents, MemoryStore
@@ -31,7 +33,9 @@ class MemoryGateway:
         self.vocabulary = HashtagVocabulary(self.hashtags, settings.http.related_s)
         seams = self.store, self.events, self.vocabulary, self.searcher, self.drafter
         self.recommender = Recommender(*seams, settings, FINGERPRINT)
-        self.app = create_app(lambda: self.recommender, self.answers, settings, keys)
+        self.served = MemoryAnswerLog()
+        self.buffer = AnswerBuffer(self.served)
+        self.app = create_app(lambda: self.recommender, self.answers, settings, keys, buffer=self.buffer)
 
     def client(self) -> httpx.AsyncClient:
         """An HTTP client of the app; a 500 is an answer here, not an exception in the test."""

@@ -1,6 +1,7 @@
 """The routes of related notes: of one, of several and a text, and of many requests at once."""
 
 import asyncio
+from dataclasses import replace
 from itertools import chain
 
 import orjson
@@ -13,7 +14,7 @@ from service.api.bodies import parse
 from service.api.queries import NoParameters
 from service.api.records import draft_note
 from service.api.responses import error_out, related_out
-from service.api.routes.requests import JSON, Id, limits_of, parameters_of, read_body, recommender_of
+from service.api.routes.requests import JSON, READER, Answering, Id, answering_of, limits_of, parameters_of, read_body
 from service.api.rules import related_query
 from service.api.validation import explain
 from service.contract.related import (
@@ -40,6 +41,7 @@ from service.errors import (
 from service.recommend.query import RelatedQuery
 from service.recommend.recommender import Recommender
 from service.recommend.related import Origins, RelatedNotes
+from service.store.attribution.answers import Scenario
 
 UNKNOWN = "X-Unknown-Attributes"
 _ERRORS = (BadFilter, NoteNotFound, NotePending, StoreUnavailable, IndexUnavailable)
@@ -62,7 +64,7 @@ router = APIRouter(route_class=GuardedRoute, generate_unique_id_function=lambda 
         ),
         **openapi.errors(*_ERRORS, *openapi.WITH_ID),
     },
-    openapi_extra=openapi.takes(RelatedRules),
+    openapi_extra=openapi.takes(RelatedRules, READER),
     dependencies=[needs("read", "related")],
 )
 async def related_notes(note_id: Id, request: Request) -> Response:
@@ -71,7 +73,7 @@ async def related_notes(note_id: Id, request: Request) -> Response:
     Never the note itself, a deleted or a hidden note, or one twice. While a shard is down the others answer; while the
     store is down there are ids and scores alone. Either way `degraded` is true.
     """
-    return await _of_note(note_id, parameters_of(request, RelatedRules), recommender_of(request))
+    return await _of_note(note_id, parameters_of(request, RelatedRules), request)
 
 
 @router.post(
@@ -82,14 +84,14 @@ async def related_notes(note_id: Id, request: Request) -> Response:
         200: openapi.answer("Related notes, by descending score.", "related", "explained", headers=(UNKNOWN,)),
         **openapi.errors(*_ERRORS, *openapi.WITH_ID, *openapi.WITH_BODY),
     },
-    openapi_extra=openapi.body(RelatedIn, "rules"),
+    openapi_extra=openapi.body(RelatedIn, "rules") | openapi.takes(NoParameters, READER),
     dependencies=[needs("read", "related")],
 )
 async def related_by_rules(note_id: Id, request: Request) -> Response:
     """Notes related to this one, by rules for which a query string has no room: boosts, thousands of excluded notes."""
     parameters_of(request, NoParameters)
     rules = parse(RelatedIn, await read_body(request, limits_of(request).max_related_bytes))
-    return await _of_note(note_id, rules, recommender_of(request))
+    return await _of_note(note_id, rules, request)
 
 
 @router.post(
@@ -100,16 +102,16 @@ async def related_by_rules(note_id: Id, request: Request) -> Response:
         200: openapi.answer("Notes by descending score.", "list", headers=(UNKNOWN,)),
         **openapi.errors(*_ERRORS, WorkerUnavailable, *openapi.WITH_BODY),
     },
-    openapi_extra=openapi.body(SeedsIn, "seeds"),
+    openapi_extra=openapi.body(SeedsIn, "seeds") | openapi.takes(NoParameters, READER),
     dependencies=[needs("read", "related")],
 )
 async def related_to_several(request: Request) -> Response:
     """Notes near several notes and a text, and far from others; none of these stands in the answer."""
     parameters_of(request, NoParameters)
     seeds = parse(SeedsIn, await read_body(request, limits_of(request).max_related_bytes))
-    recommender, query = recommender_of(request), related_query(seeds)
-    related = await _of_seeds(seeds, query, recommender)
-    return await list_answer(related, seeds, query, recommender)
+    answering, query = answering_of(request, seeds.for_user), related_query(seeds)
+    related = await _of_seeds(seeds, query, answering.recommender)
+    return await list_answer("related", related, seeds, query, answering)
 
 
 @router.post(
@@ -120,32 +122,44 @@ async def related_to_several(request: Request) -> Response:
         200: openapi.answer("An answer for each request, in order.", "answers", headers=(UNKNOWN,)),
         **openapi.errors(*openapi.WITH_BODY),
     },
-    openapi_extra=openapi.body(BatchIn, "batch"),
+    openapi_extra=openapi.body(BatchIn, "batch") | openapi.takes(NoParameters, READER),
     dependencies=[needs("read", "related")],
 )
 async def related_in_batch(request: Request) -> Response:
     """Up to 64 requests for related notes at once; each has a status of its own."""
     parameters_of(request, NoParameters)
     batch = parse(BatchIn, await read_body(request, limits_of(request).max_related_bytes))
-    recommender, request_id = recommender_of(request), request.state.request_id
-    answers = await asyncio.gather(*(_answer(one, recommender, request_id) for one in batch.requests))
+    answering, request_id = answering_of(request), request.state.request_id
+    answers = await asyncio.gather(*(_answer(one, answering, request_id) for one in batch.requests))
     unknown = sorted({name for _, names in answers for name in names})
     body = orjson.dumps({"answers": [orjson.Fragment(answer) for answer, _ in answers]})
     return Response(body, headers=_named(unknown), media_type=JSON)
 
 
 async def list_answer(
-    related: RelatedNotes, rules: Rules, query: RelatedQuery, recommender: Recommender, note_id: str | None = None
+    scenario: Scenario,
+    related: RelatedNotes,
+    rules: Rules,
+    query: RelatedQuery,
+    answering: Answering,
+    note_id: str | None = None,
 ) -> Response:
     """200 with a list, and the attributes in its filters that no note has."""
-    body = related_out(related, recommender.fingerprint, explain=rules.explain, note_id=note_id)
-    return Response(body, headers=_named(await recommender.unknown_names(query)), media_type=JSON)
+    body = _list_out(scenario, related, rules, answering, note_id)
+    return Response(body, headers=_named(await answering.recommender.unknown_names(query)), media_type=JSON)
 
 
-async def _of_note(note_id: str, rules: RelatedRules, recommender: Recommender) -> Response:
-    query = related_query(rules)
-    related = await recommender.related(note_id, query)
-    return await list_answer(related, rules, query, recommender, note_id)
+def _list_out(
+    scenario: Scenario, related: RelatedNotes, rules: Rules, answering: Answering, note_id: str | None
+) -> bytes:
+    answer_id = answering.log(scenario, rules, [note.note_id for note in related.notes], note_id=note_id or "")
+    return related_out(related, answering.recommender.fingerprint, answer_id, explain=rules.explain, note_id=note_id)
+
+
+async def _of_note(note_id: str, rules: RelatedRules, request: Request) -> Response:
+    query, answering = related_query(rules), answering_of(request, rules.for_user)
+    related = await answering.recommender.related(note_id, query)
+    return await list_answer("related", related, rules, query, answering, note_id)
 
 
 async def _of_seeds(seeds: SeedsIn, query: RelatedQuery, recommender: Recommender) -> RelatedNotes:
@@ -158,12 +172,13 @@ def _places(name: str, note_ids: list[str]) -> list[str]:
     return [f"{name}[{place}]" for place in range(len(note_ids))]
 
 
-async def _answer(one: object, recommender: Recommender, request_id: str) -> tuple[bytes, list[str]]:
+async def _answer(one: object, batch: Answering, request_id: str) -> tuple[bytes, list[str]]:
     """The answer to one request of a batch, as JSON, and the attributes in it that no note has."""
     try:
         rules = _batched(one)
         query = related_query(rules)
-        note_id = rules.note_id if isinstance(rules, BatchedIn) else None
+        answering = replace(batch, reader=rules.for_user or batch.reader)
+        recommender, note_id = answering.recommender, rules.note_id if isinstance(rules, BatchedIn) else None
         related = (
             await _of_seeds(rules, query, recommender)
             if isinstance(rules, SeedsIn)
@@ -171,7 +186,7 @@ async def _answer(one: object, recommender: Recommender, request_id: str) -> tup
         )
     except NoteLLMError as error:
         return orjson.dumps({"status": error.status, "error": error_out(error.code, str(error), request_id)}), []
-    body = related_out(related, recommender.fingerprint, explain=rules.explain, note_id=note_id)
+    body = _list_out("related", related, rules, answering, note_id)
     return b'{"status":200,%b' % body[1:], await recommender.unknown_names(query)
 
 

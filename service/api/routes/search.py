@@ -8,11 +8,10 @@ from service.api.bodies import parse
 from service.api.queries import NoParameters
 from service.api.records import text_note
 from service.api.routes.related import UNKNOWN, list_answer
-from service.api.routes.requests import limits_of, parameters_of, read_body, recommender_of
+from service.api.routes.requests import READER, answering_of, limits_of, parameters_of, read_body
 from service.api.rules import related_query
 from service.contract.related import ListOut, SearchIn, SearchRules
 from service.errors import BadFilter, IndexUnavailable, StoreUnavailable, WorkerUnavailable
-from service.recommend.recommender import Recommender
 from service.recommend.related import Origins
 
 _ERRORS = (BadFilter, WorkerUnavailable, StoreUnavailable, IndexUnavailable)
@@ -28,12 +27,12 @@ router = APIRouter(route_class=GuardedRoute, generate_unique_id_function=lambda 
         200: openapi.answer("Notes by descending score.", "list", headers=(UNKNOWN,)),
         **openapi.errors(*_ERRORS),
     },
-    openapi_extra=openapi.takes(SearchRules),
+    openapi_extra=openapi.takes(SearchRules, READER),
     dependencies=[needs("read", "tags")],
 )
 async def search_notes(request: Request) -> Response:
     """Live notes by the meaning of some words, from the same model and index as related notes."""
-    return await _search(parameters_of(request, SearchRules), recommender_of(request))
+    return await _search(parameters_of(request, SearchRules), request)
 
 
 @router.post(
@@ -44,17 +43,17 @@ async def search_notes(request: Request) -> Response:
         200: openapi.answer("Notes by descending score.", "list", headers=(UNKNOWN,)),
         **openapi.errors(*_ERRORS, *openapi.WITH_BODY),
     },
-    openapi_extra=openapi.body(SearchIn, "search"),
+    openapi_extra=openapi.body(SearchIn, "search") | openapi.takes(NoParameters, READER),
     dependencies=[needs("read", "tags")],
 )
 async def search_by_rules(request: Request) -> Response:
     """The same, by rules for which a query string has no room."""
     parameters_of(request, NoParameters)
     rules = parse(SearchIn, await read_body(request, limits_of(request).max_related_bytes))
-    return await _search(rules, recommender_of(request))
+    return await _search(rules, request)
 
 
-async def _search(rules: SearchRules, recommender: Recommender) -> Response:
-    query = related_query(rules)
-    related = await recommender.related_to(Origins(), query, text_note(rules.q))
-    return await list_answer(related, rules, query, recommender)
+async def _search(rules: SearchRules, request: Request) -> Response:
+    query, answering = related_query(rules), answering_of(request, rules.for_user)
+    related = await answering.recommender.related_to(Origins(), query, text_note(rules.q))
+    return await list_answer("search", related, rules, query, answering)

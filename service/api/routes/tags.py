@@ -8,7 +8,7 @@ from service.api.bodies import parse
 from service.api.queries import NoParameters
 from service.api.records import draft_note
 from service.api.responses import tags_out
-from service.api.routes.requests import json_answer, limits_of, parameters_of, read_body, recommender_of
+from service.api.routes.requests import READER, answering_of, json_answer, limits_of, parameters_of, read_body
 from service.contract.tags import DraftIn, TagsOut
 from service.errors import StoreUnavailable, WorkerUnavailable
 
@@ -23,7 +23,7 @@ router = APIRouter(route_class=GuardedRoute, generate_unique_id_function=lambda 
         200: openapi.answer("What suits the draft.", "suggestions"),
         **openapi.errors(WorkerUnavailable, StoreUnavailable, *openapi.WITH_BODY),
     },
-    openapi_extra=openapi.body(DraftIn, "draft", "known_hashtags_only"),
+    openapi_extra=openapi.body(DraftIn, "draft", "known_hashtags_only") | openapi.takes(NoParameters, READER),
     dependencies=[needs("tags")],
 )
 async def suggest_tags(request: Request) -> Response:
@@ -32,9 +32,12 @@ async def suggest_tags(request: Request) -> Response:
     The category is one of the model's closed set. Hashtags come most likely first.
     """
     parameters_of(request, NoParameters)
-    recommender = recommender_of(request)
+    answering = answering_of(request)
     draft = parse(DraftIn, await read_body(request, limits_of(request).max_body_bytes))
-    suggestions = await recommender.tags(
+    suggestions = await answering.recommender.tags(
         draft_note(draft), max_hashtags=draft.max_hashtags, vocabulary=draft.vocabulary, related=draft.related
     )
-    return json_answer(tags_out(suggestions, recommender.fingerprint, with_related=draft.related > 0))
+    category = suggestions.category[0] if suggestions.category else ""
+    answer_id = answering.log("tags", draft, [tag.tag for tag in suggestions.hashtags], category=category)
+    out = tags_out(suggestions, answering.recommender.fingerprint, answer_id, with_related=draft.related > 0)
+    return json_answer(out)

@@ -28,6 +28,8 @@ from service.recommend.memory import DIM, FINGERPRINT, bag_of_words
 from service.store.interfaces import Suggestion
 from service.store.records import Event, StoredNote
 
+ANSWER_ID = re.compile(r"[0-9a-f]{16}\.[rst]\." + FINGERPRINT[:8])
+
 
 @pytest.fixture
 def gateway() -> MemoryGateway:
@@ -69,7 +71,7 @@ class TestRelated:
 
         score = body["items"][0].pop("score")
         assert 0 < score < 1
-        assert re.fullmatch("[0-9a-f]{16}", body.pop("answer_id"))
+        assert ANSWER_ID.fullmatch(body.pop("answer_id"))
         assert body == {
             "note_id": "n1",
             "items": [{"note_id": "n7", "title": "harbor boat", "category": "Travel", "hashtags": ["sea", "sun"]}],
@@ -307,7 +309,7 @@ class TestTags:
     async def test_answer_has_the_shape_of_the_contract(self, gateway, client):
         body = check(await client.post("/notes/tags", json={"title": "harbor tram"}), 200, TagsOut)
 
-        assert re.fullmatch("[0-9a-f]{16}", body.pop("answer_id"))
+        assert ANSWER_ID.fullmatch(body.pop("answer_id"))
         assert body == {
             "hashtags": [
                 {"tag": "harbor", "score": 0.8, "source": "generated"},

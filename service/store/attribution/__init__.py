@@ -1,0 +1,1 @@
+"""What was answered to whom, as far as reports and experiments need it."""

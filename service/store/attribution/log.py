@@ -1,0 +1,126 @@
+"""`AnswerLog` on Redis: a stream with a compressed batch of records in each entry."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from service.store.attribution.answers import ServedAnswer, holds, pack, unpack
+from service.store.attribution.readers import key_of, name_of
+from service.store.connection import redis_errors
+from service.store.schema import FORGOTTEN, SERVED, SERVED_COUNTS, UNLESS_RESTORING
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+DAY_S = 24 * 3600
+# Batches that an erasure looks at in one go: some megabytes, some milliseconds.
+_BATCHES = 64
+
+# ARGV: a batch and its number of answers, how many answers to keep, for how many milliseconds, the number of erasures
+# that its maker knew of. 0 if there were more since, of readers who may be in it. Ten old entries go with each new one
+# at most, so that a bound that was lowered holds nobody up.
+APPEND = (
+    UNLESS_RESTORING
+    + f"""
+if (redis.call('HGET', '{SERVED_COUNTS}', 'erasures') or '0') ~= ARGV[5] then return 0 end
+redis.call('XADD', '{SERVED}', '*', 'answers', ARGV[1], 'count', ARGV[2])
+local kept, now = redis.call('HINCRBY', '{SERVED_COUNTS}', 'answers', ARGV[2]), redis.call('TIME')
+local oldest_ms = now[1] * 1000 + math.floor(now[2] / 1000) - tonumber(ARGV[4])
+for _, entry in ipairs(redis.call('XRANGE', '{SERVED}', '-', '+', 'COUNT', 10)) do
+  if kept <= tonumber(ARGV[3]) and tonumber(string.match(entry[1], '^%d+')) >= oldest_ms then break end
+  redis.call('XDEL', '{SERVED}', entry[1])
+  kept = redis.call('HINCRBY', '{SERVED_COUNTS}', 'answers', -tonumber(entry[2][4]))
+end
+return 1
+"""
+)
+
+# ARGV: a reader's name, seconds. From now on nothing of the time before is logged of them, though gateways may hold it
+# yet. Returns the last entry that may hold more.
+FORGET = (
+    UNLESS_RESTORING
+    + f"""
+redis.call('HSET', '{FORGOTTEN}', ARGV[1], redis.call('TIME')[1])
+redis.call('EXPIRE', '{FORGOTTEN}', ARGV[2])
+redis.call('HINCRBY', '{SERVED_COUNTS}', 'erasures', 1)
+local newest = redis.call('XREVRANGE', '{SERVED}', '+', '-', 'COUNT', 1)[1]
+return newest and newest[1]
+"""
+)
+
+# ARGV: an entry, the rest of its batch and the number of its answers, the same number before. The rest stands behind
+# the last entry, for an entry cannot be changed, and names the first that it was of: an export that has that one passes
+# over it. Nothing if the entry is gone.
+REPLACE = (
+    UNLESS_RESTORING
+    + f"""
+local old = redis.call('XRANGE', '{SERVED}', ARGV[1], ARGV[1])[1]
+if not old then return end
+redis.call('XDEL', '{SERVED}', ARGV[1])
+redis.call('HINCRBY', '{SERVED_COUNTS}', 'answers', ARGV[3] - ARGV[4])
+if tonumber(ARGV[3]) > 0 then
+  redis.call('XADD', '{SERVED}', '*', 'answers', ARGV[2], 'count', ARGV[3], 'of', old[2][6] or ARGV[1])
+end
+"""
+)
+
+
+class RedisAnswerLog:
+    """`AnswerLog` as a stream of at most ``most`` answers, and of those of the last ``days``."""
+
+    def __init__(self, redis: "Redis", most: int, days: float) -> None:
+        self._redis = redis
+        self._most = most
+        self._kept_ms = int(days * DAY_S * 1000)
+        self._append = redis.register_script(APPEND)
+        self._forget = redis.register_script(FORGET)
+        self._replace = redis.register_script(REPLACE)
+
+    async def append(self, answers: Sequence[ServedAnswer]) -> None:
+        """See `AnswerLog`."""
+        if not answers:
+            return
+        logged = False
+        while not logged:
+            key = await key_of(self._redis)
+            with redis_errors():
+                async with self._redis.pipeline(transaction=True) as pipe:
+                    pipe.hgetall(FORGOTTEN)
+                    pipe.hget(SERVED_COUNTS, "erasures")
+                    forgotten, erasures = await pipe.execute()
+                until = {name.decode(): int(time_s) + 1 for name, time_s in forgotten.items()}
+                batch, count = await asyncio.to_thread(_packed, answers, key, until)
+                own = self._most, self._kept_ms, erasures or 0
+                logged = not count or await self._append(args=[batch, count, *own])
+
+    async def erase(self, reader: str) -> None:
+        """See `AnswerLog`."""
+        name = name_of(reader, await key_of(self._redis))
+        with redis_errors():
+            last: Any = await self._forget(args=[name, DAY_S])
+            after = b"-"
+            while last:
+                entries: Any = await self._redis.xrange(SERVED, after, last, count=_BATCHES)
+                for entry, batch, rest, before in await asyncio.to_thread(_without, name, entries):
+                    await self._replace(args=[entry, batch, rest, before])
+                if len(entries) < _BATCHES:
+                    break
+                after = b"(" + entries[-1][0]
+
+
+def _packed(answers: Sequence[ServedAnswer], key: bytes, until: Mapping[str, float]) -> tuple[bytes, int]:
+    """A batch of the answers, and their number, without those to readers who were erased after them."""
+    named = [answer._replace(reader=name_of(answer.reader, key)) if answer.reader else answer for answer in answers]
+    kept = [answer for answer in named if answer.time > until.get(answer.reader, 0)]
+    return pack(kept), len(kept)
+
+
+def _without(name: str, entries: Sequence[tuple[bytes, dict[bytes, bytes]]]) -> list[tuple[bytes, bytes, int, int]]:
+    """The entries that hold answers to a reader: the entry, the others of its batch, their number, and that before."""
+    changed = []
+    for entry, fields in entries:
+        if holds(fields[b"answers"], name):
+            answers = unpack(fields[b"answers"])
+            rest = [answer for answer in answers if answer.reader != name]
+            changed.append((entry, pack(rest), len(rest), len(answers)))
+    return changed
