@@ -164,7 +164,8 @@ class VectorIndex:
     def apply(self, changes: Sequence[Change]) -> Tally:
         """Apply each change iff it is newer than the row or tombstone of its id. A bad one never raises.
 
-        Vectors of another model, and those with a `fault`, are refused. A delete holds for every model.
+        Vectors of another model, and those with a `fault`, are refused. A delete holds for every model. Fields of the
+        version that the index holds take the place of its own.
         """
         with self._writing:
             outcomes = [self._apply(change) for change in changes]
@@ -259,6 +260,11 @@ class VectorIndex:
 
     def _apply(self, change: Change) -> str:
         row = self._state.find(change.id)
+        if change.keeps_vector:
+            if row is None or change.version != self._state.version(row):
+                return "stale"
+            self._upsert(replace(change, vector=self._state.vector(row)), row)
+            return "applied"
         if change.version <= self._version(change.id, row):
             return "stale"
         if change.vector is None:

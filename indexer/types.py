@@ -19,6 +19,8 @@ Ints = NDArray[np.int64]
 class Change:
     """One entry of the embeddings stream: upsert when ``vector`` is given, delete when it is None.
 
+    One that ``keeps_vector`` has none either: new fields of the version that the index holds, of every model.
+
     ``cursor`` is the entry's place in the stream; a follower resumes after the last one it applied.
     ``version`` orders the changes of one id: only a newer one has an effect. Searches may filter by ``fields``; one
     that is ``hidden`` is in no search's hits. ``written_ms`` is when this version of the note was written, by the
@@ -33,6 +35,7 @@ class Change:
     written_ms: int | None = None
     fields: Fields = field(default_factory=dict)
     hidden: bool = False
+    keeps_vector: bool = False
 
 
 def hash64(text: str) -> int:

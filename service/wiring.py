@@ -118,6 +118,8 @@ async def _gateway(settings: Settings) -> None:
     from service.server.admission import Admission
     from service.server.server import BACKLOG, GatewayServer, allow_connections
     from service.store.attribution.buffer import AnswerBuffer
+    from service.store.attribution.exposure import EVERY_S as EVERY_EXPOSURE_S
+    from service.store.attribution.exposure import Exposure
     from service.store.attribution.log import RedisAnswerLog
     from service.store.events import RedisEvents
     from service.store.hashtags.completion import Completion
@@ -183,6 +185,7 @@ async def _gateway(settings: Settings) -> None:
                 every(_PROBE_EVERY_S, probe),
                 every(_KEYS_EVERY_S, _follow(keys)),
                 every(_ANSWERS_EVERY_S, buffer.flush),
+                every(EVERY_EXPOSURE_S, Exposure(redis)),
                 every(_REPORT_EVERY_S, admission.report),
                 every(_REPORT_EVERY_S, app.state.refusals.report),
             ):

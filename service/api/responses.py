@@ -140,7 +140,7 @@ def note_out(details: NoteDetails) -> dict[str, Any]:
         "hashtags": note.hashtags,
         "category": note.category,
         "author": record.author,
-        "exposure": note.exposure,
+        "exposure": record.exposure,
         "created_at": record.created_at,
         "attributes": record.attributes,
         "language": record.language,

@@ -11,6 +11,7 @@
       failures-<model>.jsonl.gz        dead-lettered versions of notes, with the reason
       events.jsonl.gz, dead.jsonl.gz   the two streams, entry by entry
       rules.jsonl.gz                   the rules of hashtags
+      exposure.jsonl.gz                how often notes were shown
       model/                           the checkpoint of the active model, if asked for
 
 Every key of Redis:
@@ -29,6 +30,8 @@ key                                 fate     why
 ``notellm:v1:erasing:<digest>``     dropped  an erasure that was not finished was not acknowledged
 ``notellm:v1:event:<id>``           rebuilt  from the events, each to expire when it would have; not those of readers
                                              who were erased
+``notellm:v1:exposure``             kept     events that were exported and removed cannot be counted again
+``notellm:v1:exposed``              dropped  every index is built anew
 ``notellm:v1:served``               dropped  reports are made of what was exported of it
 ``notellm:v1:servedcounts``         dropped  with it
 ``notellm:v1:forgotten``            dropped  with it
@@ -81,6 +84,7 @@ from service.backup.files import (
     MANIFEST,
     MODEL,
     NOTES,
+    SHOWN,
     STREAMS,
     SUMS,
     BackupError,
@@ -99,7 +103,7 @@ from service.errors import StoreUnavailable
 from service.store.attribution.readers import sync_key_of
 from service.store.connection import redis_errors
 from service.store.records import StoredFailure, StoredNote, StoredPrediction, pack_vector
-from service.store.schema import ACTIVE, COUNTS, FAILED, MODELS, NOTE, READINGS, RESTORING, RULES
+from service.store.schema import ACTIVE, COUNTS, EXPOSURE, FAILED, MODELS, NOTE, READINGS, RESTORING, RULES
 
 if TYPE_CHECKING:
     from redis import Redis as SyncRedis
@@ -159,6 +163,7 @@ class _Backup:
             for name, stream in STREAMS.items():
                 self._write_stream(name, stream)
             self._write_rules()
+            self._write_exposure()
         models, active, _ = self._state()
         if models != self._models:
             raise BackupError("a model was registered or retired meanwhile: begin again")
@@ -252,6 +257,11 @@ class _Backup:
             rules: Any = self._redis.hgetall(RULES)
         for tag, rule in rules.items():  # as they are, the number of changes with them
             self._write(HASHTAG_RULES, {"tag": tag.decode(), "rule": rule.decode()})
+
+    def _write_exposure(self) -> None:
+        with redis_errors():
+            for note_id, count in self._redis.hscan_iter(EXPOSURE, count=BATCH):
+                self._write(SHOWN, {"id": note_id.decode(), "shown": int(count)})
 
     def _write(self, name: str, line: Line) -> None:
         self._files[name].write(orjson.dumps(line) + b"\n")

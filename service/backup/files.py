@@ -17,10 +17,11 @@ from service.settings import SetupError
 from service.store.records import StoredNote, StoredPrediction, unpack_vector
 from service.store.schema import DEAD, EVENTS
 
-# 1 knew no attributes, languages and hidden notes, and no rules of hashtags; 2 no key of readers' names
+# 1 knew no attributes, languages and hidden notes, and no rules of hashtags; 2 neither exposure
+# nor the key of readers' names
 FORMAT = 3
 MANIFEST, SUMS, NOTES, MODEL = "manifest.json", "SHA256SUMS", "notes.jsonl.gz", "model"
-HASHTAG_RULES = "rules.jsonl.gz"
+HASHTAG_RULES, SHOWN = "rules.jsonl.gz", "exposure.jsonl.gz"
 STREAMS = {"events.jsonl.gz": EVENTS, "dead.jsonl.gz": DEAD}
 BATCH = 256
 FINGERPRINT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -89,7 +90,7 @@ def failures_file(model: str) -> str:
 def line_files(models: Mapping[str, int], format_: int = FORMAT) -> list[str]:
     """The files of lines in a backup of this format with these models."""
     of_models = [file(model) for model in models for file in (predictions_file, failures_file)]
-    return [NOTES, *of_models, *STREAMS, *([HASHTAG_RULES] if format_ >= 2 else [])]
+    return [NOTES, *of_models, *STREAMS, *([HASHTAG_RULES] if format_ >= 2 else []), *([SHOWN] if format_ >= 3 else [])]
 
 
 def sums(folder: Path) -> str:

@@ -25,6 +25,7 @@ from service.backup.files import (
     HASHTAG_RULES,
     MANIFEST,
     NOTES,
+    SHOWN,
     STREAMS,
     SUMS,
     BackupError,
@@ -47,6 +48,7 @@ from service.store.schema import (
     COUNTS,
     EVENT,
     EVENTS,
+    EXPOSURE,
     FAILED,
     LIBRARY,
     MODELS,
@@ -155,6 +157,8 @@ def restore(redis: "SyncRedis", folder: Path, deletes: Path | None = None) -> Re
         work.erase(erased)
         if HASHTAG_RULES in manifest.lines:
             work.rules()
+        if SHOWN in manifest.lines:
+            work.exposure()
         return work.finish(count, len(erased))
 
 
@@ -262,6 +266,10 @@ class _Restore:
     def rules(self) -> None:
         for lines in self._batches(HASHTAG_RULES, "rules"):
             self._redis.hset(RULES, mapping={line["tag"]: line["rule"] for line in lines})
+
+    def exposure(self) -> None:
+        for lines in self._batches(SHOWN, "exposure"):
+            self._redis.hset(EXPOSURE, mapping={line["id"]: line["shown"] for line in lines})
 
     def finish(self, deleted_later: int, erased_later: int) -> Restored:
         with self._redis.pipeline(transaction=True) as pipe:

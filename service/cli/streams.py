@@ -10,7 +10,7 @@ from service.cli.common import FOLDER, echo, mistakes, on_one_line, store
 
 @click.group()
 def events() -> None:
-    """Export events, to train on them.
+    """Export events and answers, to train on them and for reports.
 
     \b
     Example:
@@ -20,14 +20,18 @@ def events() -> None:
 
 @events.command()
 @click.option("--to", "folder", type=FOLDER, required=True, help="The folder; a later run goes on in it.")
-@click.option("--remove", is_flag=True, help="Remove exported events from Redis. Then export to one folder only.")
-def export(folder: Path, remove: bool) -> None:
-    """Write the events since the last run into Parquet files by day, for `notellm pairs`.
+@click.option("--remove", is_flag=True, help="Remove what is exported from Redis. Then export to one folder only.")
+@click.option("--keep-days", type=click.IntRange(min=1), help="Remove older days from the folder.")
+def export(folder: Path, remove: bool, keep_days: int | None) -> None:
+    """Write the events and answers since the last run into Parquet files by day, for `notellm pairs` and `report`.
 
     Writes TO/dt=YYYY-MM-DD/part-*.parquet with user_id, note_id, event, ts, source_note_id, event_id, value, answer_id
     and position; the day is that on which an event arrived (UTC), ts is in microseconds since 1970. No event comes
-    twice and none is lost, even if a run is killed. Readers who were erased since the last run are removed from the
-    files. The service may run during an export.
+    twice and none is lost, even if a run is killed. TO/_answers has the same of what was answered: answer_id, ts,
+    scenario, model, ids, parameters, reader, experiment, arm, note_id and category.
+
+    user_id and reader are names that a key in Redis makes of the readers' ids: the same in all runs, and no way back.
+    Readers who were erased since the last run are removed from the files. The service may run during an export.
 
     `notellm pairs`, `evaluate` and `reproduce` take a folder with notes.jsonl or notes.parquet and this one as
     `events`.
@@ -41,11 +45,12 @@ def export(folder: Path, remove: bool) -> None:
     with mistakes(), store() as redis:
         from service.backup import events
 
-        exported = events.export(redis, folder, remove=remove)
+        exported = events.export(redis, folder, remove=remove, keep_days=keep_days)
     if exported.malformed:
         echo(f"notellm: {exported.malformed} damaged events were passed over", err=True)
+    answers = f" and {exported.answers} answers" if exported.answers else ""
     erased = f", {exported.erased} of erased readers removed" if exported.erased else ""
-    echo(f"{exported.events} new events in {folder}{erased}")
+    echo(f"{exported.events} new events{answers} in {folder}{erased}")
 
 
 @click.group()

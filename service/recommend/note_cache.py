@@ -61,7 +61,7 @@ class NoteSummary:
             note.category,
             note.hashtags,
             record.author,
-            note.exposure,
+            record.exposure,
             Fingerprint.of(note.title, note.content),
             fields,
             record.hidden,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from indexer.types import Change
 from service.store.connection import redis_errors
 from service.store.records import Fields, StoredFailure, StoredNote, StoredPrediction, decode_change, fields_of
-from service.store.schema import EMBEDDINGS, LUA, NOTE, READINGS
+from service.store.schema import EMBEDDINGS, EXPOSURE, LUA, NOTE, READINGS
 
 if TYPE_CHECKING:
     from redis import Redis as SyncRedis
@@ -158,18 +158,19 @@ class RedisChangeStream:
                 page: Any = self._redis.hscan(READINGS + self._model, cursor, count=SCAN_COUNT)
                 cursor, predictions = page
                 notes: Any = self._redis.mget([NOTE.encode() + id_ for id_ in predictions]) if predictions else []
-            for (id_, prediction), note in zip(predictions.items(), notes, strict=True):
-                if change := self._change(id_.decode(), prediction, note):
+                counts: Any = self._redis.hmget(EXPOSURE, list(predictions)) if predictions else []
+            for (id_, prediction), note, count in zip(predictions.items(), notes, counts, strict=True):
+                if change := self._change(id_.decode(), prediction, note, int(count or 0)):
                     yield change
             if not cursor:
                 return
 
-    def _change(self, id_: str, prediction: bytes, note: bytes | None) -> Change | None:
+    def _change(self, id_: str, prediction: bytes, note: bytes | None, shown: int) -> Change | None:
         """The last change of a note, unless it was deleted meanwhile."""
         if note is None:
             return None
         try:
-            stored, predicted = StoredNote.decode(note), StoredPrediction.decode(prediction)
+            stored, predicted = StoredNote.decode(note, shown), StoredPrediction.decode(prediction)
         except ValueError as error:
             self.malformed += 1
             log.warning("reading_malformed", extra={"problem": str(error)[:200]})

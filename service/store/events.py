@@ -4,6 +4,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from service.store.attribution.exposure import SHOWN
 from service.store.connection import redis_errors
 from service.store.idempotency import OUTCOME, REQUEST
 from service.store.interfaces import AnswerLog
@@ -21,17 +22,19 @@ _BATCH, _TAKEN_IN = 1000, 200
 _ERASING_S = 24 * 3600
 _COMPLETION = "seen"
 
-# Keeps the note of an event (a record) as seen by its reader. What is older than 90 days is not read (`seen`), and goes
-# when there is more than enough, or when the reader was away for so long.
+# Keeps the note of an event (a record) as seen by its reader, and returns the event. What is older than 90 days is not
+# read (`seen`), and goes when there is more than enough, or when the reader was away for so long.
 _SEE = f"""
 local now = tonumber(redis.call('TIME')[1])
 local function see(record)
   local whole, event = pcall(cmsgpack.unpack, record)
-  if not whole or event.type == 'impression' or event.ts <= now - {SEEN_S} then return end
+  if not whole then return nil end
+  if event.type == 'impression' or event.ts <= now - {SEEN_S} then return event end
   local key = '{SEEN}' .. event.user_id
   redis.call('ZADD', key, 'GT', math.min(event.ts, now), event.note_id)
   if redis.call('ZCARD', key) > {SEEN_MOST} then redis.call('ZREMRANGEBYRANK', key, 0, -{SEEN_MOST + 1}) end
   redis.call('EXPIRE', key, {SEEN_S})
+  return event
 end
 """
 
@@ -47,13 +50,15 @@ APPEND = (
     UNLESS_RESTORING
     + OUTCOME
     + _SEE
+    + SHOWN
     + f"""
 local new = {{}}
 for i = 2, #ARGV, 2 do
   local first = redis.call('SET', '{EVENT}' .. ARGV[i], '', 'NX', 'EX', ARGV[1])
   if first then
     redis.call('XADD', '{EVENTS}', '*', 'event', ARGV[i + 1])
-    see(ARGV[i + 1])
+    local event = see(ARGV[i + 1])
+    if event then shown(event) end
   end
   new[#new + 1] = first and 1 or 0
 end

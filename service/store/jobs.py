@@ -91,6 +91,11 @@ local function publish(model, id, number, stored, prediction, vector, written_ms
   change[#change + 1] = written_ms
   change[#change + 1] = 'note'
   change[#change + 1] = without_text(stored)
+  local shown = redis.call('HGET', EXPOSURE, id)
+  if shown then
+    change[#change + 1] = 'exposure'
+    change[#change + 1] = shown
+  end
   for _, label in ipairs({'category', 'author'}) do
     if type(stored[label]) == 'string' then
       change[#change + 1] = label

@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
+from typing import overload
 
 from indexer.types import IndexedVector
 from model.note import Note
@@ -62,6 +63,7 @@ class MemoryStore(Faults):
         self._vectors: dict[str, IndexedVector] = {}
         self._log: list[str] = []
         self.views = 0
+        self.shown: Counter[str] = Counter()
 
     async def put(self, notes: Sequence[StoredNote], expected: Expected = None) -> list[int | Refusal]:
         """See `NoteStore`."""
@@ -82,6 +84,7 @@ class MemoryStore(Faults):
             self._expect(note_id, expected)
         if old and not old.deleted:
             self._log.append(note_id)
+            del self.shown[note_id]
             self._records[note_id] = StoredNote(Note(note_id), old.version + 1, deleted=True)
             self._suggestions.pop(note_id, None)
             self._vectors.pop(note_id, None)
@@ -90,7 +93,7 @@ class MemoryStore(Faults):
     async def get(self, note_ids: Sequence[str]) -> list[StoredNote | None]:
         """See `NoteStore`."""
         await self.reached()
-        return [self._records.get(note_id) for note_id in note_ids]
+        return [self._counted(self._records.get(note_id)) for note_id in note_ids]
 
     async def view(self, note_ids: Sequence[str], since: str | None) -> View:
         """See `NoteStore`."""
@@ -103,7 +106,7 @@ class MemoryStore(Faults):
         """See `NoteStore`."""
         await self.reached()
         live = sorted(id_ for id_, record in self._records.items() if id_ > after and not record.deleted)
-        records = [self._records[note_id] for note_id in live[:limit]]
+        records = [self._counted(self._records[note_id]) for note_id in live[:limit]]
         return Page(records, records[-1].note.id if len(live) > limit else None)
 
     async def suggestion(self, note_id: str, fingerprint: str) -> Suggestion | None:  # noqa: ARG002 - it knows one model
@@ -140,6 +143,13 @@ class MemoryStore(Faults):
         counts = [Counter(written[fold(tag)] for written in live if fold(tag) in written) for tag in tags]
         return [max(count, key=lambda spelling: (count[spelling], spelling), default=None) for count in counts]
 
+    @overload
+    def _counted(self, record: StoredNote) -> StoredNote: ...
+    @overload
+    def _counted(self, record: None) -> None: ...
+    def _counted(self, record: StoredNote | None) -> StoredNote | None:
+        return record and replace(record, shown=self.shown[record.note.id])
+
     def counted(self) -> list[StoredNote]:
         """The records whose hashtags count: neither deleted nor hidden."""
         return [record for record in self._records.values() if not (record.deleted or record.hidden)]
@@ -161,7 +171,7 @@ class MemoryStore(Faults):
             return refusal
         version = old.version + 1 if old else 1
         predicted = self._predicted(record)
-        self._records[note_id] = replace(record, version=version)
+        self._records[note_id] = replace(record, version=version, shown=0)
         if predicted:
             self.moved.append((note_id, version))
             self._suggestions[note_id] = replace(predicted, version=version)
@@ -262,7 +272,7 @@ class MemoryAnswers(Faults):
 
 def _same(record: StoredNote, old: StoredNote) -> bool:
     """Whether a client wrote the same."""
-    return replace(record, version=old.version, detected=old.detected) == old
+    return replace(record, version=old.version, detected=old.detected, shown=0) == old
 
 
 def _text(record: StoredNote) -> tuple[str, str, tuple[str, ...]]:

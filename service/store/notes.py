@@ -1,9 +1,8 @@
 """`NoteStore` on Redis."""
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from indexer.rpc.trace import TRACEPARENT
@@ -11,6 +10,7 @@ from indexer.types import IndexedVector
 from model.note import Note
 from model.text.hashtags import fold
 from service.errors import NotAsExpected, QueueFull, StoreUnavailable
+from service.store.attribution.exposure import ask_for_notes, notes_of
 from service.store.connection import redis_errors
 from service.store.idempotency import OUTCOME, REQUEST
 from service.store.interfaces import (
@@ -213,6 +213,8 @@ for _, model in ipairs(redis.call('HKEYS', MODELS)) do
   redis.call('HDEL', READINGS .. model, id)
   redis.call('HDEL', FAILED .. model, id)
 end
+redis.call('HDEL', EXPOSURE, id)
+redis.call('ZREM', EXPOSED, id)
 local stored = cmsgpack.unpack(old)
 count_attributes(stored, -1)
 count_tags(stored, -1)
@@ -238,15 +240,18 @@ return is_listed() and 1 or 0
 )
 
 # ARGV: where to begin, in the words of ZRANGEBYLEX, and how many ids at most. Ids and, but for the last id of a full
-# answer, which only tells that there is more, records. Nil while the list is not whole.
+# answer, which only tells that there is more, records and counts of `EXPOSURE`. Nil while the list is not whole.
 PAGE = (
     LUA
     + """
 if not is_listed() then return nil end
 local most = tonumber(ARGV[2])
-local ids, records = redis.call('ZRANGEBYLEX', IDS, ARGV[1], '+', 'LIMIT', 0, most), {}
-for place = 1, math.min(#ids, most - 1) do records[place] = redis.call('GET', NOTE .. ids[place]) end
-return {ids, records}
+local ids, records, counts = redis.call('ZRANGEBYLEX', IDS, ARGV[1], '+', 'LIMIT', 0, most), {}, {}
+for place = 1, math.min(#ids, most - 1) do
+  records[place] = redis.call('GET', NOTE .. ids[place])
+  counts[place] = redis.call('HGET', EXPOSURE, ids[place])
+end
+return {ids, records, counts}
 """
 )
 
@@ -291,8 +296,9 @@ class RedisStore:
         if not note_ids:
             return []
         with redis_errors():
-            records: list[Any] = await self._redis.mget([NOTE + note_id for note_id in note_ids])
-        return _decoded(records)
+            async with self._redis.pipeline(transaction=False) as pipe:
+                ask_for_notes(pipe, note_ids)
+                return notes_of(*await pipe.execute())
 
     async def view(self, note_ids: Sequence[str], since: str | None) -> View:
         """See `NoteStore`."""
@@ -306,9 +312,9 @@ class RedisStore:
                 else:
                     pipe.xrevrange(WRITES, count=1)
                 if note_ids:
-                    pipe.mget([NOTE + note_id for note_id in note_ids])
-                entries, *records = await pipe.execute()
-        return View(_decoded(chain.from_iterable(records)), *_written(entries, since))
+                    ask_for_notes(pipe, note_ids)
+                entries, *found = await pipe.execute()
+        return View(notes_of(*found) if found else [], *_written(entries, since))
 
     async def page(self, after: str, limit: int) -> Page:
         """See `NoteStore`. Raises StoreUnavailable until `index_ids` is through."""
@@ -316,11 +322,11 @@ class RedisStore:
             found = await self._page(args=[f"({after}" if after else "-", limit + 1])
         if found is None:
             raise StoreUnavailable("the list of notes is being made")
-        ids, records = found
+        ids, records, counts = found
         live = []
-        for note_id, record in zip(ids[:limit], records, strict=False):
+        for note_id, record, count in zip(ids[:limit], records, counts, strict=False):
             try:
-                live.append(StoredNote.decode(record or b""))
+                live.append(StoredNote.decode(record or b"", int(count or 0)))
             except ValueError:
                 log.warning("record_malformed", extra={"note_id": note_id.decode()})
         return Page(live, ids[limit - 1].decode() if len(ids) > limit else None)
@@ -399,10 +405,6 @@ def refusal(parts: Sequence[bytes]) -> Refusal:
     """What `PUT_NOTE` returned in place of a version."""
     words = [part.decode() for part in parts]
     return Conflict(*words) if len(words) > 1 else TooManyNames(*words)
-
-
-def _decoded(records: Iterable[bytes | None]) -> list[StoredNote | None]:
-    return [None if record is None else StoredNote.decode(record) for record in records]
 
 
 def _suggestion(predicted: bytes | None, failed: bytes | None) -> Suggestion | None:

@@ -42,6 +42,7 @@ class StoredNote:
 
     What stands behind ``note`` is kept for answers and filters; the model never sees it. ``detected`` is the language
     that was detected, empty where it is unsure, None where one is given, or where an older release wrote the record.
+    ``shown`` is no part of the record: how often events say that the note was shown.
     """
 
     note: Note
@@ -53,6 +54,12 @@ class StoredNote:
     language: str | None = None
     hidden: bool = False
     detected: str | None = None
+    shown: int = 0
+
+    @property
+    def exposure(self) -> int:
+        """The exposure that a client gave, else how often the note was shown."""
+        return self.note.exposure or self.shown
 
     @property
     def detected_language(self) -> str | None:
@@ -91,7 +98,7 @@ class StoredNote:
         )
 
     @classmethod
-    def decode(cls, record: bytes) -> Self:
+    def decode(cls, record: bytes, shown: int = 0) -> Self:
         """Inverse of `encode`. Raises ValueError on a malformed record."""
         fields = _Map(record)
         note_id, version = fields.take("id", str), fields.take("version", int)
@@ -114,6 +121,7 @@ class StoredNote:
             language=fields.take("language", str, type(None)),
             hidden=bool(fields.take("hidden", bool, type(None))),
             detected=fields.take("detected", str, type(None)),
+            shown=shown,
         )
 
 
@@ -220,8 +228,9 @@ class EmbedJob:
 def decode_change(cursor: str, fields: Fields) -> Change:
     """The change of an entry of the embeddings stream. Raises ValueError on a malformed one."""
     vector = unpack_vector(fields[b"vector"]) if b"vector" in fields else None
+    shown = _number(fields, b"exposure") if b"exposure" in fields else 0
     # Deletes have no time of writing.
-    note = StoredNote.decode(fields[b"note"]) if b"note" in fields else None
+    note = StoredNote.decode(fields[b"note"], shown) if b"note" in fields else None
     return Change(
         cursor,
         _text(fields, b"id"),
@@ -231,6 +240,8 @@ def decode_change(cursor: str, fields: Fields) -> Change:
         _number(fields, b"written_ms") if b"written_ms" in fields else None,
         fields_of(note) if note else _labels(fields),
         hidden=note is not None and note.hidden,
+        # An older release takes it for a delete of this version, which has no effect.
+        keeps_vector=vector is None and note is not None,
     )
 
 
@@ -257,7 +268,7 @@ def fields_of(stored: StoredNote) -> Compared:
         "hashtags": tuple(dict.fromkeys(map(_folded, note.hashtags))) or None,
     }
     fields: dict[str, Value] = {name: value for name, value in named.items() if value is not None}
-    fields["exposure"] = float(note.exposure)
+    fields["exposure"] = float(stored.exposure)
     for name, value in stored.attributes.items():
         fields[name] = float(value) if isinstance(value, int) and not isinstance(value, bool) else value
     return fields

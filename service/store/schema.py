@@ -23,6 +23,8 @@ key                                 holds
 ``notellm:v1:servedcounts``         hash: answers in ``served``, erasures of readers from it
 ``notellm:v1:forgotten``            hash: name of an erased reader -> when; expires. Of them nothing older is logged
 ``notellm:v1:readerkey``            the key under which logs and files name readers, see `attribution.readers`
+``notellm:v1:exposure``             hash: id -> how often events say that the note was shown, see `attribution.exposure`
+``notellm:v1:exposed``              sorted set: id -> what its count gained since indexes heard of it
 ``notellm:v1:ids``                  sorted set of the ids of live notes, all of score 0: in byte order
 ``notellm:v1:attributes``           hash: ``<type>:<name>`` of an attribute -> number of live notes that carry it
 ``notellm:v1:tag:<key>``            sorted set: spelling of a hashtag -> number of live notes with this spelling, the
@@ -61,6 +63,8 @@ ANSWER = "notellm:v1:answer:"
 SERVED = "notellm:v1:served"
 SERVED_COUNTS = "notellm:v1:servedcounts"
 FORGOTTEN = "notellm:v1:forgotten"
+EXPOSURE = "notellm:v1:exposure"
+EXPOSED = "notellm:v1:exposed"
 READER_KEY = "notellm:v1:readerkey"
 IDS = "notellm:v1:ids"
 ATTRIBUTES = "notellm:v1:attributes"
@@ -94,6 +98,7 @@ local READINGS, FAILED, JOBS, WORKERS = '{READINGS}', '{FAILED}', '{JOBS}', '{WO
 local EMBEDDINGS, DEAD, CURSORS = '{EMBEDDINGS}', '{DEAD}', '{CURSORS}'
 local IDS, ATTRIBUTES, COUNTS = '{IDS}', '{ATTRIBUTES}', '{COUNTS}'
 local MOST_ATTRIBUTE_NAMES = {MOST_ATTRIBUTE_NAMES}
+local EXPOSURE, EXPOSED = '{EXPOSURE}', '{EXPOSED}'
 local TAG, TAGS, TAG_NAMES = '{TAG}', '{TAGS}', '{TAG_NAMES}'
 local NEW_TAGS, NEW_NOTES = '{NEW_TAGS}', '{NEW_NOTES}'
 local function wrote(id) redis.call('XADD', '{WRITES}', 'MAXLEN', '~', {WRITES_KEPT}, '*', 'id', id) end

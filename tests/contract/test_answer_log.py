@@ -98,17 +98,6 @@ class TestOnRedis:
 
         assert [one.answer_id for one in await Kept(log, redis).answers()] == ["a2", "a3"]
 
-    async def test_a_batch_that_erasures_cut_names_the_first_entry_that_it_was(self, redis, log):
-        await log.append([answer(1, "u1"), answer(2, "u2"), answer(3, "u3")])
-        [(first, _)] = await redis.xrange(SERVED)
-        for reader in ("u1", "u2"):
-            await log.erase(reader)
-
-        [(_, fields)] = await redis.xrange(SERVED)
-
-        assert fields[b"of"] == first
-        assert await redis.hget(SERVED_COUNTS, "answers") == b"1"
-
     async def test_nothing_is_logged_into_half_a_store(self, redis, log):
         await redis.set(RESTORING, "x")
         with pytest.raises(StoreUnavailable):

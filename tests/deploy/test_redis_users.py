@@ -20,6 +20,8 @@ from support.service import NOTELLM, UNSET, until
 from service.client import NoteLLMClient
 from service.processes.local_redis import redis_binary
 from service.store import changes, events, jobs, notes
+from service.store.attribution import exposure
+from service.store.attribution import log as attribution_log
 from service.store.hashtags import completion, rules
 
 ROOT = Path(__file__).parent.parent.parent
@@ -33,6 +35,10 @@ SCRIPTS = {
         events.APPEND,
         events.SEE,
         events.ERASE,
+        attribution_log.APPEND,
+        attribution_log.FORGET,
+        attribution_log.REPLACE,
+        exposure.PUBLISH_EXPOSURE,
         rules.PUT_RULE,
         rules.REMOVE_RULE,
         completion.RANK_TAGS,

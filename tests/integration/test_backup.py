@@ -158,6 +158,7 @@ async def use(redis: Redis, notes: int = 60) -> RedisStore:
     await store.put([note(number, "back again") for number in range(20, 25)])
     events = [Event(f"e{n}", f"u{n % 5}", f"n{n % 20}", "click", 1767225600.25 + n, None) for n in range(30)]
     await RedisEvents(redis).append([*events, Event("now", "u1", "n30", "view", time.time())])
+    await RedisEvents(redis).append([Event("shown", "u1", "n30", "impression", time.time())])
     await redis.set(schema.ERASING + "u3", "0-0")
     answers = RedisAnswerLog(redis, 10, 1)
     await answers.append([ServedAnswer("a1", time.time(), "related", MODELS[0], ["n1"], reader="u1")])
@@ -334,18 +335,21 @@ async def test_a_backup_of_a_later_format_is_refused(redis, source, target, tmp_
         restore(target, tmp_path / "b")
 
 
-async def test_a_backup_of_the_first_format_has_no_rules_and_is_restored(redis, source, target, tmp_path):
+async def test_a_backup_of_the_first_format_has_less_and_is_restored(redis, source, target, tmp_path):
     await use(redis)
     back_up(source, tmp_path / "b")
     manifest = json.loads((tmp_path / "b" / MANIFEST).read_bytes())
-    (tmp_path / "b" / files.HASHTAG_RULES).unlink()
-    del manifest["lines"][files.HASHTAG_RULES]
+    for name in (files.HASHTAG_RULES, files.SHOWN):
+        (tmp_path / "b" / name).unlink()
+        del manifest["lines"][name]
+    del manifest["reader_key"]
     (tmp_path / "b" / MANIFEST).write_text(json.dumps(manifest | {"format": 1}))
     (tmp_path / "b" / SUMS).write_text(files.sums(tmp_path / "b"))
 
     restore(target, tmp_path / "b")
 
-    assert contents(target) == {key: value for key, value in contents(source).items() if family(key) != schema.RULES}
+    later = {schema.RULES, schema.EXPOSURE, schema.READER_KEY}
+    assert contents(target) == {key: value for key, value in contents(source).items() if family(key) not in later}
 
 
 async def test_a_store_that_holds_anything_is_refused_and_left_as_it_is(redis, source, elsewhere, target, tmp_path):

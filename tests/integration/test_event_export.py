@@ -22,10 +22,13 @@ from model.data.files import DataError
 from model.data.pairs import load_pairs
 from service.backup.events import CURSOR, Exported, ExportError, export
 from service.cli.main import cli
+from service.store.attribution.answers import ServedAnswer
+from service.store.attribution.log import RedisAnswerLog
+from service.store.attribution.readers import name_of, sync_key_of
 from service.store.connection import open_sync_redis
 from service.store.events import RedisEvents
 from service.store.records import Event
-from service.store.schema import EVENTS
+from service.store.schema import EVENTS, SERVED, SERVED_COUNTS
 
 
 @pytest.fixture
@@ -58,7 +61,7 @@ async def test_events_come_once_each_and_as_they_were(redis, client, tmp_path):
     assert {day.name for day in days} <= today
     [first, *_] = sorted(days[0].iterdir())
     assert pq.read_table(first, partitioning=None).to_pylist()[1] == {
-        "user_id": "u",
+        "user_id": name_of("u", sync_key_of(client)),
         "note_id": "n",
         "event": "click",
         "ts": 1767225600_250000,
@@ -87,7 +90,7 @@ async def test_a_reader_who_was_erased_leaves_the_files_with_the_next_export_and
     assert exported(folder) == ["e0", "e2", "e4", "e6", "e8", "e9", "e10"]
     assert [path.read_bytes() for path in before] != [*before.values()]
     rows = [row for path in folder.glob("dt=*/*") for row in pq.read_table(path, partitioning=None).to_pylist()]
-    assert [row["event_id"] for row in rows if row["user_id"] == "äz"] == ["e9"]
+    assert [row["event_id"] for row in rows if row["user_id"] == name_of("äz", sync_key_of(client))] == ["e9"]
     assert not list(folder.glob("dt=*/.part*"))
     # Nothing is written for an erasure of somebody who is in no file, or in those alone that the cursor has passed.
     await log.erase("nobody")
@@ -113,6 +116,80 @@ async def test_an_erasure_that_was_interrupted_is_applied_by_the_next_run(redis,
     assert exported(tmp_path) == ["e2"]
     assert export(client, tmp_path) == Exported(0, 0)
     assert exported(tmp_path) == ["e2"]
+
+
+def answers_in(folder: Path) -> list[dict[str, object]]:
+    files = sorted((folder / "_answers").glob("dt=*/part-*"))
+    return [row for file in files for row in pq.read_table(file, partitioning=None).to_pylist()]
+
+
+class TestAnswers:
+    async def test_come_beside_the_events_as_they_were(self, redis, client, tmp_path):
+        log = RedisAnswerLog(redis, 100, 1)
+        served = ServedAnswer("a1", 1767225600.25, "tags", "m", ["京都", "tram"], "d", "u", "e", "B", "n", "Travel")
+        await log.append([served])
+        assert export(client, tmp_path) == Exported(0, 0, answers=1)
+        await log.append([served._replace(answer_id="a2", reader="")])
+        assert export(client, tmp_path, remove=True) == Exported(0, 0, answers=1)
+
+        first, second = answers_in(tmp_path)
+        assert first.pop("reader") == name_of("u", sync_key_of(client))
+        assert first == {
+            "answer_id": "a1",
+            "ts": 1767225600_250000,
+            "scenario": "tags",
+            "model": "m",
+            "ids": ["京都", "tram"],
+            "parameters": "d",
+            "experiment": "e",
+            "arm": "B",
+            "note_id": "n",
+            "category": "Travel",
+        }
+        assert (second["answer_id"], second["reader"]) == ("a2", "")
+        assert (client.xlen(SERVED), client.hget(SERVED_COUNTS, "answers")) == (0, b"0")
+
+    async def test_an_erased_reader_leaves_both_kinds_of_files(self, redis, client, tmp_path):
+        answers = RedisAnswerLog(redis, 100, 1)
+        log = RedisEvents(redis, answers)
+        await log.append([event(1, user="a"), event(2, user="b")])
+        await answers.append([ServedAnswer(f"a{n}", 1.0, "related", "m", ["n"], reader="ab"[n % 2]) for n in range(6)])
+        export(client, tmp_path)
+
+        await log.erase("a")
+
+        assert export(client, tmp_path).erased == 1
+        assert exported(tmp_path) == ["e2"]
+        assert {row["answer_id"] for row in answers_in(tmp_path)} == {"a1", "a3", "a5"}
+
+    async def test_days_older_than_those_to_keep_are_removed(self, redis, client, tmp_path):
+        await RedisEvents(redis).append([event(1)])
+        await RedisAnswerLog(redis, 100, 1).append([ServedAnswer("a", 1.0, "related", "m", [])])
+        export(client, tmp_path)
+        for folder in (tmp_path, tmp_path / "_answers"):
+            (folder / "dt=2026-01-01").mkdir()
+
+        export(client, tmp_path, keep_days=2)
+
+        assert {path.name for path in tmp_path.rglob("dt=*")} == {f"dt={datetime.now(UTC):%Y-%m-%d}"}
+
+
+async def test_readers_in_files_of_an_older_release_get_their_names_and_can_still_be_erased(redis, client, tmp_path):
+    log = RedisEvents(redis)
+    await log.append([event(number, user="abcab"[number]) for number in range(5)])
+    export(client, tmp_path)
+    [part] = tmp_path.glob("dt=*/part-*")
+    table = pq.read_table(part, partitioning=None)
+    ids = table.set_column(0, "user_id", [list("abcab")]).replace_schema_metadata(None)
+    pq.write_table(ids.drop_columns(["value", "answer_id", "position"]), part)
+    cursor = json.loads((tmp_path / CURSOR).read_bytes())
+    (tmp_path / CURSOR).write_text(json.dumps({"entry": cursor["entry"]}))
+    await log.erase("b")
+
+    assert export(client, tmp_path) == Exported(0, 0, erased=2)
+
+    users = pq.read_table(part, partitioning=None).column("user_id").to_pylist()
+    assert users == [name_of(user, sync_key_of(client)) for user in "aca"]
 
 
 async def test_parts_of_an_older_release_are_read_with_later_ones(redis, client, tmp_path):

@@ -49,18 +49,29 @@ return newest and newest[1]
 )
 
 # ARGV: an entry, the rest of its batch and the number of its answers, the same number before. The rest stands behind
-# the last entry, for an entry cannot be changed, and names the first that it was of: an export that has that one passes
-# over it. Nothing if the entry is gone.
+# the last entry, for an entry cannot be changed: who had the batch before has those answers twice. Nothing if the entry
+# is gone.
 REPLACE = (
     UNLESS_RESTORING
     + f"""
-local old = redis.call('XRANGE', '{SERVED}', ARGV[1], ARGV[1])[1]
-if not old then return end
-redis.call('XDEL', '{SERVED}', ARGV[1])
+if redis.call('XDEL', '{SERVED}', ARGV[1]) == 0 then return end
 redis.call('HINCRBY', '{SERVED_COUNTS}', 'answers', ARGV[3] - ARGV[4])
 if tonumber(ARGV[3]) > 0 then
-  redis.call('XADD', '{SERVED}', '*', 'answers', ARGV[2], 'count', ARGV[3], 'of', old[2][6] or ARGV[1])
+  redis.call('XADD', '{SERVED}', '*', 'answers', ARGV[2], 'count', ARGV[3])
 end
+"""
+)
+
+# ARGV: the last entry to remove, how many at most. Returns how many it removed.
+REMOVE = (
+    UNLESS_RESTORING
+    + f"""
+local entries = redis.call('XRANGE', '{SERVED}', '-', ARGV[1], 'COUNT', ARGV[2])
+for _, entry in ipairs(entries) do
+  redis.call('XDEL', '{SERVED}', entry[1])
+  redis.call('HINCRBY', '{SERVED_COUNTS}', 'answers', -tonumber(entry[2][4]))
+end
+return #entries
 """
 )
 
