@@ -48,8 +48,16 @@ class Store:
         """Snapshots with the notes that are there now."""
         folder = self.service.state / "index"
         until(lambda: len(list(folder.glob("*/*/CURRENT"))) >= len(list(folder.glob("*"))))
+        until(self._is_index_copied)
+
+    def _is_index_copied(self) -> bool:
+        """False if a file vanished while another snapshot was written."""
         shutil.rmtree(self._index, ignore_errors=True)
-        shutil.copytree(folder, self._index)
+        try:
+            shutil.copytree(self.service.state / "index", self._index)
+        except shutil.Error:
+            return False
+        return True
 
     def back_up(self) -> None:
         """The store as it is now."""
