@@ -12,7 +12,6 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,13 +28,14 @@ _WORD = re.compile(rf"[{CJK}]|[^\W_{CJK}]+")
 _WORDS = 3
 _MIX = (np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F), np.uint64(0x165667B19E3779F9))
 _HIGH = np.uint64(32)
+_MOST_LETTERS = np.uint64(2**32 - 1)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Fingerprint:
-    """``lowest`` are the lowest hashes of a text's 3-grams, ascending; ``grams`` counts all of them."""
+    """``hashes`` are the lowest hashes of a text's 3-grams, those of the most letters first; ``grams`` counts all."""
 
-    lowest: NDArray[np.uint32]
+    hashes: NDArray[np.uint32]
     grams: int
 
     @classmethod
@@ -47,17 +47,25 @@ class Fingerprint:
             words = ["\0", *words, *[""] * (_WORDS - 1 - len(words))]  # no text has such a word
         hashes_W = np.fromiter((zlib.crc32(word.encode()) + 1 for word in words), np.uint64, len(words))
         grams_G = hashes_W[:-2] * _MIX[0] + hashes_W[1:-1] * _MIX[1] + hashes_W[2:] * _MIX[2]
-        grams_G = (grams_G ^ (grams_G >> _HIGH)) * _MIX[1]
-        lowest = np.unique((grams_G >> _HIGH).astype(np.uint32))
-        return cls(lowest[:LARGEST_SKETCH].copy(), len(lowest))
+        hashes_G = ((grams_G ^ (grams_G >> _HIGH)) * _MIX[1]) >> _HIGH
+        letters_W = np.fromiter(map(len, words), np.uint64, len(words))
+        letters_G = letters_W[:-2] + letters_W[1:-1] + letters_W[2:]
+        # Both in one number: the hash in its low half, in the high one what orders by descending letters.
+        keys = np.unique(((_MOST_LETTERS - letters_G) << _HIGH) | hashes_G)
+        hashes = keys.astype(np.uint32)
+        if len(keys) > LARGEST_SKETCH:
+            hashes = hashes[hashes <= np.partition(hashes, LARGEST_SKETCH - 1)[LARGEST_SKETCH - 1]]
+        return cls(hashes, len(keys))
 
     def similarity(self, other: "Fingerprint") -> float:
         """3-grams that both have, over the larger number of them, 0..1; an estimate for long texts."""
         most = max(self.grams, other.grams)
         if most <= LARGEST_SKETCH:
-            return _shared(self.lowest, other.lowest) / most
-        union = np.union1d(self.lowest, other.lowest)[:LARGEST_SKETCH]
-        resemblance = _shared(_up_to(self.lowest, union[-1]), _up_to(other.lowest, union[-1])) / len(union)
+            return _shared(self.hashes, other.hashes) / most
+        last = np.union1d(self.hashes, other.hashes)[:LARGEST_SKETCH][-1]
+        lowest, others = self.hashes[self.hashes <= last], other.hashes[other.hashes <= last]
+        both = _shared(lowest, others)
+        resemblance = both / (len(lowest) + len(others) - both)
         shared = resemblance / (1 + resemblance) * (self.grams + other.grams)
         return min(shared / most, 1.0)
 
@@ -65,52 +73,65 @@ class Fingerprint:
     def prefix(self) -> NDArray[np.uint32]:
         """Hashes of which a near copy has at least one in its own: it lacks no more than a fifth of the 3-grams.
 
-        That is prefix filtering (Bayardo, Ma and Srikant, "Scaling up all pairs similarity search", 2007).
+        That is prefix filtering (Bayardo, Ma and Srikant, "Scaling up all pairs similarity search", 2007). Rare 3-grams
+        come first, and those of long words are rare (Zipf's law of abbreviation): mostly no two texts have one.
         """
-        return self.lowest[: len(self.lowest) // 5 + 1]
+        return self.hashes[: self.prefix_length]
+
+    @property
+    def prefix_length(self) -> int:
+        """A sketch may lack a few more, for it ends elsewhere than the other's."""
+        return len(self.hashes) // (5 if self.grams <= LARGEST_SKETCH else 3) + 1
 
 
 def different(fingerprints: Sequence[Fingerprint], origins: Sequence[Fingerprint] = ()) -> list[int]:
     """Places of the fingerprints that are no near copy of an origin or of a kept one before them; ascending."""
     everyone = [*origins, *fingerprints]
-    prefixes = [fingerprint.prefix for fingerprint in everyone]
-    if not prefixes or _are_distinct(np.concatenate(prefixes)):  # as mostly
+    suspects = _suspects(everyone)
+    if not suspects:
         return list(range(len(fingerprints)))
-    rarest = _rarest(everyone)
-    if _are_distinct(np.concatenate(rarest)):
-        return list(range(len(fingerprints)))
+    copies = set()
     by_gram = defaultdict[int, list[Fingerprint]](list)
-    kept = []
-    for place, (fingerprint, prefix) in enumerate(zip(everyone, rarest, strict=True), start=-len(origins)):
-        grams = prefix.tolist()
-        alike = chain.from_iterable(by_gram[gram] for gram in grams)
-        if place >= 0:
+    for place, prefix in zip(suspects, _rarest([everyone[place] for place in suspects]), strict=True):
+        fingerprint, grams = everyone[place], prefix.tolist()
+        if place >= len(origins):
+            alike = chain.from_iterable(by_gram[gram] for gram in grams)
             if any(fingerprint.similarity(other) >= NEAR for other in alike):
+                copies.add(place - len(origins))
                 continue
-            kept.append(place)
         for gram in grams:
             by_gram[gram].append(fingerprint)
-    return kept
+    return [place for place in range(len(fingerprints)) if place not in copies]
+
+
+def _suspects(fingerprints: Sequence[Fingerprint]) -> list[int]:
+    """Places of those whose prefix has a hash in common with another's: all near copies, and mostly none; ascending."""
+    if not fingerprints:
+        return []
+    prefixes = [fingerprint.prefix for fingerprint in fingerprints]
+    hashes = np.concatenate(prefixes)
+    ordered = np.sort(hashes)
+    common = ordered[1:][ordered[1:] == ordered[:-1]]
+    if not len(common):
+        return []
+    owners = np.repeat(np.arange(len(prefixes)), list(map(len, prefixes)))
+    places: list[int] = np.unique(owners[np.isin(hashes, common)]).tolist()
+    return places
 
 
 def _rarest(fingerprints: Sequence[Fingerprint]) -> list[NDArray[np.int64]]:
     """As `Fingerprint.prefix`, of the 3-grams that fewest of these have: phrases that many texts share are no sign."""
-    lengths = [len(fingerprint.lowest) for fingerprint in fingerprints]
+    lengths = [len(fingerprint.hashes) for fingerprint in fingerprints]
     owners = np.repeat(np.arange(len(lengths)), lengths)
-    hashes = np.concatenate([fingerprint.lowest for fingerprint in fingerprints])
+    hashes = np.concatenate([fingerprint.hashes for fingerprint in fingerprints])
     _, grams, counts = np.unique(hashes, return_inverse=True, return_counts=True)
     order = np.lexsort((grams, counts[grams], owners))
     starts = np.cumsum([0, *lengths[:-1]])
-    return [grams[order[start : start + length // 5 + 1]] for start, length in zip(starts, lengths, strict=True)]
-
-
-def _are_distinct(values: NDArray[Any]) -> bool:
-    return len(np.unique(values)) == len(values)
+    prefixes = zip(starts, fingerprints, strict=True)
+    return [grams[order[start : start + fingerprint.prefix_length]] for start, fingerprint in prefixes]
 
 
 def _shared(one: NDArray[np.uint32], other: NDArray[np.uint32]) -> int:
-    return len(np.intersect1d(one, other, assume_unique=True))
-
-
-def _up_to(hashes: NDArray[np.uint32], last: np.uint32) -> NDArray[np.uint32]:
-    return hashes[: np.searchsorted(hashes, last, side="right")]
+    both = np.concatenate((one, other))
+    both.sort()
+    return int(np.count_nonzero(both[1:] == both[:-1]))

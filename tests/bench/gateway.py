@@ -1,11 +1,13 @@
 """GET related under load with a large store, beside a bare route of the same app: a constant body of the same size.
 
 A real Redis, two real shards and a real gateway with keys as processes, filled without a model: vectors come from the
-seeded generator of the index's benchmark. wrk draws ids at random, so nearly every note is asked for. The two routes
-take turns, and figures are medians over the turns. The last line is one JSON object, latencies in milliseconds;
-machines can be compared by the ratios, whose figures are of the same turn.
+seeded generator of the index's benchmark, texts are words by Zipf's law, no two alike. wrk draws ids at random, so
+nearly every note is asked for. The two routes take turns, and figures are medians over the turns. The last line is one
+JSON object, latencies in milliseconds; machines can be compared by the ratios, whose figures are of the same turn.
 
-    python tests/bench/gateway.py [--notes 100000] [--seconds 3] [--rounds 5]
+    python tests/bench/gateway.py [--notes 100000] [--seconds 3] [--rounds 5] [--alike]
+
+With ``--alike`` all notes say the same but for two words: the worst case of the search for near copies.
 """
 
 import argparse
@@ -54,6 +56,9 @@ SHARDS = 2
 LOADED_AT_ONCE = 1000
 WARM_UP_RUN_S, WARM_UP_S = 5, 120
 CATEGORIES = ("Food", "Travel", "Music", "Sport", "Books", "Film", "Garden", "Home")
+# Zipf's law, as of a natural text: the sum of the weights of so many of the words that are most used.
+ZIPF = np.cumsum(1 / np.arange(1, 30_001))
+TITLE_WORDS, CONTENT_WORDS = 8, 100
 # The requests that the run before left unanswered hold their permits so long at most.
 SETTLE_S = 0.3
 MILLISECONDS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
@@ -99,13 +104,14 @@ def main() -> None:
     parser.add_argument("--notes", type=int, default=100_000, help="size of the store")
     parser.add_argument("--seconds", type=int, default=3, help="length of each run")
     parser.add_argument("--rounds", type=int, default=5, help="turns that each route takes")
+    parser.add_argument("--alike", action="store_true", help="notes that share most of their phrases")
     options = parser.parse_args()
     if shutil.which("wrk") is None:
         sys.exit("wrk is not installed: apt-get install wrk")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         bearer = f"Authorization: Bearer {create_key(folder / 'keys.json', ['read'])[1]}"
-        with stack(folder, options.notes, bearer) as url:
+        with stack(folder, options.notes, bearer, alike=options.alike) as url:
             print(json.dumps(measure(Load(url, folder, options.notes, bearer), options.seconds, options.rounds)))
 
 
@@ -141,7 +147,7 @@ def percentile(output: str, name: str) -> float:
 
 
 @contextmanager
-def stack(folder: Path, notes: int, bearer: str) -> Iterator[str]:
+def stack(folder: Path, notes: int, bearer: str, *, alike: bool) -> Iterator[str]:
     """A filled Redis, the shards and a gateway; the gateway's address."""
     redis = RedisServer()
     redis.start()
@@ -168,7 +174,7 @@ def stack(folder: Path, notes: int, bearer: str) -> Iterator[str]:
         url = f"http://127.0.0.1:{port}"
         # A shard that starts with nothing takes what the store holds; the vectors here are in the stream alone.
         until(lambda: status(url, bearer).get("index", {}).get("shards_ok") == SHARDS, 60)
-        asyncio.run(fill(redis.url, notes))
+        asyncio.run(fill(redis.url, notes, alike=alike))
         until(lambda: status(url, bearer)["notes"]["searchable"] == notes, 120)
         yield url
 
@@ -184,7 +190,7 @@ def process(command: Sequence[str], environment: dict[str, str], folder: Path) -
         started.wait()
 
 
-async def fill(url: str, notes: int) -> None:
+async def fill(url: str, notes: int, *, alike: bool) -> None:
     """Notes as a gateway writes them and vectors as a worker publishes them."""
     redis = open_redis(url)
     store = RedisStore(redis, max_queue=2 * notes)
@@ -192,8 +198,8 @@ async def fill(url: str, notes: int) -> None:
     vectors = clustered(notes, 1, max(1, notes // ROWS_OF_A_CLUSTER))
     assert vectors.shape[1] == load_manifest(MINI).dim == DIM
     for start in tqdm(range(0, notes, LOADED_AT_ONCE), "fill", unit_scale=LOADED_AT_ONCE):
-        batch = [note(number) for number in range(start, min(start + LOADED_AT_ONCE, notes))]
-        versions = await store.put([StoredNote(one, 0) for one in batch])
+        batch = [note(number, alike=alike) for number in range(start, min(start + LOADED_AT_ONCE, notes))]
+        versions = await store.put([StoredNote(one, 0, detected="") for one in batch])
         pipe = redis.pipeline(transaction=True)
         for one, version, vector in zip(batch, versions, vectors[start:], strict=False):
             fields = {"category": one.category} if one.category else {}
@@ -203,12 +209,25 @@ async def fill(url: str, notes: int) -> None:
     await redis.aclose()
 
 
-def note(number: int) -> Note:
+def note(number: int, *, alike: bool) -> Note:
     """A note of ordinary size."""
     draw = np.random.default_rng(number)
     tags = tuple(f"tag{tag}" for tag in draw.integers(500, size=4))
-    title = f"Note {number} about {tags[0]} and what came of it"
-    return Note(str(number), title, f"{title}. " * 12, tags, CATEGORIES[number % len(CATEGORIES)])
+    title, content = (phrases if alike else words)(number, draw, tags[0])
+    return Note(str(number), title, content, tags, CATEGORIES[number % len(CATEGORIES)])
+
+
+def words(_number: int, draw: np.random.Generator, _tag: str) -> tuple[str, str]:
+    """Title and content that no other note shares: words by Zipf's law."""
+    weights = draw.random(TITLE_WORDS + CONTENT_WORDS) * ZIPF[-1]
+    drawn = [f"word{rank}" for rank in np.searchsorted(ZIPF, weights)]
+    return " ".join(drawn[:TITLE_WORDS]), " ".join(drawn[TITLE_WORDS:])
+
+
+def phrases(number: int, _draw: np.random.Generator, tag: str) -> tuple[str, str]:
+    """Title and content that all notes share but for two words."""
+    title = f"Note {number} about {tag} and what came of it"
+    return title, f"{title}. " * 12
 
 
 def status(url: str, bearer: str) -> dict[str, Any]:

@@ -70,7 +70,7 @@ def main() -> None:
                 "most_similar_negative": round(max(negatives), 4),
                 "fingerprint_us": round(_microseconds(lambda: Fingerprint.of(notes[0].title, notes[0].content)), 1),
                 f"list_of_{LIST}_us": round(_microseconds(lambda: different(prints[:LIST])), 1),
-                "bytes_a_note": round(sum(one.lowest.nbytes for one in prints) / len(prints)),
+                "bytes_a_note": round(sum(one.hashes.nbytes for one in prints) / len(prints)),
             }
         )
     )

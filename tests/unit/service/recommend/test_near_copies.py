@@ -73,7 +73,7 @@ def test_fewer_than_three_words_have_to_be_equal(one, other, expected):
     assert similarity(one, other) == expected
 
 
-words = st.lists(st.sampled_from("abcde"), min_size=3, max_size=40)
+words = st.lists(st.sampled_from(["a", "bb", "ccc", "dddd", "e"]), min_size=3, max_size=40)
 
 
 @given(words, words)
@@ -103,6 +103,23 @@ def test_those_that_are_kept_are_found_one_by_one(texts, first):
             kept.append(place)
 
     assert different(notes, origins) == kept
+
+
+@pytest.mark.parametrize("length", [150, 400, 2000])
+def test_a_copy_that_changes_the_longest_words_is_found(length):
+    """They stand first in the prefixes, in which a copy is looked for."""
+    chance = random.Random(length)
+    texts = []
+    for number in range(20):
+        text = ["".join(chance.choices("abcdefghij", k=chance.randint(1, 9))) for _ in range(length)]
+        copy = list(text)
+        for place in sorted(range(length), key=lambda at: -len(text[at]))[: length // 20]:
+            copy[place] = f"{number}{copy[place]}"
+        texts += [text, copy]
+    prints = [Fingerprint.of("", " ".join(text)) for text in texts]
+    assert all(one.similarity(copy) >= NEAR for one, copy in zip(prints[::2], prints[1::2], strict=True))
+
+    assert different(prints) == list(range(0, len(prints), 2))
 
 
 def test_a_phrase_that_all_texts_share_costs_no_comparison(monkeypatch):
