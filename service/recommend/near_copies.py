@@ -76,12 +76,7 @@ class Fingerprint:
         That is prefix filtering (Bayardo, Ma and Srikant, "Scaling up all pairs similarity search", 2007). Rare 3-grams
         come first, and those of long words are rare (Zipf's law of abbreviation): mostly no two texts have one.
         """
-        return self.hashes[: self.prefix_length]
-
-    @property
-    def prefix_length(self) -> int:
-        """A sketch may lack a few more, for it ends elsewhere than the other's."""
-        return len(self.hashes) // (5 if self.grams <= LARGEST_SKETCH else 3) + 1
+        return self.hashes[: len(self.hashes) // 5 + 1]
 
 
 def different(fingerprints: Sequence[Fingerprint], origins: Sequence[Fingerprint] = ()) -> list[int]:
@@ -127,8 +122,7 @@ def _rarest(fingerprints: Sequence[Fingerprint]) -> list[NDArray[np.int64]]:
     _, grams, counts = np.unique(hashes, return_inverse=True, return_counts=True)
     order = np.lexsort((grams, counts[grams], owners))
     starts = np.cumsum([0, *lengths[:-1]])
-    prefixes = zip(starts, fingerprints, strict=True)
-    return [grams[order[start : start + fingerprint.prefix_length]] for start, fingerprint in prefixes]
+    return [grams[order[start : start + length // 5 + 1]] for start, length in zip(starts, lengths, strict=True)]
 
 
 def _shared(one: NDArray[np.uint32], other: NDArray[np.uint32]) -> int:
