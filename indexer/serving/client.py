@@ -318,6 +318,9 @@ def merge(hits_of_shards: Sequence[tuple[Sequence[str], Sequence[float]]], k: in
     ranked = sorted(
         chain.from_iterable(zip(map(neg, scores_K), ids_K, strict=True) for ids_K, scores_K in hits_of_shards)
     )
+    nearest = ranked[:k]
+    if len({id_ for _, id_ in nearest}) == len(nearest):
+        return Hits([id_ for _, id_ in nearest], [-negative for negative, _ in nearest])
     best: dict[str, float] = {}
     for negative, id_ in ranked:
         best.setdefault(id_, -negative)

@@ -33,7 +33,11 @@ def abstention(note: Note, dim: int) -> NDArray[np.float32]:
 
 
 def is_abstention(vector: NDArray[np.float32]) -> bool:
-    """Whether a vector, maybe rounded by an index, is that of a note that was not read."""
+    """Whether a unit vector, maybe rounded by an index, is that of a note that was not read."""
+    if (
+        abs(abs(float(vector[0])) - abs(float(vector[-1]))) > _TOLERANCE
+    ):  # as mostly, and a unit vector has none above 1
+        return False
     magnitudes = np.abs(vector)
     return bool(np.ptp(magnitudes) <= _TOLERANCE * magnitudes.max())
 

@@ -17,7 +17,7 @@ from service.contract.fields import NoteId
 from service.contract.related import Filter
 from service.errors import BadRequest
 
-_CACHED = 4096
+CACHED = 4096
 
 _WHOLE = re.compile(r"-?[0-9]{1,18}")
 _NUMBER = TypeAdapter(Annotated[float, Field(allow_inf_nan=False)])
@@ -87,7 +87,7 @@ def parse_query(model: type[P], query_string: bytes) -> P:
     return cast(P, _parsed(model, query_string))
 
 
-@lru_cache(maxsize=_CACHED)
+@lru_cache(maxsize=CACHED)
 def _parsed(model: type[BaseModel], query_string: bytes) -> BaseModel:
     values: dict[str, Any] = {}
     for name, text in _pairs(query_string):

@@ -2,7 +2,7 @@
 
 from base64 import b64encode
 from collections.abc import Iterable, Sequence
-from itertools import repeat
+from itertools import chain, repeat
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from service.recommend.related import RelatedNotes
 from service.store.records import pack_vector
 
 _DIGITS = 6
-_END = b"}"  # of a related note
+_END = b"},"  # of a related note
 _MAX_MESSAGE = 300  # characters; JSON needs at most 6 bytes for one, and an error is at most 2 KiB
 
 
@@ -33,16 +33,17 @@ def error_out(code: str, message: str, request_id: str) -> dict[str, str]:
     return {"code": code, "message": message[:_MAX_MESSAGE], "request_id": request_id}
 
 
-def _notes_out(notes: Sequence[RelatedNote], ends: Iterable[bytes]) -> list[bytes]:
-    """Related notes as JSON, each with its end. A summary is rendered once; ids need no escapes in JSON."""
+def _notes_out(notes: Sequence[RelatedNote], ends: Iterable[bytes]) -> orjson.Fragment:
+    """A list of related notes, each with its end. A summary is rendered once; ids need no escapes in JSON."""
     scores = orjson.dumps([round(note.score, _DIGITS) for note in notes])[1:-1].split(b",")
-    starts = (
+    starts = [
         (note.summary.rendered or _rendered(note.summary))
         if note.summary
         else b'{"note_id":"%b","score":' % note.note_id.encode()
         for note in notes
-    )
-    return [start + score + end for start, score, end in zip(starts, scores, ends, strict=False)]
+    ]
+    parts = chain.from_iterable(zip(starts, scores, ends, strict=False))
+    return orjson.Fragment(b"[%b]" % b"".join(parts)[:-1])
 
 
 def _rendered(summary: NoteSummary) -> bytes:
@@ -66,7 +67,7 @@ def _explanation(note: RelatedNote, origins: Sequence[NoteSummary]) -> bytes:
         "boosts": round(note.boosts, _DIGITS),
         "hashtags_in_common": in_common(tags, note.summary.hashtags) if note.summary else [],
     }
-    return b',"explain":%b}' % orjson.dumps(terms)
+    return b',"explain":%b},' % orjson.dumps(terms)
 
 
 def related_out(
@@ -77,7 +78,7 @@ def related_out(
     out = {
         "answer_id": answer_id,
         **({} if note_id is None else {"note_id": note_id}),
-        "items": orjson.Fragment(b"[%b]" % b",".join(_notes_out(related.notes, ends))),
+        "items": _notes_out(related.notes, ends),
         "model": fingerprint,
         "generation": related.generation,
         "stale": related.stale,
@@ -105,7 +106,7 @@ def tags_out(suggestions: TagSuggestions, fingerprint: str, answer_id: str, *, w
         "model": fingerprint,
     }
     if with_related:
-        out["related"] = [orjson.Fragment(note) for note in _notes_out(suggestions.related, repeat(_END))]
+        out["related"] = _notes_out(suggestions.related, repeat(_END))
     return out
 
 

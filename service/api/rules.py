@@ -1,11 +1,17 @@
 """The rules of a list, as a request has them, made a query of the recommender's."""
 
+import hashlib
 from collections.abc import Sequence
+from functools import lru_cache
+from typing import Generic, NamedTuple, TypeVar, cast
+
+from pydantic import BaseModel
 
 from indexer.filters.expression import Expression
 from indexer.filters.parser import parse
 from indexer.filters.tokens import BadFilter as NotAFilter
 from model.text.hashtags import fold
+from service.api.queries import CACHED, parse_query
 from service.contract.related import BodyRules, BoostIn, RelatedRules, Rules
 from service.errors import BadFilter
 from service.recommend.query import Boost, RelatedQuery
@@ -13,6 +19,41 @@ from service.store.records import fold_category
 
 # As `service.store.records.fields_of` folds the fields.
 _FOLDS = {"category": fold_category, "hashtags": fold}
+
+
+# Fields that say for whom and how, and not which notes.
+_NOT_RULES = {"for_user", "explain"}
+
+R = TypeVar("R", bound=Rules)
+
+
+class Asked(NamedTuple, Generic[R]):
+    """The rules of a request, the query that they make, and their digest."""
+
+    rules: R
+    query: RelatedQuery
+    digest: str
+
+
+def asked(rules: R) -> Asked[R]:
+    """What a request with these rules asks for. Raises BadFilter."""
+    return Asked(rules, related_query(rules), digest_of_rules(rules))
+
+
+def asked_in_query(model: type[R], query_string: bytes) -> Asked[R]:
+    """The same of a query string, made once for each distinct one. Raises BadRequest, BadFilter."""
+    return cast(Asked[R], _asked_in_query(model, query_string))
+
+
+@lru_cache(CACHED)
+def _asked_in_query(model: type[Rules], query_string: bytes) -> Asked[Rules]:
+    return asked(parse_query(model, query_string))
+
+
+def digest_of_rules(rules: BaseModel) -> str:
+    """The same for the same request, whoever asks: 16 hexadecimal digits."""
+    text = rules.model_dump_json(exclude_defaults=True, exclude=_NOT_RULES)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 def related_query(rules: Rules) -> RelatedQuery:

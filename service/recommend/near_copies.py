@@ -33,9 +33,16 @@ _MOST_LETTERS = np.uint64(2**32 - 1)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Fingerprint:
-    """``hashes`` are the lowest hashes of a text's 3-grams, those of the most letters first; ``grams`` counts all."""
+    """The lowest hashes of a text's 3-grams, uint32, those of the most letters first; ``grams`` counts all.
 
-    hashes: NDArray[np.uint32]
+    ``prefix`` are the first of them, of which a near copy has at least one in its own: it lacks no more than a fifth of
+    the 3-grams. That is prefix filtering (Bayardo, Ma and Srikant, "Scaling up all pairs similarity search", 2007).
+    Rare 3-grams have to come first, and those of long words are rare (Zipf's law of abbreviation): mostly no two texts
+    have one. ``rest`` are the others. Bytes, since an answer touches those of many notes: an array is two objects more.
+    """
+
+    prefix: bytes
+    rest: bytes
     grams: int
 
     @classmethod
@@ -55,28 +62,26 @@ class Fingerprint:
         hashes = keys.astype(np.uint32)
         if len(keys) > LARGEST_SKETCH:
             hashes = hashes[hashes <= np.partition(hashes, LARGEST_SKETCH - 1)[LARGEST_SKETCH - 1]]
-        return cls(hashes, len(keys))
+        end = len(hashes) // 5 + 1
+        return cls(hashes[:end].tobytes(), hashes[end:].tobytes(), len(keys))
+
+    @property
+    def hashes(self) -> NDArray[np.uint32]:
+        """All of them."""
+        return np.frombuffer(self.prefix + self.rest, np.uint32)
 
     def similarity(self, other: "Fingerprint") -> float:
         """3-grams that both have, over the larger number of them, 0..1; an estimate for long texts."""
         most = max(self.grams, other.grams)
+        own, others = self.hashes, other.hashes
         if most <= LARGEST_SKETCH:
-            return _shared(self.hashes, other.hashes) / most
-        last = np.union1d(self.hashes, other.hashes)[:LARGEST_SKETCH][-1]
-        lowest, others = self.hashes[self.hashes <= last], other.hashes[other.hashes <= last]
-        both = _shared(lowest, others)
-        resemblance = both / (len(lowest) + len(others) - both)
+            return _shared(own, others) / most
+        last = np.union1d(own, others)[:LARGEST_SKETCH][-1]
+        own, others = own[own <= last], others[others <= last]
+        both = _shared(own, others)
+        resemblance = both / (len(own) + len(others) - both)
         shared = resemblance / (1 + resemblance) * (self.grams + other.grams)
         return min(shared / most, 1.0)
-
-    @property
-    def prefix(self) -> NDArray[np.uint32]:
-        """Hashes of which a near copy has at least one in its own: it lacks no more than a fifth of the 3-grams.
-
-        That is prefix filtering (Bayardo, Ma and Srikant, "Scaling up all pairs similarity search", 2007). Rare 3-grams
-        come first, and those of long words are rare (Zipf's law of abbreviation): mostly no two texts have one.
-        """
-        return self.hashes[: len(self.hashes) // 5 + 1]
 
 
 def different(fingerprints: Sequence[Fingerprint], origins: Sequence[Fingerprint] = ()) -> list[int]:
@@ -101,24 +106,22 @@ def different(fingerprints: Sequence[Fingerprint], origins: Sequence[Fingerprint
 
 def _suspects(fingerprints: Sequence[Fingerprint]) -> list[int]:
     """Places of those whose prefix has a hash in common with another's: all near copies, and mostly none; ascending."""
-    if not fingerprints:
-        return []
     prefixes = [fingerprint.prefix for fingerprint in fingerprints]
-    hashes = np.concatenate(prefixes)
+    hashes = np.frombuffer(b"".join(prefixes), np.uint32)
     ordered = np.sort(hashes)
     common = ordered[1:][ordered[1:] == ordered[:-1]]
     if not len(common):
         return []
-    owners = np.repeat(np.arange(len(prefixes)), list(map(len, prefixes)))
+    owners = np.repeat(np.arange(len(prefixes)), [len(prefix) // hashes.itemsize for prefix in prefixes])
     places: list[int] = np.unique(owners[np.isin(hashes, common)]).tolist()
     return places
 
 
 def _rarest(fingerprints: Sequence[Fingerprint]) -> list[NDArray[np.int64]]:
     """As `Fingerprint.prefix`, of the 3-grams that fewest of these have: phrases that many texts share are no sign."""
-    lengths = [len(fingerprint.hashes) for fingerprint in fingerprints]
+    hashes_of = [fingerprint.hashes for fingerprint in fingerprints]
+    lengths, hashes = list(map(len, hashes_of)), np.concatenate(hashes_of)
     owners = np.repeat(np.arange(len(lengths)), lengths)
-    hashes = np.concatenate([fingerprint.hashes for fingerprint in fingerprints])
     _, grams, counts = np.unique(hashes, return_inverse=True, return_counts=True)
     order = np.lexsort((grams, counts[grams], owners))
     starts = np.cumsum([0, *lengths[:-1]])

@@ -53,7 +53,7 @@ class RelatedQuery:
     @property
     def names(self) -> frozenset[str]:
         """The names of fields in its filters."""
-        return frozenset(name for expression in self._filters for name in expression.names())
+        return frozenset().union(*(expression.names() for expression in self._filters))
 
     @property
     def rescores(self) -> bool:

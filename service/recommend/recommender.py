@@ -195,6 +195,8 @@ class Recommender:
 
     async def unknown_names(self, query: RelatedQuery) -> list[str]:
         """Names in the query's filters that no note ever had, as far as the store tells."""
+        if not query.names:
+            return []
         try:
             return await self._names.unknown(query.names)
         except StoreUnavailable:

@@ -247,6 +247,6 @@ def _was_written(seed: Seed, summary: NoteSummary | None) -> bool:
 
 def _above_last(copies: Sequence[RelatedNote], notes: Sequence[RelatedNote], query: RelatedQuery) -> int:
     """How many of the near copies left out would have stood above the last note; all of a list that ends early."""
-    if len(notes) < query.k:
+    if not copies or len(notes) < query.k:
         return len(copies)
     return sum(copy.score >= notes[-1].score for copy in copies)

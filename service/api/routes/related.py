@@ -15,7 +15,7 @@ from service.api.queries import NoParameters
 from service.api.records import draft_note
 from service.api.responses import error_out, related_out
 from service.api.routes.requests import JSON, READER, Answering, Id, answering_of, limits_of, parameters_of, read_body
-from service.api.rules import related_query
+from service.api.rules import Asked, R, asked, asked_in_query
 from service.api.validation import explain
 from service.contract.related import (
     AnswersOut,
@@ -73,7 +73,7 @@ async def related_notes(note_id: Id, request: Request) -> Response:
     Never the note itself, a deleted or a hidden note, or one twice. While a shard is down the others answer; while the
     store is down there are ids and scores alone. Either way `degraded` is true.
     """
-    return await _of_note(note_id, parameters_of(request, RelatedRules), request)
+    return await _of_note(note_id, asked_in_query(RelatedRules, request.scope["query_string"]), request)
 
 
 @router.post(
@@ -91,7 +91,7 @@ async def related_by_rules(note_id: Id, request: Request) -> Response:
     """Notes related to this one, by rules for which a query string has no room: boosts, thousands of excluded notes."""
     parameters_of(request, NoParameters)
     rules = parse(RelatedIn, await read_body(request, limits_of(request).max_related_bytes))
-    return await _of_note(note_id, rules, request)
+    return await _of_note(note_id, asked(rules), request)
 
 
 @router.post(
@@ -108,10 +108,10 @@ async def related_by_rules(note_id: Id, request: Request) -> Response:
 async def related_to_several(request: Request) -> Response:
     """Notes near several notes and a text, and far from others; none of these stands in the answer."""
     parameters_of(request, NoParameters)
-    seeds = parse(SeedsIn, await read_body(request, limits_of(request).max_related_bytes))
-    answering, query = answering_of(request, seeds.for_user), related_query(seeds)
-    related = await _of_seeds(seeds, query, answering.recommender)
-    return await list_answer("related", related, seeds, query, answering)
+    seeds = asked(parse(SeedsIn, await read_body(request, limits_of(request).max_related_bytes)))
+    answering = answering_of(request, seeds.rules.for_user)
+    related = await _of_seeds(seeds.rules, seeds.query, answering.recommender)
+    return await list_answer("related", related, seeds, answering)
 
 
 @router.post(
@@ -137,29 +137,25 @@ async def related_in_batch(request: Request) -> Response:
 
 
 async def list_answer(
-    scenario: Scenario,
-    related: RelatedNotes,
-    rules: Rules,
-    query: RelatedQuery,
-    answering: Answering,
-    note_id: str | None = None,
+    scenario: Scenario, related: RelatedNotes, request: Asked[R], answering: Answering, note_id: str | None = None
 ) -> Response:
     """200 with a list, and the attributes in its filters that no note has."""
-    body = _list_out(scenario, related, rules, answering, note_id)
-    return Response(body, headers=_named(await answering.recommender.unknown_names(query)), media_type=JSON)
+    body = _list_out(scenario, related, request, answering, note_id)
+    return Response(body, headers=_named(await answering.recommender.unknown_names(request.query)), media_type=JSON)
 
 
 def _list_out(
-    scenario: Scenario, related: RelatedNotes, rules: Rules, answering: Answering, note_id: str | None
+    scenario: Scenario, related: RelatedNotes, request: Asked[R], answering: Answering, note_id: str | None
 ) -> bytes:
-    answer_id = answering.log(scenario, rules, [note.note_id for note in related.notes], note_id=note_id or "")
-    return related_out(related, answering.recommender.fingerprint, answer_id, explain=rules.explain, note_id=note_id)
+    ids, model = [note.note_id for note in related.notes], answering.recommender.fingerprint
+    answer_id = answering.log(scenario, request.digest, ids, note_id=note_id or "")
+    return related_out(related, model, answer_id, explain=request.rules.explain, note_id=note_id)
 
 
-async def _of_note(note_id: str, rules: RelatedRules, request: Request) -> Response:
-    query, answering = related_query(rules), answering_of(request, rules.for_user)
-    related = await answering.recommender.related(note_id, query)
-    return await list_answer("related", related, rules, query, answering, note_id)
+async def _of_note(note_id: str, rules: Asked[RelatedRules], request: Request) -> Response:
+    answering = answering_of(request, rules.rules.for_user)
+    related = await answering.recommender.related(note_id, rules.query)
+    return await list_answer("related", related, rules, answering, note_id)
 
 
 async def _of_seeds(seeds: SeedsIn, query: RelatedQuery, recommender: Recommender) -> RelatedNotes:
@@ -175,8 +171,8 @@ def _places(name: str, note_ids: list[str]) -> list[str]:
 async def _answer(one: object, batch: Answering, request_id: str) -> tuple[bytes, list[str]]:
     """The answer to one request of a batch, as JSON, and the attributes in it that no note has."""
     try:
-        rules = _batched(one)
-        query = related_query(rules)
+        request = asked(_batched(one))
+        rules, query = request.rules, request.query
         answering = replace(batch, reader=rules.for_user or batch.reader)
         recommender, note_id = answering.recommender, rules.note_id if isinstance(rules, BatchedIn) else None
         related = (
@@ -186,7 +182,7 @@ async def _answer(one: object, batch: Answering, request_id: str) -> tuple[bytes
         )
     except NoteLLMError as error:
         return orjson.dumps({"status": error.status, "error": error_out(error.code, str(error), request_id)}), []
-    body = _list_out("related", related, rules, answering, note_id)
+    body = _list_out("related", related, request, answering, note_id)
     return b'{"status":200,%b' % body[1:], await recommender.unknown_names(query)
 
 

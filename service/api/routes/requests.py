@@ -1,6 +1,5 @@
 """What every route takes out of its request, and what it answers with."""
 
-import hashlib
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -27,9 +26,6 @@ REPLAYED = "Idempotency-Replayed"
 READER = "X-Reader-ID"
 _MAX_KEY_CHARS = 255
 _MAX_READER_CHARS = 128
-
-# Fields that say for whom and how, and not which notes.
-_NOT_RULES = {"for_user", "explain"}
 
 P = TypeVar("P", bound=BaseModel)
 Id = Annotated[str, Path(pattern=ID_PATTERN, description="1 to 128 of A-Z a-z 0-9 . _ ~ : -")]
@@ -59,13 +55,11 @@ class Answering:
     experiment: str = ""
     arm: str = ""
 
-    def log(
-        self, scenario: Scenario, rules: BaseModel, ids: Sequence[str], *, note_id: str = "", category: str = ""
-    ) -> str:
-        """Log an answer with these ids, in order; returns its own id, which events name."""
+    def log(self, scenario: Scenario, digest: str, ids: Sequence[str], *, note_id: str = "", category: str = "") -> str:
+        """Log an answer with these ids, in order, to rules of this digest; returns its own id, which events name."""
         model = self.recommender.fingerprint
         answer_id = new_answer_id(scenario, model, self.arm)
-        source = scenario, model, ids, digest_of_rules(rules), self.reader, self.experiment, self.arm
+        source = scenario, model, ids, digest, self.reader, self.experiment, self.arm
         self.buffer.add(ServedAnswer(answer_id, time.time(), *source, note_id, category))
         return answer_id
 
@@ -74,12 +68,6 @@ def answering_of(request: Request, for_user: str | None = None) -> Answering:
     """What answers this request; ``for_user`` is the reader whom its rules name, else its headers may."""
     reader = for_user or unquote(request.headers.get(READER, ""))[:_MAX_READER_CHARS]
     return Answering(recommender_of(request), cast(AnswerBuffer, request.app.state.buffer), reader)
-
-
-def digest_of_rules(rules: BaseModel) -> str:
-    """The same for the same request, whoever asks: 16 hexadecimal digits."""
-    asked = rules.model_dump_json(exclude_defaults=True, exclude=_NOT_RULES)
-    return hashlib.blake2b(asked.encode(), digest_size=8).hexdigest()
 
 
 def limits_of(request: Request) -> HttpSettings:

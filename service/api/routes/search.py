@@ -9,7 +9,7 @@ from service.api.queries import NoParameters
 from service.api.records import text_note
 from service.api.routes.related import UNKNOWN, list_answer
 from service.api.routes.requests import READER, answering_of, limits_of, parameters_of, read_body
-from service.api.rules import related_query
+from service.api.rules import Asked, asked, asked_in_query
 from service.contract.related import ListOut, SearchIn, SearchRules
 from service.errors import BadFilter, IndexUnavailable, StoreUnavailable, WorkerUnavailable
 from service.recommend.related import Origins
@@ -32,7 +32,7 @@ router = APIRouter(route_class=GuardedRoute, generate_unique_id_function=lambda 
 )
 async def search_notes(request: Request) -> Response:
     """Live notes by the meaning of some words, from the same model and index as related notes."""
-    return await _search(parameters_of(request, SearchRules), request)
+    return await _search(asked_in_query(SearchRules, request.scope["query_string"]), request)
 
 
 @router.post(
@@ -50,10 +50,10 @@ async def search_by_rules(request: Request) -> Response:
     """The same, by rules for which a query string has no room."""
     parameters_of(request, NoParameters)
     rules = parse(SearchIn, await read_body(request, limits_of(request).max_related_bytes))
-    return await _search(rules, request)
+    return await _search(asked(rules), request)
 
 
-async def _search(rules: SearchRules, request: Request) -> Response:
-    query, answering = related_query(rules), answering_of(request, rules.for_user)
-    related = await answering.recommender.related_to(Origins(), query, text_note(rules.q))
-    return await list_answer("search", related, rules, query, answering)
+async def _search(search: Asked[SearchRules], request: Request) -> Response:
+    answering = answering_of(request, search.rules.for_user)
+    related = await answering.recommender.related_to(Origins(), search.query, text_note(search.rules.q))
+    return await list_answer("search", related, search, answering)

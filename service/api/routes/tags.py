@@ -9,6 +9,7 @@ from service.api.queries import NoParameters
 from service.api.records import draft_note
 from service.api.responses import tags_out
 from service.api.routes.requests import READER, answering_of, json_answer, limits_of, parameters_of, read_body
+from service.api.rules import digest_of_rules
 from service.contract.tags import DraftIn, TagsOut
 from service.errors import StoreUnavailable, WorkerUnavailable
 
@@ -38,6 +39,8 @@ async def suggest_tags(request: Request) -> Response:
         draft_note(draft), max_hashtags=draft.max_hashtags, vocabulary=draft.vocabulary, related=draft.related
     )
     category = suggestions.category[0] if suggestions.category else ""
-    answer_id = answering.log("tags", draft, [tag.tag for tag in suggestions.hashtags], category=category)
+    answer_id = answering.log(
+        "tags", digest_of_rules(draft), [tag.tag for tag in suggestions.hashtags], category=category
+    )
     out = tags_out(suggestions, answering.recommender.fingerprint, answer_id, with_related=draft.related > 0)
     return json_answer(out)
