@@ -25,7 +25,6 @@ from service.contract.related import (
     RelatedIn,
     RelatedOut,
     RelatedRules,
-    Rules,
     SeedsIn,
 )
 from service.errors import (
@@ -137,25 +136,25 @@ async def related_in_batch(request: Request) -> Response:
 
 
 async def list_answer(
-    scenario: Scenario, related: RelatedNotes, request: Asked[R], answering: Answering, note_id: str | None = None
+    scenario: Scenario, related: RelatedNotes, wanted: Asked[R], answering: Answering, note_id: str | None = None
 ) -> Response:
     """200 with a list, and the attributes in its filters that no note has."""
-    body = _list_out(scenario, related, request, answering, note_id)
-    return Response(body, headers=_named(await answering.recommender.unknown_names(request.query)), media_type=JSON)
+    body = _list_out(scenario, related, wanted, answering, note_id)
+    return Response(body, headers=_named(await answering.recommender.unknown_names(wanted.query)), media_type=JSON)
 
 
 def _list_out(
-    scenario: Scenario, related: RelatedNotes, request: Asked[R], answering: Answering, note_id: str | None
+    scenario: Scenario, related: RelatedNotes, wanted: Asked[R], answering: Answering, note_id: str | None
 ) -> bytes:
     ids, model = [note.note_id for note in related.notes], answering.recommender.fingerprint
-    answer_id = answering.log(scenario, request.digest, ids, note_id=note_id or "")
-    return related_out(related, model, answer_id, explain=request.rules.explain, note_id=note_id)
+    answer_id = answering.log(scenario, wanted.digest, ids, note_id=note_id or "")
+    return related_out(related, model, answer_id, explain=wanted.rules.explain, note_id=note_id)
 
 
-async def _of_note(note_id: str, rules: Asked[RelatedRules], request: Request) -> Response:
-    answering = answering_of(request, rules.rules.for_user)
-    related = await answering.recommender.related(note_id, rules.query)
-    return await list_answer("related", related, rules, answering, note_id)
+async def _of_note(note_id: str, wanted: Asked[RelatedRules], request: Request) -> Response:
+    answering = answering_of(request, wanted.rules.for_user)
+    related = await answering.recommender.related(note_id, wanted.query)
+    return await list_answer("related", related, wanted, answering, note_id)
 
 
 async def _of_seeds(seeds: SeedsIn, query: RelatedQuery, recommender: Recommender) -> RelatedNotes:
@@ -171,8 +170,8 @@ def _places(name: str, note_ids: list[str]) -> list[str]:
 async def _answer(one: object, batch: Answering, request_id: str) -> tuple[bytes, list[str]]:
     """The answer to one request of a batch, as JSON, and the attributes in it that no note has."""
     try:
-        request = asked(_batched(one))
-        rules, query = request.rules, request.query
+        wanted = asked(_batched(one))
+        rules, query = wanted.rules, wanted.query
         answering = replace(batch, reader=rules.for_user or batch.reader)
         recommender, note_id = answering.recommender, rules.note_id if isinstance(rules, BatchedIn) else None
         related = (
@@ -182,7 +181,7 @@ async def _answer(one: object, batch: Answering, request_id: str) -> tuple[bytes
         )
     except NoteLLMError as error:
         return orjson.dumps({"status": error.status, "error": error_out(error.code, str(error), request_id)}), []
-    body = _list_out("related", related, request, answering, note_id)
+    body = _list_out("related", related, wanted, answering, note_id)
     return b'{"status":200,%b' % body[1:], await recommender.unknown_names(query)
 
 
