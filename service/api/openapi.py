@@ -107,6 +107,10 @@ _REQUEST_HEADERS: dict[str, tuple[str, Json]] = {
         "`*`: only if there is no such note.",
         {"type": "string", "enum": ["*"]},
     ),
+    "X-Answer-ID": (
+        "The answer of `POST /notes/tags` with which the note was written, for reports of accepted hashtags.",
+        {"type": "string", "minLength": 1, "maxLength": 64, "pattern": "^[!-~]+$"},
+    ),
     "X-Reader-ID": (
         "For whom the answer is, percent-encoded: the `user_id` of events. Unlike `for_user`, it changes no list.",
         {"type": "string", "pattern": "^[!-~]+$"},

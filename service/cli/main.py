@@ -17,6 +17,7 @@ from service.cli.evaluate import calibrate, cases, evaluate
 from service.cli.export import export, golden
 from service.cli.index import index
 from service.cli.keys import key_option, keys
+from service.cli.report import report
 from service.cli.reproduce import reproduce
 from service.cli.rollout import model
 from service.cli.streams import deadletters, events
@@ -197,6 +198,7 @@ for command in (
     merge,
     model,
     pairs,
+    report,
     reproduce,
     restore,
     samples,

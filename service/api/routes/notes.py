@@ -17,12 +17,15 @@ from service.api.queries import ListParameters, NoParameters, PutParameters
 from service.api.records import note_record, patched
 from service.api.responses import note_out, notes_out
 from service.api.routes.requests import (
+    ANSWER,
     JSON,
+    READER,
     REPLAYED,
     Id,
     check_media_type,
     json_answer,
     limits_of,
+    log_written,
     once,
     parameters_of,
     read_body,
@@ -56,7 +59,7 @@ router = APIRouter(route_class=GuardedRoute, generate_unique_id_function=lambda 
         ),
     },
     openapi_extra=openapi.body(NoteIn, "note", "short_note")
-    | openapi.takes(PutParameters, "If-Match", "If-None-Match", "Idempotency-Key"),
+    | openapi.takes(PutParameters, "If-Match", "If-None-Match", "Idempotency-Key", ANSWER, READER),
     dependencies=[needs("write")],
 )
 async def put_note(note_id: Id, request: Request) -> Response:
@@ -70,7 +73,9 @@ async def put_note(note_id: Id, request: Request) -> Response:
     version = expected_version(request.headers)
 
     async def put() -> Answer:
-        return _written(await recommender_of(request).notes.put(record, wait_s, version))
+        receipt = await recommender_of(request).notes.put(record, wait_s, version)
+        log_written(request, note_id, record.note.hashtags)
+        return _written(receipt)
 
     return await once(request, body, put)
 
@@ -95,7 +100,7 @@ async def put_note(note_id: Id, request: Request) -> Response:
         ),
     },
     openapi_extra=openapi.body(NotePatch, "patch", media_types=PATCHES)
-    | openapi.takes(PutParameters, "If-Match", "Idempotency-Key"),
+    | openapi.takes(PutParameters, "If-Match", "Idempotency-Key", ANSWER, READER),
     dependencies=[needs("write")],
 )
 async def patch_note(note_id: Id, request: Request) -> Response:
@@ -109,14 +114,21 @@ async def patch_note(note_id: Id, request: Request) -> Response:
     patch = parse(NotePatch, body)
     version = expected_version(request.headers)
 
+    hashtags: Sequence[str] = ()
+
     def change(stored: StoredNote) -> StoredNote:
+        nonlocal hashtags
         try:
-            return patched(stored, patch)
+            record = patched(stored, patch)
         except ValidationError as error:
             raise BadRequest(explain(error)) from None
+        hashtags = record.note.hashtags
+        return record
 
     async def run() -> Answer:
-        return _written(await recommender_of(request).notes.patch(note_id, change, wait_s, version))
+        receipt = await recommender_of(request).notes.patch(note_id, change, wait_s, version)
+        log_written(request, note_id, hashtags)
+        return _written(receipt)
 
     return await once(request, body, run)
 

@@ -23,9 +23,10 @@ from service.store.interfaces import Answer, Answers
 
 JSON = "application/json"
 REPLAYED = "Idempotency-Replayed"
-READER = "X-Reader-ID"
+READER, ANSWER = "X-Reader-ID", "X-Answer-ID"
 _MAX_KEY_CHARS = 255
 _MAX_READER_CHARS = 128
+_MAX_ANSWER_CHARS = 64
 
 P = TypeVar("P", bound=BaseModel)
 Id = Annotated[str, Path(pattern=ID_PATTERN, description="1 to 128 of A-Z a-z 0-9 . _ ~ : -")]
@@ -68,6 +69,14 @@ def answering_of(request: Request, for_user: str | None = None) -> Answering:
     """What answers this request; ``for_user`` is the reader whom its rules name, else its headers may."""
     reader = for_user or unquote(request.headers.get(READER, ""))[:_MAX_READER_CHARS]
     return Answering(recommender_of(request), cast(AnswerBuffer, request.app.state.buffer), reader)
+
+
+def log_written(request: Request, note_id: str, hashtags: Sequence[str]) -> None:
+    """A note was stored: log its hashtags with the answer that suggested some, if the request names it."""
+    if answer_id := request.headers.get(ANSWER, "")[:_MAX_ANSWER_CHARS]:
+        by = answering_of(request)
+        record = ServedAnswer(answer_id, time.time(), "written", by.recommender.fingerprint, hashtags)
+        by.buffer.add(record._replace(reader=by.reader, note_id=note_id))
 
 
 def limits_of(request: Request) -> HttpSettings:

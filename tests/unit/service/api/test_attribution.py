@@ -78,6 +78,23 @@ async def test_parameters_have_one_digest_whoever_asks_and_however(gateway):
     assert [digest == first for digest in others] == [True, True, False, False, True]
 
 
+async def test_a_write_that_names_the_answer_says_which_hashtags_its_note_carries(gateway):
+    named = {"X-Answer-ID": "0123456789abcdef.t.m", "X-Reader-ID": "u"}
+    async with gateway.client() as client:
+        await client.put("/notes/w", json={"title": "a", "hashtags": ["Kyoto", "sea"]}, headers=named)
+        await client.patch("/notes/w", json={"hashtags": ["ramen"]}, headers=named)
+        await client.put("/notes/v", json={"title": "a"})
+        assert (await client.put("/notes/w", json={"title": ""}, headers=named)).status_code == 422
+
+    records = await logged(gateway)
+
+    assert [(one.scenario, one.answer_id, one.note_id, [*one.ids]) for one in records] == [
+        ("written", named["X-Answer-ID"], "w", ["Kyoto", "sea"]),
+        ("written", named["X-Answer-ID"], "w", ["ramen"]),
+    ]
+    assert {one.reader for one in records} == {name_of("u", MemoryAnswerLog.key)}
+
+
 async def test_what_is_refused_is_no_answer(gateway):
     async with gateway.client() as client:
         for path in ("/notes/never/related", "/notes/n1/related?k=0"):

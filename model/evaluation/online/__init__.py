@@ -1,0 +1,1 @@
+"""What readers did with what was shown to them."""
