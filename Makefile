@@ -61,8 +61,9 @@ check: $(VENV)/.dev-installed ## Format, lint, types, import rules.
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench-worker: $(VLLM_VENV)/.installed ## Measure what a note costs the worker, on transformers and on vLLM.
+bench-worker: $(VLLM_VENV)/.installed ## Measure what a note costs the worker, on transformers and on vLLM, and what drafts wait beside a backlog.
 	$(VLLM_VENV)/bin/python tests/bench/worker.py
+	$(VLLM_VENV)/bin/python tests/bench/drafts.py
 
 bench-filters: $(VENV)/.dev-installed ## Measure what a filter costs a search, by the share of notes that pass it; the last line is one JSON object.
 	$(BIN)/python tests/bench/filters.py

@@ -1,15 +1,18 @@
 """The seam between the service and the engine that runs the network."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from model.batching import admits
 from model.note import Note
 
+# Of a closed run, `Backend.run`.
+RUN_TOKENS = 8192
 _FINGERPRINT = re.compile(r"[0-9a-f]{16}")
 
 
@@ -62,41 +65,100 @@ class Embedding:
 
 
 @dataclass(frozen=True, slots=True)
+class Request:
+    """A note for the network, and what it is to say of it: the vector alone where ``max_hashtags`` is None.
+
+    ``is_free``: a category that nothing holds to the closed set (section 5.5), and no hashtags.
+    """
+
+    prompt: Prompt
+    max_hashtags: int | None = None
+    is_free: bool = False
+
+    @property
+    def tokens(self) -> int:
+        """Those of its prompt."""
+        return len(self.prompt.token_ids)
+
+
+@dataclass(frozen=True, slots=True)
 class Timings:
-    """Seconds of a `Backend.predict`: the prefill of the prompts, and the decoding of category and hashtags."""
+    """Seconds of a `Backend.step`: the prefill of the prompts that joined, and one token more of every output."""
 
     prefill_s: float
     decode_s: float
 
 
 class Backend(Protocol):
-    """Runs NoteLLM on batches. Synchronous, never touches the network.
+    """Runs NoteLLM on notes that come and go: each joins between two steps, and leaves when it is complete.
 
-    All calls come from one thread, but for `tokenize`, which may run on others meanwhile. Where memory runs out a
-    call raises MemoryError or torch's OutOfMemoryError, and may be tried again with less.
+    Synchronous, never touches the network. All calls come from one thread, but for `tokenize`, which may run on others
+    meanwhile. Where memory runs out `step` raises MemoryError or torch's OutOfMemoryError.
 
     ``fingerprint`` names weights, tokenizer, template, head and dimension: vectors of two fingerprints never meet.
-    ``dtype`` is the precision that it computes in: float32, bfloat16 or float16. ``timings`` are those of the last
-    `predict`, None before one or where they are not measured.
+    ``dtype`` is the precision that it computes in: float32, bfloat16 or float16. ``join_tokens``: prompt tokens that
+    may join at one step without keeping the other notes waiting for long. ``timings`` are those of the last `step`,
+    None before one or where they are not measured.
     """
 
     fingerprint: str
     dim: int
     dtype: str
+    join_tokens: int
     timings: Timings | None
 
     def tokenize(self, notes: Sequence[Note]) -> list[Prompt]:
         """One prompt a note, in order. Title and content are cut by tokens; never raises on any text."""
         ...
 
-    def embed(self, prompts: Sequence[Prompt]) -> NDArray[np.float32]:
-        """Unit vectors, shape (len(prompts), dim), in order."""
+    def add(self, key: int, request: Request) -> None:
+        """Let a note join at the next step. Keys of notes under way are unique."""
         ...
+
+    def step(self) -> dict[int, Prediction]:
+        """Prefill what joined, and write one token more of every output; the predictions that are complete, by key.
+
+        After an error the notes under way are lost, and have to be dropped.
+        """
+        ...
+
+    def drop(self, keys: Collection[int]) -> None:
+        """Forget notes, under way or about to join. Unknown keys are ignored."""
+        ...
+
+    def run(self, requests: Sequence[Request]) -> Iterator[tuple[int, Prediction]]:
+        """The prediction of each request with its position, when it is complete; nothing else may be under way.
+
+        Notes of like length join together, as many as `RUN_TOKENS` padded tokens hold.
+        """
+        waiting = sorted(range(len(requests)), key=lambda position: requests[position].tokens, reverse=True)
+        under_way: set[int] = set()
+        try:
+            while waiting or under_way:
+                lengths = [requests[position].tokens for position in waiting]
+                for _ in range(admits(lengths, RUN_TOKENS, [requests[position].tokens for position in under_way])):
+                    under_way.add(position := waiting.pop(0))
+                    self.add(position, requests[position])
+                complete = self.step()
+                under_way -= complete.keys()
+                yield from complete.items()
+        finally:
+            self.drop(under_way)
 
     def predict(self, prompts: Sequence[Prompt], max_hashtags: int) -> list[Prediction]:
-        """Vector, hashtags and category of every prompt from one prefill each, in order."""
-        ...
+        """Vector, hashtags and category of every prompt from one prefill each, in order; see `run`."""
+        return self._in_order([Request(prompt, max_hashtags) for prompt in prompts])
+
+    def embed(self, prompts: Sequence[Prompt]) -> NDArray[np.float32]:
+        """Unit vectors, shape (len(prompts), dim), in order; see `run`."""
+        vectors = [prediction.vector for prediction in self._in_order([Request(prompt) for prompt in prompts])]
+        return np.array(vectors, np.float32).reshape(len(prompts), self.dim)
 
     def write_categories(self, prompts: Sequence[Prompt]) -> list[str]:
-        """Freely written categories, which nothing holds to the closed set (section 5.5), in order."""
-        ...
+        """Freely written categories, in order; see `run`."""
+        written = self._in_order([Request(prompt, is_free=True) for prompt in prompts])
+        return [prediction.category.name if prediction.category else "" for prediction in written]
+
+    def _in_order(self, requests: Sequence[Request]) -> list[Prediction]:
+        predictions = dict(self.run(requests))
+        return [predictions[position] for position in range(len(requests))]

@@ -5,16 +5,16 @@ from collections.abc import Sequence
 _RECOVERY_PASSES = 64
 
 
-def fits(lengths: Sequence[int], max_tokens: int) -> int:
-    """How many notes, from the front, share one padded forward pass: at least one.
+def admits(lengths: Sequence[int], max_tokens: int, under_way: Sequence[int] = ()) -> int:
+    """How many notes, from the front, may join those ``under_way``: at least one where there are none.
 
-    A padded batch costs ``count * longest`` tokens. A note longer than the budget runs alone.
+    Padded notes cost ``count * longest`` tokens, those under way included. A note longer than the budget runs alone.
     """
-    longest = 0
-    for count, length in enumerate(lengths, start=1):
-        longest = max(longest, length)
+    longest = max(under_way, default=0)
+    for joined, length in enumerate(lengths):
+        longest, count = max(longest, length), len(under_way) + joined + 1
         if count > 1 and count * longest > max_tokens:
-            return count - 1
+            return joined
     return len(lengths)
 
 
@@ -30,13 +30,13 @@ def batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
     return [*grouped, order[start:]] if order else []
 
 
-def together(lengths: Sequence[int], max_tokens: int) -> list[int]:
-    """Positions of the next padded batch: the first note and those nearest to it in length, as many as fit.
+def together(lengths: Sequence[int], max_tokens: int, under_way: Sequence[int] = ()) -> list[int]:
+    """Positions of the next notes to join: the first one and those nearest to it in length, as many as `admits` lets.
 
-    The first note always goes, so that none waits for ever while others of a more common length arrive.
+    The first note is never passed over, so that none waits for ever while others of a more common length arrive.
     """
     order = sorted(range(len(lengths)), key=lambda position: abs(lengths[position] - lengths[0]))
-    return order[: fits([lengths[position] for position in order], max_tokens)]
+    return order[: admits([lengths[position] for position in order], max_tokens, under_way)]
 
 
 class TokenBudget:

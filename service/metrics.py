@@ -89,13 +89,13 @@ NOTES_EMBEDDED = Counter("notellm_notes_embedded_total", "Notes embedded and pub
 NOTES_FAILED = Counter("notellm_notes_failed_total", "Notes sent to the dead-letter stream.")
 EMBED_STAGE_SECONDS = Histogram(
     "notellm_embed_stage_duration_seconds",
-    "Time one batch spends in each stage of embedding; in the queue, the time of its oldest note.",
-    ["stage"],  # queue | tokenize | infer, and of infer, where the backend can tell, prefill | decode
+    "Time of a note in the queue and in the model (infer), of a call in tokenize, and of a step in its two parts.",
+    ["stage"],  # queue | tokenize | infer, and of a step, where the backend can tell, prefill | decode
     buckets=_FAST,
 )
 EMBED_BATCH_TOKENS = Histogram(
     "notellm_embed_batch_tokens",
-    "Prompt tokens of one forward pass, of stored notes or drafts, without padding.",
+    "Prompt tokens that joined the model at one step, of stored notes or drafts, without padding.",
     buckets=_TOKENS,
 )
 EMBED_TOKENS = Counter(
@@ -107,7 +107,7 @@ EMBED_CACHE_HITS = Counter(
     ["cache"],  # stored: the note's own last prediction | recent: one of the same text in another note or version
 )
 EMBED_OUT_OF_MEMORY = Counter(
-    "notellm_embed_out_of_memory_total", "Forward passes that ran out of memory and were halved."
+    "notellm_embed_out_of_memory_total", "Steps that ran out of memory; fewer tokens were tried then."
 )
 CATEGORIES_SAMPLED = Counter(
     "notellm_categories_sampled_total", "Stored notes whose category the model also wrote without the closed set."

@@ -167,7 +167,9 @@ class WorkerSettings(BaseModel, frozen=True, extra="forbid"):
         default=("127.0.0.1:9100",), description="Every worker: host:port, or the path of a unix socket."
     )
     number: NonNegativeInt = Field(default=0, description="Which of the addresses this worker is.")
-    max_batch_tokens: PositiveInt = Field(default=4096, description="Padded tokens of one forward pass.")
+    max_batch_tokens: PositiveInt = Field(
+        default=4096, description="Padded tokens of the notes in the model at a time."
+    )
     max_drafts: PositiveInt = Field(default=64, description="Drafts waiting at most; more are refused with 503.")
     hashtags: PositiveInt = Field(default=5, le=10, description="Hashtags suggested for a stored note.")
     cached_readings: NonNegativeInt = Field(

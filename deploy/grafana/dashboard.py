@@ -172,10 +172,10 @@ ROWS = (
             ),
             Panel("Tokens", "ops", {"": rate("notellm_embed_tokens_total")}, "Prompt tokens that the model reads."),
             Panel(
-                "Stages, p90 of a batch",
+                "Stages, p90",
                 "s",
                 {"{{stage}}": quantile(0.9, "notellm_embed_stage_duration_seconds", "stage")},
-                "queue is the time of a batch's oldest note; prefill and decode are parts of infer.",
+                "queue and infer are of a note; prefill and decode of a step, and a note takes many.",
             ),
             Panel(
                 "Suggested hashtags",

@@ -5,13 +5,13 @@ it: their vectors are the same, and their category is always the same one, with 
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from model.backend import Backend, Prediction, Prompt, Timings
+from model.backend import Backend, Prediction, Prompt, Request, Timings
 from model.note import Note
 from model.text.prompt import plain_text
 
@@ -42,41 +42,46 @@ def is_abstention(vector: NDArray[np.float32]) -> bool:
     return bool(np.ptp(magnitudes) <= _TOLERANCE * magnitudes.max())
 
 
-class AbstainingBackend:
+class AbstainingBackend(Backend):
     """A `Backend` over another one that abstains from notes of which the tokenizer ``reads`` nothing.
 
-    Such a note has the vector of an `abstention`, no hashtags and no category.
+    Such a note has the vector of an `abstention`, no hashtags and no category; a category that is written freely is
+    asked of the network, which it measures.
     """
 
     def __init__(self, backend: Backend, reads: Callable[[Note], bool]) -> None:
         self.fingerprint, self.dim, self.dtype = backend.fingerprint, backend.dim, backend.dtype
+        self.join_tokens = backend.join_tokens
         self.timings: Timings | None = None
         self._backend = backend
         self._reads = reads
+        self._read: set[int] = set()
+        self._abstained: dict[int, Prediction] = {}
 
     def tokenize(self, notes: Sequence[Note]) -> list[Prompt]:
         """See `Backend`."""
         return [replace(prompt, is_read=self._reads(prompt.note)) for prompt in self._backend.tokenize(notes)]
 
-    def embed(self, prompts: Sequence[Prompt]) -> NDArray[np.float32]:
+    def add(self, key: int, request: Request) -> None:
         """See `Backend`."""
-        vectors_ND = np.array([abstention(prompt.note, self.dim) for prompt in prompts], np.float32)
-        vectors_ND = vectors_ND.reshape(len(prompts), self.dim)
-        read_N = np.array([prompt.is_read for prompt in prompts], bool)
-        if read_N.any():
-            vectors_ND[read_N] = self._backend.embed([prompt for prompt in prompts if prompt.is_read])
-        return vectors_ND
+        if request.prompt.is_read or request.is_free:
+            self._read.add(key)
+            self._backend.add(key, request)
+        else:
+            self._abstained[key] = Prediction(abstention(request.prompt.note, self.dim), (), None)
 
-    def predict(self, prompts: Sequence[Prompt], max_hashtags: int) -> list[Prediction]:
+    def step(self) -> dict[int, Prediction]:
         """See `Backend`."""
-        read = [prompt for prompt in prompts if prompt.is_read]
-        predictions = iter(self._backend.predict(read, max_hashtags) if read else ())
-        self.timings = self._backend.timings if read else None
-        return [
-            next(predictions) if prompt.is_read else Prediction(abstention(prompt.note, self.dim), (), None)
-            for prompt in prompts
-        ]
+        read = self._backend.step() if self._read else {}
+        self.timings = self._backend.timings if self._read else None
+        complete = read | self._abstained
+        self._read -= read.keys()
+        self._abstained.clear()
+        return complete
 
-    def write_categories(self, prompts: Sequence[Prompt]) -> list[str]:
-        """See `Backend`. It never abstains: this measures the network."""
-        return self._backend.write_categories(prompts)
+    def drop(self, keys: Collection[int]) -> None:
+        """See `Backend`."""
+        self._backend.drop(self._read & set(keys))
+        self._read -= set(keys)
+        for key in keys:
+            self._abstained.pop(key, None)

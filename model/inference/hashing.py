@@ -2,12 +2,12 @@
 
 import hashlib
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from model.backend import Prediction, Prompt, Scored
+from model.backend import Backend, Prediction, Prompt, Request, Scored
 from model.note import Note
 
 DIM = 16
@@ -21,49 +21,65 @@ def text_vector(text: str) -> NDArray[np.float32]:
     return vector / np.linalg.norm(vector)
 
 
-class HashingBackend:
+class HashingBackend(Backend):
     """Deterministic, and fast. A prompt is the characters of the title or, without one, of the content; hashtags are
     their words.
 
-    ``batches`` keeps the texts of every forward pass; ``before`` runs ahead of each, on the model's thread.
+    A note is complete after so many ``steps``. ``batches`` keeps the texts that joined at each step; ``before`` runs
+    ahead of each step, on the model's thread.
     """
 
     dim = DIM
     dtype = "float32"
+    join_tokens = 1 << 20
     timings = None
 
-    def __init__(self, fingerprint: str = "hashing-a", before: Callable[[], object] = lambda: None) -> None:
+    def __init__(
+        self, fingerprint: str = "hashing-a", before: Callable[[], object] = lambda: None, steps: int = 1
+    ) -> None:
         self.fingerprint = fingerprint
         self.batches: list[list[str]] = []
         self.threads: set[str] = set()
         self._before = before
+        self._steps = steps
+        self._joining: dict[int, Request] = {}
+        self._under_way: dict[int, tuple[Request, int]] = {}
 
     def tokenize(self, notes: Sequence[Note]) -> list[Prompt]:
         """See `Backend`."""
         return [Prompt(note, tuple(map(ord, _text(note)))) for note in notes]
 
-    def embed(self, prompts: Sequence[Prompt]) -> NDArray[np.float32]:
+    def add(self, key: int, request: Request) -> None:
         """See `Backend`."""
-        return np.stack([prediction.vector for prediction in self.predict(prompts, 0)])
+        self._joining[key] = request
 
-    def predict(self, prompts: Sequence[Prompt], max_hashtags: int) -> list[Prediction]:
+    def step(self) -> dict[int, Prediction]:
         """See `Backend`. Raises RuntimeError when a text holds `BAD`."""
         self._before()
         self.threads.add(threading.current_thread().name)
-        texts = [_text(prompt.note) for prompt in prompts]
-        self.batches.append(texts)
-        if any(BAD in text for text in texts):
+        if self._joining:
+            self.batches.append([_text(request.prompt.note) for request in self._joining.values()])
+        self._under_way |= {key: (request, self._steps) for key, request in self._joining.items()}
+        self._joining.clear()
+        if any(BAD in _text(request.prompt.note) for request, _ in self._under_way.values()):
             raise RuntimeError(f"cannot read {BAD!r}")
-        return [self._prediction(text, max_hashtags) for text in texts]
+        self._under_way = {key: (request, left - 1) for key, (request, left) in self._under_way.items()}
+        complete = {key: self._prediction(request) for key, (request, left) in self._under_way.items() if not left}
+        self.drop(complete)
+        return complete
 
-    def write_categories(self, prompts: Sequence[Prompt]) -> list[str]:
+    def drop(self, keys: Collection[int]) -> None:
         """See `Backend`."""
-        return ["Travel" if len(prompt.note.title) % 2 else "Travels" for prompt in prompts]
+        for key in keys:
+            self._joining.pop(key, None)
+            self._under_way.pop(key, None)
 
-    def _prediction(self, text: str, max_hashtags: int) -> Prediction:
-        words = text.split()[:max_hashtags]
+    def _prediction(self, request: Request) -> Prediction:
+        text = _text(request.prompt.note)
+        category = "Travels" if request.is_free and len(text) % 2 == 0 else "Travel"
+        words = text.split()[: request.max_hashtags or 0]
         tags = tuple(Scored(word, 0.9 / place) for place, word in enumerate(words, start=1))
-        return Prediction(text_vector(self.fingerprint + text), tags, Scored("Travel", 0.8))
+        return Prediction(text_vector(self.fingerprint + text), tags, Scored(category, 0.8))
 
 
 def _text(note: Note) -> str:

@@ -1,11 +1,12 @@
-"""The backend on plain transformers: one prefill, whose key-value cache serves category and hashtags.
+"""The backend on plain transformers: one prefill of a prompt, whose key-value cache serves category and hashtags.
 
-Shapes: N prompts, L tokens, H hidden, V vocabulary, D embedding. Padding stands on the left, so that the last column
-is the last token of every prompt and decoding appends to all of them at once.
+Shapes: N prompts or sequences, L tokens, H hidden, V vocabulary, D embedding. Padding stands on the left, so that the
+last column is the last token of every sequence.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
@@ -16,30 +17,39 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import DynamicCache
 
-from model.backend import Prediction, Prompt, Timings
-from model.batching import batches
+from model.backend import Backend, Prediction, Prompt, Request, Timings
+from model.inference.rows import Lengths, Rows, padded_left
 from model.network.checkpoint import load
 from model.network.notellm import NoteLLM
 from model.note import Note
 from model.text.grammar import Grammar, Grammars
+from model.text.outputs import Outputs, Written, prediction
 from model.text.prompt import PromptBuilder, Task
 
-EMBED_BATCH_TOKENS = 8192
+# What a step takes in: on a CPU three notes or so, for which a draft waits as long as for a few tokens of its own.
+_JOIN_TOKENS = {"cpu": 512, "cuda": 8192}
 
-Written = tuple[list[int], list[float]]  # tokens, and the log-probability of each
 
+class HfBackend(Backend):
+    """`Backend` on transformers. Deterministic: greedy decoding, and the same prediction alone and among others.
 
-class HfBackend:
-    """`Backend` on transformers. Deterministic: greedy decoding, and the same prediction alone and in a batch."""
+    A note under way has a row for each output, so that category and hashtags are written at the same time.
+    """
 
     def __init__(self, network: NoteLLM, builder: PromptBuilder, categories: tuple[str, ...], fingerprint: str) -> None:
         self.fingerprint = fingerprint
         self.dim = network.dim
         self.dtype = str(network.backbone.dtype).removeprefix("torch.")
+        self.join_tokens = _JOIN_TOKENS[network.log_scale.device.type]
         self.builder = builder
         self.timings: Timings | None = None
         self._network = network
         self._grammars = Grammars(builder, categories)
+        self._joining: dict[int, Request] = {}
+        self._notes: dict[int, _Note] = {}
+        self._rows = Rows(network)
+        self._outputs = Outputs()
+        self._texts: list[_Text] = []  # of each row
 
     @classmethod
     def open(cls, folder: Path, dtype: str = "float32") -> Self:
@@ -53,106 +63,142 @@ class HfBackend:
         ids = self.builder.prompts(notes, "category")
         return [Prompt(note, tuple(token_ids)) for note, token_ids in zip(notes, ids, strict=True)]
 
-    @torch.inference_mode()
-    def embed(self, prompts: Sequence[Prompt]) -> NDArray[np.float32]:
-        """Unit vectors, shape (N, D), in order; batched inside."""
-        vectors_ND = np.zeros((len(prompts), self.dim), dtype=np.float32)
-        for positions in batches([len(prompt.token_ids) for prompt in prompts], EMBED_BATCH_TOKENS):
-            prefix = self._prefill([prompts[position].token_ids for position in positions], cached=False)
-            vectors_ND[positions] = prefix.vectors_ND.cpu().numpy()
-        return vectors_ND
+    def add(self, key: int, request: Request) -> None:
+        """See `Backend`."""
+        self._joining[key] = request
 
     @torch.inference_mode()
-    def predict(self, prompts: Sequence[Prompt], max_hashtags: int) -> list[Prediction]:
-        """Vector, category and hashtags of one batch, in order."""
-        if not prompts:
-            return []
+    def step(self) -> dict[int, Prediction]:
+        """See `Backend`."""
         started = time.perf_counter()
-        prefix = self._prefill([prompt.token_ids for prompt in prompts])
-        vectors_ND = prefix.vectors_ND.cpu().numpy()  # waits for a GPU
-        prefilled = time.perf_counter()
-        category, tags = self._grammars.category, self._grammars.tags(max_hashtags)
-        categories = [category.parse(*written) for written in self._write(prefix, "category", category, last=False)]
-        if not self.builder.template.shares_prefix:
-            notes = [prompt.note for prompt in prompts]
-            prefix_of_topics = self._prefill(self.builder.prompts(notes, "topics", max_hashtags))
-        else:
-            prefix_of_topics = prefix
-        hashtags = [tags.parse(*written) for written in self._write(prefix_of_topics, "topics", tags, max_hashtags)]
-        self.timings = Timings(prefilled - started, time.perf_counter() - prefilled)
+        logits = []
+        if self._texts:
+            last_R = torch.tensor([text.tokens[-1] for text in self._texts], device=self._device)
+            logits.append(self._network.logits(self._rows.feed(last_R[:, None])))
+        decoded = time.perf_counter()
+        for notes in self._joined():
+            logits += self._begin(notes)
+        if logits:
+            self._extend(torch.cat(logits))
+        self.timings = Timings(time.perf_counter() - decoded, decoded - started)
+        complete = {key: note for key, note in self._notes.items() if not note.unfinished}
+        self.drop(complete)
+        return {
+            key: prediction(self._grammars, note.request, note.vector, note.written) for key, note in complete.items()
+        }
+
+    @torch.inference_mode()
+    def drop(self, keys: Collection[int]) -> None:
+        """See `Backend`."""
+        for key in keys:
+            self._joining.pop(key, None)
+            if note := self._notes.pop(key, None):
+                note.is_gone = True
+        self._keep(np.array([not text.note.is_gone for text in self._texts], bool))
+
+    def _joined(self) -> list[list["_Note"]]:
+        """Notes that join, those together of which the same is asked: the network's words to it have one length."""
+        joining, self._joining = self._joining, {}
+        alike: dict[object, list[_Note]] = {}
+        for key, request in joining.items():
+            note = self._notes[key] = _Note(request)
+            alike.setdefault((request.max_hashtags, request.is_free, len(self._tasks(request))), []).append(note)
+        return list(alike.values())
+
+    def _tasks(self, request: Request) -> list["_Task"]:
+        """The outputs to be written, those left out for which the network has no more positions."""
+        count = request.max_hashtags or 1
+        wanted: list[tuple[Task, Grammar]] = []
+        if request.is_free:
+            wanted = [("category", self._grammars.free)]
+        elif request.max_hashtags is not None:
+            wanted = [("category", self._grammars.category), ("topics", self._grammars.tags(count))]
+        tasks = [_Task(name, count, grammar, self.builder.guidance(name, count)) for name, grammar in wanted]
         return [
-            Prediction(vector, tuple(tags), category)
-            for vector, tags, category in zip(vectors_ND, hashtags, categories, strict=True)
+            task
+            for task in tasks
+            if task.grammar.goes_on(task.grammar.start[None])[0]
+            and request.tokens + len(task.guidance) < self._positions
         ]
 
-    @torch.inference_mode()
-    def write_categories(self, prompts: Sequence[Prompt]) -> list[str]:
-        """Freely written categories, which nothing holds to the closed set (section 5.5), in order.
-
-        Greedy, up to the end token or a length that no name reaches; batched inside. For evaluations.
-        """
-        written = [""] * len(prompts)
-        for positions in batches([len(prompt.token_ids) for prompt in prompts], EMBED_BATCH_TOKENS):
-            prefix = self._prefill([prompts[position].token_ids for position in positions])
-            for position, output in zip(positions, self._write(prefix, "category", self._grammars.free), strict=True):
-                written[position] = self._grammars.free.parse(*output)
-        return written
-
-    def _prefill(self, prompts: Sequence[Sequence[int]], cached: bool = True) -> "_Prefix":
-        length = max(len(ids) for ids in prompts)
-        pad = self.builder.special.pad
-        ids_NL = torch.tensor([[pad] * (length - len(ids)) + list(ids) for ids in prompts], device=self._device)
-        mask_NL = torch.tensor([[0] * (length - len(ids)) + [1] * len(ids) for ids in prompts], device=self._device)
-        # Column -1 is [EMB]: the state before it is the note's (section 4.3).
-        if not bool((ids_NL[:, -1] == self.builder.special.emb).all()):
+    def _begin(self, notes: Sequence["_Note"]) -> list[Tensor]:
+        """Prefill notes, and give each of their outputs a row; the logits of the first token of each."""
+        prompts = [list(note.request.prompt.token_ids) for note in notes]
+        if any(ids[-1] != self.builder.special.emb for ids in prompts):
             raise ValueError("a prompt does not end in [EMB]")
-        cache = DynamicCache(config=self._network.backbone.config) if cached else None
+        tasks = self._tasks(notes[0].request)
+        if not tasks:
+            states_NLH, _ = self._forward(prompts, None)
+            self._give_vectors(notes, states_NLH[:, -2])
+        logits: list[Tensor] = []
+        cache, lengths_N = DynamicCache(), np.zeros(len(notes), np.int64)
+        guidance: list[int] = []
+        for task in tasks:
+            if logits and self.builder.template.shares_prefix:
+                # The keys and values of the prompt serve the next task, too.
+                cache.crop(-len(guidance))
+                states_NLH, lengths_N = self._forward([task.guidance] * len(notes), cache, lengths_N - len(guidance))
+            else:
+                if logits:
+                    task_notes = [note.request.prompt.note for note in notes]
+                    prompts, cache = self.builder.prompts(task_notes, task.name, task.count), DynamicCache()
+                states_NLH, lengths_N = self._forward([ids + task.guidance for ids in prompts], cache)
+            if not logits:
+                self._give_vectors(notes, states_NLH[:, -2 - len(task.guidance)])
+            guidance = task.guidance
+            self._rows.join(cache, lengths_N)
+            self._outputs.join(task.grammar, len(notes))
+            for note, length in zip(notes, lengths_N.tolist(), strict=True):
+                self._texts.append(note.begin(task, self._positions - length))
+            logits.append(self._network.logits(states_NLH[:, -1]))
+        return logits
+
+    def _forward(
+        self, sequences: Sequence[list[int]], cache: DynamicCache | None, before_N: Lengths | int = 0
+    ) -> tuple[Tensor, Lengths]:
+        """States of sequences, or of what follows ``before_N`` tokens in a cache; and the length of each with it."""
+        longest = max(map(len, sequences))
+        pad = self.builder.special.pad
+        ids_NL = torch.tensor([[pad] * (longest - len(ids)) + ids for ids in sequences], device=self._device)
+        lengths_N: Lengths = np.array([len(ids) for ids in sequences], np.int64) + before_N
+        lengths_N1 = torch.from_numpy(lengths_N).to(self._device)[:, None]
+        columns = longest + (cache.get_seq_length() if cache else 0)
+        positions_L = torch.arange(columns - longest, columns, device=self._device)
         output = self._network.backbone.base_model(
             input_ids=ids_NL,
-            attention_mask=mask_NL,
-            position_ids=(mask_NL.cumsum(dim=1) - 1).clamp(min=0),
+            attention_mask=padded_left(lengths_N1, columns),
+            # Column -1 holds the last token of each; padding has no position.
+            position_ids=(positions_L + lengths_N1 - columns).clamp(min=0),
             past_key_values=cache,
-            use_cache=cached,
+            use_cache=cache is not None,
         )
-        vectors_ND = F.normalize(self._network.embedding(output.last_hidden_state[:, -2]), dim=-1)
-        return _Prefix(vectors_ND, mask_NL, cache)
+        return output.last_hidden_state, lengths_N
 
-    def _write(
-        self, prefix: "_Prefix", task: Task, grammar: Grammar, count: int = 1, *, last: bool = True
-    ) -> list[Written]:
-        """Greedy decoding of one task after every prompt of a prefix; the ``last`` task may shrink its cache.
+    def _give_vectors(self, notes: Sequence["_Note"], states_NH: Tensor) -> None:
+        """From the states before [EMB], which are the notes' (section 4.3)."""
+        vectors_ND = F.normalize(self._network.embedding(states_NH), dim=-1).cpu().numpy()
+        for note, vector in zip(notes, vectors_ND, strict=True):
+            note.vector = vector
 
-        As on vLLM, an output ends where the network has no more positions.
-        """
-        guidance = self.builder.guidance(task, count)
-        room_N = self._positions - len(guidance) - prefix.mask_NL.sum(dim=1)
-        outputs = [_Output(grammar, min(room, grammar.max_tokens)) for room in room_N.tolist()]
-        if not any(output.goes_on for output in outputs):
-            return [output.written for output in outputs]
-        decoder = _Decoder(self._network, prefix)
-        logits_NV = decoder.feed_all(guidance)
-        batch = outputs  # those that are still computed
-        while True:
-            self._extend(batch, grammar, logits_NV)
-            going = [output.goes_on for output in batch]
-            if not any(going):
-                return [output.written for output in outputs]
-            next_N = torch.tensor([output.tokens[-1] for output in batch], device=self._device)
-            if last:
-                # Finished prompts leave the batch: most of the work comes after the first few hashtags.
-                batch = [output for output in batch if output.goes_on]
-                keep_N = torch.tensor(going, device=self._device)
-                logits_NV = decoder.feed(next_N[keep_N][:, None], keep_N=keep_N)
-            else:
-                logits_NV = decoder.feed(next_N[:, None])
+    def _extend(self, logits_RV: Tensor) -> None:
+        """Append the likeliest next token to every output; those that are complete leave."""
+        best = self._outputs.log_probabilities(logits_RV).max(dim=-1)
+        tokens_R = best.indices.cpu().numpy()
+        self._outputs.advance(tokens_R)
+        for text, token, score in zip(self._texts, tokens_R.tolist(), best.values.tolist(), strict=True):
+            text.tokens.append(token)
+            text.log_probabilities.append(score)
+        has_room_R = np.array([text.has_room for text in self._texts])
+        self._keep(self._outputs.goes_on & has_room_R)
 
-    @staticmethod
-    def _extend(batch: Sequence["_Output"], grammar: Grammar, logits_NV: Tensor) -> None:
-        """Append the likeliest next token to every output that goes on."""
-        rows = [row for row, output in enumerate(batch) if output.goes_on]
-        best = grammar.log_probabilities(logits_NV[rows], [batch[row].state for row in rows]).max(dim=-1)
-        for row, token, score in zip(rows, best.indices.tolist(), best.values.tolist(), strict=True):
-            batch[row].append(token, score)
+    def _keep(self, going_R: NDArray[np.bool_]) -> None:
+        if going_R.all():
+            return
+        for row in np.flatnonzero(~going_R):
+            self._texts[row].note.unfinished -= 1
+        order_R = self._rows.keep(going_R)
+        self._outputs.keep(order_R)
+        self._texts = [self._texts[row] for row in order_R]
 
     @property
     def _positions(self) -> int:
@@ -164,68 +210,47 @@ class HfBackend:
         return self._network.log_scale.device
 
 
-class _Output:
-    """One output being written, of at most ``room`` tokens."""
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """An output to be written: its grammar, and the network's words before it."""
 
-    def __init__(self, grammar: Grammar, room: int) -> None:
-        self.state = grammar.start
-        self.tokens: list[int] = []
-        self.log_probabilities: list[float] = []
-        self._grammar = grammar
-        self._room = room
+    name: Task
+    count: int
+    grammar: Grammar
+    guidance: list[int]
+
+
+@dataclass(eq=False, slots=True)
+class _Text:
+    """One output of a note, of at most ``room`` tokens."""
+
+    note: "_Note"
+    room: int
+    tokens: list[int] = field(default_factory=list)
+    log_probabilities: list[float] = field(default_factory=list)
 
     @property
-    def goes_on(self) -> bool:
-        return len(self.tokens) < self._room and self._grammar.goes_on(self.state)
+    def has_room(self) -> bool:
+        return len(self.tokens) < self.room
+
+
+@dataclass(eq=False, slots=True)
+class _Note:
+    """A note under way; complete when none of its outputs is ``unfinished``."""
+
+    request: Request
+    vector: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
+    texts: dict[Task, _Text] = field(default_factory=dict)
+    unfinished: int = 0
+    is_gone: bool = False
+
+    def begin(self, task: _Task, positions: int) -> _Text:
+        """One more output, for which the network has so many positions left."""
+        self.unfinished += 1
+        self.texts[task.name] = text = _Text(self, min(positions, task.grammar.max_tokens))
+        return text
 
     @property
-    def written(self) -> Written:
-        return self.tokens, self.log_probabilities
-
-    def append(self, token: int, log_probability: float) -> None:
-        self.state = self._grammar.advance(self.state, token)
-        self.tokens.append(token)
-        self.log_probabilities.append(log_probability)
-
-
-class _Prefix:
-    """A prefilled batch: its vectors, its padding mask, and its cache, which every task continues from."""
-
-    def __init__(self, vectors_ND: Tensor, mask_NL: Tensor, cache: DynamicCache | None) -> None:
-        self.vectors_ND = vectors_ND
-        self.mask_NL = mask_NL
-        self.cache = cache
-
-
-class _Decoder:
-    """Appends tokens to a prefix. The prefix's cache is cropped back first, for one task after another."""
-
-    def __init__(self, network: NoteLLM, prefix: _Prefix) -> None:
-        assert prefix.cache is not None
-        self._network = network
-        self._cache = prefix.cache
-        self._mask_NL = prefix.mask_NL
-        appended = self._cache.get_seq_length() - prefix.mask_NL.shape[1]
-        if appended:
-            self._cache.crop(-appended)
-
-    def feed_all(self, tokens: Sequence[int]) -> Tensor:
-        """Append the same tokens to every prompt; logits after the last one, shape (N, V)."""
-        ids_NT = torch.tensor([list(tokens)], device=self._mask_NL.device).expand(len(self._mask_NL), -1)
-        return self.feed(ids_NT)
-
-    def feed(self, ids_NT: Tensor, keep_N: Tensor | None = None) -> Tensor:
-        """Append T tokens to each prompt, or to those of ``keep_N`` alone; logits after the last, shape (N, V)."""
-        if keep_N is not None and not bool(keep_N.all()):
-            self._cache.batch_select_indices(keep_N.nonzero()[:, 0])
-            self._mask_NL = self._mask_NL[keep_N]
-        before = self._mask_NL.sum(dim=1, keepdim=True)
-        self._mask_NL = F.pad(self._mask_NL, (0, ids_NT.shape[1]), value=1)
-        output = self._network.backbone.base_model(
-            input_ids=ids_NT,
-            attention_mask=self._mask_NL,
-            position_ids=before + torch.arange(ids_NT.shape[1], device=ids_NT.device),
-            past_key_values=self._cache,
-            use_cache=True,
-        )
-        return self._network.logits(output.last_hidden_state[:, -1])
+    def written(self) -> dict[Task, Written]:
+        """What was written for each task."""
+        return {task: (text.tokens, text.log_probabilities) for task, text in self.texts.items()}

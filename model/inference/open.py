@@ -91,6 +91,8 @@ def _open_vllm(checkpoint: Path, runtime: Runtime, fingerprint: str, dtype: str)
     options: dict[str, object] = {"tensor_parallel_size": runtime.tensor_parallel}
     if default_device().type == "cuda":
         options["gpu_memory_utilization"] = runtime.gpu_memory
+        # The embedding comes from the output matrix, whose products would be rounded to the precision of the weights.
+        options["hf_overrides"] = {"head_dtype": "float32"}
     else:
         options["enforce_eager"] = True  # compiling takes minutes, and pays on a GPU alone
     return VllmBackend.open(folder, dtype, **options)

@@ -6,19 +6,20 @@ the same tokens: vLLM finds their keys and values in its prefix cache.
 """
 
 import os
-import time
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from model.backend import Prediction, Prompt, Timings
+from model.backend import Backend, Prediction, Prompt, Request
 from model.inference.vllm_checkpoint import ServingCheckpoint, open_serving
 from model.network.checkpoint import prompt_builder
 from model.note import Note
 from model.text.grammar import Grammar, Grammars
+from model.text.outputs import Written, prediction
 from model.text.prompt import Task
 
 # The worker is a process of its own already, with a thread for the model.
@@ -30,33 +31,42 @@ os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
 
-from vllm import LLM, RequestOutput, SamplingParams  # the environment is read at the import
+from vllm import EngineArgs, LLMEngine, RequestOutput, SamplingParams  # the environment is read at the import
 from vllm.distributed import cleanup_dist_env_and_memory
+from vllm.inputs import tokens_input
+from vllm.sampling_params import RequestOutputKind
+from vllm.usage.usage_lib import UsageContext
 
 from model.inference.vllm_grammar import COUNT, GRAMMAR, GrammarProcessor
 
-Request = tuple[list[int], SamplingParams]
 # A block of the prefix cache is reused only if it is full: with small blocks little is computed twice.
 BLOCK_TOKENS = 32
 
 
-class VllmBackend:
-    """`Backend` on vLLM. Greedy decoding under the same grammars as every other backend."""
+class VllmBackend(Backend):
+    """`Backend` on vLLM. Greedy decoding under the same grammars as every other backend.
 
-    def __init__(self, engine: LLM, serving: ServingCheckpoint) -> None:
+    A note is a few requests to the engine: first one for its vector, then one for each output.
+    """
+
+    timings = None  # prompts and tokens share a step
+
+    def __init__(self, engine: LLMEngine, serving: ServingCheckpoint) -> None:
         self.fingerprint = serving.manifest.fingerprint
         self.dim = serving.manifest.dim
-        self.dtype = str(engine.llm_engine.model_config.dtype).removeprefix("torch.")
+        self.dtype = str(engine.model_config.dtype).removeprefix("torch.")
+        self.join_tokens: int = engine.vllm_config.scheduler_config.max_num_batched_tokens
         self.builder = prompt_builder(serving.folder, serving.manifest)
-        self.timings: Timings | None = None
         self._engine = engine
         self._bias_D = np.array(serving.bias, dtype=np.float32)
         self._grammars = Grammars(self.builder, serving.manifest.categories)
         self._reserved = list(range(serving.first, serving.first + self.dim))
+        self._notes: dict[int, _Note] = {}
+        self._note_of: dict[str, tuple[int, Task | None]] = {}  # of a request, and its output; None is the vector
 
     @classmethod
     def open(cls, folder: Path, dtype: str = "auto", **options: Any) -> Self:
-        """Start an engine on a serving checkpoint. ``options`` are those of `vllm.LLM`.
+        """Start an engine on a serving checkpoint. ``options`` are those of `vllm.EngineArgs`.
 
         Raises:
             CheckpointError: if the folder is no serving checkpoint.
@@ -74,12 +84,14 @@ class VllmBackend:
             "max_logprobs": serving.manifest.dim,
             # A grammar has to see each token before the next one is drawn.
             "async_scheduling": False,
+            "disable_log_stats": True,
         }
-        return cls(LLM(model=str(folder), dtype=dtype, **(settings | options)), serving)
+        arguments = EngineArgs(model=str(folder), dtype=dtype, **(settings | options))
+        return cls(LLMEngine.from_engine_args(arguments, usage_context=UsageContext.LLM_CLASS), serving)
 
     def close(self) -> None:
         """Give the engine's memory back, so that another one can start in this process."""
-        self._engine.llm_engine.engine_core.shutdown()
+        self._engine.engine_core.shutdown()
         cleanup_dist_env_and_memory()
 
     def tokenize(self, notes: Sequence[Note]) -> list[Prompt]:
@@ -87,52 +99,76 @@ class VllmBackend:
         ids = self.builder.prompts(notes, "category")
         return [Prompt(note, tuple(token_ids)) for note, token_ids in zip(notes, ids, strict=True)]
 
-    def embed(self, prompts: Sequence[Prompt]) -> NDArray[np.float32]:
-        """Unit vectors, shape (N, D), in order."""
-        if not prompts:
-            return np.zeros((0, self.dim), dtype=np.float32)
-        params = SamplingParams(
-            temperature=0, max_tokens=1, logprob_token_ids=self._reserved, flat_logprobs=True, detokenize=False
-        )
+    def add(self, key: int, request: Request) -> None:
+        """See `Backend`."""
+        self._notes[key] = _Note(request)
         # The state before [EMB] is the note's (section 4.3), so [EMB] itself is left out.
-        answers = self._run([(list(prompt.token_ids[:-1]), params) for prompt in prompts])
-        vectors_ND = np.array([self._logits(answer) for answer in answers], dtype=np.float32) + self._bias_D
-        unit_ND: NDArray[np.float32] = vectors_ND / np.linalg.norm(vectors_ND, axis=1, keepdims=True)
-        return unit_ND
+        self._ask(key, None, list(request.prompt.token_ids[:-1]), self._embedding())
 
-    def predict(self, prompts: Sequence[Prompt], max_hashtags: int) -> list[Prediction]:
-        """Vector, category and hashtags of one batch, in order."""
-        started = time.perf_counter()
-        vectors_ND = self.embed(prompts)
-        prefilled = time.perf_counter()
-        category, tags = self._grammars.category, self._grammars.tags(max_hashtags)
-        asked = self._category_requests(prompts, "category", category) if category.goes_on(category.start) else []
-        written = self._written(asked + self._topics_requests(prompts, max_hashtags))
-        self.timings = Timings(prefilled - started, time.perf_counter() - prefilled)
-        categories = written[: len(asked)] or [([], [])] * len(prompts)
-        return [
-            Prediction(vector, tuple(tags.parse(*topics)), category.parse(*name))
-            for vector, name, topics in zip(vectors_ND, categories, written[len(asked) :], strict=True)
-        ]
+    def step(self) -> dict[int, Prediction]:
+        """See `Backend`."""
+        complete = {}
+        for answer in self._engine.step():
+            if not answer.finished:
+                continue
+            key, task = self._note_of.pop(answer.request_id)
+            note = self._notes[key]
+            note.unfinished -= 1
+            if task is None:
+                note.vector = self._vector(answer)
+                self._ask_for_outputs(key, note.request)
+            else:
+                output = answer.outputs[0]
+                note.written[task] = (list(output.token_ids), list(output.logprobs.logprobs))
+            if not note.unfinished:
+                complete[key] = prediction(self._grammars, note.request, note.vector, note.written)
+                del self._notes[key]
+        return complete
 
-    def write_categories(self, prompts: Sequence[Prompt]) -> list[str]:
-        """Freely written categories, which nothing holds to the closed set, in order."""
-        free = self._grammars.free
-        return [free.parse(*written) for written in self._written(self._category_requests(prompts, "free", free))]
+    def drop(self, keys: Collection[int]) -> None:
+        """See `Backend`."""
+        gone = [request for request, (key, _) in self._note_of.items() if key in keys]
+        self._engine.abort_request(gone)
+        for request in gone:
+            del self._note_of[request]
+        for key in keys:
+            self._notes.pop(key, None)
 
-    def _category_requests(self, prompts: Sequence[Prompt], name: str, grammar: Grammar) -> list[Request]:
-        params = self._writing(grammar, {GRAMMAR: name})
-        return [([*prompt.token_ids, *self.builder.guidance("category")], params) for prompt in prompts]
+    def _ask(self, key: int, task: Task | None, token_ids: list[int], params: SamplingParams) -> None:
+        self._notes[key].unfinished += 1
+        request = f"{key}-{task}"
+        self._note_of[request] = (key, task)
+        self._engine.add_request(request, tokens_input(token_ids), params)
 
-    def _topics_requests(self, prompts: Sequence[Prompt], count: int) -> list[Request]:
-        params = self._writing(self._grammars.tags(count), {GRAMMAR: "topics", COUNT: count})
-        task: Task = "topics"
-        ids = [list(prompt.token_ids) for prompt in prompts]
+    def _ask_for_outputs(self, key: int, request: Request) -> None:
+        """Prompts that begin as the first one did, whose keys and values are cached."""
+        ids, category = list(request.prompt.token_ids), self._grammars.category
+        guidance = self.builder.guidance
+        if request.is_free:
+            self._ask(
+                key, "category", ids + guidance("category"), self._writing(self._grammars.free, {GRAMMAR: "free"})
+            )
+        if request.max_hashtags is None:
+            return
+        if category.goes_on(category.start[None])[0]:
+            self._ask(key, "category", ids + guidance("category"), self._writing(category, {GRAMMAR: "category"}))
+        count = request.max_hashtags
         if not self.builder.template.shares_prefix:
-            ids = self.builder.prompts([prompt.note for prompt in prompts], task, count)
-        return [([*token_ids, *self.builder.guidance(task, count)], params) for token_ids in ids]
+            [ids] = self.builder.prompts([request.prompt.note], "topics", count)
+        params = self._writing(self._grammars.tags(count), {GRAMMAR: "topics", COUNT: count})
+        self._ask(key, "topics", ids + guidance("topics", count), params)
 
-    def _writing(self, grammar: Grammar, asked: dict[str, Any]) -> SamplingParams:
+    def _embedding(self) -> SamplingParams:
+        return SamplingParams(
+            temperature=0,
+            max_tokens=1,
+            logprob_token_ids=self._reserved,
+            flat_logprobs=True,
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+
+    def _writing(self, grammar: Grammar, asked: Mapping[str, Any]) -> SamplingParams:
         return SamplingParams(
             temperature=0,
             max_tokens=grammar.max_tokens,
@@ -141,24 +177,23 @@ class VllmBackend:
             stop_token_ids=[grammar.end],
             ignore_eos=True,
             detokenize=False,
-            extra_args=asked,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+            extra_args=dict(asked),
         )
 
-    def _written(self, requests: Sequence[Request]) -> list[tuple[list[int], list[float]]]:
-        """Tokens and their log-probabilities, of each request."""
-        outputs = [answer.outputs[0] for answer in self._run(requests)]
-        return [(list(output.token_ids), list(output.logprobs.logprobs)) for output in outputs]
-
-    def _run(self, requests: Sequence[Request]) -> list[RequestOutput]:
-        if not requests:
-            return []
-        prompts = [{"prompt_token_ids": ids} for ids, _ in requests]
-        answers: list[RequestOutput] = self._engine.generate(
-            prompts, [params for _, params in requests], use_tqdm=False
-        )
-        return answers
-
-    def _logits(self, answer: RequestOutput) -> list[float]:
+    def _vector(self, answer: RequestOutput) -> NDArray[np.float32]:
         logprobs = answer.outputs[0].logprobs
         by_token = dict(zip(logprobs.token_ids, logprobs.logprobs, strict=True))
-        return [by_token[token] for token in self._reserved]
+        vector_D = np.array([by_token[token] for token in self._reserved], dtype=np.float32) + self._bias_D
+        unit_D: NDArray[np.float32] = vector_D / np.linalg.norm(vector_D)
+        return unit_D
+
+
+@dataclass(eq=False, slots=True)
+class _Note:
+    """A note under way; complete when none of its requests is ``unfinished``."""
+
+    request: Request
+    vector: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
+    written: dict[Task, Written] = field(default_factory=dict)
+    unfinished: int = 0

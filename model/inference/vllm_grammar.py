@@ -2,37 +2,23 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 from vllm import SamplingParams
 from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, process_dict_updates
 
 from model.network.checkpoint import load_manifest, prompt_builder
-from model.text.grammar import Grammar, Grammars, follow
+from model.text.grammar import Grammar, Grammars
+from model.text.outputs import Outputs
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
 
 # In `SamplingParams.extra_args`: the grammar, and for hashtags how many.
 GRAMMAR, COUNT = "notellm_grammar", "notellm_count"
-
-
-class _Output:
-    """One output being written: vLLM appends to ``written`` as it goes."""
-
-    def __init__(self, grammar: Grammar, written: Sequence[int]) -> None:
-        self.grammar = grammar
-        self._written = written
-        self._state = grammar.start
-        self._followed = 0
-
-    def state(self) -> Any:
-        """After all that is written."""
-        self._state = follow(self.grammar, self._state, self._written[self._followed :])
-        self._followed = len(self._written)
-        return self._state
 
 
 class GrammarProcessor(LogitsProcessor):
@@ -44,8 +30,15 @@ class GrammarProcessor(LogitsProcessor):
     def __init__(self, vllm_config: "VllmConfig", device: torch.device, is_pin_memory: bool) -> None:  # noqa: ARG002
         folder = Path(vllm_config.model_config.model)
         manifest = load_manifest(folder)
-        self._grammars = Grammars(prompt_builder(folder, manifest), manifest.categories)
-        self._outputs: dict[int, _Output] = {}
+        self._begin(Grammars(prompt_builder(folder, manifest), manifest.categories))
+
+    def _begin(self, grammars: Grammars) -> None:
+        self._grammars = grammars
+        self._outputs = Outputs()
+        self._written: list[Sequence[int]] = []  # of each output: vLLM appends to it
+        self._followed = np.zeros(0, np.int64)
+        self._place_of_row: dict[int, int] = {}
+        self._rows = torch.zeros(0, dtype=torch.long)
 
     def is_argmax_invariant(self) -> bool:
         """No: it changes the likeliest token."""
@@ -53,35 +46,51 @@ class GrammarProcessor(LogitsProcessor):
 
     def update_state(self, batch_update: BatchUpdate | None) -> None:
         """Follow the requests that come, go and move between the rows."""
-        process_dict_updates(self._outputs, batch_update, self._output)
+        process_dict_updates(self._place_of_row, batch_update, self._join)
+        if batch_update is None:
+            return
+        places = np.array(list(self._place_of_row.values()), np.int64)
+        self._outputs.keep(places)
+        self._followed = self._followed[places]
+        self._written = [self._written[place] for place in places]
+        self._rows = torch.tensor(list(self._place_of_row), dtype=torch.long)
+        self._place_of_row = {row: place for place, row in enumerate(self._place_of_row)}
 
     def apply(self, logits: Tensor) -> Tensor:
         """See the class."""
-        rows_of: dict[Grammar, list[int]] = {}
-        for row, output in self._outputs.items():
-            rows_of.setdefault(output.grammar, []).append(row)
-        for grammar, rows in rows_of.items():
-            logits[rows] = self._next(grammar, logits[rows], [self._outputs[row].state() for row in rows])
+        if len(self._outputs):
+            self._follow()
+            rows = self._rows.to(logits.device)
+            scores = self._outputs.log_probabilities(logits[rows])
+            logits[rows] = float("-inf")
+            logits[rows, : scores.shape[1]] = scores.to(logits.dtype)
         return logits
 
-    def _output(self, params: SamplingParams, _prompt: list[int] | None, written: list[int]) -> _Output | None:
-        asked = params.extra_args or {}
+    def _join(self, params: SamplingParams, _prompt: list[int] | None, written: list[int]) -> int | None:
+        """The place of a request among the outputs; None if it names no grammar."""
+        grammar = self._grammar(params.extra_args or {})
+        if grammar is None:
+            return None
+        self._outputs.join(grammar)
+        self._written.append(written)
+        self._followed = np.append(self._followed, 0)
+        return len(self._written) - 1
+
+    def _grammar(self, asked: dict[str, object]) -> Grammar | None:
         match asked.get(GRAMMAR):
             case "category":
-                return _Output(self._grammars.category, written)
+                return self._grammars.category
             case "topics":
-                return _Output(self._grammars.tags(asked[COUNT]), written)
+                return self._grammars.tags(int(str(asked[COUNT])))
             case "free":
-                return _Output(self._grammars.free, written)
+                return self._grammars.free
         return None
 
-    @staticmethod
-    def _next(grammar: Grammar, logits_NV: Tensor, states: Sequence[Any]) -> Tensor:
-        allowed_NV = torch.full_like(logits_NV, float("-inf"))
-        going = [row for row, state in enumerate(states) if grammar.goes_on(state)]
-        # vLLM asks for one token more than a complete output has: the end token stops it.
-        allowed_NV[:, grammar.end] = 0.0
-        if going:
-            scores = grammar.log_probabilities(logits_NV[going], [states[row] for row in going])
-            allowed_NV[going, : scores.shape[1]] = scores.to(logits_NV.dtype)
-        return allowed_NV
+    def _follow(self) -> None:
+        """Up to all that is written: one token of each, and more of a request that vLLM had put aside."""
+        lengths = np.array([len(written) for written in self._written])
+        while (behind := self._followed < lengths).any():
+            pairs = zip(self._written, self._followed.tolist(), behind.tolist(), strict=True)
+            tokens = [written[place] if is_behind else 0 for written, place, is_behind in pairs]
+            self._outputs.advance(np.array(tokens), behind)
+            self._followed = self._followed + behind

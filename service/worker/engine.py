@@ -1,24 +1,26 @@
-"""The engine: runs the model on one thread, in turn for drafts, for which a client waits, and for stored notes.
+"""The engine: runs the model on one thread, for drafts, for which a client waits, and for stored notes.
 
-Prompts are made on threads of their own, so that the next batch is tokenized while this one runs.
+Notes join and leave between two steps of the model, each as soon as there is room and it is complete. Prompts are made
+on threads of their own, so that the next notes are tokenized while the model runs.
 """
 
 import asyncio
+import itertools
 import logging
 import time
 import traceback
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
-from model.backend import Backend, Embedding, Prediction, Prompt, Timings
-from model.batching import TokenBudget, fits
+from model.backend import Backend, Embedding, Prediction, Prompt, Request
+from model.batching import TokenBudget, admits, together
 from model.note import Note
 from service import metrics
 from service.errors import WorkerUnavailable
@@ -35,46 +37,53 @@ _PROBE = Note("probe", "A walk along the river", "The market was open, and it di
 
 
 class Turn(Enum):
-    """The use of the next forward pass."""
+    """The notes that join at the next step."""
 
     DRAFTS = "drafts"
     BACKLOG = "backlog"
 
 
-def next_turn(drafts: int, backlog: int, last: Turn | None) -> Turn | None:
+def next_turn(drafts: int, backlog: int, under_way: int, last: Turn | None) -> Turn | None:
     """Drafts go first, because clients wait for them; but never twice in a row while a stored note waits.
 
-    ``drafts`` and ``backlog`` count the waiting ones. None when there are none.
+    ``drafts`` and ``backlog`` count the waiting ones, ``under_way`` the drafts in the model: while there are any,
+    stored notes join once, because each prompt delays the next token of all. None when nothing is to join.
     """
     if drafts and not (backlog and last is Turn.DRAFTS):
         return Turn.DRAFTS
-    return Turn.BACKLOG if backlog else None
+    return Turn.BACKLOG if backlog and (last is Turn.DRAFTS or not under_way) else None
 
 
 class BackendBroken(Exception):
     """The model cannot predict for a harmless note: a new process may, and this one should end."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Draft:
-    """``max_hashtags`` is None where the vector alone is wanted."""
+@dataclass(eq=False, slots=True)
+class _Job:
+    """A request with its answer to come. ``expires``: when a draft has waited too long; None for a stored note.
 
-    prompt: Prompt
-    max_hashtags: int | None
-    expires: float
+    ``queued_s``: what a stored note had waited before. ``is_alone``: it was in the model when that failed, and runs
+    with no other, to find out whose fault it was.
+    """
+
+    request: Request
     answer: "asyncio.Future[Prediction]"
+    expires: float | None = None
+    queued_s: float | None = None
+    is_alone: bool = False
+    since: float = field(default_factory=time.monotonic)
 
-
-@dataclass(frozen=True, slots=True)
-class _Call:
-    function: Callable[[], Any]
-    answer: "asyncio.Future[Any]"
+    @property
+    def is_draft(self) -> bool:
+        return self.expires is not None
 
 
 class Engine:
-    """The model on its own thread: drafts go first, but stored notes that wait get every second turn.
+    """The model on its own thread: drafts join first, but stored notes that wait get every second turn.
 
-    ``broken`` is set when the backend fails on every note; there are no predictions from then on.
+    When a step fails, the notes in it are tried again: half as many tokens at once where memory ran out, else each
+    alone, and one that fails alone gets its error. ``broken`` is set when a harmless note fails, too; there are no
+    predictions from then on.
     """
 
     def __init__(self, backend: Backend, *, max_batch_tokens: int, max_drafts: int) -> None:
@@ -85,32 +94,34 @@ class Engine:
         self._max_drafts = max_drafts
         self._tokenizing = 0
         self._draining = False
-        self._drafts: deque[_Draft] = deque()
+        self._drafts: deque[_Job] = deque()
+        self._backlog: deque[_Job] = deque()
+        self._under_way: dict[int, _Job] = {}
+        self._leaving: set[int] = set()
+        self._keys = itertools.count()
+        self._last: Turn | None = None
         self._unanswered: set[asyncio.Future[Prediction]] = set()
-        self._backlog: deque[_Call] = deque()
         self._wake = asyncio.Event()
         self._model = ThreadPoolExecutor(1, thread_name_prefix="model")
         self._tokenizers = ThreadPoolExecutor(_TOKENIZERS, thread_name_prefix="tokenizer")
 
     @property
     def batch_tokens(self) -> int:
-        """Padded tokens that one forward pass may have now; fewer for a while after memory ran out."""
+        """Padded tokens that the notes in the model may have now; fewer for a while after memory ran out."""
         return self._budget.now
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Take turns inside the block. Its end waits for the batch that runs, and cancels all that wait."""
-        turns = asyncio.create_task(self._take_turns())
+        """Take steps inside the block. Its end waits for the step that runs, and cancels all notes."""
+        steps = asyncio.create_task(self._take_steps())
         try:
             yield
         finally:
-            turns.cancel()
+            steps.cancel()
             with suppress(asyncio.CancelledError):
-                await turns
-            for draft in self._drafts:
-                draft.answer.cancel()
-            for call in self._backlog:
-                call.answer.cancel()
+                await steps
+            for job in (*self._under_way.values(), *self._drafts, *self._backlog):
+                job.answer.cancel()
             for executor in (self._tokenizers, self._model):
                 await asyncio.to_thread(executor.shutdown)
 
@@ -120,8 +131,14 @@ class Engine:
         if self._unanswered:
             await asyncio.wait(self._unanswered, timeout=timeout_s)
 
+    def withdraw(self) -> None:
+        """Cancel the stored notes that have not joined; those in the model are finished."""
+        for job in self._backlog:
+            job.answer.cancel()
+        self._backlog.clear()
+
     async def predict_draft(self, note: Note, max_hashtags: int, timeout_s: float) -> Prediction:
-        """Predict for one draft; if the caller is cancelled before its turn, there is no forward pass.
+        """Predict for one draft; if the caller is cancelled, it leaves the model or never joins.
 
         Raises WorkerUnavailable when too many wait, its time was up before its turn or the worker is about to end, and
         any error of the backend on this draft alone.
@@ -138,21 +155,32 @@ class Engine:
         """The prompts of notes in order, or the error of each. Runs while the model does."""
         return await self._on(self._tokenizers, lambda: self._tokenize(notes))
 
-    async def predict(self, prompts: Sequence[Prompt], max_hashtags: int) -> list[Prediction | Exception]:
-        """One forward pass over prompts of stored notes, in order.
+    async def predict(self, prompt: Prompt, max_hashtags: int, queued_s: float = 0.0) -> Prediction:
+        """Predict for a stored note, which has waited ``queued_s`` seconds before.
 
-        When it raises, every prompt is tried alone, and one that fails alone comes back as its error; when it runs out
-        of memory, one half is tried after the other. Raises BackendBroken when a harmless note fails, too.
+        Raises its error when the model fails on this note alone, and BackendBroken when a harmless note fails, too. Is
+        cancelled by `withdraw`.
         """
-        return await self._queue(lambda: self._predict(prompts, max_hashtags))
+        return await self._stored(Request(prompt, max_hashtags), queued_s)
 
     async def write_categories(self, prompts: Sequence[Prompt]) -> list[str]:
-        """See `Backend.write_categories`; takes a turn of stored notes."""
-        return await self._queue(lambda: self._backend.write_categories(prompts))
+        """Freely written categories of stored notes, see `model.backend.Request`; they wait as `predict` does."""
+        written = await asyncio.gather(*(self._stored(Request(prompt, is_free=True), None) for prompt in prompts))
+        return [prediction.category.name if prediction.category else "" for prediction in written]
+
+    async def _stored(self, request: Request, queued_s: float | None) -> Prediction:
+        if self.broken.is_set():
+            raise BackendBroken("a harmless note fails")
+        job = _Job(request, asyncio.get_running_loop().create_future(), queued_s=queued_s)
+        self._backlog.append(job)
+        self._wake.set()
+        return await job.answer
 
     async def _predict_drafts(
         self, notes: Sequence[Note], max_hashtags: int | None, timeout_s: float
     ) -> list[tuple[Prompt, Prediction]]:
+        if self.broken.is_set():
+            raise WorkerUnavailable("the model is broken")
         if self._draining:
             raise WorkerUnavailable("the worker is about to end")
         if len(self._drafts) + self._tokenizing >= self._max_drafts:
@@ -165,13 +193,14 @@ class Engine:
         expires = loop.time() + timeout_s
         try:
             prompts = await self._draft_prompts(notes)
-            drafts = zip(prompts, answers, strict=True)
-            self._drafts.extend(_Draft(prompt, max_hashtags, expires, answer) for prompt, answer in drafts)
+            for prompt, answer in zip(prompts, answers, strict=True):
+                self._drafts.append(_Job(Request(prompt, max_hashtags), answer, expires))
             self._wake.set()
             return list(zip(prompts, await asyncio.gather(*answers), strict=True))
         finally:
             for answer in answers:
                 answer.cancel()
+            self._wake.set()
 
     async def _draft_prompts(self, notes: Sequence[Note]) -> list[Prompt]:
         self._tokenizing += len(notes)
@@ -184,96 +213,148 @@ class Engine:
                 raise prompt
         return [prompt for prompt in prompts if isinstance(prompt, Prompt)]
 
-    async def _queue(self, function: Callable[[], T]) -> T:
-        call = _Call(function, asyncio.get_running_loop().create_future())
-        self._backlog.append(call)
-        self._wake.set()
-        answer: T = await call.answer
-        return answer
-
-    async def _take_turns(self) -> None:
-        last: Turn | None = None
+    async def _take_steps(self) -> None:
         while True:
-            last = next_turn(len(self._drafts), len(self._backlog), last)
-            if last is Turn.DRAFTS:
-                await self._run_drafts()
-            elif last is Turn.BACKLOG:
-                await self._run_call(self._backlog.popleft())
+            self._forget_unwanted()
+            joining = {next(self._keys): job for job in self._next_to_join()}
+            self._under_way |= joining
+            if self._under_way or self._leaving:
+                await self._take_step(joining)
             else:
                 self._wake.clear()
                 await self._wake.wait()
 
-    async def _run_call(self, call: _Call) -> None:
-        if not call.answer.done():
-            _settle(call.answer, await self._outcome(call.function))
-
-    async def _run_drafts(self) -> None:
-        batch = self._next_drafts()
-        if not batch:
-            return
-        max_hashtags = batch[0].max_hashtags
-        outcome = await self._outcome(lambda: self._predict([draft.prompt for draft in batch], max_hashtags))
-        if isinstance(outcome, Exception):
-            outcome = [WorkerUnavailable("the model is broken")] * len(batch)
-        for draft, prediction in zip(batch, outcome, strict=True):
-            _settle(draft.answer, prediction)
-
-    def _next_drafts(self) -> list[_Draft]:
-        """Takes the oldest draft and others with the same number of hashtags; drops expired and abandoned drafts.
-
-        The number stands in the prompt: in a batch of several numbers, a prediction would depend on its neighbors.
-        """
+    def _forget_unwanted(self) -> None:
+        """Notes whose caller is gone, and drafts that have waited too long."""
         now = asyncio.get_running_loop().time()
         for draft in self._drafts:
-            if draft.expires <= now:
+            if draft.expires is not None and draft.expires <= now:
                 _settle(draft.answer, WorkerUnavailable("the draft waited too long"))
-        alive = [draft for draft in self._drafts if not draft.answer.done()]
-        alike = [draft for draft in alive if draft.max_hashtags == alive[0].max_hashtags]
-        batch = alike[: fits([len(draft.prompt.token_ids) for draft in alike], self._budget.now)]
-        taken = {id(draft) for draft in batch}
-        self._drafts = deque(draft for draft in alive if id(draft) not in taken)
-        return batch
+        self._drafts = deque(job for job in self._drafts if not job.answer.done())
+        self._backlog = deque(job for job in self._backlog if not job.answer.done())
+        unwanted = {key for key, job in self._under_way.items() if job.answer.done()}
+        self._leaving |= unwanted
+        self._under_way = {key: job for key, job in self._under_way.items() if key not in unwanted}
 
-    async def _outcome(self, function: Callable[[], T]) -> T | Exception:
+    def _next_to_join(self) -> list[_Job]:
+        """The oldest drafts, or stored notes of like length, as many as there is room for."""
+        drafts = sum(job.is_draft for job in self._under_way.values())
+        turn = next_turn(len(self._drafts), len(self._backlog), drafts, self._last)
+        if turn is None or any(job.is_alone for job in self._under_way.values()):
+            return []
+        queue = self._drafts if turn is Turn.DRAFTS else self._backlog
+        positions = self._with_room(queue) if not queue[0].is_alone else [] if self._under_way else [0]
+        joining = [queue[position] for position in positions]
+        for position in sorted(positions, reverse=True):
+            del queue[position]
+        if joining:
+            self._last = turn
+        return joining
+
+    def _with_room(self, queue: Sequence[_Job]) -> list[int]:
+        lengths = [job.request.tokens for job in queue if not job.is_alone]
+        under_way = [job.request.tokens for job in self._under_way.values()]
+        positions = list(range(len(lengths)))
+        if queue is self._backlog:
+            positions = together(lengths, min(self._budget.now, self._backend.join_tokens))
+        return positions[: admits([lengths[position] for position in positions], self._budget.now, under_way)]
+
+    async def _take_step(self, joining: Mapping[int, _Job]) -> None:
+        leaving, self._leaving = self._leaving, set()
+        is_idle = not self._under_way
         try:
-            return await self._on(self._model, function)
-        except BackendBroken as error:
-            log.error("backend_broken", extra={"error": type(error.__cause__).__name__})  # noqa: TRY400 - may quote
-            self.broken.set()
-            return error
+            complete = await self._on(self._model, lambda: self._step(leaving, joining, is_idle))
         except Exception as error:
-            return error
+            await self._recover(error)
+            return
+        jobs = {key: self._under_way.pop(key) for key in complete}
+        failures = {}
+        for key, job in jobs.items():
+            metrics.EMBED_STAGE_SECONDS.labels("infer").observe(time.monotonic() - job.since)
+            if refusal := _refusal(complete[key]):
+                failures[job] = refusal
+            else:
+                _settle(job.answer, complete[key])
+        if failures:
+            await self._fail(failures)
+
+    async def _recover(self, error: Exception) -> None:
+        """A step failed: try its notes again, or give one up that was alone in it."""
+        # Its frames hold the memory of the step, and the next try needs it.
+        traceback.clear_frames(error.__traceback__)
+        jobs = list(self._under_way.values())
+        if ran_out_of_memory(error):
+            metrics.EMBED_OUT_OF_MEMORY.inc()
+            self._budget.shed(len(jobs) * max((job.request.tokens for job in jobs), default=1))
+        if len(jobs) > 1:
+            self._put_back(is_alone=not ran_out_of_memory(error))
+        else:
+            self._leaving |= self._under_way.keys()
+            self._under_way.clear()
+            await self._fail(dict.fromkeys(jobs, error))
+
+    async def _fail(self, failures: Mapping[_Job, Exception]) -> None:
+        """Give notes up, unless a harmless one fails, too: then the model is broken."""
+        self._put_back(is_alone=False)
+        leaving, self._leaving = self._leaving, set()
+        cause = await self._on(self._model, lambda: self._probe(leaving))
+        if cause is None:
+            for job, error in failures.items():
+                _settle(job.answer, error)
+            return
+        log.error("backend_broken", extra={"error": type(cause).__name__})
+        self.broken.set()
+        for job in (*failures, *self._drafts, *self._backlog):
+            broken = (
+                WorkerUnavailable("the model is broken") if job.is_draft else BackendBroken("a harmless note fails")
+            )
+            _settle(job.answer, broken)
+
+    def _put_back(self, *, is_alone: bool) -> None:
+        """What is in the model waits again, before all others."""
+        for job in reversed(self._under_way.values()):
+            job.is_alone = is_alone
+            (self._drafts if job.is_draft else self._backlog).appendleft(job)
+        self._leaving |= self._under_way.keys()
+        self._under_way.clear()
 
     def _tokenize(self, notes: Sequence[Note]) -> list[Prompt | Exception]:
         with metrics.EMBED_STAGE_SECONDS.labels("tokenize").time():
             return each_or_error(self._backend.tokenize, notes)
 
-    def _predict(self, prompts: Sequence[Prompt], max_hashtags: int | None) -> list[Prediction | Exception]:
-        predictions = each_or_error(lambda part: self._forward(part, max_hashtags), prompts, self._shed)
-        if any(isinstance(prediction, Exception) for prediction in predictions):
-            self._probe()
-        return predictions
+    def _step(self, leaving: Collection[int], joining: Mapping[int, _Job], is_idle: bool) -> dict[int, Prediction]:
+        self._backend.drop(leaving)
+        if is_idle:
+            return {}
+        for key, job in joining.items():
+            if job.queued_s is not None:
+                metrics.EMBED_STAGE_SECONDS.labels("queue").observe(job.queued_s + time.monotonic() - job.since)
+            job.since = time.monotonic()
+            self._backend.add(key, job.request)
+        complete = self._backend.step()
+        if joining:
+            self._budget.recover()
+        self._measure(sum(job.request.tokens for job in joining.values()))
+        return complete
 
-    def _probe(self) -> None:
-        """Raises BackendBroken when a harmless note fails."""
-        [prediction] = each_or_error(lambda notes: self._forward(self._backend.tokenize(notes), 1), [_PROBE])
-        if isinstance(prediction, Exception):
-            raise BackendBroken(f"a harmless note fails: {type(prediction).__name__}") from prediction
+    def _measure(self, joined_tokens: int) -> None:
+        if joined_tokens:
+            metrics.EMBED_BATCH_TOKENS.observe(joined_tokens)
+            metrics.EMBED_TOKENS.inc(joined_tokens)
+        if timings := self._backend.timings:
+            if joined_tokens:
+                metrics.EMBED_STAGE_SECONDS.labels("prefill").observe(timings.prefill_s)
+            metrics.EMBED_STAGE_SECONDS.labels("decode").observe(timings.decode_s)
 
-    def _forward(self, prompts: Sequence[Prompt], max_hashtags: int | None) -> Sequence[Prediction]:
-        started = time.perf_counter()
-        if max_hashtags is None:
-            predictions, timings = [Prediction(vector, (), None) for vector in self._backend.embed(prompts)], None
-        else:
-            predictions, timings = self._backend.predict(prompts, max_hashtags), self._backend.timings
-        _check(predictions, len(prompts))
-        _measure(prompts, time.perf_counter() - started, timings)
-        self._budget.recover()
-        return predictions
-
-    def _shed(self, prompts: Sequence[Prompt]) -> None:
-        metrics.EMBED_OUT_OF_MEMORY.inc()
-        self._budget.shed(len(prompts) * max(len(prompt.token_ids) for prompt in prompts))
+    def _probe(self, leaving: Collection[int]) -> Exception | None:
+        """What is wrong with the model, if it fails on a harmless note alone."""
+        try:
+            self._backend.drop(leaving)
+            [prediction] = self._backend.predict(self._backend.tokenize([_PROBE]), 1)
+        except Exception as error:
+            traceback.clear_frames(error.__traceback__)
+            return error
+        return _refusal(prediction)
 
     async def _on(self, executor: Executor, function: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(executor, function)
@@ -285,51 +366,26 @@ def ran_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or _CPU_FULL in str(error)
 
 
-def each_or_error(
-    function: Callable[[Sequence[A]], Sequence[T]],
-    items: Sequence[A],
-    shed: Callable[[Sequence[A]], None] = lambda _: None,
-) -> list[T | Exception]:
-    """``function(items)``; when that raises, ``function([item])`` for each, or its error, in order.
-
-    When memory ran out, ``shed(items)`` is called, and one half is tried after the other.
-    """
+def each_or_error(function: Callable[[Sequence[A]], Sequence[T]], items: Sequence[A]) -> list[T | Exception]:
+    """``function(items)``; when that raises, ``function([item])`` for each, or its error, in order."""
     try:
         return list(function(items))
     except Exception as error:
-        # Its frames hold the memory of the pass, and the next try needs it.
-        traceback.clear_frames(error.__traceback__)
-        out_of_memory = ran_out_of_memory(error)
-        if out_of_memory:
-            shed(items)
         if len(items) == 1:
             return [error]
-    size = (len(items) + 1) // 2 if out_of_memory else 1
-    parts = [items[start : start + size] for start in range(0, len(items), size)]
-    return [result for part in parts for result in each_or_error(function, part, shed)]
+    return [result for item in items for result in each_or_error(function, [item])]
 
 
-def _measure(prompts: Sequence[Prompt], infer_s: float, timings: Timings | None) -> None:
-    tokens = sum(len(prompt.token_ids) for prompt in prompts)
-    metrics.EMBED_BATCH_TOKENS.observe(tokens)
-    metrics.EMBED_TOKENS.inc(tokens)
-    metrics.EMBED_STAGE_SECONDS.labels("infer").observe(infer_s)
-    if timings:
-        metrics.EMBED_STAGE_SECONDS.labels("prefill").observe(timings.prefill_s)
-        metrics.EMBED_STAGE_SECONDS.labels("decode").observe(timings.decode_s)
+def _refusal(prediction: Prediction) -> ValueError | None:
+    """What is wrong with a prediction, if anything is."""
+    norm = float(np.linalg.norm(prediction.vector))
+    if abs(norm - 1.0) <= _NORM_TOLERANCE:
+        return None
+    # The index would refuse it, and the note would stay pending for ever.
+    return ValueError(f"the vector is not of unit norm but {norm:.4f}")
 
 
-def _check(predictions: Sequence[Prediction], count: int) -> None:
-    if len(predictions) != count:
-        raise ValueError(f"{count} prompts gave {len(predictions)} predictions")
-    for prediction in predictions:
-        norm = float(np.linalg.norm(prediction.vector))
-        if not abs(norm - 1.0) <= _NORM_TOLERANCE:
-            # The index would refuse it, and the note would stay pending for ever.
-            raise ValueError(f"the vector is not of unit norm but {norm:.4f}")
-
-
-def _settle(answer: "asyncio.Future[Any]", outcome: object) -> None:
+def _settle(answer: "asyncio.Future[Prediction]", outcome: Prediction | Exception) -> None:
     if answer.done():
         return
     if isinstance(outcome, Exception):

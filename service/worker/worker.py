@@ -1,8 +1,8 @@
 """The worker: claims jobs, runs the model on their notes and publishes the predictions.
 
-Three loops overlap: jobs are claimed and tokenized until there is enough for two forward passes, the engine predicts
-one batch after the other, and the predictions of the batch before are published. A job is in flight from its claim
-until Redis has confirmed its prediction or failure; the jobs in flight when the worker ends are released.
+Jobs are claimed and tokenized ahead, so that the engine never waits for notes, and each prediction is published when it
+is complete, together with those that became so during the publication before. A job is in flight from its claim until
+Redis has confirmed its prediction or failure; the jobs in flight when the worker ends are released.
 """
 
 import asyncio
@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from model.backend import Prediction, Prompt
-from model.batching import together
 from model.note import Note
 from service import metrics, traces
 from service.errors import StoreUnavailable
@@ -27,9 +26,9 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-CLAIM_LIMIT = 256
+CLAIM_LIMIT = 512
 MAX_DELIVERIES = 5
-# Tokenized while a batch runs: enough to choose notes of similar length from, and little to keep from other workers.
+# Tokenized while the model is full: enough to choose notes of like length from, and little to keep from other workers.
 _BATCHES_AHEAD = 2
 _NOTES_A_BATCH = 8
 _BLOCK_S = 0.2
@@ -73,24 +72,25 @@ class Worker:
         self._sampler = sampler
         self._hashtags = hashtags
         self._cache = cache
-        self._in_flight: set[str] = set()
-        self._ready: list[_Ready] = []
+        self._in_flight: dict[str, int] = {}  # tokens of the note of each entry
+        self._complete: list[tuple[_Ready, Prediction | Exception]] = []
+        self._publishing = asyncio.Lock()
         self._mean_tokens = max(1, engine.batch_tokens // _NOTES_A_BATCH)
         self._changed = asyncio.Event()
         self._stop = asyncio.Event()
 
     def stop(self) -> None:
-        """Finish the batch that runs, and no other."""
+        """Finish the notes that are in the model, and no other."""
         self._stop.set()
+        self._engine.withdraw()
         self._changed.set()
 
     async def run(self) -> None:
         """Work until `stop`. Raises BackendBroken when the model cannot predict any more."""
         async with asyncio.TaskGroup() as tasks:
             background = [tasks.create_task(self._heartbeat()), tasks.create_task(self._watch_engine())]
-            async with asyncio.TaskGroup() as work:
-                work.create_task(self._claim_jobs())
-                work.create_task(self._predict_batches())
+            async with asyncio.TaskGroup() as self._work:
+                self._work.create_task(self._claim_jobs())
             for task in background:
                 task.cancel()
         with suppress(StoreUnavailable):
@@ -125,12 +125,18 @@ class Worker:
             if await self._until_none_in_flight():
                 await self._prepare(await self._queue.reclaim(CLAIM_LIMIT))
                 await self._until_none_in_flight()
-        elif await self._until(lambda: self._room() > 0):
+        elif await self._until(self._has_room):
             await self._prepare(await self._queue.claim(self._room(), _BLOCK_S))
 
+    def _has_room(self) -> bool:
+        """Whether a claim is worth a call: a batch is missing of one in the model and those ahead."""
+        tokens = sum(self._in_flight.values())
+        return tokens <= _BATCHES_AHEAD * self._engine.batch_tokens and len(self._in_flight) < CLAIM_LIMIT
+
     def _room(self) -> int:
-        """How many more notes of mean length keep the model busy."""
-        tokens = _BATCHES_AHEAD * self._engine.batch_tokens - sum(ready.tokens for ready in self._ready)
+        """How many more notes of mean length keep the model busy: no more than those ahead, as the mean is a guess."""
+        batch = self._engine.batch_tokens
+        tokens = min(_BATCHES_AHEAD * batch, (1 + _BATCHES_AHEAD) * batch - sum(self._in_flight.values()))
         return min(-(-tokens // self._mean_tokens), CLAIM_LIMIT - len(self._in_flight))
 
     async def _prepare(self, claimed: Sequence[Claimed]) -> None:
@@ -147,9 +153,10 @@ class Worker:
                 await self._dead_letter(work.item, prompt)
         if ready:
             self._mean_tokens = max(1, sum(one.tokens for one in ready) // len(ready))
-        self._in_flight.update(one.work.item.entry for one in ready)
-        self._ready += ready
-        self._changed.set()
+        self._in_flight |= {one.work.item.entry: one.tokens for one in ready}
+        if not self._stop.is_set():
+            for one in ready:
+                self._work.create_task(self._predict(one))
 
     async def _current(self, claimed: Sequence[Claimed]) -> list[_Work]:
         """The jobs for their note's present version; finishes outdated jobs, dead-letters jobs that kill workers."""
@@ -182,51 +189,43 @@ class Worker:
         metrics.NOTES_EMBEDDED.inc(await self._retry(lambda: self._queue.publish(known)))
         return unknown
 
-    async def _predict_batches(self) -> None:
-        async with asyncio.TaskGroup() as publishing:
-            while batch := await self._next_batch():
-                prompts = [ready.prompt for ready in batch]
-                metrics.EMBED_STAGE_SECONDS.labels("queue").observe(max(ready.work.item.queued_s for ready in batch))
-                try:
-                    with traces.following("read", (ready.work.item.job.traceparent for ready in batch)):
-                        predictions = await self._engine.predict(prompts, self._hashtags)
-                except BackendBroken:
-                    return
-                log.info("batch_read", extra={"notes": len(batch), "tokens": sum(ready.tokens for ready in batch)})
-                publishing.create_task(self._publish(batch, predictions))
+    async def _predict(self, ready: _Ready) -> None:
+        """Predict and publish, unless the engine withdraws the note or breaks: then it is left in flight."""
+        item = ready.work.item
+        outcome: Prediction | Exception
+        try:
+            with traces.following("read", [item.job.traceparent]):
+                outcome = await self._engine.predict(ready.prompt, self._hashtags, item.queued_s)
+        except BackendBroken:
+            return
+        except Exception as error:
+            outcome = error
+        self._complete.append((ready, outcome))
+        async with self._publishing:
+            complete, self._complete = self._complete, []
+            if complete:
+                await self._publish(complete)
 
-    async def _next_batch(self) -> list[_Ready]:
-        """The oldest note that is ready and others of similar length; none when stopped."""
-        if not await self._until(lambda: bool(self._ready)):
-            return []
-        positions = set(together([ready.tokens for ready in self._ready], self._engine.batch_tokens))
-        batch = [ready for position, ready in enumerate(self._ready) if position in positions]
-        self._ready = [ready for position, ready in enumerate(self._ready) if position not in positions]
-        self._changed.set()
-        return batch
-
-    async def _publish(self, batch: Sequence[_Ready], predictions: Sequence[Prediction | Exception]) -> None:
-        good, bad = [], []
-        for ready, prediction in zip(batch, predictions, strict=True):
-            if isinstance(prediction, Prediction):
-                good.append((ready, self._record(ready.work, prediction)))
-            else:
-                bad.append((ready.work.item, prediction))
+    async def _publish(self, complete: Sequence[tuple[_Ready, Prediction | Exception]]) -> None:
+        good = [(ready, self._record(ready.work, one)) for ready, one in complete if isinstance(one, Prediction)]
+        bad = [(ready.work.item, one) for ready, one in complete if isinstance(one, Exception)]
         records = [(ready.work.item, record) for ready, record in good]
         try:
             metrics.NOTES_EMBEDDED.inc(await self._retry(lambda: self._queue.publish(records)))
             for item, error in bad:
                 await self._settle_failure(item, error)
         except StoreUnavailable:
-            log.warning("batch_left", extra={"notes": len(batch)})
+            log.warning("notes_left", extra={"notes": len(complete)})
             return
         finally:
-            self._in_flight.difference_update(ready.work.item.entry for ready in batch)
+            for ready, _ in complete:
+                self._in_flight.pop(ready.work.item.entry, None)
             self._changed.set()
+        log.info("notes_read", extra={"notes": len(complete), "tokens": sum(ready.tokens for ready, _ in complete)})
         for _, record in records:
             self._cache.put(record)
         if not self._stop.is_set():
-            await self._sampler.sample([ready.prompt for ready, _ in good])
+            self._work.create_task(self._sampler.sample([ready.prompt for ready, _ in good]))
 
     def _record(self, work: _Work, prediction: Prediction) -> StoredPrediction:
         return StoredPrediction(

@@ -16,15 +16,17 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from support.outputs import written as outputs_of
 from support.scripts import EMOJI, HASHTAGS, hashtags
 from support.vocabularies import VOCABULARIES, builder
 
-from model.text.grammar import TagGrammar, follow
+from model.text.grammar import TagGrammar
 from model.text.prompt import PromptBuilder
 
 ROWS, STEPS = 256, 10
@@ -82,14 +84,11 @@ def _writable(vocabulary: PromptBuilder, tags: list[str]) -> list[int]:
 def _written(vocabulary: PromptBuilder, tags: list[str]) -> bool:
     """Whether every token of the list is allowed where it stands."""
     grammar = _grammar(vocabulary)
-    state = grammar.start
+    outputs, logits_V = outputs_of(grammar, [[]]), torch.zeros(1, len(vocabulary.token_bytes))
     for token in vocabulary.output(", ".join(tags)):
-        if not grammar.goes_on(state):
+        if not outputs.goes_on[0] or not outputs.log_probabilities(logits_V)[0, token].isfinite():
             return False
-        logits_V = torch.zeros(1, len(vocabulary.token_bytes))
-        if not grammar.log_probabilities(logits_V, [state])[0, token].isfinite():
-            return False
-        state = grammar.advance(state, token)
+        outputs.advance(np.array([token]))
     return True
 
 
@@ -102,16 +101,16 @@ def _step(vocabulary: PromptBuilder) -> dict[str, float]:
     grammar = _grammar(vocabulary)
     tokens = vocabulary.output("travel, 旅行" if vocabulary.knows("旅行") else "travel, coffee")[:-1]
     written = [tokens[: 1 + row % len(tokens)] for row in range(ROWS)]
-    states = [follow(grammar, grammar.start, row) for row in written]
+    outputs = outputs_of(grammar, written)
     logits_NV = torch.randn(ROWS, len(vocabulary.token_bytes))
-    grammar.log_probabilities(logits_NV, states)
+    outputs.log_probabilities(logits_NV)
     seconds = []
     for _ in range(STEPS):
         begun = time.process_time()
-        grammar.log_probabilities(logits_NV, states)
+        outputs.log_probabilities(logits_NV)
         seconds.append(time.process_time() - begun)
     with _Calls() as calls:
-        grammar.log_probabilities(logits_NV, states)
+        outputs.log_probabilities(logits_NV)
     return {"cpu_ms": round(1000 * statistics.median(seconds), 1), "torch_calls": calls.number}
 
 

@@ -6,14 +6,14 @@ Models: a Llama of 100 million random weights, and the mini model. Notes are as 
 hashtags are 16 tokens a note and categories 4, whatever the network would write. Each case starts with an empty prefix
 cache. In seconds a note, wall and CPU:
 
-    embed        the embedding alone             generate     hashtags alone
-    both_one     both from one prefill           both_two     both, a prefill each
+    embed        the embedding alone
+    both_one     embedding and hashtags from one prefill                both_two     a prefill each
     all_one      embedding, category, hashtags from one prefill         all_three    a prefill each
     plain        `generate` of transformers and a separate forward pass for the embedding
     drafts_64, drafts_1    predictions of 64 drafts at once, and one by one
 
-The last line is one JSON object. ``beside`` is both_one / generate, ``shared`` is all_one / all_three, ``batching`` the
-throughput of 64 drafts at once over one by one.
+The last line is one JSON object. ``shared`` is all_one / all_three, ``batching`` the throughput of 64 drafts at once
+over one by one. `tests/bench/drafts.py` measures drafts beside a backlog.
 """
 
 import argparse
@@ -30,17 +30,19 @@ from typing import Any
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "4")
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from support.llamas import long_notes, random_checkpoint
 
-from model.backend import Backend, Prompt
+from model.backend import Prompt
+from model.text.grammar import STATE
 from service.settings import MINI
 
 HASHTAG_TOKENS, CATEGORY_TOKENS, DRAFTS = 16, 4, 64
-CASES = ("embed", "generate", "both_one", "both_two", "all_one", "all_three", "plain", "drafts_64", "drafts_1")
+CASES = ("embed", "both_one", "both_two", "all_one", "all_three", "plain", "drafts_64", "drafts_1")
 
 
 def main() -> None:
@@ -76,7 +78,7 @@ def measure(model: str, name: str, arguments: argparse.Namespace) -> dict[str, o
         checkpoint = MINI if model == "mini" else random_checkpoint(Path(folder) / "llama", "100m")
         cases = Hf(checkpoint, dtype) if name == "hf" else Vllm(checkpoint, Path(folder) / "serving", dtype)
         prompts = cases.backend.tokenize(long_notes(arguments.notes))
-        cases.backend.predict(prompts[:4], 5)
+        cases.all_one(prompts[:4])
         seconds = {case: [] for case in CASES if hasattr(cases, case)}
         turns = [case for _ in range(arguments.rounds) for case in seconds]
         for case in tqdm(turns, desc=f"{model} {name}", unit="case"):
@@ -88,7 +90,6 @@ def measure(model: str, name: str, arguments: argparse.Namespace) -> dict[str, o
         "tokens_a_prompt": round(sum(len(prompt.token_ids) for prompt in prompts) / len(prompts)),
         "wall": {case: round(found[0], 4) for case, found in best.items()},
         "cpu": {case: round(found[1], 4) for case, found in best.items()},
-        "beside": round(wall["both_one"] / wall["generate"], 2),
         "shared": round(wall["all_one"] / wall["all_three"], 2),
         "batching": round(wall["drafts_1"] / wall["drafts_64"], 2),
     }
@@ -100,10 +101,52 @@ def timed(case: Callable[[Sequence[Prompt]], object], prompts: Sequence[Prompt])
     return (time.perf_counter() - wall) / len(prompts), (time.process_time() - cpu) / len(prompts)
 
 
-class Cases:
-    """Both backends have these."""
+class Fixed:
+    """Any tokens, and exactly so many: a state counts them."""
 
-    backend: Backend
+    start = np.zeros(STATE, np.int64)
+
+    def __init__(self, backend: Any, length: int) -> None:
+        self.end = backend.builder.special.eos
+        self.tokens = len(backend.builder.token_bytes)
+        self.max_tokens = length
+
+    def advance(self, states_NS: np.ndarray, tokens_N: np.ndarray) -> np.ndarray:
+        return states_NS + 1
+
+    def goes_on(self, states_NS: np.ndarray) -> np.ndarray:
+        return states_NS[:, 0] < self.max_tokens
+
+    def refused(self, states_NS: np.ndarray, device: torch.device) -> torch.Tensor:
+        return torch.zeros((len(states_NS), self.tokens), dtype=torch.bool, device=device)
+
+    def parse(self, *_: object) -> Any:
+        return ""
+
+
+class FixedGrammars:
+    """``with_category``: whether there is one to write."""
+
+    def __init__(self, backend: Any) -> None:
+        self.with_category = True
+        self._category, self._nothing = Fixed(backend, CATEGORY_TOKENS), Fixed(backend, 0)
+        self._tags = Fixed(backend, HASHTAG_TOKENS)
+        self.free = self._category
+
+    @property
+    def category(self) -> Fixed:
+        return self._category if self.with_category else self._nothing
+
+    def tags(self, count: int) -> Fixed:
+        return self._tags
+
+
+class Cases:
+    """Both backends have these; outputs have a fixed length, whatever the network would write."""
+
+    def __init__(self, backend: Any) -> None:
+        self.backend = backend
+        self.backend._grammars = FixedGrammars(backend)
 
     def reset(self) -> None:
         """Forget every prefix."""
@@ -112,9 +155,27 @@ class Cases:
         self.reset()
         self.backend.embed(prompts)
 
-    def drafts_64(self, prompts: Sequence[Prompt]) -> None:
+    def both_one(self, prompts: Sequence[Prompt]) -> None:
+        self.reset()
+        self.backend._grammars.with_category = False
+        self.backend.predict(prompts, 5)
+        self.backend._grammars.with_category = True
+
+    def both_two(self, prompts: Sequence[Prompt]) -> None:
+        self.embed(prompts)
+        self.both_one(prompts)
+
+    def all_one(self, prompts: Sequence[Prompt]) -> None:
         self.reset()
         self.backend.predict(prompts, 5)
+
+    def all_three(self, prompts: Sequence[Prompt]) -> None:
+        self.embed(prompts)
+        self.reset()
+        self.backend.write_categories(prompts)
+        self.both_one(prompts)
+
+    drafts_64 = all_one
 
     def drafts_1(self, prompts: Sequence[Prompt]) -> None:
         self.reset()
@@ -122,54 +183,11 @@ class Cases:
             self.backend.predict([prompt], 5)
 
 
-class Fixed:
-    """Any tokens, and exactly so many: a state counts them."""
-
-    end, start = -1, 0
-
-    def __init__(self, length: int) -> None:
-        self.max_tokens = length
-
-    def advance(self, state: int, token: int) -> int:
-        return state + 1
-
-    def goes_on(self, state: int) -> bool:
-        return state < self.max_tokens
-
-    def log_probabilities(self, logits_NV: torch.Tensor, states: Sequence[int]) -> torch.Tensor:
-        return torch.log_softmax(logits_NV.float(), dim=-1)
-
-
 class Hf(Cases):
     def __init__(self, checkpoint: Path, dtype: str) -> None:
         from model.inference.hf import HfBackend
 
-        self.backend = HfBackend.open(checkpoint, dtype)
-
-    def prefill(self, prompts: Sequence[Prompt]):
-        return self.backend._prefill([prompt.token_ids for prompt in prompts])
-
-    @torch.inference_mode()
-    def generate(self, prompts: Sequence[Prompt]) -> None:
-        self.backend._write(self.prefill(prompts), "topics", Fixed(HASHTAG_TOKENS), 5)
-
-    both_one = generate  # the vector is a product of the prefill
-
-    def both_two(self, prompts: Sequence[Prompt]) -> None:
-        self.embed(prompts)
-        self.generate(prompts)
-
-    @torch.inference_mode()
-    def all_one(self, prompts: Sequence[Prompt]) -> None:
-        prefix = self.prefill(prompts)
-        self.backend._write(prefix, "category", Fixed(CATEGORY_TOKENS), last=False)
-        self.backend._write(prefix, "topics", Fixed(HASHTAG_TOKENS), 5)
-
-    @torch.inference_mode()
-    def all_three(self, prompts: Sequence[Prompt]) -> None:
-        self.embed(prompts)
-        self.backend._write(self.prefill(prompts), "category", Fixed(CATEGORY_TOKENS))
-        self.generate(prompts)
+        super().__init__(HfBackend.open(checkpoint, dtype))
 
     @torch.inference_mode()
     def plain(self, prompts: Sequence[Prompt]) -> None:
@@ -195,42 +213,18 @@ class Vllm(Cases):
         from model.inference.vllm_checkpoint import write_serving
 
         write_serving(checkpoint, serving)
-        self.backend = VllmBackend.open(serving, dtype, enforce_eager=not torch.cuda.is_available())
+        super().__init__(VllmBackend.open(serving, dtype, enforce_eager=not torch.cuda.is_available()))
+        writing = self.backend._writing
+
+        def fixed(grammar: Fixed, _: object) -> Any:
+            params = writing(grammar, {"notellm_grammar": "free"})
+            params.stop_token_ids = []
+            return params
+
+        self.backend._writing = fixed
 
     def reset(self) -> None:
         assert self.backend._engine.reset_prefix_cache()
-
-    def requests(self, prompts: Sequence[Prompt], task: str, length: int) -> list[tuple[list[int], Any]]:
-        params = self.backend._writing(Fixed(length), {"notellm_grammar": "free"})
-        params.stop_token_ids = []
-        guidance = self.backend.builder.guidance(task, 5)
-        return [([*prompt.token_ids, *guidance], params) for prompt in prompts]
-
-    def write(self, prompts: Sequence[Prompt], task: str, length: int) -> None:
-        self.backend._run(self.requests(prompts, task, length))
-
-    def generate(self, prompts: Sequence[Prompt]) -> None:
-        self.reset()
-        self.write(prompts, "topics", HASHTAG_TOKENS)
-
-    def both_one(self, prompts: Sequence[Prompt]) -> None:
-        self.embed(prompts)
-        self.write(prompts, "topics", HASHTAG_TOKENS)
-
-    def both_two(self, prompts: Sequence[Prompt]) -> None:
-        self.embed(prompts)
-        self.generate(prompts)
-
-    def all_one(self, prompts: Sequence[Prompt]) -> None:
-        self.embed(prompts)
-        category = self.requests(prompts, "category", CATEGORY_TOKENS)
-        self.backend._run(category + self.requests(prompts, "topics", HASHTAG_TOKENS))
-
-    def all_three(self, prompts: Sequence[Prompt]) -> None:
-        self.embed(prompts)
-        self.reset()
-        self.write(prompts, "category", CATEGORY_TOKENS)
-        self.generate(prompts)
 
 
 if __name__ == "__main__":

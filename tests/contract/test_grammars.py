@@ -6,14 +6,15 @@ A network that has learned its lists by heart is played by logits that want the 
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 
+import numpy as np
 import pytest
 import torch
 from support.scripts import EMOJI, hashtags, lists
 from support.vocabularies import VOCABULARIES, builder
 
-from model.inference.hf import HfBackend, _Output
 from model.text.grammar import Grammars
 from model.text.hashtags import clean_tag
+from model.text.outputs import Outputs
 from model.text.prompt import PromptBuilder
 
 CATEGORIES = ("Baking", "Home Decor", "Home Gym", "美食", "美妆")
@@ -32,13 +33,22 @@ def _logits(wanted: list[int], vocabulary: PromptBuilder) -> torch.Tensor:
 
 
 def write_on_hf(vocabulary: PromptBuilder, name: str, count: int, rows: int, wants: Wants) -> Written:
+    """As `HfBackend` does, which lets an output go when it is complete."""
     grammars = Grammars(vocabulary, CATEGORIES)
     grammar = grammars.category if name == "category" else grammars.tags(count)
-    batch = [_Output(grammar, grammar.max_tokens) for _ in range(rows)]
-    while any(output.goes_on for output in batch):
-        wanted = [wants(row, output.tokens) for row, output in enumerate(batch)]
-        HfBackend._extend(batch, grammar, _logits(wanted, vocabulary))
-    return [output.tokens for output in batch]
+    written: Written = [[] for _ in range(rows)]
+    places, outputs = np.arange(rows), Outputs()
+    outputs.join(grammar, rows)
+    while places.size:
+        logits_NV = _logits([wants(place, written[place]) for place in places], vocabulary)
+        best_N = outputs.log_probabilities(logits_NV).argmax(dim=1).numpy()
+        outputs.advance(best_N)
+        for place, token in zip(places, best_N.tolist(), strict=True):
+            written[place].append(token)
+        left = np.flatnonzero(outputs.goes_on)
+        outputs.keep(left)
+        places = places[left]
+    return written
 
 
 def write_on_vllm(vocabulary: PromptBuilder, name: str, count: int, rows: int, wants: Wants) -> Written:
@@ -48,8 +58,7 @@ def write_on_vllm(vocabulary: PromptBuilder, name: str, count: int, rows: int, w
     from model.inference.vllm_grammar import COUNT, GRAMMAR, GrammarProcessor
 
     processor = object.__new__(GrammarProcessor)  # which would open a checkpoint
-    processor._grammars = Grammars(vocabulary, CATEGORIES)
-    processor._outputs = {}
+    processor._begin(Grammars(vocabulary, CATEGORIES))
     written: Written = [[] for _ in range(rows)]
     params = SamplingParams(extra_args={GRAMMAR: name, COUNT: count})
     added = [(row, params, None, tokens) for row, tokens in enumerate(written)]

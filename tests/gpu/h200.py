@@ -39,13 +39,14 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
 import training_peak
 from support.llamas import SHAPES, long_notes, random_checkpoint, random_llama
+from support.outputs import written
 
 from model.evaluation.baselines import Embeddings
 from model.evaluation.retrieval import truth_ranks
 from model.inference.hf import HfBackend
 from model.network.notellm import NoteLLM
 from model.recipes import Recipe, paper
-from model.text.grammar import Grammars, follow
+from model.text.grammar import Grammars
 from model.text.prompt import TEMPLATES, PromptBuilder
 from model.training.distributed import Ranks, clip, spread
 from model.training.examples import Sampling, TrainingSet
@@ -117,10 +118,10 @@ def grammar(_: str) -> dict[str, object]:
     _, tokenizer, special = random_llama("tiny", torch.device("cpu"))
     builder = PromptBuilder(tokenizer, special, TEMPLATES["shared"], 20, 80)
     tags = Grammars(builder, ["Travel"]).tags(5)
-    written = [follow(tags, tags.start, builder.output("tea, city walk, ramen")[: row % 5]) for row in range(ROWS)]
+    outputs = written(tags, [builder.output("tea, city walk, ramen")[: row % 5] for row in range(ROWS)])
     logits_NV = torch.randn(ROWS, len(builder.token_bytes), device=DEVICE, dtype=torch.bfloat16)
     plain = median_ms(lambda: torch.log_softmax(logits_NV.float(), dim=-1))
-    masked = median_ms(lambda: tags.log_probabilities(logits_NV, written))
+    masked = median_ms(lambda: outputs.log_probabilities(logits_NV))
     return {"rows": ROWS, "log_softmax_ms": round(plain, 3), "with_grammar_ms": round(masked, 3)}
 
 

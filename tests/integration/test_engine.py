@@ -12,7 +12,7 @@ from prometheus_client import REGISTRY
 from support.working import Gate, until
 
 from indexer.rpc.server import serve
-from model.backend import Prediction, Prompt, Scored, Timings
+from model.backend import Prediction, Prompt, Request, Scored, Timings
 from model.inference.hashing import BAD, HashingBackend, text_vector
 from model.note import Note
 from service.errors import WorkerUnavailable
@@ -38,15 +38,19 @@ async def waiting(engine: Engine, drafts: int) -> None:
     await until(as_many)
 
 
+def stored(engine: Engine, backend: HashingBackend, title: str, max_hashtags: int = 1) -> "asyncio.Task[Prediction]":
+    [prompt] = backend.tokenize([Note("", title)])
+    return asyncio.create_task(engine.predict(prompt, max_hashtags))
+
+
 async def test_a_draft_goes_before_the_backlog_and_the_backlog_never_starves():
     gate = Gate()
     backend = HashingBackend(before=gate)
     engine = engine_of(backend, max_batch_tokens=6)
-    prompts = backend.tokenize([Note("", "stored")])
     async with engine.running():
-        first = asyncio.create_task(engine.predict(prompts, 1))
+        first = stored(engine, backend, "stored")
         await gate.closed_on()
-        backlog = [asyncio.create_task(engine.predict(prompts, 1)) for _ in range(2)]
+        backlog = [stored(engine, backend, "stored") for _ in range(2)]
         drafts = []
         for number in range(3):
             drafts.append(draft(engine, f"draft{number}"))
@@ -57,7 +61,62 @@ async def test_a_draft_goes_before_the_backlog_and_the_backlog_never_starves():
     assert [title for [title] in backend.batches] == ["stored", "draft0", "stored", "draft1", "stored", "draft2"]
 
 
-async def test_drafts_that_ask_for_as_many_hashtags_share_a_pass():
+class Clocked(HashingBackend):
+    """Counts steps, and knows at which a note joined and was complete."""
+
+    def __init__(self, steps: int, before: Gate | None = None) -> None:
+        super().__init__(before=before or Gate.opened(), steps=steps)
+        self.now = 0
+        self.joined: dict[str, int] = {}
+        self.complete: dict[str, int] = {}
+        self._titles: dict[int, str] = {}
+
+    def add(self, key: int, request: Request) -> None:
+        self._titles[key] = request.prompt.note.title
+        self.joined[request.prompt.note.title] = self.now
+        super().add(key, request)
+
+    def step(self) -> dict[int, Prediction]:
+        complete = super().step()
+        self.complete |= {self._titles[key]: self.now for key in complete}
+        self.now += 1
+        return complete
+
+
+async def test_a_draft_joins_at_the_next_step_and_leaves_when_it_is_complete_whatever_else_is_under_way():
+    gate = Gate()
+    backend = Clocked(steps=5, before=gate)
+    engine = engine_of(backend)
+    async with engine.running():
+        backlog = [stored(engine, backend, title) for title in ("one", "two")]
+        await gate.closed_on()
+        late = draft(engine, "draft")
+        await waiting(engine, 1)
+        gate.open.set()
+        await asyncio.gather(*backlog, late)
+
+    assert backend.joined == {"one": 0, "two": 0, "draft": 1}
+    assert backend.complete == {"one": 4, "two": 4, "draft": 5}
+
+
+async def test_stored_notes_join_as_others_leave_and_once_while_a_draft_is_under_way():
+    gate = Gate()
+    backend = Clocked(steps=4, before=gate)
+    backend.join_tokens = 6
+    engine = engine_of(backend, max_batch_tokens=30)
+    async with engine.running():
+        late = draft(engine, "draft")
+        await gate.closed_on()
+        backlog = [stored(engine, backend, f"note{number}") for number in range(6)]
+        await asyncio.sleep(0)
+        gate.open.set()
+        await asyncio.gather(late, *backlog)
+
+    # One at a step, and five at once: the second waits for the draft, the last for the first to leave.
+    assert [backend.joined[f"note{number}"] for number in range(6)] == [1, 4, 5, 6, 7, 8]
+
+
+async def test_drafts_that_ask_for_different_numbers_of_hashtags_share_a_step():
     gate = Gate()
     backend = HashingBackend(before=gate)
     engine = engine_of(backend)
@@ -76,24 +135,24 @@ async def test_drafts_that_ask_for_as_many_hashtags_share_a_pass():
             ["d", "e", "f"],
             ["g", "h"],
         ]
-    assert backend.batches == [["first"], ["a b c", "g h i"], ["d e f"]]
+    assert backend.batches == [["first"], ["a b c", "d e f", "g h i"]]
 
 
-async def test_texts_that_are_only_embedded_share_a_pass_before_the_backlog_and_nothing_is_generated():
+async def test_texts_that_are_only_embedded_go_before_the_backlog_and_nothing_is_generated():
     gate = Gate()
     generated = []
 
     class Watched(HashingBackend):
-        def predict(self, prompts: Sequence[Prompt], max_hashtags: int) -> list[Prediction]:
-            generated.append(max_hashtags)
-            return super().predict(prompts, max_hashtags)
+        def add(self, key: int, request: Request) -> None:
+            generated.append(request.max_hashtags)
+            super().add(key, request)
 
     backend = Watched(before=gate)
     engine = engine_of(backend)
     async with engine.running():
-        first = asyncio.create_task(engine.predict(backend.tokenize([Note("", "stored")]), 1))
+        first = stored(engine, backend, "stored")
         await gate.closed_on()
-        backlog = asyncio.create_task(engine.predict(backend.tokenize([Note("", "later")]), 1))
+        backlog = stored(engine, backend, "later")
         embedded = asyncio.create_task(engine.embed_drafts([Note("", content="one"), Note("", content="four")], 60))
         await waiting(engine, 2)
         drafted = draft(engine, "draft", 3)
@@ -102,8 +161,8 @@ async def test_texts_that_are_only_embedded_share_a_pass_before_the_backlog_and_
         one, four = await embedded
         await asyncio.gather(first, backlog, drafted)
 
-    assert backend.batches == [["stored"], ["one", "four"], ["later"], ["draft"]]
-    assert generated == [1, 0, 1, 3]
+    assert backend.batches == [["stored"], ["one", "four", "draft"], ["later"]]
+    assert generated == [1, None, None, 3, 1]
     assert np.array_equal(one.vector, text_vector("hashing-aone"))
     assert np.array_equal(four.vector, text_vector("hashing-afour"))
     assert (one.tokens, four.tokens) == (3, 4)
@@ -210,14 +269,51 @@ async def test_at_its_end_an_engine_cancels_the_drafts_and_the_stored_notes_that
         await gate.closed_on()
         second = draft(engine, "second")
         await waiting(engine, 1)
-        stored = asyncio.create_task(engine.predict(backend.tokenize([Note("", "stored")]), 1))
+        last = stored(engine, backend, "stored")
         await asyncio.sleep(0)
         gate.open.set()
 
-    await asyncio.wait([second, stored], timeout=5)
+    await asyncio.wait([second, last], timeout=5)
     assert second.cancelled()
-    assert stored.cancelled()
+    assert last.cancelled()
     first.cancel()
+
+
+async def test_a_draft_whose_caller_leaves_while_it_is_under_way_leaves_the_model():
+    gate = Gate()
+    backend = Clocked(steps=1000, before=gate)
+    engine = engine_of(backend, max_batch_tokens=6)
+    async with engine.running():
+        left = draft(engine, "left")
+        await gate.closed_on()
+        left.cancel()
+        last = draft(engine, "last")
+        await waiting(engine, 1)
+        gate.open.set()
+
+        async def has_joined() -> bool:
+            return "last" in backend.joined
+
+        await until(has_joined)
+        assert backend.joined["last"] < 900  # there was no room for both
+        last.cancel()
+
+
+async def test_stored_notes_that_are_withdrawn_never_join_and_those_under_way_are_finished():
+    gate = Gate()
+    backend = HashingBackend(before=gate, steps=3)
+    engine = engine_of(backend, max_batch_tokens=6)
+    async with engine.running():
+        first = stored(engine, backend, "stored")
+        await gate.closed_on()
+        second = stored(engine, backend, "second")
+        await asyncio.sleep(0)
+        engine.withdraw()
+        gate.open.set()
+        assert (await first).hashtags == (Scored("stored", 0.9),)
+        await asyncio.wait([second])
+    assert second.cancelled()
+    assert backend.batches == [["stored"]]
 
 
 async def test_draining_is_over_when_its_time_is():
@@ -264,14 +360,15 @@ class SmallBackend(HashingBackend):
         self._error = error
         self._last: weakref.ref[Allocation] = weakref.ref(Allocation())
 
-    def predict(self, prompts: Sequence[Prompt], max_hashtags: int) -> list[Prediction]:
+    def step(self) -> dict[int, Prediction]:
         self.leaked |= self._last() is not None
         allocation = Allocation()
         self._last = weakref.ref(allocation)
-        if len(prompts) * max(len(prompt.token_ids) for prompt in prompts) > self.room:
+        lengths = [request.tokens for request in self._joining.values()]
+        if len(lengths) * max(lengths) > self.room:
             self.batches.append([])
             raise self._error("no memory")
-        return super().predict(prompts, max_hashtags)
+        return super().step()
 
 
 @pytest.mark.parametrize("error", [MemoryError, OutOfMemoryError])
@@ -280,24 +377,23 @@ async def test_a_batch_that_is_out_of_memory_is_halved_and_frees_what_it_held(er
     engine = engine_of(backend)
     notes = [Note("", f"{number:010}") for number in range(8)]
     async with engine.running():
-        predictions = await engine.predict(backend.tokenize(notes), 1)
+        predictions = await asyncio.gather(*(stored(engine, backend, note.title) for note in notes))
 
     assert [prediction.hashtags[0].name for prediction in predictions] == [note.title for note in notes]
     assert [len(batch) for batch in backend.batches] == [0, 4, 4]
     assert not backend.leaked
 
 
-async def test_batches_are_smaller_for_a_while_after_memory_ran_out():
+async def test_fewer_notes_join_for_a_while_after_memory_ran_out():
     backend = SmallBackend(room=40)
     engine = engine_of(backend, max_batch_tokens=128)
-    prompts = backend.tokenize([Note("", f"{number:010}") for number in range(8)])
     async with engine.running():
         assert engine.batch_tokens == 128
-        await engine.predict(prompts, 1)
+        await asyncio.gather(*(stored(engine, backend, f"{number:010}") for number in range(8)))
         assert 40 <= engine.batch_tokens < 60
         backend.room = 1000
         for _ in range(64):
-            await engine.predict(prompts[:1], 1)
+            await stored(engine, backend, "0" * 10)
         assert engine.batch_tokens == 128
 
 
@@ -305,18 +401,44 @@ async def test_a_note_that_has_no_room_alone_comes_back_as_an_error_and_the_othe
     backend = SmallBackend(room=50)
     engine = engine_of(backend)
     async with engine.running():
-        predictions = await engine.predict(
-            backend.tokenize([Note("", "x" * 60), Note("", "short"), Note("", "brief")]), 1
+        titles = ("x" * 60, "short", "brief")
+        predictions = await asyncio.gather(
+            *(stored(engine, backend, title) for title in titles), return_exceptions=True
         )
 
     assert [type(prediction) for prediction in predictions] == [MemoryError, Prediction, Prediction]
     assert not engine.broken.is_set()
 
 
+async def test_after_a_step_that_failed_each_note_runs_alone_until_the_one_at_fault_is_found():
+    gate = Gate()
+    backend = HashingBackend(before=gate, steps=2)
+    engine = engine_of(backend)
+    async with engine.running():
+        first = stored(engine, backend, "first")
+        await gate.closed_on()
+        others = [stored(engine, backend, title) for title in ("one", BAD, "two")]
+        late = draft(engine, "draft")
+        await waiting(engine, 1)
+        gate.open.set()
+        outcomes = await asyncio.gather(first, *others, late, return_exceptions=True)
+
+    assert [type(outcome) for outcome in outcomes] == [
+        Prediction,
+        Prediction,
+        RuntimeError,
+        Prediction,
+        Prediction,
+    ]
+    together = [batch for batch in backend.batches if BAD in batch and len(batch) > 1]
+    assert len(together) == 1
+    assert all(len(batch) == 1 for batch in backend.batches[backend.batches.index(together[0]) + 1 :])
+
+
 class BrokenBackend(HashingBackend):
     """As a GPU that has fallen off the bus."""
 
-    def predict(self, prompts: Sequence[Prompt], max_hashtags: int) -> list[Prediction]:
+    def step(self) -> dict[int, Prediction]:
         raise RuntimeError("device lost")
 
 
@@ -325,7 +447,9 @@ async def test_a_backend_that_cannot_read_a_harmless_note_is_broken():
     engine = engine_of(backend)
     async with engine.running():
         with pytest.raises(BackendBroken):
-            await engine.predict(backend.tokenize([Note("", "stored")]), 1)
+            await stored(engine, backend, "stored")
+        with pytest.raises(BackendBroken):
+            await stored(engine, backend, "another")
     assert engine.broken.is_set()
 
 
@@ -337,35 +461,39 @@ async def test_a_draft_finds_out_that_the_backend_is_broken_and_its_caller_may_a
     assert engine.broken.is_set()
 
 
-async def test_a_backend_that_forgets_a_note_or_gives_a_vector_of_another_length_is_found_out():
+async def test_a_backend_that_gives_a_vector_of_another_length_is_found_out_and_the_others_are_predicted():
     class Careless(HashingBackend):
-        def predict(self, prompts: Sequence[Prompt], max_hashtags: int) -> list[Prediction]:
-            predictions = super().predict(prompts, max_hashtags)
-            if len(prompts) > 1:
-                return predictions[1:]
-            by = np.float32(3 if prompts[0].note.title == "long" else 1)
-            return [replace(prediction, vector=prediction.vector * by) for prediction in predictions]
+        def step(self) -> dict[int, Prediction]:
+            long = {key for key, request in self._joining.items() if request.prompt.note.title == "long"}
+            return {
+                key: replace(prediction, vector=prediction.vector * np.float32(3 if key in long else 1))
+                for key, prediction in super().step().items()
+            }
 
     backend = Careless()
     engine = engine_of(backend)
     async with engine.running():
-        good, bad = await engine.predict(backend.tokenize([Note("", "good"), Note("", "long")]), 1)
+        good, bad = await asyncio.gather(
+            stored(engine, backend, "good"), stored(engine, backend, "long"), return_exceptions=True
+        )
 
     assert isinstance(good, Prediction)
     assert "unit norm" in str(bad)
+    assert not engine.broken.is_set()
 
 
 def figure(name: str, **labels: str) -> float:
     return REGISTRY.get_sample_value(name, labels) or 0.0
 
 
-async def test_every_pass_is_measured_and_its_parts_where_the_backend_can_tell():
-    stages = ("tokenize", "infer", "prefill", "decode")
+async def test_every_note_and_step_is_measured_and_its_parts_where_the_backend_can_tell():
+    stages = ("queue", "tokenize", "infer", "prefill", "decode")
 
     def seen() -> dict[str, float]:
         name = "notellm_embed_stage_duration_seconds"
         return {
             **{stage: figure(f"{name}_count", stage=stage) for stage in stages},
+            "queued_s": figure(f"{name}_sum", stage="queue"),
             "prefill_s": figure(f"{name}_sum", stage="prefill"),
             "decode_s": figure(f"{name}_sum", stage="decode"),
             "tokens": figure("notellm_embed_tokens_total"),
@@ -381,12 +509,14 @@ async def test_every_pass_is_measured_and_its_parts_where_the_backend_can_tell()
         engine = engine_of(backend)
         async with engine.running():
             prompts = await engine.tokenize([Note("", "four"), Note("", "sixsix")])
-            await engine.predict(prompts, 1)
+            await asyncio.gather(*(engine.predict(prompt, 1, queued_s=0.5) for prompt in prompts))
     after = seen()
 
+    assert 2.0 <= after.pop("queued_s") - before.pop("queued_s") < 60
     assert {name: after[name] - before[name] for name in after} == {
+        "queue": 4,
         "tokenize": 2,
-        "infer": 2,
+        "infer": 4,
         "prefill": 1,
         "decode": 1,
         "prefill_s": 0.25,

@@ -14,7 +14,6 @@ import torch
 from support.hostile import LONG, hostile_notes
 
 from model.backend import Backend, Prediction, Prompt
-from model.batching import batches
 from model.inference.hf import HfBackend
 from model.network.checkpoint import load_manifest
 from model.note import Note
@@ -23,7 +22,6 @@ from service.settings import MINI
 
 NOTES = hostile_notes(1000)
 HASHTAGS = 2
-BATCH_TOKENS = 2048
 
 
 # vLLM has an environment of its own: `make vllm-test` runs this file there, too.
@@ -49,11 +47,8 @@ def prompts(backend: Backend) -> list[Prompt]:
 
 @pytest.fixture(scope="module")
 def predictions(backend: Backend, prompts: list[Prompt]) -> list[Prediction]:
-    """In the order of the notes, read in batches as a worker reads them."""
-    read: dict[int, Prediction] = {}
-    for positions in batches([len(prompt.token_ids) for prompt in prompts], BATCH_TOKENS):
-        read |= zip(positions, backend.predict([prompts[position] for position in positions], HASHTAGS), strict=True)
-    return [read[position] for position in range(len(prompts))]
+    """In the order of the notes, read with others as a worker reads them."""
+    return backend.predict(prompts, HASHTAGS)
 
 
 def test_the_notes_are_as_many_as_hostile_and_as_long_as_they_should_be():

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -14,7 +15,7 @@ from redis.asyncio import Redis
 from support.redis import RedisServer
 from support.working import Gate, changes, drain, idle, stored, until, working
 
-from model.backend import Prediction, Prompt
+from model.backend import Prediction, Prompt, Request
 from model.inference.hashing import BAD, DIM, HashingBackend, text_vector
 from model.note import Note
 from service.errors import QueueFull
@@ -155,13 +156,12 @@ async def test_a_repaired_note_is_no_longer_failed(redis, store):
 @pytest.mark.parametrize("scale", [float("nan"), 0.0, 2.0])
 async def test_a_vector_that_the_index_would_refuse_is_a_failure(redis, store, scale):
     class Broken(HashingBackend):
-        def predict(self, prompts: Sequence[Prompt], max_hashtags: int) -> list[Prediction]:
-            predictions = super().predict(prompts, max_hashtags)
-            bad = [np.float32(scale if prompt.note.id == "n1" else 1.0) for prompt in prompts]
-            return [
-                replace(prediction, vector=prediction.vector * by)
-                for prediction, by in zip(predictions, bad, strict=True)
-            ]
+        def step(self) -> dict[int, Prediction]:
+            bad = {key for key, request in self._joining.items() if request.prompt.note.id == "n1"}
+            return {
+                key: replace(prediction, vector=prediction.vector * np.float32(scale if key in bad else 1.0))
+                for key, prediction in super().step().items()
+            }
 
     await store.put([stored("n1"), stored("n2")])
     await drain(Broken(), redis)
@@ -228,8 +228,8 @@ async def test_another_model_reads_every_live_note_again_and_forgives_the_failed
     await store.put([stored("n4", "not read yet")])
 
     class Better(HashingBackend):
-        def predict(self, prompts: Sequence[Prompt], max_hashtags: int) -> list[Prediction]:
-            return [self._prediction("anything", max_hashtags) for _ in prompts]
+        def tokenize(self, notes: Sequence[Note]) -> list[Prompt]:
+            return [Prompt(Note(note.id, "anything"), (1,)) for note in notes]
 
     await drain(Better("model-b"), redis)
 
@@ -311,7 +311,7 @@ async def test_a_consumer_group_that_is_lost_with_all_data_is_made_again(redis, 
     assert backend.batches == [["before"], ["after"]]
 
 
-async def test_a_stopped_worker_finishes_its_batch_and_releases_the_rest_as_if_never_claimed(redis, store):
+async def test_a_stopped_worker_finishes_what_is_in_the_model_and_releases_the_rest_as_if_never_claimed(redis, store):
     gate = Gate()
     await store.put([stored(f"n{i}", "x" * 60) for i in range(3)])
     async with working(HashingBackend(before=gate), redis) as worker:
@@ -394,6 +394,36 @@ async def test_the_next_notes_are_tokenized_while_the_model_reads(redis, store):
         await running
 
 
+async def test_each_note_is_published_when_it_is_complete_and_not_when_a_longer_one_is(redis, store):
+    class Slow(HashingBackend):
+        """A note of another title than the first one never ends, until it may."""
+
+        may_end = False
+
+        def step(self) -> dict[int, Prediction]:
+            time.sleep(0.001)
+            self._under_way = {
+                key: (request, 2 if request.prompt.note.id == "long" and not self.may_end else left)
+                for key, (request, left) in self._under_way.items()
+            }
+            return super().step()
+
+    async def one_is_published() -> bool:
+        return [change.id for change in await changes(redis)] == ["short"]
+
+    await store.put([stored("long", "a long one"), stored("short", "a short one")])
+    backend = Slow(steps=2)
+    async with working(backend, redis) as worker:
+        running = asyncio.create_task(worker.run())
+        await until(one_is_published)
+        backend.may_end = True
+        await until(lambda: idle(redis, backend.fingerprint))
+        worker.stop()
+        await running
+    assert len(backend.batches) == 1
+    assert sorted(change.id for change in await changes(redis)) == ["long", "short"]
+
+
 async def test_a_worker_holds_tokens_for_a_few_batches_and_leaves_the_others_to_other_workers(redis, store):
     async def only_the_slow_ones() -> bool:
         return await redis.xlen(JOBS + MODEL) == (await redis.xpending(JOBS + MODEL, WORKERS))["pending"]
@@ -417,18 +447,18 @@ async def test_a_worker_holds_tokens_for_a_few_batches_and_leaves_the_others_to_
             worker.stop()
         await asyncio.gather(*running)
 
-    # Three notes of 20 tokens make a batch of 64: one is read, two wait, and a claim may be one note too large.
+    # Three notes of 20 tokens have room together; twice as many wait, and a claim may be one note too large.
     assert 3 <= held[b"slow"] <= 3 + 6 + 8
     assert sorted(change.id for change in await changes(redis)) == [f"n{i:03}" for i in range(200)]
 
 
 async def test_notes_that_run_out_of_memory_are_tried_again_and_dead_lettered_in_the_end(redis, store):
     class Small(HashingBackend):
-        def predict(self, prompts: Sequence[Prompt], max_hashtags: int) -> list[Prediction]:
-            if any(len(prompt.token_ids) > 50 for prompt in prompts):
+        def step(self) -> dict[int, Prediction]:
+            if any(request.tokens > 50 for request in self._joining.values()):
                 self.batches.append([])
                 raise MemoryError("no room")
-            return super().predict(prompts, max_hashtags)
+            return super().step()
 
     async def dead_lettered() -> bool:
         return await redis.xlen(DEAD) == 1
@@ -448,7 +478,7 @@ async def test_notes_that_run_out_of_memory_are_tried_again_and_dead_lettered_in
 
 async def test_a_worker_whose_model_is_broken_ends_and_dead_letters_no_note(redis, store, caplog):
     class Broken(HashingBackend):
-        def predict(self, prompts: Sequence[Prompt], max_hashtags: int) -> list[Prediction]:
+        def step(self) -> dict[int, Prediction]:
             raise RuntimeError("secret")
 
     await store.put([stored(f"n{i}", "x" * 30) for i in range(5)])
@@ -548,7 +578,7 @@ async def test_a_text_that_comes_back_or_stands_in_another_note_is_read_once_whi
     ]
 
 
-async def test_the_time_in_the_queue_is_that_of_the_oldest_note_of_a_batch(redis, store):
+async def test_the_time_in_the_queue_is_measured_of_every_note(redis, store):
     def queued() -> tuple[float, float]:
         name, labels = "notellm_embed_stage_duration_seconds", {"stage": "queue"}
         return tuple(REGISTRY.get_sample_value(f"{name}_{part}", labels) or 0.0 for part in ("count", "sum"))
@@ -561,7 +591,7 @@ async def test_the_time_in_the_queue_is_that_of_the_oldest_note_of_a_batch(redis
     await drain(backend, redis)
 
     assert len(backend.batches) == 1
-    assert queued()[0] - count == 1
+    assert queued()[0] - count == 2
     assert 0.3 <= queued()[1] - seconds < 60
 
 
@@ -597,9 +627,11 @@ async def test_sampling_is_off_at_zero_and_fails_no_note(redis, store, share, ca
     class Mute(HashingBackend):
         asked = 0
 
-        def write_categories(self, prompts: Sequence[Prompt]) -> list[str]:
-            self.asked += len(prompts)
-            raise RuntimeError("secret")
+        def add(self, key: int, request: Request) -> None:
+            self.asked += request.is_free
+            if request.is_free:
+                raise RuntimeError("secret")
+            super().add(key, request)
 
     await store.put([stored(f"n{i}") for i in range(20)])
     before, backend = ill(), Mute()

@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import Self
 
 from redis.asyncio import Redis
 
@@ -84,6 +85,13 @@ class Gate:
     def __call__(self) -> None:
         self.reached.set()
         self.open.wait(60)
+
+    @classmethod
+    def opened(cls) -> Self:
+        """One that holds nothing."""
+        gate = cls()
+        gate.open.set()
+        return gate
 
     async def closed_on(self) -> None:
         """Waits until the model's thread stands before it."""

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.batching import TokenBudget, batches, fits, together
+from model.batching import TokenBudget, admits, batches, together
 
 _LENGTHS = st.lists(st.integers(1, 600), min_size=1, max_size=80)
 
@@ -22,19 +22,34 @@ _LENGTHS = st.lists(st.integers(1, 600), min_size=1, max_size=80)
     ],
 )
 def test_a_batch_takes_as_many_as_the_padded_budget_allows(lengths, max_tokens, count):
-    assert fits(lengths, max_tokens) == count
+    assert admits(lengths, max_tokens) == count
+
+
+@pytest.mark.parametrize(
+    ("under_way", "lengths", "count"),
+    [
+        ([10], [10] * 10, 9),
+        ([10], [500], 0),
+        ([50], [10] * 10, 1),
+        ([500], [10], 0),
+        ([10] * 10, [10], 0),
+        ([10], [], 0),
+    ],
+)
+def test_those_under_way_take_their_part_of_the_budget_and_a_long_note_waits_for_them(under_way, lengths, count):
+    assert admits(lengths, 100, under_way) == count
 
 
 @given(_LENGTHS, st.integers(1, 4096))
 def test_a_batch_is_never_over_budget_and_never_stuck(lengths, max_tokens):
-    count = fits(lengths, max_tokens)
+    count = admits(lengths, max_tokens)
     assert 1 <= count <= len(lengths)
     assert count == 1 or count * max(lengths[:count]) <= max_tokens
 
 
 @given(_LENGTHS, st.integers(1, 4096))
 def test_one_more_note_would_not_have_fitted(lengths, max_tokens):
-    count = fits(lengths, max_tokens)
+    count = admits(lengths, max_tokens)
     assert count == len(lengths) or (count + 1) * max(lengths[: count + 1]) > max_tokens
 
 

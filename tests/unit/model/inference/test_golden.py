@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from support.checkpoint import tiny_checkpoint
 
-from model.backend import Scored
+from model.backend import Backend, Scored
 from model.inference import golden
 from model.inference.canaries import CANARIES
 from model.inference.hf import HfBackend
@@ -20,7 +20,7 @@ def folder(tmp_path_factory) -> Path:
     return folder
 
 
-class Twin:
+class Twin(Backend):
     """A backend whose predictions something changes."""
 
     def __init__(self, folder: Path, change, dtype: str = "float32") -> None:

@@ -4,14 +4,17 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from support.outputs import written as outputs_of
 from support.tiny import NOTES, tiny_base
 
+from model.backend import Request
 from model.inference.hf import HfBackend
 from model.network.base_models import special_ids
 from model.network.notellm import NoteLLM, add_embedding_token
 from model.note import Note
 from model.text.grammar import FREE_TOKENS, TagGrammar
 from model.text.hashtags import clean_tag
+from model.text.outputs import prediction as prediction_of
 from model.text.prompt import PAPER, SHARED, PromptBuilder, Template
 
 CATEGORIES = ("Baking", "Home Decor", "Home Gym", "Travel")
@@ -63,11 +66,11 @@ def test_decoding_from_the_cache_equals_generating_anew(shape):
     [prompt] = backend.tokenize(NOTES[:1])
     ids = [*prompt.token_ids, *builder.guidance("topics", 2)]
     grammar, written = TagGrammar(builder, 2), []
-    state = grammar.start
-    while grammar.goes_on(state):
+    outputs = outputs_of(grammar, [[]])
+    while outputs.goes_on[0]:
         logits = backend._network.logits(backend._network.hidden(torch.tensor([ids + written]))[0, -1])
-        written.append(int(grammar.log_probabilities(logits[None], [state])[0].argmax()))
-        state = grammar.advance(state, written[-1])
+        written.append(int(outputs.log_probabilities(logits[None])[0].argmax()))
+        outputs.advance(np.array(written[-1:]))
     expected = {tag.name for tag in grammar.parse(written, [0.0] * len(written))}
     [prediction] = backend.predict([prompt], 2)
     assert {tag.name for tag in prediction.hashtags} == expected
@@ -184,27 +187,91 @@ def test_a_free_category_is_what_greedy_generation_without_a_cache_writes(shape,
     assert backend.write_categories([]) == []
 
 
-def test_a_free_category_may_be_as_long_as_the_longest_name():
+@pytest.fixture
+def tokens_of(monkeypatch) -> dict[str, list[list[int]]]:
+    """The tokens of each output that was completed, by task."""
+    found: dict[str, list[list[int]]] = {"category": [], "topics": []}
+
+    def spy(grammars, request, vector, outputs):
+        for task, (tokens, _) in outputs.items():
+            found[task].append(tokens)
+        return prediction_of(grammars, request, vector, outputs)
+
+    monkeypatch.setattr("model.inference.hf.prediction", spy)
+    return found
+
+
+def test_a_free_category_may_be_as_long_as_the_longest_name(tokens_of):
     name = "Home " * 60
     backend = _backend("llama", categories=(name,), eos=399)
-    length = len(backend.builder.output(name))
-    with torch.inference_mode():
-        [tokens] = [
-            tokens
-            for tokens, _ in backend._write(
-                backend._prefill([backend.tokenize(NOTES[:1])[0].token_ids]), "category", backend._grammars.free
-            )
-        ]
-    assert 399 in tokens or len(tokens) == length > FREE_TOKENS
+    backend.write_categories(backend.tokenize(NOTES[:1]))
+    [tokens] = tokens_of["category"]
+    assert 399 in tokens or len(tokens) == len(backend.builder.output(name)) > FREE_TOKENS
 
 
-@torch.inference_mode()
-def test_a_list_ends_where_the_network_has_no_more_positions():
+def test_a_list_ends_where_the_network_has_no_more_positions(tokens_of):
     backend = _backend("opt")
-    prompts = [list(prompt.token_ids) for prompt in backend.tokenize(NOTES)]
+    backend.builder.content_tokens = 400
+    [short, long] = backend.tokenize([NOTES[0], replace(NOTES[5], content=NOTES[5].content * 3)])
     guidance = backend.builder.guidance("topics", 40)
-    written = backend._write(backend._prefill(prompts), "topics", backend._grammars.tags(40), 40)
-    lengths = [len(prompt) + len(guidance) + len(tokens) for prompt, (tokens, _) in zip(prompts, written, strict=True)]
-    assert max(lengths) == backend._network.backbone.config.max_position_embeddings
-    [alone] = backend._write(backend._prefill(prompts[:1]), "topics", backend._grammars.tags(40), 40)
-    assert alone[0] == written[0][0]
+    backend.predict([short, long], 40)
+    found = tokens_of["topics"]
+    lengths = {len(prompt.token_ids) + len(guidance) + len(tokens) for prompt in (short, long) for tokens in found}
+    assert backend._network.backbone.config.max_position_embeddings in lengths
+    backend.predict([short], 40)
+    assert found[2] in found[:2]
+
+
+def test_a_note_without_a_position_left_for_the_networks_words_has_a_vector_and_nothing_written():
+    backend = _backend("opt")
+    backend.builder.content_tokens = 10_000
+    [prompt] = backend.tokenize([Note("", "Ferns", "a b " * 3000)])
+    room = backend._network.backbone.config.max_position_embeddings
+    prompt = replace(prompt, token_ids=(*prompt.token_ids[: room - 1], prompt.token_ids[-1]))
+    long, short = backend.predict([prompt, *backend.tokenize(NOTES[:1])], 2)
+    assert long.hashtags == ()
+    assert np.linalg.norm(long.vector) == pytest.approx(1.0, abs=1e-4)
+    [alone] = backend.predict(backend.tokenize(NOTES[:1]), 2)
+    assert (alone.hashtags, alone.category.name) == (short.hashtags, short.category.name)
+
+
+@pytest.mark.parametrize("template", [SHARED, PAPER])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_notes_that_join_and_leave_at_any_step_are_predicted_as_alone(shape, template):
+    """Some ask for fewer hashtags or for the vector alone, and some are dropped: the cache moves around the others."""
+    backend = _backend(shape, template)
+    counts = (2, 1, None, 3, 2, 1)
+    requests = [Request(prompt, count) for prompt, count in zip(backend.tokenize(NOTES), counts, strict=True)]
+    alone = [dict(backend.run([request]))[0] for request in requests]
+    joins = {0: [0, 10], 1: [5], 3: [1, 11], 4: [2, 3], 9: [4]}
+    drops = {2: [10], 3: [99], 8: [11]}
+    found = {}
+    for step in range(1000):
+        for key in joins.get(step, ()):
+            backend.add(key, requests[key % 10])
+        backend.drop(drops.get(step, ()))
+        found |= backend.step()
+        if step > 9 and not backend._rows:
+            break
+    assert sorted(found) == list(range(6))
+    for key, expected in enumerate(alone):
+        np.testing.assert_allclose(found[key].vector, expected.vector, atol=2e-5)
+        assert [tag.name for tag in found[key].hashtags] == [tag.name for tag in expected.hashtags]
+        assert (found[key].category and found[key].category.name) == (expected.category and expected.category.name)
+    assert not backend._texts
+    assert not backend._rows._layers  # its memory is free
+
+
+def test_a_step_with_a_mistake_in_it_can_be_forgotten():
+    backend = _backend("llama")
+    [good, bad] = [Request(prompt, 1) for prompt in backend.tokenize(NOTES[:2])]
+    [(_, alone)] = backend.run([good])
+    backend.add(0, good)
+    assert backend.step() == {}
+    backend.add(1, replace(bad, prompt=replace(bad.prompt, token_ids=bad.prompt.token_ids[:-1])))
+    with pytest.raises(ValueError, match="does not end"):
+        backend.step()
+    backend.drop([0, 1])
+    [(_, again)] = backend.run([good])
+    assert again.hashtags == alone.hashtags
+    np.testing.assert_allclose(again.vector, alone.vector, atol=2e-5)

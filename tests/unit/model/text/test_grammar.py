@@ -1,10 +1,12 @@
 import math
 import unicodedata
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.outputs import written as outputs_of
 from support.scripts import EMOJI, hashtags
 from support.tiny import tiny_tokenizer
 from support.vocabularies import builder as builder_of
@@ -12,8 +14,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from model.network.base_models import special_ids
 from model.text.automaton import REFUSED, SEPARATORS, START, transitions
-from model.text.grammar import CategoryGrammar, TagGrammar, follow
+from model.text.grammar import CategoryGrammar, FreeGrammar, Grammar, TagGrammar
 from model.text.hashtags import MAX_CHARS, clean_tag
+from model.text.outputs import Outputs
 from model.text.prompt import SHARED, PromptBuilder
 
 _TOKENIZER = tiny_tokenizer()
@@ -26,8 +29,11 @@ MERGED = builder_of("byte-level")
 
 def _allowed(grammar: TagGrammar, written: list[int]) -> torch.Tensor:
     """Whether each token may follow, bool, shape (V,)."""
-    state = follow(grammar, grammar.start, written)
-    return grammar.log_probabilities(torch.zeros(1, len(grammar._bytes)), [state])[0].isfinite()
+    return outputs_of(grammar, [written]).log_probabilities(torch.zeros(1, len(grammar._bytes)))[0].isfinite()
+
+
+def _goes_on(grammar: Grammar, tokens: list[int]) -> bool:
+    return bool(outputs_of(grammar, [tokens]).goes_on[0])
 
 
 def _can_write(grammar: TagGrammar, tokens: list[int]) -> bool:
@@ -37,12 +43,12 @@ def _can_write(grammar: TagGrammar, tokens: list[int]) -> bool:
 def _greedy(grammar: TagGrammar, scores_TV: torch.Tensor) -> list[int]:
     """What a network that wants these scores, one after the other, writes."""
     written: list[int] = []
-    state = grammar.start
+    outputs = outputs_of(grammar, [[]])
     for scores_V in scores_TV:
-        if not grammar.goes_on(state):
+        if not outputs.goes_on[0]:
             break
-        written.append(int(grammar.log_probabilities(scores_V[None], [state])[0].argmax()))
-        state = grammar.advance(state, written[-1])
+        written.append(int(outputs.log_probabilities(scores_V[None])[0].argmax()))
+        outputs.advance(np.array(written[-1:]))
     return written
 
 
@@ -252,8 +258,8 @@ def test_a_list_ends_behind_its_last_hashtag():
     tokens = BUILDER.output("travel, diy, trains")
     [comma] = BUILDER.output(",")[:-1]
     commas = [place for place, token in enumerate(tokens) if token == comma]
-    assert grammar.goes_on(follow(grammar, grammar.start, tokens[: commas[1]]))
-    assert not grammar.goes_on(follow(grammar, grammar.start, tokens[: commas[1] + 1]))
+    assert _goes_on(grammar, tokens[: commas[1]])
+    assert not _goes_on(grammar, tokens[: commas[1] + 1])
     assert [tag.name for tag in GRAMMAR.of(1).parse(tokens, [-0.1] * len(tokens))] == ["travel"]
 
 
@@ -264,11 +270,11 @@ def test_the_probabilities_of_all_paths_through_the_closed_set_add_up_to_one():
     logits = torch.randn(SIZE, generator=torch.Generator().manual_seed(1))
 
     def leaves(tokens: list[int], log_probabilities: list[float]) -> dict[str, float]:
-        state = follow(grammar, grammar.start, tokens)
-        if not grammar.goes_on(state):
+        outputs = outputs_of(grammar, [tokens])
+        if not outputs.goes_on[0]:
             found = grammar.parse(tokens, log_probabilities)
             return {found.name: found.score}
-        next_V = grammar.log_probabilities(logits[None], [state])[0]
+        next_V = outputs.log_probabilities(logits[None])[0]
         found = {}
         for token in next_V.isfinite().nonzero()[:, 0].tolist():
             found |= leaves([*tokens, token], [*log_probabilities, float(next_V[token])])
@@ -282,7 +288,8 @@ def test_the_probabilities_of_all_paths_through_the_closed_set_add_up_to_one():
 def test_what_is_written_behind_a_complete_category_changes_nothing():
     grammar = CategoryGrammar(BUILDER, ["Home Decor", "Home Gym", "Travel"])
     tokens = BUILDER.output("Travel")
-    assert not grammar.goes_on(follow(grammar, grammar.start, tokens[:1]))
+    assert not _goes_on(grammar, tokens[:1])
+    assert not _goes_on(grammar, tokens)
     assert grammar.parse(tokens, [-0.5, *[-9.0] * (len(tokens) - 1)]).score == pytest.approx(math.exp(-0.5))
 
 
@@ -295,4 +302,33 @@ def test_a_network_may_have_more_logits_than_the_tokenizer_has_tokens():
     logits = torch.zeros(1, SIZE + 7)
     logits[0, SIZE:] = 99.0
     for grammar in (GRAMMAR, CategoryGrammar(BUILDER, ["Baking", "Travel"])):
-        assert grammar.log_probabilities(logits, [grammar.start]).shape == (1, SIZE)
+        assert outputs_of(grammar, [[]]).log_probabilities(logits).shape == (1, SIZE)
+
+
+def test_outputs_of_any_grammar_are_written_side_by_side_as_each_is_alone():
+    """They come, go and change places, and each has the tokens of its own grammar and of what it has written."""
+    category = CategoryGrammar(MERGED, ["Home Decor", "Home Gym", "Baking"])
+    free = FreeGrammar(MERGED, [])
+    tags = TagGrammar(MERGED, 2)
+    logits_NV = torch.randn((4, len(MERGED.token_bytes)), generator=torch.Generator().manual_seed(2))
+    rows = [
+        (tags, MERGED.output("diy")[:-1]),
+        (category, MERGED.output("Home Decor")[:1]),
+        (free, MERGED.output("Anything")[:-1]),
+        (tags.of(1), MERGED.output("diy, b")),
+    ]
+    alone = [outputs_of(grammar, [tokens]).log_probabilities(logits_NV[:1])[0] for grammar, tokens in rows]
+    assert alone[3].isfinite().nonzero().tolist() == [[MERGED.special.eos]]
+
+    together = Outputs()
+    for grammar, _ in rows:
+        together.join(grammar)
+    for place in range(max(len(tokens) for _, tokens in rows)):
+        is_there = np.array([place < len(tokens) for _, tokens in rows])
+        together.advance(np.array([[*tokens, *[0] * 99][place] for _, tokens in rows]), is_there)
+    for order in ([0, 1, 2, 3], [3, 1, 0], [1, 0]):
+        together.keep(np.array(order))
+        alone = [alone[row] for row in order]
+        found_NV = together.log_probabilities(logits_NV[:1].expand(len(order), -1))
+        for found_V, expected_V in zip(found_NV, alone, strict=True):
+            torch.testing.assert_close(found_V, expected_V)
