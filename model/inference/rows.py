@@ -14,9 +14,9 @@ from transformers import Cache, DynamicCache, DynamicLayer
 
 from model.network.notellm import NoteLLM
 
-# There before they are needed: moving the whole cache costs as much as a step.
-_SPARE_COLUMNS = 64
-_SPARE_ROWS = 8
+# There before they are needed, since moving the whole cache costs as much as a step: columns for longer sequences that
+# join and for tokens to come, and rows.
+_SPARE_LEFT, _SPARE_RIGHT, _SPARE_ROWS = 16, 64, 8
 
 Lengths = NDArray[np.int64]
 
@@ -96,10 +96,10 @@ class Rows:
         if rows <= kept_rows and longest <= self._end and self._end + more <= kept_columns:
             return
         used = int(self._lengths_R.max(initial=0))
-        end = max(used, longest) + _SPARE_COLUMNS
+        end = max(used, longest) + _SPARE_LEFT
         for layer in self._layers:
             layer.rows, layer.start, layer.stop = len(self), self._end - used, self._end
-            layer.move(rows + _SPARE_ROWS, end + more + _SPARE_COLUMNS, end)
+            layer.move(rows + _SPARE_ROWS, end + more + _SPARE_RIGHT, end)
         self._end = end
 
 

@@ -243,7 +243,7 @@ class Engine:
         if turn is None or any(job.is_alone for job in self._under_way.values()):
             return []
         queue = self._drafts if turn is Turn.DRAFTS else self._backlog
-        positions = self._with_room(queue) if not queue[0].is_alone else [] if self._under_way else [0]
+        positions = self._with_room(queue)
         joining = [queue[position] for position in positions]
         for position in sorted(positions, reverse=True):
             del queue[position]
@@ -252,7 +252,9 @@ class Engine:
         return joining
 
     def _with_room(self, queue: Sequence[_Job]) -> list[int]:
-        lengths = [job.request.tokens for job in queue if not job.is_alone]
+        if queue[0].is_alone:
+            return [] if self._under_way else [0]
+        lengths = [job.request.tokens for job in queue]
         under_way = [job.request.tokens for job in self._under_way.values()]
         positions = list(range(len(lengths)))
         if queue is self._backlog:
@@ -329,6 +331,7 @@ class Engine:
         for key, job in joining.items():
             if job.queued_s is not None:
                 metrics.EMBED_STAGE_SECONDS.labels("queue").observe(job.queued_s + time.monotonic() - job.since)
+                job.queued_s = None  # if it has to join again
             job.since = time.monotonic()
             self._backend.add(key, job.request)
         complete = self._backend.step()
