@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from model.backend import Backend
     from service.keys import Keyring
     from service.recommend.workers import Drafter
+    from service.store.experiments.experiments import Experiments
     from service.store.registry import Registered, Registry
 
 log = logging.getLogger(__name__)
@@ -110,6 +111,7 @@ async def _gateway(settings: Settings) -> None:
     from model.text import languages
     from service.api import audit
     from service.api.app import create_app
+    from service.experiments.assignment import Assignments
     from service.keys import open_keyring
     from service.recommend.active_model import ActiveModel
     from service.recommend.recommender import Recommender
@@ -122,6 +124,7 @@ async def _gateway(settings: Settings) -> None:
     from service.store.attribution.exposure import Exposure
     from service.store.attribution.log import RedisAnswerLog
     from service.store.events import RedisEvents
+    from service.store.experiments.experiments import Experiments
     from service.store.hashtags.completion import Completion
     from service.store.hashtags.vocabulary import RedisHashtags
     from service.store.idempotency import RedisAnswers
@@ -156,8 +159,10 @@ async def _gateway(settings: Settings) -> None:
                 calibrated = scores if fingerprint == manifest.fingerprint else None
                 return Recommender(store, events, vocabulary, *own, settings, fingerprint, calibrated)
 
-            active = ActiveModel(Registry(redis).active, manifest.fingerprint, recommender)
+            assignments = Assignments(Experiments(redis).changed)
+            active = ActiveModel(Registry(redis).active, manifest.fingerprint, recommender, assignments)
             await active.follow()
+            await assignments.follow()
             await vocabulary.follow()
             app = create_app(
                 active, RedisAnswers(redis), settings, keys, warnings=lambda: missing.warnings, buffer=buffer
@@ -178,6 +183,7 @@ async def _gateway(settings: Settings) -> None:
 
             async with (
                 every(_FOLLOW_EVERY_S, active.follow),
+                every(_FOLLOW_EVERY_S, assignments.follow),
                 every(_FOLLOW_EVERY_S, vocabulary.follow),
                 every(_COMPLETE_EVERY_S, Completion(redis)),
                 every(_COMPLETE_EVERY_S, events.complete),
@@ -250,6 +256,7 @@ class Rollout:
     """What the commands about models ask: the registry, what it said, and the shards."""
 
     registry: "Registry"
+    experiments: "Experiments"
     registered: "Registered"
     searcher: "ShardedSearcher"
 
@@ -259,6 +266,7 @@ async def rollout(settings: Settings) -> AsyncIterator[Rollout]:
     """The service that is set, or the one that `notellm serve` runs in the state folder. Raises SetupError."""
     from indexer.serving.client import ShardedSearcher
     from service.processes.state import reach
+    from service.store.experiments.experiments import Experiments
     from service.store.registry import Registry
 
     _share_secret(settings)
@@ -266,7 +274,7 @@ async def rollout(settings: Settings) -> AsyncIterator[Rollout]:
     redis, searcher = open_redis(url), ShardedSearcher(shards, "")
     try:
         registry = Registry(redis)
-        yield Rollout(registry, await registry.registered(), searcher)
+        yield Rollout(registry, Experiments(redis), await registry.registered(), searcher)
     finally:
         await searcher.close()
         await redis.aclose()

@@ -38,7 +38,7 @@ _CODES = {kind.status: kind.code for kind in (Malformed, NoRoute, WrongMethod)}
 
 
 def create_app(
-    recommender: Callable[[], Recommender],
+    recommender: Callable[[str | None], Recommender],
     answers: Answers,
     settings: Settings,
     keys: Keyring | None = None,
@@ -50,7 +50,8 @@ def create_app(
 
     ``warnings`` says in `/status` what is wrong although the service answers; ``buffer`` takes what is answered, for
     reports.
-    Every request calls ``recommender`` once: its answer is that of one model, the active one.
+    Every request calls ``recommender`` once, with its reader if it has one: its answer is that of one model, the active
+    one or that of the reader's arm. Of a batch, every request does.
     """
     app = api()
     app.state.recommender = recommender
@@ -128,11 +129,17 @@ class Observer:
             await (self._app if _names_host(scope) else _no_host(request_id))(scope, receive, send_with_id)
         except Exception as error:
             log.error("request_failed", extra={"request_id": request_id} | outline(error))  # noqa: TRY400
+            _log_failure(scope, Internal.code)
             if not status:
                 internal = _error(request_id, Internal.status, Internal.code, "an error of ours; it is logged")
                 await internal(scope, receive, send_with_id)
         finally:
             _observe(scope, status, time.perf_counter() - start, request_id, self._refusals)
+
+
+def _log_failure(scope: Scope, code: str) -> None:
+    if answering := scope["state"].get("answering"):
+        answering.log_failure(code)
 
 
 def _names_host(scope: Scope) -> bool:
@@ -178,6 +185,8 @@ def request_id_of(scope: Scope) -> str:
 
 async def _answer_our_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, NoteLLMError)
+    if error.status >= Internal.status:
+        _log_failure(request.scope, error.code)
     retry = {} if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)}
     return _error(request.state.request_id, error.status, error.code, str(error), {**error.headers, **retry})
 

@@ -111,13 +111,14 @@ _REQUEST_HEADERS: dict[str, tuple[str, Json]] = {
         "The answer of `POST /notes/tags` with which the note was written, for reports of accepted hashtags.",
         {"type": "string", "minLength": 1, "maxLength": 64, "pattern": "^[!-~]+$"},
     ),
-    "X-Reader-ID": (
-        "For whom the answer is, percent-encoded: the `user_id` of events. Unlike `for_user`, it changes no list.",
-        {"type": "string", "pattern": "^[!-~]+$"},
-    ),
     "Idempotency-Key": (
         "1 to 255 visible ASCII characters; the same key within a day gets the same answer.",
         {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[ -~]+$"},
+    ),
+    "X-Reader-ID": (
+        "For whom the answer is, percent-encoded: the `user_id` of events. Unlike `for_user`, it leaves nothing out of "
+        "a list; either says which arm of an experiment answers.",
+        {"type": "string", "minLength": 1, "maxLength": 1536, "pattern": "^[!-~]+$"},
     ),
 }
 _IF_NONE_MATCH = (

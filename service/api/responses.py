@@ -14,7 +14,7 @@ from service.contract.embeddings import Encoding
 from service.recommend.note_cache import NoteSummary
 from service.recommend.notes import NoteDetails, NoteList
 from service.recommend.ranking import RelatedNote, in_common
-from service.recommend.recommender import ServiceStatus, TagSuggestions
+from service.recommend.recommender import Recommender, ServiceStatus, TagSuggestions
 from service.recommend.related import RelatedNotes
 from service.store.records import pack_vector
 
@@ -71,7 +71,7 @@ def _explanation(note: RelatedNote, origins: Sequence[NoteSummary]) -> bytes:
 
 
 def related_out(
-    related: RelatedNotes, fingerprint: str, answer_id: str, *, explain: bool, note_id: str | None = None
+    related: RelatedNotes, recommender: Recommender, answer_id: str, *, explain: bool, note_id: str | None = None
 ) -> bytes:
     """Of every list, as JSON; with the note that it starts from, if it is one."""
     ends = (_explanation(note, related.summaries) for note in related.notes) if explain else repeat(_END)
@@ -79,7 +79,7 @@ def related_out(
         "answer_id": answer_id,
         **({} if note_id is None else {"note_id": note_id}),
         "items": _notes_out(related.notes, ends),
-        "model": fingerprint,
+        **_model_out(recommender),
         "generation": related.generation,
         "stale": related.stale,
         "degraded": related.degraded,
@@ -89,11 +89,20 @@ def related_out(
     return orjson.dumps(out)
 
 
+def _model_out(recommender: Recommender) -> dict[str, str]:
+    """The model that answers, and for which arm of an experiment, if for one."""
+    assignment = recommender.assignment
+    arm = {"experiment": assignment.experiment, "arm": assignment.arm.name} if assignment else {}
+    return {"model": recommender.fingerprint, **arm}
+
+
 def _category_out(category: tuple[str, float] | None) -> dict[str, Any] | None:
     return category and {"name": category[0], "score": round(category[1], _DIGITS)}
 
 
-def tags_out(suggestions: TagSuggestions, fingerprint: str, answer_id: str, *, with_related: bool) -> dict[str, Any]:
+def tags_out(
+    suggestions: TagSuggestions, recommender: Recommender, answer_id: str, *, with_related: bool
+) -> dict[str, Any]:
     """Of `POST /notes/tags`."""
     copy = suggestions.copy
     out: dict[str, Any] = {
@@ -103,7 +112,7 @@ def tags_out(suggestions: TagSuggestions, fingerprint: str, answer_id: str, *, w
         ],
         "category": _category_out(suggestions.category),
         "duplicate_of": copy and {"note_id": copy[0], "similarity": round(copy[1], _DIGITS)},
-        "model": fingerprint,
+        **_model_out(recommender),
     }
     if with_related:
         out["related"] = _notes_out(suggestions.related, repeat(_END))

@@ -15,6 +15,7 @@ from service.api.queries import CACHED, parse_query
 from service.contract.related import BodyRules, BoostIn, RelatedRules, Rules
 from service.errors import BadFilter
 from service.recommend.query import Boost, RelatedQuery
+from service.store.experiments.records import Arm
 from service.store.records import fold_category
 
 # As `service.store.records.fields_of` folds the fields.
@@ -48,6 +49,12 @@ def asked_in_query(model: type[R], query_string: bytes) -> Asked[R]:
 @lru_cache(CACHED)
 def _asked_in_query(model: type[Rules], query_string: bytes) -> Asked[Rules]:
     return asked(parse_query(model, query_string))
+
+
+def in_arm(wanted: Asked[R], arm: Arm) -> Asked[R]:
+    """The same, with the rules of an arm where the request gives none of its own."""
+    own = {name: value for name, value in arm.parameters.items() if name not in wanted.rules.model_fields_set}
+    return asked(wanted.rules.model_copy(update=own)) if own else wanted
 
 
 def digest_of_rules(rules: BaseModel) -> str:

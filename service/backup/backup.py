@@ -12,6 +12,7 @@
       events.jsonl.gz, dead.jsonl.gz   the two streams, entry by entry
       rules.jsonl.gz                   the rules of hashtags
       exposure.jsonl.gz                how often notes were shown
+      experiments.jsonl.gz             the experiments, those that are over, too
       model/                           the checkpoint of the active model, if asked for
 
 Every key of Redis:
@@ -44,6 +45,7 @@ key                                 fate     why
 ``notellm:v1:newtags:<day>``        rebuilt  counted from the notes; one without created_at is then an old one
 ``notellm:v1:newnotes``             rebuilt  with them
 ``notellm:v1:tagrules``             kept     or what was blocked would be suggested again
+``notellm:v1:experiments``          kept     or readers would leave their arms, and reports lose theirs
 ``notellm:v1:counts``               rebuilt  counted from the notes
 ``notellm:v1:completed``            dropped  so that the next gateway looks what else is missing
 ``notellm:v1:writes``               rebuilt  a new stream, so that every cache starts empty
@@ -80,7 +82,7 @@ from model.progress import bar
 from service.backup.files import (
     BATCH,
     FINGERPRINT,
-    HASHTAG_RULES,
+    HASHES,
     MANIFEST,
     MODEL,
     NOTES,
@@ -88,6 +90,7 @@ from service.backup.files import (
     STREAMS,
     SUMS,
     BackupError,
+    Hash,
     Line,
     Manifest,
     failures_file,
@@ -103,7 +106,7 @@ from service.errors import StoreUnavailable
 from service.store.attribution.readers import sync_key_of
 from service.store.connection import redis_errors
 from service.store.records import StoredFailure, StoredNote, StoredPrediction, pack_vector
-from service.store.schema import ACTIVE, COUNTS, EXPOSURE, FAILED, MODELS, NOTE, READINGS, RESTORING, RULES
+from service.store.schema import ACTIVE, COUNTS, EXPOSURE, FAILED, MODELS, NOTE, READINGS, RESTORING
 
 if TYPE_CHECKING:
     from redis import Redis as SyncRedis
@@ -162,7 +165,8 @@ class _Backup:
             self._write_notes(expected)
             for name, stream in STREAMS.items():
                 self._write_stream(name, stream)
-            self._write_rules()
+            for name, kept in HASHES.items():
+                self._write_hash(name, kept)
             self._write_exposure()
         models, active, _ = self._state()
         if models != self._models:
@@ -252,11 +256,11 @@ class _Backup:
                 return
             after = f"({entries[-1][0].decode()}"
 
-    def _write_rules(self) -> None:
+    def _write_hash(self, name: str, kept: Hash) -> None:
         with redis_errors():
-            rules: Any = self._redis.hgetall(RULES)
-        for tag, rule in rules.items():  # as they are, the number of changes with them
-            self._write(HASHTAG_RULES, {"tag": tag.decode(), "rule": rule.decode()})
+            fields: Any = self._redis.hgetall(kept.key)
+        for field, value in fields.items():  # as they are, the number of changes with them
+            self._write(name, {kept.field: field.decode(), kept.value: value.decode()})
 
     def _write_exposure(self) -> None:
         with redis_errors():

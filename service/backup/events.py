@@ -76,6 +76,7 @@ ANSWER_SCHEMA = pa.schema(
         ("arm", pa.string()),
         ("note_id", pa.string()),
         ("category", pa.string()),
+        ("seconds", pa.float64()),
     ],
     NAMED,
 )

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from hashlib import file_digest
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import msgpack
 
@@ -15,18 +15,30 @@ from model.note import Note
 from model.progress import bar
 from service.settings import SetupError
 from service.store.records import StoredNote, StoredPrediction, unpack_vector
-from service.store.schema import DEAD, EVENTS
+from service.store.schema import DEAD, EVENTS, EXPERIMENTS, RULES
 
-# 1 knew no attributes, languages and hidden notes, and no rules of hashtags; 2 neither exposure
-# nor the key of readers' names
+# 1 knew no attributes, languages and hidden notes, and no rules of hashtags; 2 no experiments, exposure and key of
+# readers' names
 FORMAT = 3
 MANIFEST, SUMS, NOTES, MODEL = "manifest.json", "SHA256SUMS", "notes.jsonl.gz", "model"
-HASHTAG_RULES, SHOWN = "rules.jsonl.gz", "exposure.jsonl.gz"
+HASHTAG_RULES, EXPERIMENT_RECORDS, SHOWN = "rules.jsonl.gz", "experiments.jsonl.gz", "exposure.jsonl.gz"
 STREAMS = {"events.jsonl.gz": EVENTS, "dead.jsonl.gz": DEAD}
 BATCH = 256
 FINGERPRINT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 Line = dict[str, Any]
+
+
+class Hash(NamedTuple):
+    """A hash of Redis: its key, the format that it is in since, and what a line calls a field and its value."""
+
+    key: str
+    since: int
+    field: str
+    value: str
+
+
+HASHES = {HASHTAG_RULES: Hash(RULES, 2, "tag", "rule"), EXPERIMENT_RECORDS: Hash(EXPERIMENTS, 3, "name", "experiment")}
 
 
 class BackupError(SetupError):
@@ -90,7 +102,8 @@ def failures_file(model: str) -> str:
 def line_files(models: Mapping[str, int], format_: int = FORMAT) -> list[str]:
     """The files of lines in a backup of this format with these models."""
     of_models = [file(model) for model in models for file in (predictions_file, failures_file)]
-    return [NOTES, *of_models, *STREAMS, *([HASHTAG_RULES] if format_ >= 2 else []), *([SHOWN] if format_ >= 3 else [])]
+    hashes = [name for name, kept in HASHES.items() if format_ >= kept.since]
+    return [NOTES, *of_models, *STREAMS, *hashes, *([SHOWN] if format_ >= 3 else [])]
 
 
 def sums(folder: Path) -> str:

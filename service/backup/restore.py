@@ -22,7 +22,7 @@ from model.note import Note
 from model.progress import bar
 from service.backup.files import (
     BATCH,
-    HASHTAG_RULES,
+    HASHES,
     MANIFEST,
     NOTES,
     SHOWN,
@@ -48,6 +48,7 @@ from service.store.schema import (
     COUNTS,
     EVENT,
     EVENTS,
+    EXPERIMENTS,
     EXPOSURE,
     FAILED,
     LIBRARY,
@@ -70,7 +71,7 @@ BEGIN = (
 local marker = redis.call('GET', '{RESTORING}')
 if marker then return marker == ARGV[1] and 1 or -1 end
 if redis.call('EXISTS', MODELS, ACTIVE, FILLED, EMBEDDINGS, DEAD, CURSORS, COUNTS) > 0
-    or redis.call('EXISTS', '{EVENTS}', '{WRITES}', '{RULES}') > 0 then
+    or redis.call('EXISTS', '{EVENTS}', '{WRITES}', '{RULES}', '{EXPERIMENTS}') > 0 then
   return 0
 end
 redis.call('SET', '{RESTORING}', ARGV[1])
@@ -155,8 +156,9 @@ def restore(redis: "SyncRedis", folder: Path, deletes: Path | None = None) -> Re
         for name, stream in STREAMS.items():
             work.stream(name, stream, frozenset(erased))
         work.erase(erased)
-        if HASHTAG_RULES in manifest.lines:
-            work.rules()
+        for name in HASHES:
+            if name in manifest.lines:
+                work.hash(name)
         if SHOWN in manifest.lines:
             work.exposure()
         return work.finish(count, len(erased))
@@ -263,9 +265,10 @@ class _Restore:
         for digest in readers:
             self._redis.xadd(EVENTS, {"erased": digest})
 
-    def rules(self) -> None:
-        for lines in self._batches(HASHTAG_RULES, "rules"):
-            self._redis.hset(RULES, mapping={line["tag"]: line["rule"] for line in lines})
+    def hash(self, name: str) -> None:
+        kept = HASHES[name]
+        for lines in self._batches(name, name.partition(".")[0]):
+            self._redis.hset(kept.key, mapping={line[kept.field]: line[kept.value] for line in lines})
 
     def exposure(self) -> None:
         for lines in self._batches(SHOWN, "exposure"):

@@ -19,7 +19,8 @@ from service.cli.index import index
 from service.cli.keys import key_option, keys
 from service.cli.report import report
 from service.cli.reproduce import reproduce
-from service.cli.rollout import model
+from service.cli.rollout.experiments import experiment
+from service.cli.rollout.models import model
 from service.cli.streams import deadletters, events
 from service.cli.train import adapt, merge, train
 
@@ -191,6 +192,7 @@ for command in (
     embed,
     evaluate,
     events,
+    experiment,
     export,
     golden,
     index,

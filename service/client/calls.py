@@ -56,12 +56,12 @@ class Call(Generic[T]):
 class Calls:
     """Every route of the contract as a call."""
 
-    def related(self, note_id: str, **rules: Unpack[RelatedRules]) -> Call[RelatedOut]:
-        """Notes related to a stored one, by descending score."""
-        path = f"{_note(note_id)}/related"
+    def related(self, note_id: str, *, reader: str | None = None, **rules: Unpack[RelatedRules]) -> Call[RelatedOut]:
+        """Notes related to a stored one, by descending score; ``reader`` decides on the arm of an experiment."""
+        path, headers = f"{_note(note_id)}/related", _reader(reader)
         if "boosts" in rules or len(_several(rules.get("exclude", ()))) > _MOST_IN_A_QUERY:
-            return _with_body(Call("POST", path, _as(RelatedOut)), _rules(rules))
-        return Call("GET", path, _as(RelatedOut), _query(rules))
+            return _with_body(Call("POST", path, _as(RelatedOut), headers=headers), _rules(rules))
+        return Call("GET", path, _as(RelatedOut), _query(rules), headers)
 
     def related_to(
         self,
@@ -69,19 +69,22 @@ class Calls:
         *,
         negatives: Sequence[str] = (),
         text: TextFields | None = None,
+        reader: str | None = None,
         **rules: Unpack[RelatedRules],
     ) -> Call[ListOut]:
         """Notes near several notes and a text, and far from the ``negatives``; none of these stands in the answer."""
         seeds = {"positives": list(positives), "negatives": list(negatives), "text": text}
-        return _with_body(Call("POST", "/related", _as(ListOut)), {**seeds, **_rules(rules)})
+        call = Call("POST", "/related", _as(ListOut), headers=_reader(reader))
+        return _with_body(call, {**seeds, **_rules(rules)})
 
-    def related_batch(self, requests: Sequence[Mapping[str, object]]) -> Call[AnswersOut]:
+    def related_batch(self, requests: Sequence[Mapping[str, object]], *, reader: str | None = None) -> Call[AnswersOut]:
         """Up to 64 requests at once: bodies of `related_to`, or of `related` with a ``note_id``; an answer for each."""
-        return _with_body(Call("POST", "/related/batch", _as(AnswersOut)), {"requests": list(requests)})
+        call = Call("POST", "/related/batch", _as(AnswersOut), headers=_reader(reader))
+        return _with_body(call, {"requests": list(requests)})
 
-    def search(self, q: str, **rules: Unpack[ListRules]) -> Call[ListOut]:
+    def search(self, q: str, *, reader: str | None = None, **rules: Unpack[ListRules]) -> Call[ListOut]:
         """Live notes by the meaning of some words."""
-        return _with_body(Call("POST", "/search", _as(ListOut)), {"q": q, **_rules(rules)})
+        return _with_body(Call("POST", "/search", _as(ListOut), headers=_reader(reader)), {"q": q, **_rules(rules)})
 
     def tags(
         self,
@@ -92,6 +95,7 @@ class Calls:
         max_hashtags: int = 5,
         vocabulary: Literal["open", "known"] = "open",
         related: int = 0,
+        reader: str | None = None,
     ) -> Call[TagsOut]:
         """Hashtags, a category and ``related`` related notes for a draft; ``hashtags`` are its own."""
         draft = {
@@ -102,7 +106,7 @@ class Calls:
             "vocabulary": vocabulary,
             "related": related,
         }
-        return _with_body(Call("POST", "/notes/tags", _as(TagsOut)), draft)
+        return _with_body(Call("POST", "/notes/tags", _as(TagsOut), headers=_reader(reader)), draft)
 
     def embed(self, texts: str | Sequence[str]) -> Call[EmbeddingsOut]:
         """The vectors of up to 64 texts, in the space of the index, each as a list of numbers."""
@@ -288,6 +292,10 @@ def _if_version(version: int | Literal["any"] | None) -> dict[str, str]:
             return {"If-Match": "*"}
         case _:
             return {"If-Match": f'"{version}"'}
+
+
+def _reader(reader: str | None) -> dict[str, str]:
+    return {} if reader is None else {"X-Reader-ID": quote(reader, safe="")}
 
 
 def _idempotency(key: str | None) -> dict[str, str]:

@@ -187,6 +187,8 @@ class ListOut(BaseModel):
     answer_id: str = Field(description="To be named in the events that follow from this answer.")
     items: list[ItemOut]
     model: str
+    experiment: str | None = Field(default=None, description="The experiment that the reader is in, if in one.")
+    arm: str | None = Field(default=None, description="The arm of that experiment.")
     generation: int
     stale: bool = Field(description="An edit of the note waits; these are the notes related to the version before.")
     degraded: bool

@@ -50,3 +50,5 @@ class TagsOut(BaseModel):
     duplicate_of: CopyOut | None = Field(description="A note of which the draft is a near copy.")
     related: list[ItemOut] | None = None
     model: str
+    experiment: str | None = Field(default=None, description="The experiment that the reader is in, if in one.")
+    arm: str | None = Field(default=None, description="The arm of that experiment.")

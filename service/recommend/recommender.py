@@ -8,6 +8,7 @@ import asyncio
 import logging
 import math
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 
 from indexer.types import Floats, Searcher, ShardStatus
@@ -22,6 +23,7 @@ from service.errors import (
     StoreUnavailable,
     WorkerUnavailable,
 )
+from service.experiments.assignment import Assignment
 from service.recommend.hashtags import Tag, from_vocabulary, suggest
 from service.recommend.near_copies import NEAR, Fingerprint
 from service.recommend.note_cache import NoteCache
@@ -89,6 +91,8 @@ class ServiceStatus:
 class Recommender:
     """Answers the routes for the model with this ``fingerprint``, which searcher and drafter serve, too.
 
+    ``assignment`` is the arm of an experiment whose readers it answers, see `in_arm`.
+
     ``vocabulary`` is the same for all models. ``notes`` are written and read through it. ``scores`` turns the model's
     figures into probabilities.
     """
@@ -105,6 +109,7 @@ class Recommender:
         scores: Scores | None = None,
     ) -> None:
         self.fingerprint = fingerprint
+        self.assignment: Assignment | None = None
         self.vocabulary = vocabulary
         self._scores = scores or Uncalibrated()
         self._events = events
@@ -122,6 +127,12 @@ class Recommender:
         self.notes = Notes(
             store, self._cache, self._seeds, searcher, vocabulary, self._scores, settings.http, fingerprint
         )
+
+    def in_arm(self, assignment: Assignment) -> "Recommender":
+        """The same recommender, with the arm that it answers for."""
+        other = copy(self)
+        other.assignment = assignment
+        return other
 
     async def related(self, note_id: str, query: RelatedQuery) -> RelatedNotes:
         """Live notes closest to a note, never itself. Raises as `related_to` does."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from redis.exceptions import NoPermissionError, ResponseError
 
 from service.store.connection import redis_errors
-from service.store.schema import ACTIVE, FAILED, FILLED, JOBS, LUA, MODELS, READINGS, WORKERS
+from service.store.schema import ACTIVE, EXPERIMENTS, FAILED, FILLED, JOBS, LUA, MODELS, READINGS, WORKERS
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -29,9 +29,18 @@ return 1
 # ARGV: the model. Redis frees unlinked keys of any size in a thread of its own. 1 when it was retired.
 RETIRE = (
     LUA
-    + """
+    + f"""
 local model = ARGV[1]
 if redis.call('GET', ACTIVE) == model then return 0 end
+local kept = redis.call('HGETALL', '{EXPERIMENTS}')
+for i = 1, #kept, 2 do
+  if kept[i] ~= '' then
+    local experiment = cjson.decode(kept[i + 1])
+    for _, arm in ipairs(experiment.arms) do
+      if experiment.ended_at == cjson.null and arm.model == model then return 0 end
+    end
+  end
+end
 redis.call('HDEL', MODELS, model)
 redis.call('SREM', FILLED, model)
 redis.call('UNLINK', READINGS .. model, FAILED .. model, JOBS .. model)
@@ -115,7 +124,10 @@ class Registry:
             return bool(await self._activate(args=[fingerprint]))
 
     async def retire(self, fingerprint: str) -> bool:
-        """Delete the model's predictions and jobs; indexers then remove its index. False if it is the active one."""
+        """Delete the model's predictions and jobs; indexers then remove its index.
+
+        False if it is the active one, or in an experiment that runs.
+        """
         with redis_errors():
             return bool(await self._retire(args=[fingerprint]))
 

@@ -35,6 +35,7 @@ key                                 holds
                                     the day's notes; expires
 ``notellm:v1:newnotes``             sorted set: id -> day of the notes that ``newtags`` counts
 ``notellm:v1:tagrules``             hash: key of a hashtag -> its rule, see `hashtags.rules`; "" -> number of changes
+``notellm:v1:experiments``          hash: name -> JSON, an `Experiment`; "" -> number of changes
 ``notellm:v1:completed``            set: what was filled in for notes and events of older releases
 ``notellm:v1:counts``               hash: live, deleted
 ``notellm:v1:cursors``              hash: ``<indexer>/<model>`` -> cursor of the oldest snapshot that the indexer
@@ -74,6 +75,7 @@ TAG_NAMES = "notellm:v1:tagnames"
 NEW_TAGS = "notellm:v1:newtags:"
 NEW_NOTES = "notellm:v1:newnotes"
 RULES = "notellm:v1:tagrules"
+EXPERIMENTS = "notellm:v1:experiments"
 COMPLETED = "notellm:v1:completed"
 COUNTS = "notellm:v1:counts"
 CURSORS = "notellm:v1:cursors"

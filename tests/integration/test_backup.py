@@ -42,6 +42,8 @@ from service.store.attribution.log import RedisAnswerLog
 from service.store.changes import RedisChangeStream
 from service.store.connection import open_sync_redis
 from service.store.events import RedisEvents
+from service.store.experiments.experiments import Experiments
+from service.store.experiments.records import Arm
 from service.store.hashtags.completion import Completion
 from service.store.hashtags.vocabulary import RedisHashtags
 from service.store.idempotency import RedisAnswers
@@ -166,6 +168,8 @@ async def use(redis: Redis, notes: int = 60) -> RedisStore:
     await RedisAnswers(redis).once("k", b"request", _answer)
     for rule in (HashtagRule("citywalk", "urban_walk"), HashtagRule("spam")):
         await RedisHashtags(redis).put_rule(rule)
+    arms = Arm("A", MODELS[0], {}), Arm("B", MODELS[1], {"diversity": 0.2, "duplicates": "keep"})
+    assert await Experiments(redis).start("spread", arms, 0.3) == "done"
     await Completion(redis)()
     stream = RedisChangeStream(open_sync_redis(_url(redis)), MODELS[0], "shard-0")
     stream.refuse(replace(stream.read("0-0", 10_000, 0)[-1], id="n30", version=1), "no unit vector")
@@ -307,7 +311,7 @@ async def test_any_flipped_byte_of_any_file_is_noticed_before_anything_is_writte
     back_up(source, tmp_path / "b")
 
     files = sorted(path for path in (tmp_path / "b").iterdir())
-    assert len(files) == 2 + 4 + 3 * len(MODELS)
+    assert len(files) == 2 + 6 + 3 * len(MODELS)
     for file in files:
         whole = file.read_bytes()
         for place in (0, len(whole) // 2, len(whole) - 1):
@@ -335,21 +339,28 @@ async def test_a_backup_of_a_later_format_is_refused(redis, source, target, tmp_
         restore(target, tmp_path / "b")
 
 
-async def test_a_backup_of_the_first_format_has_less_and_is_restored(redis, source, target, tmp_path):
+@pytest.mark.parametrize(
+    ("format_", "missing"),
+    [
+        (1, {files.HASHTAG_RULES, files.EXPERIMENT_RECORDS, files.SHOWN}),
+        (2, {files.EXPERIMENT_RECORDS, files.SHOWN}),
+    ],
+)
+async def test_a_backup_of_an_older_format_has_less_and_is_restored(format_, missing, redis, source, target, tmp_path):
     await use(redis)
     back_up(source, tmp_path / "b")
     manifest = json.loads((tmp_path / "b" / MANIFEST).read_bytes())
-    for name in (files.HASHTAG_RULES, files.SHOWN):
+    for name in missing:
         (tmp_path / "b" / name).unlink()
         del manifest["lines"][name]
     del manifest["reader_key"]
-    (tmp_path / "b" / MANIFEST).write_text(json.dumps(manifest | {"format": 1}))
+    (tmp_path / "b" / MANIFEST).write_text(json.dumps(manifest | {"format": format_}))
     (tmp_path / "b" / SUMS).write_text(files.sums(tmp_path / "b"))
 
     restore(target, tmp_path / "b")
 
-    later = {schema.RULES, schema.EXPOSURE, schema.READER_KEY}
-    assert contents(target) == {key: value for key, value in contents(source).items() if family(key) not in later}
+    lost = {files.HASHES[name].key for name in missing - {files.SHOWN}} | {schema.EXPOSURE, schema.READER_KEY}
+    assert contents(target) == {key: value for key, value in contents(source).items() if family(key) not in lost}
 
 
 async def test_a_store_that_holds_anything_is_refused_and_left_as_it_is(redis, source, elsewhere, target, tmp_path):

@@ -35,7 +35,7 @@ class Gateway:
         store = RedisStore(redis, 1000)
         seams = store, RedisEvents(redis), HashtagVocabulary(RedisHashtags(redis), 1.0), searcher, WordDrafter()
         recommender = Recommender(*seams, SETTINGS, FINGERPRINT)
-        app = create_app(lambda: recommender, RedisAnswers(redis), SETTINGS)
+        app = create_app(lambda _: recommender, RedisAnswers(redis), SETTINGS)
         headers = {"Content-Type": "application/json"}
         transport = httpx.ASGITransport(app)
         self.http = httpx.AsyncClient(transport=transport, base_url="http://localhost", headers=headers)

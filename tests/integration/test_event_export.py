@@ -126,7 +126,9 @@ def answers_in(folder: Path) -> list[dict[str, object]]:
 class TestAnswers:
     async def test_come_beside_the_events_as_they_were(self, redis, client, tmp_path):
         log = RedisAnswerLog(redis, 100, 1)
-        served = ServedAnswer("a1", 1767225600.25, "tags", "m", ["京都", "tram"], "d", "u", "e", "B", "n", "Travel")
+        served = ServedAnswer(
+            "a1", 1767225600.25, "tags", "m", ["京都", "tram"], "d", "u", "e", "B", "n", "Travel", 0.25
+        )
         await log.append([served])
         assert export(client, tmp_path) == Exported(0, 0, answers=1)
         await log.append([served._replace(answer_id="a2", reader="")])
@@ -145,6 +147,7 @@ class TestAnswers:
             "arm": "B",
             "note_id": "n",
             "category": "Travel",
+            "seconds": 0.25,
         }
         assert (second["answer_id"], second["reader"]) == ("a2", "")
         assert (client.xlen(SERVED), client.hget(SERVED_COUNTS, "answers")) == (0, b"0")

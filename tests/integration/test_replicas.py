@@ -65,7 +65,7 @@ async def test_replicas_agree_stand_in_for_each_other_and_come_back(cluster, red
     seams = store, RedisEvents(redis), HashtagVocabulary(RedisHashtags(redis), 1.0), everybody, WorkerPool([], MODEL)
     recommender = Recommender(*seams, settings, MODEL)
     gateway = httpx.AsyncClient(
-        transport=httpx.ASGITransport(create_app(lambda: recommender, RedisAnswers(redis), settings)),
+        transport=httpx.ASGITransport(create_app(lambda _: recommender, RedisAnswers(redis), settings)),
         base_url="http://localhost",
     )
 

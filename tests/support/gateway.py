@@ -26,16 +26,18 @@ class MemoryGateway:
         self.store = MemoryStore()
         self.searcher = MemorySearcher(fingerprint=FINGERPRINT)
         self.drafter = WordDrafter()
-        settings = Settings(http=HttpSettings.model_validate(http), index=IndexSettings(addresses=("shard0", "shard1")))
+        self.settings = Settings(
+            http=HttpSettings.model_validate(http), index=IndexSettings(addresses=("shard0", "shard1"))
+        )
         self.events = MemoryEvents()
         self.answers = answers or MemoryAnswers()
         self.hashtags = MemoryHashtags(self.store)
-        self.vocabulary = HashtagVocabulary(self.hashtags, settings.http.related_s)
-        seams = self.store, self.events, self.vocabulary, self.searcher, self.drafter
-        self.recommender = Recommender(*seams, settings, FINGERPRINT)
+        self.vocabulary = HashtagVocabulary(self.hashtags, self.settings.http.related_s)
+        self.seams = self.store, self.events, self.vocabulary, self.searcher, self.drafter
+        self.recommender = Recommender(*self.seams, self.settings, FINGERPRINT)
         self.served = MemoryAnswerLog()
         self.buffer = AnswerBuffer(self.served)
-        self.app = create_app(lambda: self.recommender, self.answers, settings, keys, buffer=self.buffer)
+        self.app = create_app(lambda _: self.recommender, self.answers, self.settings, keys, buffer=self.buffer)
 
     def client(self) -> httpx.AsyncClient:
         """An HTTP client of the app; a 500 is an answer here, not an exception in the test."""

@@ -44,7 +44,9 @@ class OnlineReport:
 def online_report(folder: Path, since_s: float = 0.0, memory: str = "1GB") -> OnlineReport:
     """Of a folder's log; see `open_log` for the arguments and errors."""
     with open_log(folder, since_s, memory) as log:
-        [(answers,)] = log.connection.execute("SELECT count(*) FROM answers WHERE scenario <> 'written'").fetchall()
+        [(answers,)] = log.connection.execute(
+            "SELECT count(*) FROM answers WHERE scenario NOT IN ('written', 'failed')"
+        ).fetchall()
         times = log.connection.execute(_TIMES).fetchnumpy()["times"]
         table = "notes" if log.has_notes else "exposure"
         [(notes,)] = log.connection.execute(_CATALOG.format(table)).fetchall()

@@ -24,7 +24,7 @@ SELECT user_id, note_id, event, ts, answer_id, position FROM read_parquet($files
 """
 _ANSWERS = """
 CREATE TEMP TABLE answers AS
-SELECT DISTINCT ON (answer_id, scenario, ts) * FROM read_parquet($files)
+SELECT DISTINCT ON (answer_id, scenario, ts) * FROM read_parquet($files, union_by_name = true)
 WHERE ts >= $since
 """
 _NO_ANSWERS = """

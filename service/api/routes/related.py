@@ -1,7 +1,6 @@
 """The routes of related notes: of one, of several and a text, and of many requests at once."""
 
 import asyncio
-from dataclasses import replace
 from itertools import chain
 
 import orjson
@@ -15,7 +14,7 @@ from service.api.queries import NoParameters
 from service.api.records import draft_note
 from service.api.responses import error_out, related_out
 from service.api.routes.requests import JSON, READER, Answering, Id, answering_of, limits_of, parameters_of, read_body
-from service.api.rules import Asked, R, asked, asked_in_query
+from service.api.rules import Asked, R, asked, asked_in_query, in_arm
 from service.api.validation import explain
 from service.contract.related import (
     AnswersOut,
@@ -31,6 +30,7 @@ from service.errors import (
     BadFilter,
     BadRequest,
     IndexUnavailable,
+    Internal,
     NoteLLMError,
     NoteNotFound,
     NotePending,
@@ -107,8 +107,8 @@ async def related_by_rules(note_id: Id, request: Request) -> Response:
 async def related_to_several(request: Request) -> Response:
     """Notes near several notes and a text, and far from others; none of these stands in the answer."""
     parameters_of(request, NoParameters)
-    seeds = asked(parse(SeedsIn, await read_body(request, limits_of(request).max_related_bytes)))
-    answering = answering_of(request, seeds.rules.for_user)
+    rules = parse(SeedsIn, await read_body(request, limits_of(request).max_related_bytes))
+    seeds, answering = answered_by(request, asked(rules))
     related = await _of_seeds(seeds.rules, seeds.query, answering.recommender)
     return await list_answer("related", related, seeds, answering)
 
@@ -128,11 +128,19 @@ async def related_in_batch(request: Request) -> Response:
     """Up to 64 requests for related notes at once; each has a status of its own."""
     parameters_of(request, NoParameters)
     batch = parse(BatchIn, await read_body(request, limits_of(request).max_related_bytes))
-    answering, request_id = answering_of(request), request.state.request_id
-    answers = await asyncio.gather(*(_answer(one, answering, request_id) for one in batch.requests))
+    # Before any of them runs: the active model may change meanwhile.
+    entries = [_entry(one, request) for one in batch.requests]
+    answers = await asyncio.gather(*(_answer(entry, request.state.request_id) for entry in entries))
     unknown = sorted({name for _, names in answers for name in names})
     body = orjson.dumps({"answers": [orjson.Fragment(answer) for answer, _ in answers]})
     return Response(body, headers=_named(unknown), media_type=JSON)
+
+
+def answered_by(request: Request, wanted: Asked[R]) -> tuple[Asked[R], Answering]:
+    """What is asked, with the rules of the reader's arm, and who answers. Raises BadRequest."""
+    answering = answering_of(request, wanted.rules.for_user)
+    assignment = answering.recommender.assignment
+    return in_arm(wanted, assignment.arm) if assignment else wanted, answering
 
 
 async def list_answer(
@@ -146,13 +154,13 @@ async def list_answer(
 def _list_out(
     scenario: Scenario, related: RelatedNotes, wanted: Asked[R], answering: Answering, note_id: str | None
 ) -> bytes:
-    ids, model = [note.note_id for note in related.notes], answering.recommender.fingerprint
+    ids = [note.note_id for note in related.notes]
     answer_id = answering.log(scenario, wanted.digest, ids, note_id=note_id or "")
-    return related_out(related, model, answer_id, explain=wanted.rules.explain, note_id=note_id)
+    return related_out(related, answering.recommender, answer_id, explain=wanted.rules.explain, note_id=note_id)
 
 
 async def _of_note(note_id: str, wanted: Asked[RelatedRules], request: Request) -> Response:
-    answering = answering_of(request, wanted.rules.for_user)
+    wanted, answering = answered_by(request, wanted)
     related = await answering.recommender.related(note_id, wanted.query)
     return await list_answer("related", related, wanted, answering, note_id)
 
@@ -167,22 +175,40 @@ def _places(name: str, note_ids: list[str]) -> list[str]:
     return [f"{name}[{place}]" for place in range(len(note_ids))]
 
 
-async def _answer(one: object, batch: Answering, request_id: str) -> tuple[bytes, list[str]]:
-    """The answer to one request of a batch, as JSON, and the attributes in it that no note has."""
+Entry = tuple[Asked[BatchedIn | SeedsIn], Answering]
+
+
+def _entry(one: object, request: Request) -> Entry | NoteLLMError:
+    """One request of a batch, or what is wrong with it."""
     try:
-        wanted = asked(_batched(one))
-        rules, query = wanted.rules, wanted.query
-        answering = replace(batch, reader=rules.for_user or batch.reader)
-        recommender, note_id = answering.recommender, rules.note_id if isinstance(rules, BatchedIn) else None
+        return answered_by(request, asked(_batched(one)))
+    except NoteLLMError as error:
+        return error
+
+
+async def _answer(entry: Entry | NoteLLMError, request_id: str) -> tuple[bytes, list[str]]:
+    """The answer to one request of a batch, as JSON, and the attributes in it that no note has."""
+    if isinstance(entry, NoteLLMError):
+        return _refused(entry, request_id)
+    wanted, answering = entry
+    rules, query, recommender = wanted.rules, wanted.query, answering.recommender
+    note_id = rules.note_id if isinstance(rules, BatchedIn) else None
+    try:
         related = (
             await _of_seeds(rules, query, recommender)
             if isinstance(rules, SeedsIn)
             else await recommender.related(rules.note_id, query)
         )
     except NoteLLMError as error:
-        return orjson.dumps({"status": error.status, "error": error_out(error.code, str(error), request_id)}), []
+        if error.status >= Internal.status:
+            answering.log_failure(error.code)
+        return _refused(error, request_id)
     body = _list_out("related", related, wanted, answering, note_id)
     return b'{"status":200,%b' % body[1:], await recommender.unknown_names(query)
+
+
+def _refused(error: NoteLLMError, request_id: str) -> tuple[bytes, list[str]]:
+    return orjson.dumps({"status": error.status, "error": error_out(error.code, str(error), request_id)}), []
 
 
 def _batched(one: object) -> BatchedIn | SeedsIn:

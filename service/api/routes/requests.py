@@ -1,8 +1,9 @@
 """What every route takes out of its request, and what it answers with."""
 
+import re
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, TypeVar, cast
 from urllib.parse import unquote
 
@@ -25,8 +26,8 @@ JSON = "application/json"
 REPLAYED = "Idempotency-Replayed"
 READER, ANSWER = "X-Reader-ID", "X-Answer-ID"
 _MAX_KEY_CHARS = 255
-_MAX_READER_CHARS = 128
 _MAX_ANSWER_CHARS = 64
+_READER = re.compile(r"[!-~]{1,1536}")  # 128 characters of four bytes, percent-encoded
 
 P = TypeVar("P", bound=BaseModel)
 Id = Annotated[str, Path(pattern=ID_PATTERN, description="1 to 128 of A-Z a-z 0-9 . _ ~ : -")]
@@ -38,9 +39,9 @@ def parameters_of(request: Request, model: type[P]) -> P:
     return parse_query(model, request.scope["query_string"])
 
 
-def recommender_of(request: Request) -> Recommender:
-    """The recommender of the model that is active now."""
-    return cast(Recommender, request.app.state.recommender())
+def recommender_of(request: Request, reader: str | None = None) -> Recommender:
+    """The recommender of the model that is active now; for a reader in an experiment, that of their arm."""
+    return cast(Recommender, request.app.state.recommender(reader))
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,26 +56,60 @@ class Answering:
     reader: str = ""
     experiment: str = ""
     arm: str = ""
+    started: float = field(default_factory=time.perf_counter)
 
     def log(self, scenario: Scenario, digest: str, ids: Sequence[str], *, note_id: str = "", category: str = "") -> str:
         """Log an answer with these ids, in order, to rules of this digest; returns its own id, which events name."""
         model = self.recommender.fingerprint
         answer_id = new_answer_id(scenario, model, self.arm)
         source = scenario, model, ids, digest, self.reader, self.experiment, self.arm
-        self.buffer.add(ServedAnswer(answer_id, time.time(), *source, note_id, category))
+        self.buffer.add(ServedAnswer(answer_id, time.time(), *source, note_id, category, self._seconds))
         return answer_id
+
+    def log_failure(self, code: str) -> None:
+        """Log an error of ours in the place of an answer, if the reader is in an experiment: it counts for the arm."""
+        if self.arm:
+            model = self.recommender.fingerprint
+            answer_id = new_answer_id("failed", model, self.arm)
+            source = "", self.reader, self.experiment, self.arm
+            failure = ServedAnswer(answer_id, time.time(), "failed", model, [code], *source, seconds=self._seconds)
+            self.buffer.add(failure)
+
+    @property
+    def _seconds(self) -> float:
+        return round(time.perf_counter() - self.started, 6)
 
 
 def answering_of(request: Request, for_user: str | None = None) -> Answering:
-    """What answers this request; ``for_user`` is the reader whom its rules name, else its headers may."""
-    reader = for_user or unquote(request.headers.get(READER, ""))[:_MAX_READER_CHARS]
-    return Answering(recommender_of(request), cast(AnswerBuffer, request.app.state.buffer), reader)
+    """What answers this request; ``for_user`` is the reader whom its rules name, else its headers may.
+
+    The state of the request keeps it, for an error that comes in place of the answer. Raises BadRequest.
+    """
+    reader = for_user or _reader_of(request)
+    recommender = recommender_of(request, reader)
+    assignment = recommender.assignment
+    place = (assignment.experiment, assignment.arm.name) if assignment else ()
+    answering = Answering(recommender, cast(AnswerBuffer, request.app.state.buffer), reader or "", *place)
+    request.state.answering = answering
+    return answering
+
+
+def _reader_of(request: Request) -> str | None:
+    header = request.headers.get(READER)
+    if header is None:
+        return None
+    if not _READER.fullmatch(header):
+        raise BadRequest(f"{READER} is 1 to 1536 visible ASCII characters, others percent-encoded")
+    return unquote(header)
 
 
 def log_written(request: Request, note_id: str, hashtags: Sequence[str]) -> None:
     """A note was stored: log its hashtags with the answer that suggested some, if the request names it."""
     if answer_id := request.headers.get(ANSWER, "")[:_MAX_ANSWER_CHARS]:
-        by = answering_of(request)
+        try:
+            by = answering_of(request)
+        except BadRequest:  # no reader, but a note that is stored
+            return
         record = ServedAnswer(answer_id, time.time(), "written", by.recommender.fingerprint, hashtags)
         by.buffer.add(record._replace(reader=by.reader, note_id=note_id))
 

@@ -7,8 +7,8 @@ from service.api.auth import GuardedRoute, needs
 from service.api.bodies import parse
 from service.api.queries import NoParameters
 from service.api.records import text_note
-from service.api.routes.related import UNKNOWN, list_answer
-from service.api.routes.requests import READER, answering_of, limits_of, parameters_of, read_body
+from service.api.routes.related import UNKNOWN, answered_by, list_answer
+from service.api.routes.requests import READER, limits_of, parameters_of, read_body
 from service.api.rules import Asked, asked, asked_in_query
 from service.contract.related import ListOut, SearchIn, SearchRules
 from service.errors import BadFilter, IndexUnavailable, StoreUnavailable, WorkerUnavailable
@@ -54,6 +54,6 @@ async def search_by_rules(request: Request) -> Response:
 
 
 async def _search(search: Asked[SearchRules], request: Request) -> Response:
-    answering = answering_of(request, search.rules.for_user)
+    search, answering = answered_by(request, search)
     related = await answering.recommender.related_to(Origins(), search.query, text_note(search.rules.q))
     return await list_answer("search", related, search, answering)

@@ -33,8 +33,8 @@ async def suggest_tags(request: Request) -> Response:
     The category is one of the model's closed set. Hashtags come most likely first.
     """
     parameters_of(request, NoParameters)
-    answering = answering_of(request)
     draft = parse(DraftIn, await read_body(request, limits_of(request).max_body_bytes))
+    answering = answering_of(request)
     suggestions = await answering.recommender.tags(
         draft_note(draft), max_hashtags=draft.max_hashtags, vocabulary=draft.vocabulary, related=draft.related
     )
@@ -42,5 +42,5 @@ async def suggest_tags(request: Request) -> Response:
     answer_id = answering.log(
         "tags", digest_of_rules(draft), [tag.tag for tag in suggestions.hashtags], category=category
     )
-    out = tags_out(suggestions, answering.recommender.fingerprint, answer_id, with_related=draft.related > 0)
+    out = tags_out(suggestions, answering.recommender, answer_id, with_related=draft.related > 0)
     return json_answer(out)

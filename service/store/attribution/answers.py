@@ -7,11 +7,11 @@ from typing import Literal, NamedTuple, get_args
 
 import msgpack
 
-Scenario = Literal["related", "search", "tags", "written"]
+Scenario = Literal["related", "search", "tags", "written", "failed"]
 
 _LEVEL = 1  # a batch becomes a third of it; the levels above take twice the time for a tenth less
 _MODEL_CHARS = 8
-_LETTERS: dict[Scenario, str] = {"related": "r", "search": "s", "tags": "t", "written": "w"}
+_LETTERS: dict[Scenario, str] = {"related": "r", "search": "s", "tags": "t", "written": "w", "failed": "f"}
 _SCENARIOS = {letter: scenario for scenario, letter in _LETTERS.items()}
 
 
@@ -19,9 +19,11 @@ class ServedAnswer(NamedTuple):
     """What an answer said: ``ids`` are the notes of a list, in order, or the hashtags suggested for a draft.
 
     ``written`` is no answer but the end of one: a note was stored whose write named the answer of `tags` with this id;
-    ``ids`` are the note's hashtags then. A ``tags`` answer has the suggested ``category``, too. ``time`` is in seconds
+    ``ids`` are the note's hashtags then. ``failed`` is an error of ours, to a reader in an experiment, and ``ids`` its
+    code. A ``tags`` answer has the suggested ``category``, too. ``time`` is in seconds
     since 1970, ``parameters`` a digest of the rules of the request, without its reader. ``reader`` is empty where a
-    request names none; in memory it is the reader's id, and in the log its hash, see `readers`.
+    request names none; in memory it is the reader's id, and in the log its hash, see `readers`. ``seconds`` is what the
+    answer took, from its parsed request on.
     """
 
     answer_id: str
@@ -35,6 +37,7 @@ class ServedAnswer(NamedTuple):
     arm: str = ""
     note_id: str = ""
     category: str = ""
+    seconds: float = 0.0
 
 
 class AnswerSource(NamedTuple):

@@ -1,16 +1,14 @@
 """The commands of a rollout: list, activate and retire models."""
 
-from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 import click
 
-from service.cli.common import echo, load_settings, store_mistakes
+from service.cli.common import echo
+from service.cli.rollout.checks import WORKER_RUNS_S, check_known, check_whole, run, worker_idle_s
 
 if TYPE_CHECKING:
     from service.wiring import Rollout
-
-WORKER_RUNS_S = 15.0
 
 
 @click.group()
@@ -42,7 +40,7 @@ def list_models() -> None:
     Example:
       notellm model list
     """
-    _run(_list)
+    run(_list)
 
 
 @model.command()
@@ -58,7 +56,7 @@ def activate(fingerprint: str, force: bool) -> None:
     Example:
       notellm model activate 6f1d0c2ab3e49587
     """
-    _run(lambda service: _activate(service, fingerprint, force=force))
+    run(lambda service: _activate(service, fingerprint, force=force))
 
 
 @model.command()
@@ -66,13 +64,14 @@ def activate(fingerprint: str, force: bool) -> None:
 def retire(fingerprint: str) -> None:
     """Delete the predictions of the model FINGERPRINT, and its indexes.
 
-    Refused for the active model, and while one of its workers runs: it would bring the model back.
+    Refused for the active model, for one in an experiment that runs, and while one of its workers runs: it would bring
+    the model back.
 
     \b
     Example:
       notellm model retire 0a9b8c7d6e5f4a3b
     """
-    _run(lambda service: _retire(service, fingerprint))
+    run(lambda service: _retire(service, fingerprint))
 
 
 async def _list(service: "Rollout") -> None:
@@ -95,62 +94,31 @@ async def _list(service: "Rollout") -> None:
 
 
 async def _activate(service: "Rollout", fingerprint: str, *, force: bool) -> None:
-    _known(service, fingerprint)
+    check_known(service, fingerprint)
     active = service.registered.active
     if fingerprint == active:
         echo(f"{fingerprint} is active already")
         return
-    if active is not None and not force:
-        await _compare(service, fingerprint, active)
+    if not force:
+        await check_whole(service, fingerprint)
     if not await service.registry.activate(fingerprint):
         raise click.ClickException(f"{fingerprint} was retired a moment ago")
     back = f"; `notellm model activate {active}` goes back" if active is not None else ""
     echo(f"{fingerprint} answers from now on{back}")
 
 
-async def _compare(service: "Rollout", fingerprint: str, active: str) -> None:
-    from indexer.types import ShardUnavailable
-    from service.store.rollout import gap
-
-    try:
-        lacking = await gap(service.registry, service.searcher, fingerprint, active)
-    except ShardUnavailable as error:
-        raise click.ClickException(f"{error}, so the notes that it lacks are unknown; --force does not ask") from error
-    if lacking.notes:
-        raise click.ClickException(
-            f"{fingerprint} lacks {lacking.notes} notes that {active} finds, {lacking.dead_lettered} of them "
-            "dead-lettered; wait for the others, or lose them from all answers with --force"
-        )
-
-
 async def _retire(service: "Rollout", fingerprint: str) -> None:
-    _known(service, fingerprint)
-    idle_s = (await service.registry.progress(fingerprint)).idle_s
-    if fingerprint != service.registered.active and idle_s is not None and idle_s < WORKER_RUNS_S:
+    check_known(service, fingerprint)
+    if used := [one.name for one in await service.experiments.all() if one.runs and fingerprint in one.models]:
+        raise click.ClickException(f"{fingerprint} is in the experiment {used[0]}; `notellm experiment stop` it first")
+    idle_s = await worker_idle_s(service, fingerprint)
+    if fingerprint != service.registered.active and idle_s is not None:
         raise click.ClickException(
             f"a worker of {fingerprint} asked for notes {idle_s:.1f} s ago; stop its workers, "
             f"and repeat this {WORKER_RUNS_S:.0f} s later"
         )
     if not await service.registry.retire(fingerprint):
-        raise click.ClickException(f"{fingerprint} is active; `notellm model activate` another one first")
-    echo(f"{fingerprint} is retired; every indexer removes its index within a second")
-
-
-def _known(service: "Rollout", fingerprint: str) -> None:
-    if fingerprint not in service.registered.dims:
         raise click.ClickException(
-            f"no model {fingerprint} is registered; `notellm model list` shows the registered ones"
+            f"{fingerprint} is active, or in an experiment since now; `notellm model activate` another one first"
         )
-
-
-def _run(command: Callable[["Rollout"], Awaitable[None]]) -> None:
-    import asyncio
-
-    from service.wiring import rollout
-
-    async def run() -> None:
-        async with rollout(load_settings()) as service:
-            await command(service)
-
-    with store_mistakes():
-        asyncio.run(run())
+    echo(f"{fingerprint} is retired; every indexer removes its index within a second")

@@ -1,0 +1,1 @@
+"""The commands that say which model answers whom."""

@@ -1,0 +1,60 @@
+"""Shared by the commands of a rollout: the service that they ask, and what a model needs to answer."""
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+import click
+
+from service.cli.common import load_settings, store_mistakes
+
+if TYPE_CHECKING:
+    from service.wiring import Rollout
+
+WORKER_RUNS_S = 15.0
+
+
+def run(command: Callable[["Rollout"], Awaitable[None]]) -> None:
+    """Run a command on the service that is set; mistakes become ClickException."""
+    import asyncio
+
+    from service.wiring import rollout
+
+    async def with_service() -> None:
+        async with rollout(load_settings()) as service:
+            await command(service)
+
+    with store_mistakes():
+        asyncio.run(with_service())
+
+
+def check_known(service: "Rollout", fingerprint: str) -> None:
+    """Raises ClickException unless the model is registered."""
+    if fingerprint not in service.registered.dims:
+        raise click.ClickException(
+            f"no model {fingerprint} is registered; `notellm model list` shows the registered ones"
+        )
+
+
+async def check_whole(service: "Rollout", fingerprint: str) -> None:
+    """Raises ClickException if the model's index lacks notes that the active model's holds, or cannot be asked."""
+    from indexer.types import ShardUnavailable
+    from service.store.rollout import gap
+
+    active = service.registered.active
+    if active is None or fingerprint == active:
+        return
+    try:
+        lacking = await gap(service.registry, service.searcher, fingerprint, active)
+    except ShardUnavailable as error:
+        raise click.ClickException(f"{error}, so the notes that it lacks are unknown; --force does not ask") from error
+    if lacking.notes:
+        raise click.ClickException(
+            f"{fingerprint} lacks {lacking.notes} notes that {active} finds, {lacking.dead_lettered} of them "
+            "dead-lettered; wait for the others, or lose them from all answers with --force"
+        )
+
+
+async def worker_idle_s(service: "Rollout", fingerprint: str) -> float | None:
+    """Seconds since a worker of the model last asked for notes; None if none runs."""
+    idle_s = (await service.registry.progress(fingerprint)).idle_s
+    return idle_s if idle_s is not None and idle_s < WORKER_RUNS_S else None

@@ -1,0 +1,1 @@
+"""Experiments: which arm a reader is in, and what the arms say."""
