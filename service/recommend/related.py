@@ -179,7 +179,7 @@ class Neighborhood:
             if says_nothing:
                 notes = []
             found = ranked(notes, query, origins, self._popularity_weight, self._clock())
-            if len(ids) < count or count == query.most_candidates or _is_enough(found.notes, query, cosines[-1]):
+            if len(ids) < count or _is_enough(found.notes, query, cosines[-1]) or count == query.most_candidates:
                 break
             count = min(count * _WIDER, query.most_candidates)
         is_outdated = any(map(_was_written, seeds, current))

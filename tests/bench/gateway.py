@@ -147,7 +147,7 @@ def percentile(output: str, name: str) -> float:
 
 
 @contextmanager
-def stack(folder: Path, notes: int, bearer: str, *, alike: bool) -> Iterator[str]:
+def stack(folder: Path, notes: int, bearer: str, *, alike: bool = False) -> Iterator[str]:
     """A filled Redis, the shards and a gateway; the gateway's address."""
     redis = RedisServer()
     redis.start()
@@ -209,7 +209,7 @@ async def fill(url: str, notes: int, *, alike: bool) -> None:
     await redis.aclose()
 
 
-def note(number: int, *, alike: bool) -> Note:
+def note(number: int, *, alike: bool = False) -> Note:
     """A note of ordinary size."""
     draw = np.random.default_rng(number)
     tags = tuple(f"tag{tag}" for tag in draw.integers(500, size=4))
