@@ -76,8 +76,9 @@ $(PEERS_VENV)/.installed: tests/bench/peers.txt
 	$(PEERS_VENV)/bin/pip install --quiet --disable-pip-version-check -r tests/bench/peers.txt
 	touch $@
 
-bench-peers: $(VENV)/.dev-installed $(PEERS_VENV)/.installed ## Measure related beside pgvector and Chroma at equal recall (needs wrk); the last line is one JSON object.
+bench-peers: $(VENV)/.dev-installed $(PEERS_VENV)/.installed ## Measure related beside pgvector and Chroma (needs wrk), and filters beside Qdrant, at equal recall; one JSON object each.
 	$(BIN)/python tests/bench/peers.py --peers-venv $(PEERS_VENV)
+	$(BIN)/python tests/bench/filter_peers.py --peers-venv $(PEERS_VENV)
 
 bench-index: $(VENV)/.dev-installed $(VENV)/.bench-installed ## Measure the index on a million vectors, then how fresh it is under load; one JSON object each.
 	$(BIN)/python tests/bench/index.py

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
+from indexer.filters.expression import Expression
 from indexer.types import Fields
 from service import metrics
 from service.deadlines import within
@@ -111,11 +112,13 @@ class NoteCache:
         """Whether the note is known to be deleted, as far as was heard."""
         return self._changed.get(note_id, False)
 
-    def is_certain(self, note_id: str) -> bool:
+    def is_certain(self, note_id: str, passing: Expression | None = None) -> bool:
         """Whether what an index holds of the note may be shown: nothing was heard of it since it was fetched, and it
-        was not hidden then."""
+        was not hidden then, and passed. The word of an index alone may be that of its last snapshot."""
         summary = self._cached.get(note_id)
-        return note_id not in self._changed and not (summary and summary.hidden)
+        if note_id in self._changed:
+            return False
+        return summary is None or not (summary.hidden or (passing and not passing.matches(summary.fields)))
 
     async def get(self, note_ids: Sequence[str]) -> list[NoteSummary | None]:
         """Summaries in the order of the ids, as of a moment after the call; None for unknown and deleted notes.

@@ -138,13 +138,16 @@ class Notes:
     async def put_many(self, records: Sequence[StoredNote], expected: Expected = None) -> list[int | Refusal]:
         """Store notes and return their versions, or why one was not stored; of two with one id the later wins.
 
-        A note that is hidden now is in no answer from here on, as one that was deleted.
+        A note that is hidden now is in no answer from here on, as one that was deleted; what was known of the others
+        is in none either.
         """
         async with within(self._http.write_s, StoreUnavailable):
             versions = await self._store.put(records, expected)
         metrics.NOTES_ACCEPTED.inc(sum(not isinstance(version, Refusal) for version in versions))
         for record in records:
-            if record.hidden:  # one that was refused is fetched again, no more
+            # What is cached is outdated, though no log says so where Redis goes away now. One that was refused is
+            # fetched again, no more.
+            if record.hidden or self._cache.peek(record.note.id):
                 self._cache.withdraw(record.note.id, deleted=False)
         return versions
 

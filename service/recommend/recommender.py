@@ -204,12 +204,12 @@ class Recommender:
             )
         return ServiceStatus(counts, shards, self._shards, sorted(self.notes.freshness_s))
 
-    async def unknown_names(self, query: RelatedQuery) -> list[str]:
-        """Names in the query's filters that no note ever had, as far as the store tells."""
-        if not query.names:
+    async def unknown_names(self, names: frozenset[str]) -> list[str]:
+        """Those of the names in filters that no note has, as far as the store tells."""
+        if not names:
             return []
         try:
-            return await self._names.unknown(query.names)
+            return await self._names.unknown(names)
         except StoreUnavailable:
             return []
 

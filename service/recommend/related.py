@@ -169,7 +169,7 @@ class Neighborhood:
             summaries = await self._cache.get_or_none([*own, *ids])
             hits = zip(ids, cosines, strict=True)
             if summaries is None:
-                bare = [RelatedNote(id_, cosine, None) for id_, cosine in hits if self._cache.is_certain(id_)]
+                bare = [RelatedNote(id_, cosine, None) for id_, cosine in hits if self._cache.is_certain(id_, passing)]
                 return _Found(Ranked(bare, []), result, [], is_outdated=False, is_stale=False, hydrated=False)
             current, found_summaries = summaries[: len(own)], summaries[len(own) :]
             live = zip(hits, found_summaries, strict=True)

@@ -367,6 +367,8 @@ class TestAnswers:
         answer = http.get("/notes/rule-1/related", params={"filter": "zz_unknown = 1 OR price = 1 OR a_unknown EXISTS"})
 
         assert answer.headers["x-unknown-attributes"] == "a_unknown, zz_unknown"
+        listed = http.get("/notes", params={"filter": "zz_unknown = 1 OR price = 1 OR a_unknown EXISTS"})
+        assert listed.headers["x-unknown-attributes"] == "a_unknown, zz_unknown"
         known = http.get("/notes/rule-1/related", params={"filter": "price = 1 OR exposure = 0"})
         assert "x-unknown-attributes" not in known.headers
 

@@ -21,11 +21,13 @@ from service.api.routes.requests import (
     JSON,
     READER,
     REPLAYED,
+    UNKNOWN,
     Id,
     check_media_type,
     json_answer,
     limits_of,
     log_written,
+    named_unknown,
     once,
     parameters_of,
     read_body,
@@ -182,7 +184,7 @@ def _refusals(versions: Sequence[int | Refusal], rejected: Container[int]) -> li
     response_model=NotesOut,
     tags=["notes"],
     responses={
-        200: openapi.answer("Notes, in byte order of their ids.", "listed"),
+        200: openapi.answer("Notes, in byte order of their ids.", "listed", headers=(UNKNOWN,)),
         **openapi.errors(BadFilter, StoreUnavailable),
     },
     openapi_extra=openapi.takes(ListParameters),
@@ -196,8 +198,10 @@ async def list_notes(request: Request) -> Response:
     """
     asked = parameters_of(request, ListParameters)
     expression = None if asked.filter is None else parse_filter(asked.filter)
-    listed = await recommender_of(request).notes.page(asked.after or "", asked.limit, expression)
-    return json_answer(notes_out(listed))
+    recommender = recommender_of(request)
+    listed = await recommender.notes.page(asked.after or "", asked.limit, expression)
+    unknown = await recommender.unknown_names(expression.names()) if expression else []
+    return json_answer(notes_out(listed), named_unknown(unknown))
 
 
 @router.get(

@@ -13,7 +13,18 @@ from service.api.bodies import parse
 from service.api.queries import NoParameters
 from service.api.records import draft_note
 from service.api.responses import error_out, related_out
-from service.api.routes.requests import JSON, READER, Answering, Id, answering_of, limits_of, parameters_of, read_body
+from service.api.routes.requests import (
+    JSON,
+    READER,
+    UNKNOWN,
+    Answering,
+    Id,
+    answering_of,
+    limits_of,
+    named_unknown,
+    parameters_of,
+    read_body,
+)
 from service.api.rules import Asked, R, asked, asked_in_query, in_arm
 from service.api.validation import explain
 from service.contract.related import (
@@ -42,7 +53,6 @@ from service.recommend.recommender import Recommender
 from service.recommend.related import Origins, RelatedNotes
 from service.store.attribution.answers import Scenario
 
-UNKNOWN = "X-Unknown-Attributes"
 _ERRORS = (BadFilter, NoteNotFound, NotePending, StoreUnavailable, IndexUnavailable)
 
 router = APIRouter(route_class=GuardedRoute, generate_unique_id_function=lambda route: route.name)
@@ -133,7 +143,7 @@ async def related_in_batch(request: Request) -> Response:
     answers = await asyncio.gather(*(_answer(entry, request.state.request_id) for entry in entries))
     unknown = sorted({name for _, names in answers for name in names})
     body = orjson.dumps({"answers": [orjson.Fragment(answer) for answer, _ in answers]})
-    return Response(body, headers=_named(unknown), media_type=JSON)
+    return Response(body, headers=named_unknown(unknown), media_type=JSON)
 
 
 def answered_by(request: Request, wanted: Asked[R]) -> tuple[Asked[R], Answering]:
@@ -148,7 +158,9 @@ async def list_answer(
 ) -> Response:
     """200 with a list, and the attributes in its filters that no note has."""
     body = _list_out(scenario, related, wanted, answering, note_id)
-    return Response(body, headers=_named(await answering.recommender.unknown_names(wanted.query)), media_type=JSON)
+    return Response(
+        body, headers=named_unknown(await answering.recommender.unknown_names(wanted.query.names)), media_type=JSON
+    )
 
 
 def _list_out(
@@ -204,7 +216,7 @@ async def _answer(entry: Entry | NoteLLMError, request_id: str) -> tuple[bytes, 
             answering.log_failure(error.code)
         return _refused(error, request_id)
     body = _list_out("related", related, wanted, answering, note_id)
-    return b'{"status":200,%b' % body[1:], await recommender.unknown_names(query)
+    return b'{"status":200,%b' % body[1:], await recommender.unknown_names(query.names)
 
 
 def _refused(error: NoteLLMError, request_id: str) -> tuple[bytes, list[str]]:
@@ -218,7 +230,3 @@ def _batched(one: object) -> BatchedIn | SeedsIn:
         return model.model_validate(one)
     except ValidationError as error:
         raise BadRequest(explain(error)) from None
-
-
-def _named(unknown: list[str]) -> dict[str, str]:
-    return {UNKNOWN: ", ".join(unknown)} if unknown else {}

@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, TypeVar, cast
 from urllib.parse import unquote
@@ -25,6 +25,7 @@ from service.store.interfaces import Answer, Answers
 JSON = "application/json"
 REPLAYED = "Idempotency-Replayed"
 READER, ANSWER = "X-Reader-ID", "X-Answer-ID"
+UNKNOWN = "X-Unknown-Attributes"
 _MAX_KEY_CHARS = 255
 _MAX_ANSWER_CHARS = 64
 _READER = re.compile(r"[!-~]{1,1536}")  # 128 characters of four bytes, percent-encoded
@@ -170,6 +171,11 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
     return bytes(body)
 
 
-def json_answer(content: object) -> Response:
+def json_answer(content: object, headers: Mapping[str, str] | None = None) -> Response:
     """200 with this content."""
-    return Response(orjson.dumps(content), media_type=JSON)
+    return Response(orjson.dumps(content), headers=headers, media_type=JSON)
+
+
+def named_unknown(names: Sequence[str]) -> dict[str, str]:
+    """The header that names the attributes in filters that no note has."""
+    return {UNKNOWN: ", ".join(names)} if names else {}

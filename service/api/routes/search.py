@@ -7,8 +7,8 @@ from service.api.auth import GuardedRoute, needs
 from service.api.bodies import parse
 from service.api.queries import NoParameters
 from service.api.records import text_note
-from service.api.routes.related import UNKNOWN, answered_by, list_answer
-from service.api.routes.requests import READER, limits_of, parameters_of, read_body
+from service.api.routes.related import answered_by, list_answer
+from service.api.routes.requests import READER, UNKNOWN, limits_of, parameters_of, read_body
 from service.api.rules import Asked, asked, asked_in_query
 from service.contract.related import ListOut, SearchIn, SearchRules
 from service.errors import BadFilter, IndexUnavailable, StoreUnavailable, WorkerUnavailable

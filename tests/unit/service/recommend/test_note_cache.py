@@ -8,6 +8,7 @@ import pytest
 from prometheus_client import REGISTRY
 from redis.asyncio import Redis
 
+from indexer.filters.expression import OneOf
 from model.note import Note
 from service.errors import StoreUnavailable
 from service.recommend.near_copies import Fingerprint
@@ -146,6 +147,16 @@ async def test_a_hidden_note_is_not_certain_until_it_is_seen_again():
     await store.put([note("n1")])
     [shown] = await cache.get(["n1"])
     assert (shown.hidden, cache.is_certain("n1")) == (False, True)
+
+
+async def test_a_note_that_did_not_pass_when_it_was_fetched_is_not_certain_to_pass():
+    store = MemoryStore()
+    await store.put([replace(note("n1"), author="a")])
+    cache = NoteCache(store, 10, TIMEOUT_S)
+    await cache.get(["n1"])
+
+    assert [cache.is_certain("n1", OneOf("author", (author,))) for author in ("a", "b")] == [True, False]
+    assert cache.is_certain("never fetched", OneOf("author", ("b",)))
 
 
 async def test_deletes_are_kept_apart_while_a_request_is_under_way_and_no_longer():

@@ -336,6 +336,21 @@ class TestRelated:
         back = await gateway.recommender.related("n0", RelatedQuery(3))
         assert [one.note_id for one in back.notes] == [one.note_id for one in before.notes]
 
+    @pytest.mark.parametrize("down", [True, False])
+    async def test_hold_no_note_that_an_acknowledged_write_took_out_of_their_filter(self, gateway, down):
+        corpus = [replace(note, category="Travel") for note in notes(10)]
+        await gateway.publish(*corpus)
+        travel = RelatedQuery(9, categories=("Travel",))
+        first = (await gateway.recommender.related("n0", travel)).notes[0].note_id
+        note = next(note for note in corpus if note.id == first)
+
+        await gateway.recommender.notes.put(StoredNote(replace(note, category="Food"), 0))
+
+        gateway.store.down = down  # before the gateway or the index has read of it
+        after = await gateway.recommender.related("n0", travel)
+        assert (len(after.notes), after.degraded) == (8, down)
+        assert first not in {note.note_id for note in after.notes}
+
     async def test_a_write_that_hides_a_note_waits_for_its_shard_and_no_other_does(self, gateway, monkeypatch):
         monkeypatch.setattr("service.recommend.notes._LEAVES_S", 30.0)
         await gateway.publish(*notes(3))
