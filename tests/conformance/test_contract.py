@@ -30,7 +30,7 @@ BY_STATE = {
     "request_in_progress",
 }
 # The same of notes, in words: the code is that of any bad note.
-OF_OTHER_NOTES = {"in other notes the type is"}
+OF_OTHER_NOTES = {"in other notes the type is", "and the notes already have 10,000 different names"}
 OF_THE_NOTE = {"PATCH": {"title and content are both empty", "must hold at most 32 names"}}
 # The language of filters is no JSON Schema.
 BY_LANGUAGE = {"bad_filter"}
