@@ -130,8 +130,11 @@ Title = Annotated[str, StringConstraints(strip_whitespace=True, max_length=300),
 Content = Annotated[str, StringConstraints(max_length=20_000), _NoNul, _text]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=20_000), _NoNul, _text]
 Label = Annotated[str, StringConstraints(max_length=128), _NoNul, _text]
-Hashtag = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=64), _NoNul, _visible_text]
-Words = Annotated[str, StringConstraints(max_length=1000), AfterValidator(_not_blank), _NoNul, _visible_text]
+_NotBlank = AfterValidator(_not_blank)
+Hashtag = Annotated[
+    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=64), _NotBlank, _NoNul, _visible_text
+]
+Words = Annotated[str, StringConstraints(max_length=1000), _NotBlank, _NoNul, _visible_text]
 NoteId = Annotated[str, StringConstraints(pattern=ID_PATTERN)]
 Time = Annotated[str, AfterValidator(_rfc_3339), _described(format="date-time")]
 AnswerId = Annotated[str, StringConstraints(min_length=1, max_length=64), _NoNul, _text]
@@ -201,6 +204,6 @@ class Body(BaseModel):
 
     @model_validator(mode="after")
     def _says_something(self) -> Self:
-        if not self.title and not self.content.strip():
+        if not self.title.strip() and not self.content.strip():  # pydantic trims less than Python does
             raise ValueError("title and content are both empty")
         return self

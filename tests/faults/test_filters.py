@@ -172,7 +172,7 @@ def test_no_answer_holds_a_note_that_does_not_match(filtered, rounds, figures):
 
 
 def test_the_twin_that_does_not_look_again_shows_notes_that_do_not_match(filtered, rounds, figures):
-    [one] = rounds(1, 1)
+    one = next(rounds(1, 1))
     with twin(filtered) as api, Movers(filtered.service.api, one.seed, asked=api) as movers:
         until(lambda: any(not problem.startswith("list") for problem in movers.problems))
     figures |= {"answers": movers.answers, "problems": len(movers.problems)}

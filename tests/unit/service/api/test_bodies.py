@@ -273,12 +273,14 @@ def test_a_title_is_measured_after_trimming():
 def test_a_note_may_have_a_title_or_content_or_both_but_not_nothing():
     parse(NoteIn, '{"title": "a"}')
     parse(NoteIn, '{"content": "a"}')
-    for empty in ("{}", '{"title": ""}', '{"title": " ", "content": " \\n\\u3000"}'):
+    for empty in ("{}", '{"title": ""}', '{"title": "\\u001d"}', '{"title": " ", "content": " \\n\\u3000"}'):
         with pytest.raises(BadRequest, match="both empty"):
             parse(NoteIn, empty)
 
 
-@pytest.mark.parametrize("hashtags", [[""], [" "], ["x" * 65], ["a"] * 31, [1], [None], ["a\0"], {"a": 1}, "a", None])
+@pytest.mark.parametrize(
+    "hashtags", [[""], [" "], ["\x1d"], ["x" * 65], ["a"] * 31, [1], [None], ["a\0"], {"a": 1}, "a", None]
+)
 def test_other_hashtags_are_refused(hashtags):
     with pytest.raises(BadRequest, match="hashtags"):
         parse(NoteIn, json.dumps({"title": "a", "hashtags": hashtags}))
