@@ -1,10 +1,11 @@
-"""What a filter costs a search: one shard in a process of its own, 16 callers at once, each waiting for its hits.
+"""What a filter costs a search: one shard in a process of its own, 16 callers at once or one, each waiting for hits.
 
 Notes have four attributes, two texts, a truth and a number, and a topic, which goes with the vector. Filters that a
 tenth, a thousandth and other shares of the notes pass take turns with no filter; a cost is the median of the ratios of
 the rounds, by the clock and by time of the processor, which other programs of the machine change less. ``repeated``
 filters are the same from request to request, as those of a page or a shop are; ``fresh`` ones differ in every request,
-so that none was evaluated before. Some rows are in the delta, as they are in a busy shard. Recall is that of the best
+so that none was evaluated before. With one caller, each search travels and runs alone; of 16 callers, those without a
+filter and with the same one share searches. Some rows are in the delta, as they are in a busy shard. Recall is that of the best
 ten among the notes that pass, by products of all of them. Bytes are those of the columns' arrays. The last line is one
 JSON object.
 
@@ -137,6 +138,7 @@ async def measure(rows: int, rounds: int) -> dict[str, Any]:
     fields = attributes(rows, vectors)
     report: dict[str, Any] = {"vectors": rows, "dim": DIM, "callers": CALLERS, "k": K, "delta": DELTA}
     report["bytes_of_four_attributes"] = round(bytes_of(fields), 1)
+    report["us_of_gateway"] = {"two_comparisons": gateway_us(tenth), "eight_comparisons": gateway_us(eight)}
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         Snapshots(Path(name), MODEL).save(built(vectors, fields, Path(name)).contents(), "1-0")
         shard = subprocess.Popen([sys.executable, __file__, "--serve", name], stdout=subprocess.PIPE, text=True)
@@ -154,6 +156,23 @@ async def measure(rows: int, rounds: int) -> dict[str, Any]:
             shard.terminate()
             shard.wait()
     return report
+
+
+def eight(number: int) -> str:
+    return (
+        f'category = "Travel" AND (price < {number} OR sale = true) AND NOT author IN ["bob", "eve"] AND '
+        'created_at >= "2026-01-01T00:00:00Z" AND hashtags = "ramen" AND city EXISTS AND brand != "b7"'
+    )
+
+
+def gateway_us(make: Filters) -> int:
+    """What a filter that is new costs a gateway: it is parsed, and its names and its tree are read from it."""
+    start_s = time.process_time()
+    for number in range(REQUESTS):
+        expression = parse(make(number))
+        assert expression.names()
+        assert expression.tree
+    return round((time.process_time() - start_s) / REQUESTS * 1e6)
 
 
 def bytes_of(fields: Sequence[Fields]) -> float:

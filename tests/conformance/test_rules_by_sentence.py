@@ -124,10 +124,12 @@ class TestGetRelated:
 
 class TestScores:
     def test_a_half_life_halves_them_and_no_time_is_no_age(self, http, cosines):
-        def score(one: dict[str, Any], cosine: float) -> float:
-            return cosine * 0.5 ** (one["attributes"]["price"] / 3 if "created_at" in one else 0)
-
         answer = ask(http, half_life_days=3.0, explain=True)
+        since_days = (datetime.now(UTC) - NOW) / timedelta(days=1)
+
+        def score(one: dict[str, Any], cosine: float) -> float:
+            age_days = one["attributes"]["price"] + since_days
+            return cosine * 0.5 ** (age_days / 3 if "created_at" in one else 0)
 
         assert [item["score"] for item in answer["items"]] == pytest.approx(ordered(cosines, score), abs=1e-3)
         for item in answer["items"]:
