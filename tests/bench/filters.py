@@ -5,9 +5,9 @@ tenth, a thousandth and other shares of the notes pass take turns with no filter
 the rounds, by the clock and by time of the processor, which other programs of the machine change less. ``repeated``
 filters are the same from request to request, as those of a page or a shop are; ``fresh`` ones differ in every request,
 so that none was evaluated before. With one caller, each search travels and runs alone; of 16 callers, those without a
-filter and with the same one share searches. Some rows are in the delta, as they are in a busy shard. Recall is that of the best
-ten among the notes that pass, by products of all of them. Bytes are those of the columns' arrays. The last line is one
-JSON object.
+filter and with the same one share searches. Some rows are in the delta, as they are in a busy shard. Recall is that of
+the best ten among the notes that pass, by products of all of them. Bytes are those of the columns' arrays. The last
+line is one JSON object.
 
     python tests/bench/filters.py [--vectors 100000] [--rounds 7]
 """
