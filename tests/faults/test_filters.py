@@ -29,14 +29,24 @@ from service.worker.worker import Worker
 
 OTHER = "0000000000000f11"
 SHARDS = 2
-# A gateway without the safeguard: it shows what an index found, and does not look whether it still matches. (Nor does
-# it look in the store's list, whose notes do not count here.)
+# A gateway whose shards are behind by one search of each kind, and without the safeguard: it does not look whether what
+# they found still matches. (Nor does it look in the store's list, whose notes do not count here.)
 TWIN = """
+import sys
 from indexer.filters import expression
+from indexer.serving.client import ShardedSearcher
+from service.cli.main import main
+
+search, last = ShardedSearcher.search, {}
+
+async def behind(self, vector, k, exclude=(), *, filter=None, timeout_s):
+    now, asked = await search(self, vector, k, exclude, filter=filter, timeout_s=timeout_s), (vector.tobytes(), filter)
+    before, last[asked] = last.get(asked, now), now
+    return before
+
+ShardedSearcher.search = behind
 for kind in (expression.OneOf, expression.Ordered, expression.Exists, expression.Not, expression.And, expression.Or):
     kind.matches = lambda self, fields: True
-import sys
-from service.cli.main import main
 sys.argv = ["notellm", "gateway"]
 main()
 """
