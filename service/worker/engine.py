@@ -44,9 +44,9 @@ class Turn(Enum):
 
 
 def next_turn(drafts: int, backlog: int, under_way: int, last: Turn | None) -> Turn | None:
-    """Drafts go first, because clients wait for them; but never twice in a row while a stored note waits.
+    """Drafts go first, because clients wait for them; but never twice in a row while a stored note may join.
 
-    ``drafts`` and ``backlog`` count the waiting ones, ``under_way`` the drafts in the model: while there are any,
+    ``drafts`` and ``backlog`` count those that may join, ``under_way`` the drafts in the model: while there are any,
     stored notes join once, because each prompt delays the next token of all. None when nothing is to join.
     """
     if drafts and not (backlog and last is Turn.DRAFTS):
@@ -92,8 +92,7 @@ class Engine:
         self._backend = backend
         self._budget = TokenBudget(max_batch_tokens)
         self._max_drafts = max_drafts
-        self._tokenizing = 0
-        self._draining = False
+        self._tokenizing, self._draining = 0, False
         self._drafts: deque[_Job] = deque()
         self._backlog: deque[_Job] = deque()
         self._under_way: dict[int, _Job] = {}
@@ -238,12 +237,16 @@ class Engine:
 
     def _next_to_join(self) -> list[_Job]:
         """The oldest drafts, or stored notes of like length, as many as there is room for."""
-        drafts = sum(job.is_draft for job in self._under_way.values())
-        turn = next_turn(len(self._drafts), len(self._backlog), drafts, self._last)
-        if turn is None or any(job.is_alone for job in self._under_way.values()):
+        under_way, stored = list(self._under_way.values()), self._stored_with_room()
+        drafts = sum(job.is_draft for job in under_way)
+        turn = next_turn(len(self._drafts), len(stored), drafts, self._last)
+        if turn is None or any(job.is_alone for job in under_way):
             return []
-        queue = self._drafts if turn is Turn.DRAFTS else self._backlog
-        positions = self._with_room(queue)
+        queue, positions = (self._backlog, stored) if turn is Turn.BACKLOG else (self._drafts, range(len(self._drafts)))
+        if queue[0].is_alone:
+            positions = [] if under_way else [0]
+        lengths = [queue[position].request.tokens for position in positions]
+        positions = positions[: admits(lengths, self._budget.now, [job.request.tokens for job in under_way])]
         joining = [queue[position] for position in positions]
         for position in sorted(positions, reverse=True):
             del queue[position]
@@ -251,15 +254,15 @@ class Engine:
             self._last = turn
         return joining
 
-    def _with_room(self, queue: Sequence[_Job]) -> list[int]:
-        if queue[0].is_alone:
-            return [] if self._under_way else [0]
-        lengths = [job.request.tokens for job in queue]
-        under_way = [job.request.tokens for job in self._under_way.values()]
-        positions = list(range(len(lengths)))
-        if queue is self._backlog:
-            positions = together(lengths, min(self._budget.now, self._backend.join_tokens))
-        return positions[: admits([lengths[position] for position in positions], self._budget.now, under_way)]
+    def _stored_with_room(self) -> Sequence[int]:
+        """Positions of the stored notes that may join; they leave half of the room to drafts, if there are any."""
+        if not self._backlog or self._backlog[0].is_alone:
+            return [0] if self._backlog else []
+        stored = [job.request.tokens for job in self._under_way.values() if not job.is_draft]
+        room = self._budget.now // 2 if self._drafts or len(stored) < len(self._under_way) else self._budget.now
+        lengths = [job.request.tokens for job in self._backlog]
+        positions = together(lengths, min(room, self._backend.join_tokens))
+        return positions[: admits([lengths[position] for position in positions], room, stored)]
 
     async def _take_step(self, joining: Mapping[int, _Job]) -> None:
         leaving, self._leaving = self._leaving, set()

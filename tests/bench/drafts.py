@@ -10,6 +10,7 @@ same machine. For each number of callers:
 
     notes_per_s, cpu_s_per_note    of the backlog; the processor's time is that of drafts, too
     drafts_per_s, p50, p99         of the drafts, in seconds
+    cpu_p50, cpu_p99               the same in the worker's own processor time, for a machine that others keep busy
 
 ``alone`` is a draft without a backlog; ``grammar_share`` the part of decoding in which grammars are asked (transformers
 alone). The last line is one JSON object.
@@ -130,7 +131,7 @@ class Bench:
         worker = Worker(engine, queue, CategorySampler(engine, [], 0.0), hashtags=HASHTAGS, cache=PredictionCache(0))
         await queue.open()
         await RedisStore(redis, max_queue=1_000_000).put([StoredNote(note, 0) for note in notes])
-        found: list[float] = []
+        found: list[Wait] = []
 
         async def ask() -> None:
             while True:
@@ -201,20 +202,23 @@ class Watch:
         return watched
 
 
-async def timed(engine: Any, draft: Any) -> float:
-    started = time.perf_counter()
+Wait = tuple[float, float]  # in seconds by the clock, and of the processor
+
+
+async def timed(engine: Any, draft: Any) -> Wait:
+    started, cpu = time.perf_counter(), time.process_time()
     await engine.predict_draft(draft, HASHTAGS, 600)
-    return time.perf_counter() - started
+    return time.perf_counter() - started, time.process_time() - cpu
 
 
-def waits(found: list[float]) -> dict[str, float]:
+def waits(found: list[Wait]) -> dict[str, float]:
     if not found:
         return {}
-    found = sorted(found)
-    return {
-        "p50": round(statistics.median(found), 4),
-        "p99": round(found[min(len(found) - 1, int(0.99 * len(found)))], 4),
-    }
+    figures = {}
+    for name, seconds in zip(("", "cpu_"), map(sorted, zip(*found, strict=True)), strict=True):
+        figures[f"{name}p50"] = round(statistics.median(seconds), 4)
+        figures[f"{name}p99"] = round(seconds[min(len(seconds) - 1, int(0.99 * len(seconds)))], 4)
+    return figures
 
 
 if __name__ == "__main__":

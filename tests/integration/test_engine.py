@@ -116,6 +116,21 @@ async def test_stored_notes_join_as_others_leave_and_once_while_a_draft_is_under
     assert [backend.joined[f"note{number}"] for number in range(6)] == [1, 4, 5, 6, 7, 8]
 
 
+async def test_stored_notes_leave_half_of_the_room_to_drafts_while_there_are_any():
+    gate = Gate()
+    backend = Clocked(steps=4, before=gate)
+    engine = engine_of(backend, max_batch_tokens=24)
+    async with engine.running():
+        late = draft(engine, "draft")
+        await gate.closed_on()
+        backlog = [stored(engine, backend, f"note{number}") for number in range(6)]
+        await asyncio.sleep(0)
+        gate.open.set()
+        await asyncio.gather(late, *backlog)
+
+    assert [backend.joined[f"note{number}"] for number in range(6)] == [1, 1, 4, 4, 5, 5]
+
+
 async def test_drafts_that_ask_for_different_numbers_of_hashtags_share_a_step():
     gate = Gate()
     backend = HashingBackend(before=gate)
