@@ -9,6 +9,7 @@ import contextlib
 import gc
 import importlib.metadata
 import logging
+import os
 import signal
 import socket
 import sys
@@ -23,11 +24,11 @@ from typing import TYPE_CHECKING
 from indexer.rpc import secret
 from indexer.rpc.frames import host_and_port
 from indexer.shards import replicas
-from model.network.checkpoint import CheckpointError, Manifest, load_manifest, prompt_builder
+from model.network.checkpoint import CheckpointError, Manifest, described, prompt_builder
 from service import metrics, traces
 from service.background import SIGNALS, every, on_event, stop_event, task
 from service.errors import StoreUnavailable
-from service.processes.health import Readiness, operations
+from service.processes.health import NO_WORKER, Readiness, operations
 from service.processes.ports import listen, serving_at
 from service.processes.redis_check import EVERY_S, RedisCheck
 from service.processes.state import make_folder
@@ -79,6 +80,8 @@ def run_gateway(settings: Settings) -> None:
 
 def run_worker(settings: Settings) -> None:
     """One worker: the model, the queue and the drafts."""
+    # Threads that wait for each other in a loop burn four fifths of the time where other processes want the same cores.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     traces.configure("worker")
     _share_secret(settings)
     asyncio.run(_worker(settings))
@@ -138,7 +141,7 @@ async def _gateway(settings: Settings) -> None:
         audit.configure(settings.audit_file)
     except OSError as error:
         raise SetupError(f"NOTELLM_AUDIT_FILE cannot be written: {reason_of(error)}") from error
-    missing = Readiness("redis", "the index", "a worker")
+    missing = Readiness("redis", "the index", NO_WORKER)
     languages.load()
     searcher = ShardedSearcher(settings.index.addresses, manifest.fingerprint)
     workers = WorkerPool(settings.worker.addresses, manifest.fingerprint)
@@ -216,6 +219,7 @@ async def _worker(settings: Settings) -> None:
     from service.worker.category_sampler import CategorySampler
     from service.worker.drafts import draft_handlers
     from service.worker.engine import Engine
+    from service.worker.known import publish_known
     from service.worker.prediction_cache import PredictionCache
     from service.worker.worker import Worker
 
@@ -227,14 +231,17 @@ async def _worker(settings: Settings) -> None:
     with _operations(settings.ops, missing, "worker", manifest.fingerprint):
         # Redis first: the model may take minutes.
         async with _redis(settings, missing) as redis:
-            with _setup_errors(CheckpointError):
-                backend = await asyncio.to_thread(_open_backend, settings, manifest)
-            missing.names = ["redis"]
-            engine = Engine(backend, max_batch_tokens=own.max_batch_tokens, max_drafts=own.max_drafts)
+            opening = asyncio.create_task(asyncio.to_thread(_open_backend, settings, manifest))
             consumer = f"{socket.gethostname()}-{own.number}"
             queue = JobQueue(redis, consumer, manifest.fingerprint, manifest.dim)
-            sampler = CategorySampler(engine, manifest.categories, own.free_category_share)
             known = precomputed.read(settings.checkpoint, manifest.fingerprint)
+            if known:  # otherwise, a model that fails at its canaries must not be registered
+                await publish_known(queue, known, own.hashtags, until=opening.done)
+            with _setup_errors(CheckpointError):
+                backend = await opening
+            missing.names = ["redis"]
+            engine = Engine(backend, max_batch_tokens=own.max_batch_tokens, max_drafts=own.max_drafts)
+            sampler = CategorySampler(engine, manifest.categories, own.free_category_share)
             cache = PredictionCache(own.cached_readings, known)
             worker = Worker(engine, queue, sampler, hashtags=own.hashtags, cache=cache)
 
@@ -296,22 +303,27 @@ async def _take_over(settings: Settings, redis: "Redis", fingerprint: str) -> No
 def _open_backend(settings: Settings, manifest: Manifest) -> "Backend":
     """The model, once it has said of the canaries what its checkpoint says; they warm it up, too.
 
-    It abstains from notes that its tokenizer cannot read.
+    It abstains from notes that its tokenizer cannot read. The checkpoint of an adapter is made by the first start.
     """
     from model.inference import golden
     from model.inference.abstention import AbstainingBackend
     from model.inference.open import Runtime, gpu_memory, open_backend
+    from model.network.adapter import AdapterError, merged
 
     own = settings.worker
     if own.backend == "vllm":
         make_folder(own.serving_dir, "NOTELLM_WORKER__SERVING_DIR")
     runtime = Runtime(own.dtype, own.threads, own.serving_dir, own.tensor_parallel, own.gpu_memory)
-    backend = open_backend(own.backend, settings.checkpoint, runtime)
+    try:
+        checkpoint = merged(settings.checkpoint)
+    except AdapterError as error:
+        raise SetupError(f"{error} (NOTELLM_CHECKPOINT)") from error
+    backend = open_backend(own.backend, checkpoint, runtime)
     started = time.monotonic()
     golden.check(backend, manifest)
     log.info("canaries_read", extra={"seconds": round(time.monotonic() - started, 3)})
     metrics.GPU_MEMORY_BYTES.set_function(gpu_memory)
-    return AbstainingBackend(backend, prompt_builder(settings.checkpoint, manifest).reads)
+    return AbstainingBackend(backend, prompt_builder(checkpoint, manifest).reads)
 
 
 async def _indexer(settings: Settings) -> None:
@@ -386,7 +398,7 @@ async def _missing(
     return [
         *([] if answers else ["redis"]),
         *(f"shard {shard}" for shard in range(shards) if shard not in there),
-        *([] if ready else [f"a worker of model {fingerprint}"]),
+        *([] if ready else [f"{NO_WORKER} of model {fingerprint}"]),
     ]
 
 
@@ -402,7 +414,7 @@ async def _answers(redis: "Redis") -> bool:
 
 def _manifest(settings: Settings) -> Manifest:
     with _setup_errors(CheckpointError):
-        return load_manifest(settings.checkpoint)
+        return described(settings.checkpoint)
 
 
 def _own_address(addresses: Sequence[str], number: int, variable: str) -> str:

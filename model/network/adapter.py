@@ -10,6 +10,7 @@
 
 import dataclasses
 import hashlib
+import logging
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,14 +19,16 @@ import torch
 from transformers import PreTrainedModel
 
 from model.files import write_json
-from model.network.base_models import open_base, special_ids
+from model.network.base_models import BaseModelError, open_base, special_ids
 from model.network.checkpoint import (
     ADAPTER,
     HEAD,
+    MANIFEST,
     PREDICTIONS,
     CheckpointError,
     Manifest,
     check_files,
+    is_adapter,
     load_head,
     load_manifest,
     read_manifest,
@@ -36,8 +39,11 @@ from model.network.checkpoint import (
     sha256,
     written_manifest,
 )
+from model.network.gguf import GgufError, alone, kept_models
 from model.network.lora import CONFIG, WEIGHTS, fold_adapters, load_adapters, save_adapters
 from model.network.notellm import NoteLLM, add_embedding_token
+
+log = logging.getLogger(__name__)
 
 
 class AdapterError(CheckpointError):
@@ -127,6 +133,27 @@ def merge(folder: Path, out: Path, base_model: str | None = None) -> Manifest:
     manifest = dataclasses.replace(adapter.manifest, files=files, trained_files=None if files == trained else trained)
     save_manifest(out, manifest)
     return manifest
+
+
+def merged(folder: Path) -> Path:
+    """The folder itself, or, for an adapter, that of its checkpoint: made by the first call, in `kept_models`.
+
+    Raises:
+        AdapterError: if it cannot be made.
+    """
+    if not is_adapter(folder):
+        return folder
+    out = kept_models() / sha256(folder / ADAPTER)[:16]
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with alone(out):
+            if not (out / MANIFEST).is_file():
+                log.info("adapter_folded_in", extra={"fingerprint": merge(folder, out).fingerprint})
+    except ModuleNotFoundError as error:
+        raise AdapterError(f"an adapter needs {error.name}: pip install 'notellm[smollm2]'") from None
+    except (AdapterError, BaseModelError, GgufError, OSError) as error:
+        raise AdapterError(f"no checkpoint can be made of the adapter in {folder}: {error}") from None
+    return out
 
 
 def _is_merged(out: Path, manifest: Manifest) -> bool:

@@ -99,6 +99,17 @@ def load_manifest(folder: Path) -> Manifest:
         raise CheckpointError(f"no checkpoint in {folder}: {MANIFEST} is missing") from None
 
 
+def described(folder: Path) -> Manifest:
+    """The manifest of a checkpoint, or of the one that an adapter becomes; errors as of `load_manifest`."""
+    if not is_adapter(folder):
+        return load_manifest(folder)
+    path = folder / ADAPTER
+    raw = read_object(path).get("manifest")
+    if not isinstance(raw, dict):
+        raise CheckpointError(f"{path} is damaged: it has no manifest")
+    return read_manifest(raw, path)
+
+
 def is_adapter(folder: Path) -> bool:
     """Whether a folder holds an adapter rather than a checkpoint."""
     return (folder / ADAPTER).is_file()

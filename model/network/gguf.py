@@ -1,7 +1,7 @@
 """GGUF files as base models: their quantized weights become float32 once, in a folder of Hugging Face that is kept.
 
-Transformers reads such a file anew each time, in half a minute for a hundred megabytes, and refuses to save what it
-read. A GGUF file holds one model with its tokenizer.
+Transformers reads such a file anew each time, and refuses to save what it read. A GGUF file holds one model with its
+tokenizer.
 """
 
 import fcntl
@@ -10,13 +10,20 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from model.files import publish, sync
 from model.network.notellm import NO_CODE, WEIGHTS_ALONE, quiet_transformers
+
+if TYPE_CHECKING:
+    from gguf import GGUFReader
 
 SUFFIX = ".gguf"
 _DTYPE = torch.float32
@@ -51,11 +58,13 @@ def unpacked(file: Path, digest: str | None = None) -> Path:
         )
     folder = kept_models() / f"{file.stem}-{found[:16]}"
     if not folder.is_dir():
-        _make_room(file, folder.parent, _weights(file))
-        with _alone(folder.parent):
+        reader = _reader(file)
+        _make_room(file, folder.parent, sum(int(tensor.n_elements) for tensor in reader.tensors))
+        with alone(folder.parent):
             # Another process, such as another rank of one training, may have made it meanwhile.
             if not folder.is_dir():
-                _unpack(file, folder)
+                with _read_by(reader):
+                    _unpack(file, folder)
     return folder
 
 
@@ -73,13 +82,24 @@ def kept_models() -> Path:
     return Path(os.environ.get("NOTELLM_STATE_DIR", "notellm-state")).absolute() / "models"
 
 
-def _weights(file: Path) -> int:
-    """The number of weights in a GGUF file, after a look at its header and the end of its data."""
+def _reader(file: Path) -> "GGUFReader":
+    """A reader of a file, after a look at its header and the end of its data."""
     from gguf import GGUFReader
     from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
 
+    class Reader(GGUFReader):
+        """Cuts every word of a vocabulary out of a plain array: a memmap's slices take four times as long."""
+
+        @property
+        def data(self) -> NDArray[np.uint8]:
+            return self._array
+
+        @data.setter
+        def data(self, mapped: "np.memmap[Any, np.dtype[np.uint8]]") -> None:
+            self._array: NDArray[np.uint8] = mapped.view(np.ndarray)
+
     try:
-        reader = GGUFReader(file)
+        reader = Reader(file)
         family = str(reader.fields["general.architecture"].contents())
     except (ValueError, IndexError, KeyError, OverflowError) as error:
         raise GgufError(f"{file} is cut or no GGUF file ({error}): fetch it again") from None
@@ -88,7 +108,35 @@ def _weights(file: Path) -> int:
             f"{file} is of the family {family!r}, which transformers does not read from GGUF: give a folder of "
             f"Hugging Face instead, or a file of {', '.join(sorted(GGUF_SUPPORTED_ARCHITECTURES))}"
         )
-    return sum(int(tensor.n_elements) for tensor in reader.tensors)
+    return reader
+
+
+@contextmanager
+def _read_by(reader: "GGUFReader") -> Iterator[None]:
+    """Inside the block, transformers gets this reader, one table of names, and no bar.
+
+    It would read the file anew for tokenizer, configuration and weights, and make the table anew for every module of
+    the network: five times the work.
+    """
+    import gguf
+    from transformers import modeling_gguf_pytorch_utils as utils
+
+    one_table = cache(gguf.get_tensor_name_map)
+    with (
+        _replaced(gguf, GGUFReader=lambda _: reader, get_tensor_name_map=one_table),
+        _replaced(utils, tqdm=lambda tensors, **_: tensors),
+    ):
+        yield
+
+
+@contextmanager
+def _replaced(module: ModuleType, **attributes: object) -> Iterator[None]:
+    before = {name: getattr(module, name) for name in attributes}
+    vars(module).update(attributes)
+    try:
+        yield
+    finally:
+        vars(module).update(before)
 
 
 def _make_room(file: Path, parent: Path, weights: int) -> None:
@@ -106,9 +154,9 @@ def _make_room(file: Path, parent: Path, weights: int) -> None:
 
 
 @contextmanager
-def _alone(parent: Path) -> Iterator[None]:
-    """Wait until no other process unpacks a file here. The lock ends with the process."""
-    descriptor = os.open(parent, os.O_RDONLY)
+def alone(folder: Path) -> Iterator[None]:
+    """Wait until no other process makes a model in this folder. The lock ends with the process."""
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield

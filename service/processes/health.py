@@ -19,6 +19,7 @@ from service.settings import OpsSettings, SetupError, reason_of
 JSON: Final = "application/json"
 _POLL_S = 0.1  # how long `stop` may have to wait
 _ASK_S = 1.0
+NO_WORKER: Final = "a worker"  # how the name of what a gateway lacks begins, where it lacks no more than a model
 
 
 class Readiness:

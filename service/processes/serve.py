@@ -11,7 +11,6 @@
 """
 
 import asyncio
-import hashlib
 import json
 import os
 import subprocess
@@ -22,7 +21,7 @@ from pathlib import Path
 
 from service.keys import open_keyring
 from service.processes.children import UMASK, Child, Role, Supervisor, end_with, say
-from service.processes.health import Readiness, readiness_at
+from service.processes.health import NO_WORKER, Readiness, readiness_at
 from service.processes.local_redis import redis_binary, redis_command
 from service.processes.redis_check import RedisCheck
 from service.processes.state import Place, close_to_others, free_port, lock_state, runtime_folder, usable
@@ -59,12 +58,16 @@ KEYS = '{file}  (add -H "Authorization: Bearer $NOTELLM_KEY" to what follows)'
 
 
 class GatewayReadiness:
-    """Polls /readyz of the gateway, and prints what is missing or wrong whenever that changes."""
+    """Polls /readyz of the gateway, and prints what is missing or wrong whenever that changes.
+
+    ``finds_notes``: nothing is missing, or a worker at most, whose model is being opened.
+    """
 
     def __init__(self, host: str, port: int) -> None:
         self._host = host
         self._port = port
         self._waiting = ""
+        self.finds_notes = False
         self.warnings: list[str] = []
 
     def __call__(self) -> bool:
@@ -77,6 +80,7 @@ class GatewayReadiness:
         if waiting and waiting != self._waiting:
             say(f"waiting for: {waiting}")
         self._waiting, self.warnings = waiting, found.warnings
+        self.finds_notes = all(name.startswith(NO_WORKER) for name in found.missing)
         return not waiting
 
 
@@ -123,7 +127,6 @@ def serve(settings: Settings, *, samples: bool = False) -> int:
             for folder in close_to_others(state):
                 say(f"{folder} was open to other users of this machine; it is closed now (mode 700)")
             runtime = stack.enter_context(runtime_folder(state))
-        settings = settings.model_copy(update={"checkpoint": merged(settings.checkpoint, state)})
         port = free_port(settings.http.host, settings.http.port, "NOTELLM_HTTP__PORT")
         ops_port = free_port(settings.ops.host, settings.ops.port, "NOTELLM_OPS__PORT")
         place = Place(state, runtime, port, ops_port)
@@ -144,7 +147,7 @@ def serve(settings: Settings, *, samples: bool = False) -> int:
         load = SampleLoad(api)
         try:
             return Supervisor(children).run(
-                lambda: ready() and (not samples or load()),
+                lambda: all((ready(), not samples or (ready.finds_notes and load()))),
                 lambda: print(text(promise=NOT_KEPT if ready.warnings else KEPT), flush=True),  # noqa: T201
             )
         finally:
@@ -200,35 +203,11 @@ def _environment(settings: Settings, place: Place) -> dict[str, str]:
     }
 
 
-def merged(folder: Path, state: Path) -> Path:
-    """The checkpoint in a folder; that of an adapter is made by the first call, and kept with the state.
-
-    Raises:
-        SetupError: if it cannot be made; the command has printed why.
-    """
-    from model.network.checkpoint import ADAPTER, MANIFEST, is_adapter
-
-    if not is_adapter(folder):
-        return folder
-    out = state / "models" / hashlib.sha256((folder / ADAPTER).read_bytes()).hexdigest()[:16]
-    if (out / MANIFEST).is_file():
-        return out
-    say("the model is an adapter: it is folded into its base model, once (about half a minute)")
-    # A process of its own, which takes torch along when it ends.
-    command = [sys.executable, "-P", "-m", "service.cli.main", "merge", str(folder), "--out", str(out)]
-    environment = os.environ | {"NOTELLM_STATE_DIR": str(state)}
-    if subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=False).returncode:  # noqa: S603
-        raise SetupError(f"no model can be made of the adapter in {folder} (NOTELLM_CHECKPOINT)")
-    return out
-
-
 def _check_checkpoint(folder: Path) -> None:
-    from model.network.checkpoint import CheckpointError, is_adapter, load_manifest
+    from model.network.checkpoint import CheckpointError, described
 
-    if is_adapter(folder):
-        return
     try:
-        load_manifest(folder)
+        described(folder)
     except CheckpointError as error:
         raise SetupError(f"{error}; NOTELLM_CHECKPOINT names the folder of the model") from error
 

@@ -1,5 +1,6 @@
 """`notellm serve` with an adapter as its model."""
 
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -21,11 +22,11 @@ def test_its_checkpoint_is_made_once_and_serves(checkpoint, tmp_path):
         assert notellm.status().model == load_manifest(checkpoint).fingerprint
         notellm.put("a", {"title": "Night train to Lisbon"}, wait_s=10)
         assert notellm.status().notes.searchable == 1
-    assert "it is folded into its base model" in (tmp_path / "log").read_text()
-    (tmp_path / "log").unlink()
+    log = service.state / "logs" / "worker-0.log"
+    assert "adapter_folded_in" in log.read_text()
     with running(service):
         assert service.ready()
-    assert "it is folded into its base model" not in (tmp_path / "log").read_text()
+    assert "adapter_folded_in" not in log.read_text()
 
 
 def test_a_base_model_that_is_gone_ends_it_with_the_reason(checkpoint, tmp_path):
@@ -37,14 +38,16 @@ def test_a_base_model_that_is_gone_ends_it_with_the_reason(checkpoint, tmp_path)
         (tmp_path / "elsewhere.gguf").rename(checkpoint.parent / "base.gguf")
     assert ended.returncode == 2
     assert "cannot open the base model" in ended.stderr
-    assert "NOTELLM_CHECKPOINT" in ended.stderr
+    assert "no checkpoint can be made of the adapter in" in ended.stderr
+    assert "(NOTELLM_CHECKPOINT)" in ended.stderr
     assert "Traceback" not in ended.stderr
 
 
-def test_a_worker_alone_says_how_to_make_the_checkpoint(checkpoint, tmp_path):
-    service = Service(tmp_path, checkpoint / "adapter")
-    environment = service.environment | {"NOTELLM_REDIS_URL": "redis://127.0.0.1:1/0"}
-    ended = subprocess.run([*NOTELLM, "worker"], env=environment, capture_output=True, text=True, timeout=60)
-    assert ended.returncode != 0
-    assert "holds an adapter: `notellm merge` makes a checkpoint of it" in ended.stderr
+def test_what_is_no_adapter_any_more_is_one_line_before_anything_starts(checkpoint, tmp_path):
+    adapter = shutil.copytree(checkpoint / "adapter", tmp_path / "adapter")
+    (adapter / "adapter.json").write_text('{"base": "0"}')
+    service = Service(tmp_path, adapter)
+    ended = subprocess.run([*NOTELLM, "serve"], env=service.environment, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 2
+    assert "adapter.json is damaged: it has no manifest; NOTELLM_CHECKPOINT names" in ended.stderr
     assert "Traceback" not in ended.stderr
