@@ -84,14 +84,14 @@ def kept_models() -> Path:
 
 def _reader(file: Path) -> "GGUFReader":
     """A reader of a file, after a look at its header and the end of its data."""
-    from gguf import GGUFReader
+    from gguf.gguf_reader import GGUFReader  # this name is never replaced, see `_read_by`
     from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
 
     class Reader(GGUFReader):
         """Cuts every word of a vocabulary out of a plain array: a memmap's slices take four times as long."""
 
         @property
-        def data(self) -> NDArray[np.uint8]:
+        def data(self) -> NDArray[np.uint8]:  # type: ignore[override]
             return self._array
 
         @data.setter

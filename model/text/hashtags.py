@@ -3,6 +3,7 @@
 import re
 import unicodedata
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Literal
 
 MAX_CHARS = 40
@@ -38,6 +39,7 @@ _PLURALS_OF_IE = (
     "rookies", "selfies", "smoothies", "veggies", "zombies",
 )  # fmt: skip
 _SHORTEST_IN_Y = len("babies")
+_CACHED = 8192  # most notes carry the same few hashtags
 
 
 def clean_tag(text: str) -> str | None:
@@ -54,11 +56,13 @@ def clean_tags(texts: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(tag for tag in map(clean_tag, texts) if tag))
 
 
+@lru_cache(_CACHED)
 def spelling(text: str) -> str | None:
     """The hashtag of `clean_tag`, with upper and lower case as they were written."""
     return _checked(_joined(unicodedata.normalize("NFKC", text)))
 
 
+@lru_cache(_CACHED)
 def fold(text: str) -> str:
     """The key of a hashtag: two spellings with one key are one hashtag. Folding a key again changes nothing.
 

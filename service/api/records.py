@@ -1,17 +1,28 @@
 """Bodies of the contract as the store and the model take them: notes, drafts and events."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from model.note import Note
-from model.text.languages import detect_language
+from model.text.languages import detect_language, detect_languages
 from service.contract.events import EventIn
 from service.contract.fields import Body, seconds
-from service.contract.notes import NoteIn, NotePatch
+from service.contract.notes import BulkNoteIn, NoteIn, NotePatch
 from service.store.records import Event, StoredNote
 
 
 def note_record(note: NoteIn, note_id: str) -> StoredNote:
     """A note for the store, which gives it its version; its language is detected unless it is given."""
+    return _record(note, note_id, None if note.language else detect_language(note.title, note.content))
+
+
+def note_records(notes: Sequence[BulkNoteIn]) -> list[StoredNote]:
+    """The same of many notes, in order, whose languages are detected together."""
+    unknown = [note for note in notes if not note.language]
+    detected = iter(detect_languages([(note.title, note.content) for note in unknown]))
+    return [_record(note, note.note_id, None if note.language else next(detected)) for note in notes]
+
+
+def _record(note: NoteIn, note_id: str, detected: str | None) -> StoredNote:
     return StoredNote(
         Note(note_id, note.title, note.content, tuple(note.hashtags), note.category, note.exposure),
         version=0,
@@ -20,7 +31,7 @@ def note_record(note: NoteIn, note_id: str) -> StoredNote:
         attributes=note.attributes,
         language=note.language,
         hidden=note.hidden,
-        detected=None if note.language else detect_language(note.title, note.content) or "",
+        detected=None if note.language else detected or "",
     )
 
 

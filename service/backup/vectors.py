@@ -1,6 +1,8 @@
 """Notes that were embedded without the service, into its store with their vectors: no worker reads them again."""
 
 import time
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,12 +15,12 @@ from model.data.notes import LabeledNote
 from model.inference.bulk import BulkError, BulkLoad, embedded_notes, finished_load
 from model.note import Note
 from model.progress import bar
-from service.api.records import note_record
+from service.api.records import note_records
 from service.api.validation import explain
 from service.contract.notes import BulkNoteIn
 from service.store.connection import redis_errors
 from service.store.notes import PUT_NOTE, refusal
-from service.store.records import StoredNote, StoredPrediction, pack_vector
+from service.store.records import StoredPrediction, pack_vector
 from service.store.schema import LUA, MODELS
 
 if TYPE_CHECKING:
@@ -94,15 +96,22 @@ def load_vectors(redis: "SyncRedis", source: Path, folder: Path) -> LoadedVector
     """
     load = finished_load(source, folder)
     done = LoadedVectors(load.fingerprint)
-    with redis_errors(), bar("load", load.notes, "note") as progress:
+    with redis_errors(), bar("load", load.notes, "note") as progress, ThreadPoolExecutor(1) as storing:
         put = redis.register_script(PUT_PREDICTED)
+        before: tuple[list[Note], Future[Any]] | None = None
         for part, (notes, vectors_ND) in enumerate(embedded_notes(load)):
             if not part:
                 _open(redis, load, vectors_ND.shape[1])
             for start in range(0, len(notes), _BATCH):
                 batch = slice(start, start + _BATCH)
-                _put(put, done, notes[batch], vectors_ND[batch])
+                sent, args = _prepared(done, notes[batch], vectors_ND[batch])
+                # Redis works on one batch while the next is made.
+                if before:
+                    _count(done, *before)
+                before = (sent, storing.submit(put, args=args)) if sent else None
                 progress.update(len(notes[batch]))
+        if before:
+            _count(done, *before)
     return done
 
 
@@ -115,25 +124,28 @@ def _open(redis: "SyncRedis", load: BulkLoad, dim: int) -> None:
         )
 
 
-def _put(put: Any, done: LoadedVectors, notes: list[LabeledNote], vectors_ND: NDArray[np.float32]) -> None:
-    args: list[Any] = [done.model, int(time.time() * 1000)]
-    sent: list[Note] = []
+def _prepared(
+    done: LoadedVectors, notes: Sequence[LabeledNote], vectors_ND: NDArray[np.float32]
+) -> tuple[list[Note], list[Any]]:
+    """The notes that the contract takes, and the script's arguments for them."""
+    checked = []
     for labeled, vector in zip(notes, vectors_ND, strict=True):
-        note = labeled.note
         try:
-            record = _record(labeled)
+            checked.append((labeled.note, _checked(labeled), vector))
         except ValidationError as error:
-            _reject(done, note, explain(error))
-            continue
-        prediction = StoredPrediction(0, done.model, vector, (), None)
-        args += [record.encode(), prediction.encode(), pack_vector(vector)]
-        sent.append(note)
-    if sent:
-        new, *refusals = put(args=args)
-        done.new += int(new)
-        done.notes += len(sent) - len(refusals)
-        for place, *why in refusals:
-            _reject(done, sent[int(place)], str(refusal(why)))
+            _reject(done, labeled.note, explain(error))
+    args: list[Any] = [done.model, int(time.time() * 1000)]
+    for record, (_, _, vector) in zip(note_records([body for _, body, _ in checked]), checked, strict=True):
+        args += [record.encode(), StoredPrediction(0, done.model, vector, (), None).encode(), pack_vector(vector)]
+    return [note for note, _, _ in checked], args
+
+
+def _count(done: LoadedVectors, sent: Sequence[Note], outcome: "Future[Any]") -> None:
+    new, *refusals = outcome.result()
+    done.new += int(new)
+    done.notes += len(sent) - len(refusals)
+    for place, *why in refusals:
+        _reject(done, sent[int(place)], str(refusal(why)))
 
 
 def _reject(done: LoadedVectors, note: Note, problem: str) -> None:
@@ -141,8 +153,8 @@ def _reject(done: LoadedVectors, note: Note, problem: str) -> None:
     done.problems = (*done.problems, f"{' '.join(note.id.splitlines())[:128]}: {problem}")[:_SHOWN]
 
 
-def _record(labeled: LabeledNote) -> StoredNote:
-    """The record that a write of this note would give. Raises ValidationError where the contract refuses it."""
+def _checked(labeled: LabeledNote) -> BulkNoteIn:
+    """The body of a write of this note. Raises ValidationError where the contract refuses it."""
     note = labeled.note
     fields = {
         "note_id": note.id,
@@ -153,4 +165,4 @@ def _record(labeled: LabeledNote) -> StoredNote:
         "exposure": note.exposure,
         **labeled.labels,
     }
-    return note_record(BulkNoteIn.model_validate(fields), note.id)
+    return BulkNoteIn.model_validate(fields)
