@@ -90,8 +90,8 @@ def _reader(file: Path) -> "GGUFReader":
     class Reader(GGUFReader):
         """Cuts every word of a vocabulary out of a plain array: a memmap's slices take four times as long."""
 
-        @property
-        def data(self) -> NDArray[np.uint8]:  # type: ignore[override]
+        @property  # type: ignore[override]
+        def data(self) -> NDArray[np.uint8]:
             return self._array
 
         @data.setter
