@@ -7,7 +7,7 @@ from typing import Generic, NamedTuple, TypeVar, cast
 
 from pydantic import BaseModel
 
-from indexer.filters.expression import Expression
+from indexer.filters.expression import Expression, Fold
 from indexer.filters.parser import parse
 from indexer.filters.tokens import BadFilter as NotAFilter
 from model.text.hashtags import fold
@@ -19,9 +19,7 @@ from service.store.experiments.records import Arm
 from service.store.records import fold_category
 
 # As `service.store.records.fields_of` folds the fields.
-_FOLDS = {"category": fold_category, "hashtags": fold}
-
-
+_FOLDS: Fold = {"category": fold_category, "hashtags": fold}
 # Fields that say for whom and how, and not which notes.
 _NOT_RULES = {"for_user", "explain"}
 
