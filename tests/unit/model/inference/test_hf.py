@@ -257,7 +257,12 @@ def test_notes_that_join_and_leave_at_any_step_are_predicted_as_alone(shape, tem
     for key, expected in enumerate(alone):
         np.testing.assert_allclose(found[key].vector, expected.vector, atol=2e-5)
         assert [tag.name for tag in found[key].hashtags] == [tag.name for tag in expected.hashtags]
-        assert (found[key].category and found[key].category.name) == (expected.category and expected.category.name)
+        assert [tag.score for tag in found[key].hashtags] == pytest.approx(
+            [tag.score for tag in expected.hashtags], abs=1e-5
+        )
+        if expected.category:
+            assert found[key].category.name == expected.category.name
+            assert found[key].category.score == pytest.approx(expected.category.score, abs=1e-5)
     assert not backend._texts
     assert not backend._rows._layers  # its memory is free
 
