@@ -22,7 +22,7 @@ from service.store.connection import open_sync_redis
 from service.store.jobs import JobQueue
 from service.store.notes import RedisStore
 from service.store.records import StoredNote, StoredPrediction
-from service.store.schema import ATTRIBUTES, EMBEDDINGS, JOBS, MOST_ATTRIBUTE_NAMES, READINGS
+from service.store.schema import ATTRIBUTES, EMBEDDINGS, JOBS, MOST_ATTRIBUTE_NAMES, NOTE, READINGS
 
 MODEL = "hashing-a"
 NOTES = [{"note_id": f"n{number:03}", "title": f"tea {number}", "hashtags": ["tea"]} for number in range(450)]
@@ -54,6 +54,21 @@ async def test_an_attribute_of_another_type_is_refused_alone(tmp_path, store):
 
     assert (loaded.notes, loaded.new, loaded.rejected) == (2, 2, 1)
     assert loaded.problems == ("b: attributes.price: in other notes the type is number, here it is string",)
+
+
+async def test_a_language_that_is_given_is_kept_and_others_are_detected(tmp_path, store):
+    texts = {"a": "Wie man gutes Sauerteigbrot zu Hause backt", "b": "How to bake good bread at home", "c": "Brot"}
+    notes = [{"note_id": name, "title": title} for name, title in texts.items()]
+    notes[1]["language"] = "fr"
+
+    load_vectors(store, *embedded(tmp_path, notes))
+
+    records = [StoredNote.decode(store.get(NOTE + name)) for name in texts]
+    assert [(record.language, record.detected_language) for record in records] == [
+        (None, "de"),
+        ("fr", None),
+        (None, None),
+    ]
 
 
 async def test_an_attribute_of_one_name_too_many_is_refused_alone(tmp_path, store):

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from model.data.samples.generate import sample_notes
-from model.text.languages import LANGUAGES, detect_language
+from model.text.languages import LANGUAGES, detect_language, detect_languages
 
 CLEAR = {
     "en": "How to make the best sourdough bread at home",
@@ -58,6 +58,12 @@ def test_what_says_nothing_clear_has_none(text):
 
 def test_the_beginning_decides_however_long_the_text():
     assert detect_language("", CLEAR["de"] * 20 + CLEAR["ru"] * 500) == "de"
+
+
+def test_many_are_detected_as_each_alone_in_order():
+    notes = [("", text) for text in CLEAR.values()] + [("8", "!"), ("https://de.wikipedia.org", CLEAR["en"])]
+    assert detect_languages(notes) == [detect_language(*note) for note in notes]
+    assert detect_languages([]) == []
 
 
 def test_sample_notes_are_english_or_now_and_then_unclear():
