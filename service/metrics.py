@@ -74,6 +74,13 @@ ANSWERS_LOGGED = Counter(
     "Answers to readers, by what became of their records.",
     ["outcome"],  # logged | dropped: too many waited for the store
 )
+REACH_COVERAGE = Gauge(
+    "notellm_reach_coverage", "Share of the live notes that stood in a list of any reader today or yesterday (UTC)."
+)
+REACH_GINI = Gauge(
+    "notellm_reach_gini", "How unequally places in these lists fall to notes: 0 alike, near 1 all to few."
+)
+REACH_HUBS = Gauge("notellm_reach_hubs", "Notes in more of these lists than two standard deviations above the mean.")
 NOTES_LOOKED_UP = Counter(
     "notellm_cards_total",
     "Notes looked up for answers.",

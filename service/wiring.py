@@ -126,6 +126,8 @@ async def _gateway(settings: Settings) -> None:
     from service.store.attribution.exposure import EVERY_S as EVERY_EXPOSURE_S
     from service.store.attribution.exposure import Exposure
     from service.store.attribution.log import RedisAnswerLog
+    from service.store.attribution.reach import EVERY_S as EVERY_REACH_S
+    from service.store.attribution.reach import ReachWatch
     from service.store.events import RedisEvents
     from service.store.experiments.experiments import Experiments
     from service.store.hashtags.completion import Completion
@@ -153,6 +155,7 @@ async def _gateway(settings: Settings) -> None:
             logged = settings.attribution
             answer_log = RedisAnswerLog(redis, logged.answers, logged.days)
             buffer = AnswerBuffer(answer_log, logged.share)
+            watch = ReachWatch(answer_log)
             events = RedisEvents(redis, answer_log)
             vocabulary = HashtagVocabulary(RedisHashtags(redis), settings.http.related_s)
 
@@ -168,7 +171,13 @@ async def _gateway(settings: Settings) -> None:
             await assignments.follow()
             await vocabulary.follow()
             app = create_app(
-                active, RedisAnswers(redis), settings, keys, warnings=lambda: missing.warnings, buffer=buffer
+                active,
+                RedisAnswers(redis),
+                settings,
+                keys,
+                warnings=lambda: missing.warnings,
+                buffer=buffer,
+                reach=lambda: watch.latest,
             )
             admission = Admission(traces.around(app), settings.limits, keys, app.routes)
             server = GatewayServer(admission, missing.leave, settings.http.cors_origins)
@@ -195,6 +204,7 @@ async def _gateway(settings: Settings) -> None:
                 every(_KEYS_EVERY_S, _follow(keys)),
                 every(_ANSWERS_EVERY_S, buffer.flush),
                 every(EVERY_EXPOSURE_S, Exposure(redis)),
+                every(EVERY_REACH_S, watch),
                 every(_REPORT_EVERY_S, admission.report),
                 every(_REPORT_EVERY_S, app.state.refusals.report),
             ):

@@ -14,6 +14,7 @@ from starlette.middleware.gzip import GZipMiddleware
 from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from model.evaluation.online.reach import Reach
 from service import metrics
 from service.api import audit, pages
 from service.api.auth import declare_public, policy_of
@@ -45,11 +46,12 @@ def create_app(
     *,
     warnings: Callable[[], list[str]] = list,
     buffer: AnswerBuffer | None = None,
+    reach: Callable[[], Reach | None] = lambda: None,
 ) -> FastAPI:
     """The public API, for callers with a key if there are ``keys``. ``answers`` are those of idempotent writes.
 
-    ``warnings`` says in `/status` what is wrong although the service answers; ``buffer`` takes what is answered, for
-    reports.
+    ``warnings`` says in `/status` what is wrong although the service answers, ``reach`` how far its lists reach.
+    ``buffer`` takes what is answered, for reports.
     Every request calls ``recommender`` once, with its reader if it has one: its answer is that of one model, the active
     one or that of the reader's arm. Of a batch, every request does.
     """
@@ -59,6 +61,7 @@ def create_app(
     app.state.http = settings.http
     app.state.keys = keys
     app.state.warnings = warnings
+    app.state.reach = reach
     app.state.buffer = buffer or AnswerBuffer()
     app.state.same_origin = SameOrigin(settings.http.host, settings.http.hosts, settings.http.cors_origins)
     app.add_exception_handler(NoteLLMError, _answer_our_error)

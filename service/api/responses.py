@@ -10,6 +10,7 @@ import orjson
 from numpy.typing import NDArray
 
 from model.backend import Embedding
+from model.evaluation.online.reach import Reach
 from service.contract.embeddings import Encoding
 from service.recommend.note_cache import NoteSummary
 from service.recommend.notes import NoteDetails, NoteList
@@ -170,7 +171,7 @@ def notes_out(listed: NoteList) -> dict[str, Any]:
     return {"items": list(map(note_out, listed.notes)), "next": listed.next}
 
 
-def status_out(status: ServiceStatus, fingerprint: str, warnings: Sequence[str]) -> dict[str, Any]:
+def status_out(status: ServiceStatus, fingerprint: str, reach: Reach | None, warnings: Sequence[str]) -> dict[str, Any]:
     """Of `GET /status`."""
     counts, shards = status.counts, status.shards
     return {
@@ -189,5 +190,12 @@ def status_out(status: ServiceStatus, fingerprint: str, warnings: Sequence[str])
         },
         "model": fingerprint,
         "freshness_s": {"p50": status.freshness(0.5), "p99": status.freshness(0.99)},
+        "reach": reach
+        and {
+            "coverage": round(reach.coverage, _DIGITS),
+            "gini": round(reach.gini, _DIGITS),
+            "hubs": reach.hubs,
+            "hub_share": round(reach.hub_share, _DIGITS),
+        },
         "warnings": warnings,
     }

@@ -36,6 +36,8 @@ key                                 fate     why
 ``notellm:v1:served``               dropped  reports are made of what was exported of it
 ``notellm:v1:servedcounts``         dropped  with it
 ``notellm:v1:forgotten``            dropped  with it
+``notellm:v1:listed:<day>:<m>``     dropped  figures of two days
+``notellm:v1:outcomes:<day>``       dropped  figures of two weeks; reports are made of exported events
 ``notellm:v1:readerkey``            kept     or readers would have other names than in the files exported so far
 ``notellm:v1:ids``                  rebuilt  the live ones of the notes
 ``notellm:v1:attributes``           rebuilt  counted from the notes

@@ -13,6 +13,7 @@ from ..contract.embeddings import EmbeddingsOut
 from ..contract.events import EventsOut
 from ..contract.hashtags import HashtagsOut, RuleOut, RulesOut, TrendsOut
 from ..contract.notes import BulkOut, NoteOut, NotesOut, WrittenOut
+from ..contract.outcomes import OutcomesOut
 from ..contract.related import AnswersOut, ListOut, RelatedOut
 from ..contract.status import StatusOut
 from ..contract.tags import TagsOut
@@ -230,6 +231,10 @@ class Calls:
         """Remove the rule of a hashtag, if it has one; needs the scope ``admin``."""
         path, headers = f"/hashtags/{_escaped(tag)}", _idempotency(idempotency_key)
         return Call("DELETE", path, lambda _: None, headers=headers)
+
+    def outcomes(self, *, days: int = 7) -> Call[OutcomesOut]:
+        """How often what was shown was clicked in the last days, by the events that name an answer."""
+        return Call("GET", "/outcomes", _as(OutcomesOut), [("days", str(days))])
 
     def status(self) -> Call[StatusOut]:
         """Notes by status, the queue, the index, the model, and how fresh the index is."""

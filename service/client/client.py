@@ -76,6 +76,7 @@ class NoteLLMClient(Connection[httpx.Client, httpx.BaseTransport]):
     block_hashtag = _blocking(Calls.block_hashtag)
     remove_hashtag_rule = _blocking(Calls.remove_hashtag_rule)
     status = _blocking(Calls.status)
+    outcomes = _blocking(Calls.outcomes)
 
     def put_all(self, notes: Iterable[BulkNote], *, size: int = MAX_BULK) -> Iterator[BulkOut]:
         """Store any number of notes, ``size`` of them a request, and yield each answer as it comes.
@@ -146,6 +147,7 @@ class AsyncNoteLLMClient(Connection[httpx.AsyncClient, httpx.AsyncBaseTransport]
     block_hashtag = _awaited(Calls.block_hashtag)
     remove_hashtag_rule = _awaited(Calls.remove_hashtag_rule)
     status = _awaited(Calls.status)
+    outcomes = _awaited(Calls.outcomes)
 
     async def put_all(self, notes: Iterable[BulkNote], *, size: int = MAX_BULK) -> AsyncIterator[BulkOut]:
         """See `NoteLLMClient.put_all`."""

@@ -169,6 +169,21 @@ EXAMPLES: dict[str, Any] = {
     "alias": {"alias_of": "kyoto"},
     "block": {"blocked": True},
     "rule": {"tag": "kyototrip", "alias_of": "kyoto"},
+    "outcomes": {
+        "sources": [
+            {
+                "scenario": "related",
+                "model": "1f3a9c52",
+                "arm": "",
+                "shown": 48210,
+                "clicked": 2119,
+                "rate": 0.043954,
+                "low": 0.041206,
+                "high": 0.046702,
+            }
+        ],
+        "positions": [{"position": 1, "shown": 9120, "clicked": 711, "rate": 0.077961, "low": 0.071, "high": 0.0849}],
+    },
     "figures": {
         "notes": {"live": 1632, "searchable": 1630, "pending": 2, "failed": 0},
         "queue": {"depth": 2, "oldest_s": 0.412},
@@ -191,6 +206,7 @@ EXAMPLES: dict[str, Any] = {
         },
         "model": _FINGERPRINT,
         "freshness_s": {"p50": 0.18, "p99": 0.74},
+        "reach": {"coverage": 0.62, "gini": 0.71, "hubs": 38, "hub_share": 0.19},
         "warnings": [],
     },
 }

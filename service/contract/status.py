@@ -48,6 +48,15 @@ class FreshnessOut(BaseModel):
     p99: float | None
 
 
+class ReachOut(BaseModel):
+    """How far the lists of today and yesterday (UTC) reach; of a catalog of more than 100,000 notes, a sample of it."""
+
+    coverage: float = Field(description="Share of the live notes that stood in a list.")
+    gini: float = Field(description="How unequally places fall to notes: 0 alike, near 1 all to few.")
+    hubs: int = Field(description="Notes in more lists than two standard deviations above the mean.")
+    hub_share: float = Field(description="The share of all places that these take.")
+
+
 class StatusOut(BaseModel):
     """The state of the service."""
 
@@ -56,6 +65,7 @@ class StatusOut(BaseModel):
     index: IndexStatusOut
     model: str
     freshness_s: FreshnessOut
+    reach: ReachOut | None = Field(default=None, description="Null before the first list that was logged.")
     warnings: list[str] = Field(
         description="What is wrong with the store although it answers, one line each: it may lose notes, for example."
     )

@@ -35,6 +35,7 @@ from service.recommend.seeds import Seeds
 from service.recommend.vocabulary import HashtagRules, HashtagVocabulary
 from service.recommend.workers import Drafter
 from service.settings import Settings
+from service.store.attribution.outcomes import Outcomes
 from service.store.interfaces import Counts, EventLog, NoteStore
 from service.store.records import Event
 
@@ -195,6 +196,11 @@ class Recommender:
         """Remove all that is kept of a reader. Raises StoreUnavailable; repeated, it goes on."""
         async with within(_ERASE_S, StoreUnavailable):
             await self._events.erase(user_id)
+
+    async def outcomes(self, days: int) -> Outcomes:
+        """What became of the answers of the last days, of all models. Raises StoreUnavailable."""
+        async with within(self._http.related_s, StoreUnavailable):
+            return await self._events.outcomes(days)
 
     async def status(self) -> ServiceStatus:
         """The service's figures. Raises StoreUnavailable."""

@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from service.store.attribution.exposure import SHOWN
+from service.store.attribution.outcomes import ATTRIBUTED, Outcomes, outcomes_of
 from service.store.connection import redis_errors
 from service.store.idempotency import OUTCOME, REQUEST
 from service.store.interfaces import AnswerLog
 from service.store.records import SEEN_MOST, SEEN_S, Event, digest_of
-from service.store.schema import COMPLETED, ERASING, EVENT, EVENTS, SEEN, UNLESS_RESTORING
+from service.store.schema import COMPLETED, ERASING, EVENT, EVENTS, OUTCOMES, SEEN, UNLESS_RESTORING
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -51,6 +52,7 @@ APPEND = (
     + OUTCOME
     + _SEE
     + SHOWN
+    + ATTRIBUTED
     + f"""
 local new = {{}}
 for i = 2, #ARGV, 2 do
@@ -58,7 +60,10 @@ for i = 2, #ARGV, 2 do
   if first then
     redis.call('XADD', '{EVENTS}', '*', 'event', ARGV[i + 1])
     local event = see(ARGV[i + 1])
-    if event then shown(event) end
+    if event then
+      shown(event)
+      attributed(event)
+    end
   end
   new[#new + 1] = first and 1 or 0
 end
@@ -134,6 +139,16 @@ class RedisEvents:
         with redis_errors():
             notes: Any = await self._redis.zrevrangebyscore(SEEN + user_id, "+inf", since, start=0, num=SEEN_MOST)
         return [note_id.decode() for note_id in notes]
+
+    async def outcomes(self, days: int) -> Outcomes:
+        """See `EventLog`."""
+        with redis_errors():
+            today = (await self._redis.time())[0] // 86_400
+            async with self._redis.pipeline(transaction=False) as pipe:
+                for day in range(days):
+                    pipe.hgetall(f"{OUTCOMES}{today - day}")
+                counted = await pipe.execute()
+        return outcomes_of({name.decode(): int(count) for name, count in day.items()} for day in counted)
 
     async def erase(self, user_id: str) -> None:
         """See `EventLog`."""

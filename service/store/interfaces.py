@@ -9,6 +9,7 @@ from typing import Literal, Protocol
 
 from indexer.types import IndexedVector
 from service.store.attribution.answers import ServedAnswer
+from service.store.attribution.outcomes import Outcomes
 from service.store.records import Event, StoredNote
 from service.store.schema import MOST_ATTRIBUTE_NAMES
 
@@ -238,6 +239,13 @@ class EventLog(Protocol):
 
         By the ``ts`` of events, one in the future being of now; the newest 1,000 at most. Impressions count for
         nothing. Raises StoreUnavailable.
+        """
+        ...
+
+    async def outcomes(self, days: int) -> Outcomes:
+        """What became of answers today and on the days before (UTC), by the events that name them.
+
+        Of at most 15 days. Raises StoreUnavailable.
         """
         ...
 

@@ -14,6 +14,7 @@ from model.text.hashtags import fold
 from model.text.suggestions import spelled
 from service.contract.fields import Attribute
 from service.errors import KeyReused, NotAsExpected, NoteLLMError, QueueFull, StillRunning, StoreUnavailable
+from service.store.attribution.outcomes import Outcomes, fields_of, outcomes_of
 from service.store.interfaces import (
     Answer,
     Conflict,
@@ -239,6 +240,11 @@ class MemoryEvents(Faults):
             if event.user_id == user_id and event.type != "impression" and event.ts > now - SEEN_S:
                 last[event.note_id] = max(last.get(event.note_id, 0.0), min(event.ts, now))
         return sorted(last, key=lambda note_id: (last[note_id], note_id), reverse=True)[:SEEN_MOST]
+
+    async def outcomes(self, days: int) -> Outcomes:  # noqa: ARG002 - all of its events came today
+        """See `EventLog`."""
+        await self.reached()
+        return outcomes_of([Counter(field for event in self.kept.values() for field in fields_of(event))])
 
     async def erase(self, user_id: str) -> None:
         """See `EventLog`."""

@@ -21,6 +21,8 @@ key                                 holds
 ``notellm:v1:answer:<digest>``      msgpack list: what is known of a write with an idempotency key, `idempotency`
 ``notellm:v1:served``               stream of what was answered: a batch of `ServedAnswer` an entry; cut at its start
 ``notellm:v1:servedcounts``         hash: answers in ``served``, erasures of readers from it
+``notellm:v1:listed:<day>:<m>``     hash: id -> in how many lists of the day the note stood, of one in m notes; expires
+``notellm:v1:outcomes:<day>``       hash: events of the day that name an answer, see `attribution.outcomes`; expires
 ``notellm:v1:forgotten``            hash: name of an erased reader -> when; expires. Of them nothing older is logged
 ``notellm:v1:readerkey``            the key under which logs and files name readers, see `attribution.readers`
 ``notellm:v1:exposure``             hash: id -> how often events say that the note was shown, see `attribution.exposure`
@@ -63,6 +65,8 @@ ERASING = "notellm:v1:erasing:"
 ANSWER = "notellm:v1:answer:"
 SERVED = "notellm:v1:served"
 SERVED_COUNTS = "notellm:v1:servedcounts"
+LISTED = "notellm:v1:listed:"
+OUTCOMES = "notellm:v1:outcomes:"
 FORGOTTEN = "notellm:v1:forgotten"
 EXPOSURE = "notellm:v1:exposure"
 EXPOSED = "notellm:v1:exposed"

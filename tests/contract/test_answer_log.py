@@ -11,9 +11,10 @@ from service.errors import StoreUnavailable
 from service.store.attribution.answers import ServedAnswer, unpack
 from service.store.attribution.log import RedisAnswerLog
 from service.store.attribution.memory import MemoryAnswerLog
+from service.store.attribution.reach import ReachWatch
 from service.store.attribution.readers import key_of, name_of
 from service.store.interfaces import AnswerLog
-from service.store.schema import RESTORING, SERVED, SERVED_COUNTS
+from service.store.schema import COUNTS, LISTED, RESTORING, SERVED, SERVED_COUNTS
 
 
 @dataclass
@@ -102,3 +103,46 @@ class TestOnRedis:
         await redis.set(RESTORING, "x")
         with pytest.raises(StoreUnavailable):
             await log.append([answer(1)])
+
+
+class TestListed:
+    async def test_counts_the_places_of_notes_in_lists_of_today_and_yesterday(self, redis):
+        log = RedisAnswerLog(redis, most=100, days=1)
+        await redis.hset(COUNTS, "live", 5)
+        await log.append([answer(1), answer(1), answer(2), answer(3)._replace(scenario="tags", ids=["n1"])])
+        today = (await redis.time())[0] // 86_400
+        await redis.hset(f"{LISTED}{today - 1}:1", mapping={"n1": 4, "n9": 1})
+        await redis.hset(f"{LISTED}{today - 2}:1", mapping={"n1": 100})
+
+        times, notes = await log.listed()
+
+        assert (sorted(times), notes) == ([1, 1, 3, 6], 5)  # n9, n2, the note that stands in all, n1
+        assert 0 < await redis.ttl(f"{LISTED}{today}:1") <= 2 * 86_400
+
+    async def test_takes_a_sample_of_many_notes(self, redis, monkeypatch):
+        monkeypatch.setattr("service.store.attribution.log.SAMPLED", 100)
+        log = RedisAnswerLog(redis, most=10_000, days=1)
+        await redis.hset(COUNTS, "live", 800)
+        await log.append([answer(0)._replace(ids=[f"n{number}" for number in range(800)])])
+
+        times, notes = await log.listed()
+
+        assert notes == 100
+        assert set(times) == {1}
+        assert 70 < len(times) < 130
+
+    async def test_the_watch_keeps_its_figures_while_the_store_is_away(self, redis):
+        log = RedisAnswerLog(redis, most=100, days=1)
+        await redis.hset(COUNTS, "live", 4)
+        await log.append([answer(1), answer(1)])
+        watch = ReachWatch(log)
+        await watch()
+        log.listed = _unavailable
+
+        await watch()
+
+        assert (watch.latest.coverage, watch.latest.notes) == (0.5, 4)
+
+
+async def _unavailable() -> None:
+    raise StoreUnavailable("away")

@@ -9,12 +9,14 @@ import pytest
 from redis.asyncio import Redis
 
 from service.errors import StoreUnavailable
+from service.store.attribution.answers import AnswerSource
+from service.store.attribution.outcomes import Outcomes
 from service.store.connection import open_redis
 from service.store.events import RedisEvents
 from service.store.interfaces import EventLog
 from service.store.memory import MemoryEvents
 from service.store.records import Event, digest_of
-from service.store.schema import COMPLETED, EVENTS, SEEN
+from service.store.schema import COMPLETED, EVENTS, OUTCOMES, SEEN
 
 CLICK = Event("e1", "u1", "n2", "click", 1767225600.5, "n1")
 SAVE = Event("e2", "u1", "n2", "save", 1767225601.0, None, 2.5, "a1", 3)
@@ -190,3 +192,51 @@ async def test_many_deliveries_at_once_count_each_event_once(redis: Redis):
 async def test_without_redis_there_is_no_log():
     with pytest.raises(StoreUnavailable):
         await RedisEvents(open_redis("unix:///nowhere")).append([CLICK])
+
+
+class TestOutcomes:
+    async def test_are_rates_by_source_and_by_position_each_event_once(self, log):
+        listed, tagged = "0123456789abcdef.r.model-A1.hot.B", "0123456789abcdef.t.model-A1"
+        sent = [
+            Event(f"{kind}{n}", f"u{n}", "n", kind, 0.0, answer_id=answer_id, position=position)
+            for n in range(40)
+            for kind, answer_id, position in (
+                ("impression", listed, 1 + n % 20),
+                *([("click", listed, 1 + n % 20), ("like", "elsewhere", 1)] if n % 4 == 0 else []),
+                *([("view", listed, 1), ("dismiss", listed, 1), ("click", None, 1)] if n % 5 == 0 else []),
+            )
+        ]
+        sent += [replace(one, event_id=f"t{one.event_id}", answer_id=tagged) for one in sent if one.answer_id == listed]
+        for _ in range(2):
+            await log.append(sent)
+
+        found = await log.outcomes(1)
+
+        both = {source: (rate.shown, rate.clicks) for source, rate in found.sources.items()}
+        assert both == {
+            AnswerSource("related", "model-A1", "hot.B"): (40, 10),
+            AnswerSource("tags", "model-A1", ""): (40, 10),
+        }
+        by_position = {position: (rate.shown, rate.clicks) for position, rate in found.positions.items()}
+        assert by_position == {n: (2, 2 * (n % 4 == 1)) for n in range(1, 11)} | {11: (20, 4)}
+        [rate, *_] = found.sources.values()
+        assert 0 < rate.share.low < 0.25 < rate.share.high < 0.5
+
+    async def test_more_clicks_than_impressions_are_no_rate_and_none_is_of_yesterday(self, log):
+        await log.append([Event("e", "u", "n", "click", 0.0, answer_id="0123456789abcdef.r.m", position=1)])
+
+        assert (await log.outcomes(14)) == Outcomes({}, {})
+
+
+async def test_outcomes_of_several_days_are_summed_and_those_before_left_out(redis):
+    answer_id = "0123456789abcdef.s.m"
+    await RedisEvents(redis).append(
+        [Event(f"e{n}", f"u{n}", "n", "impression", 0.0, answer_id=answer_id) for n in range(3)]
+    )
+    today = (await redis.time())[0] // 86_400
+    for day in (1, 2, 7):
+        await redis.hset(f"{OUTCOMES}{today - day}", mapping={"s.m 1 shown": 10, "s.m 1 clicked": 1})
+
+    [rate] = (await RedisEvents(redis).outcomes(3)).sources.values()
+
+    assert (rate.shown, rate.clicks) == (23, 2)

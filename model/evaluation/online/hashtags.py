@@ -3,7 +3,7 @@
 from collections import defaultdict
 from dataclasses import dataclass
 
-from model.evaluation.online.rates import Rate, rate
+from model.evaluation.online.ratio import Rate, rate
 from model.evaluation.online.shown import Log
 from model.text.hashtags import fold
 
@@ -34,7 +34,7 @@ class Suggested:
 
 
 def suggested(log: Log) -> dict[str, Suggested]:
-    """By model; hashtags are equal when `fold` makes them so. The intervals know the readers, see `rates`."""
+    """By model; hashtags are equal when `fold` makes them so. The intervals know the readers, see `ratio`."""
     answers: dict[str, int] = defaultdict(int)
     hashtags: dict[str, int] = defaultdict(int)
     readers: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(lambda: [0, 0]))

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from model.evaluation.metrics import Figure
 from model.evaluation.online.hashtags import Suggested, suggested
-from model.evaluation.online.rates import DIMENSIONS, Rate, rates
+from model.evaluation.online.rates import DIMENSIONS, rates
+from model.evaluation.online.ratio import Rate
 from model.evaluation.online.reach import Reach, reach
 from model.evaluation.online.shown import open_log
 from model.evaluation.plots import COLORS, INK, OURS_COLOR, draw_curve, panels_of, svg

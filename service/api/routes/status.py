@@ -28,4 +28,5 @@ async def get_status(request: Request) -> Response:
     parameters_of(request, NoParameters)
     recommender = recommender_of(request)
     status = await recommender.status()
-    return json_answer(status_out(status, recommender.fingerprint, request.app.state.warnings()))
+    state = request.app.state
+    return json_answer(status_out(status, recommender.fingerprint, state.reach(), state.warnings()))

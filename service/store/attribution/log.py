@@ -1,24 +1,30 @@
 """`AnswerLog` on Redis: a stream with a compressed batch of records in each entry."""
 
 import asyncio
+import zlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from service.store.attribution.answers import ServedAnswer, holds, pack, unpack
 from service.store.attribution.readers import key_of, name_of
 from service.store.connection import redis_errors
-from service.store.schema import FORGOTTEN, SERVED, SERVED_COUNTS, UNLESS_RESTORING
+from service.store.schema import COUNTS, FORGOTTEN, LISTED, SERVED, SERVED_COUNTS, UNLESS_RESTORING
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
 DAY_S = 24 * 3600
+# Notes whose places in lists are counted: of more, as many as these by their hashes.
+SAMPLED = 100_000
 # Batches that an erasure looks at in one go: some megabytes, some milliseconds.
 _BATCHES = 64
 
 # ARGV: a batch and its number of answers, how many answers to keep, for how many milliseconds, the number of erasures
-# that its maker knew of. 0 if there were more since, of readers who may be in it. Ten old entries go with each new one
-# at most, so that a bound that was lowered holds nobody up.
+# that its maker knew of, how many notes one counted note stands for, then ids and in how many lists of the batch they
+# stood. 0 if there were more erasures since, of readers who may be in it. Ten old entries go with each new one at most,
+# so that a bound that was lowered holds nobody up.
 APPEND = (
     UNLESS_RESTORING
     + f"""
@@ -31,6 +37,9 @@ for _, entry in ipairs(redis.call('XRANGE', '{SERVED}', '-', '+', 'COUNT', 10)) 
   redis.call('XDEL', '{SERVED}', entry[1])
   kept = redis.call('HINCRBY', '{SERVED_COUNTS}', 'answers', -tonumber(entry[2][4]))
 end
+local listed = '{LISTED}' .. math.floor(now[1] / 86400) .. ':' .. ARGV[6]
+for i = 7, #ARGV, 2 do redis.call('HINCRBY', listed, ARGV[i], ARGV[i + 1]) end
+redis.call('EXPIRE', listed, {2 * DAY_S})
 return 1
 """
 )
@@ -98,11 +107,26 @@ class RedisAnswerLog:
                 async with self._redis.pipeline(transaction=True) as pipe:
                     pipe.hgetall(FORGOTTEN)
                     pipe.hget(SERVED_COUNTS, "erasures")
-                    forgotten, erasures = await pipe.execute()
+                    pipe.hget(COUNTS, "live")
+                    forgotten, erasures, live = await pipe.execute()
                 until = {name.decode(): int(time_s) + 1 for name, time_s in forgotten.items()}
                 batch, count = await asyncio.to_thread(_packed, answers, key, until)
                 own = self._most, self._kept_ms, erasures or 0
-                logged = not count or await self._append(args=[batch, count, *own])
+                logged = not count or await self._append(args=[batch, count, *own, *_listed(answers, int(live or 0))])
+
+    async def listed(self) -> tuple[list[int], int]:
+        """In how many lists notes stood, today and yesterday (UTC), and of how many notes these are.
+
+        Of a catalog of more than `SAMPLED` notes, a sample. Raises StoreUnavailable.
+        """
+        times: Counter[bytes] = Counter()
+        with redis_errors():
+            live = int(await self._redis.hget(COUNTS, "live") or 0)
+            today = (await self._redis.time())[0] // DAY_S
+            for day in (today, today - 1):
+                async for note_id, count in self._redis.hscan_iter(f"{LISTED}{day}:{_stands_for(live)}", count=1000):
+                    times[note_id] += int(count)
+        return list(times.values()), max(1, live // _stands_for(live))
 
     async def erase(self, reader: str) -> None:
         """See `AnswerLog`."""
@@ -117,6 +141,23 @@ class RedisAnswerLog:
                 if len(entries) < _BATCHES:
                     break
                 after = b"(" + entries[-1][0]
+
+
+def _stands_for(live: int) -> int:
+    """How many notes one of the sample stands for: a power of two, so that a smaller sample is part of a larger."""
+    return 1 << max(0, (live - 1) // SAMPLED).bit_length()
+
+
+def _listed(answers: Sequence[ServedAnswer], live: int) -> list[str | int]:
+    """How many notes each of the sample stands for, then its ids and in how many of these lists they stand."""
+    stands_for = _stands_for(live)
+    lists = (answer.ids for answer in answers if answer.scenario in ("related", "search"))
+    times = Counter(chain.from_iterable(lists))
+    arguments: list[str | int] = [stands_for]
+    for note_id, count in times.items():
+        if zlib.crc32(note_id.encode()) % stands_for == 0:
+            arguments += (note_id, count)
+    return arguments
 
 
 def _packed(answers: Sequence[ServedAnswer], key: bytes, until: Mapping[str, float]) -> tuple[bytes, int]:

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from model.data.files import DataError
 from model.evaluation.metrics import Figure
-from model.evaluation.online.rates import Rate, rate
+from model.evaluation.online.ratio import Rate, rate
 from model.evaluation.online.reach import Reach, reach
 from model.evaluation.online.report import format_online, online_report
 from service.backup.events import ANSWER_SCHEMA, SCHEMA
