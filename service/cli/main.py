@@ -17,11 +17,10 @@ from service.cli.evaluate import calibrate, cases, evaluate
 from service.cli.export import export, golden
 from service.cli.index import index
 from service.cli.keys import key_option, keys
-from service.cli.report import report
 from service.cli.reproduce import reproduce
 from service.cli.rollout.experiments import experiment
 from service.cli.rollout.models import model
-from service.cli.streams import deadletters, events
+from service.cli.streams import deadletters, events, report
 from service.cli.train import adapt, merge, train
 
 if TYPE_CHECKING:

@@ -24,6 +24,7 @@ const EXAMPLES = [
 ];
 const TYPING_PAUSE_MS = 350;
 const POLL_MS = 2000;
+const OUTCOMES_MS = 30_000;
 const UNREACHABLE_S = 5;
 const DEADLINE_MS = 20_000; // above every deadline of the service
 const SAMPLES_KEPT = 150;
@@ -1064,6 +1065,7 @@ const vocabulary = new Vocabulary({ $, make, makeButton, ask, announce, whole, c
 const polling = new Loader($("service-notice"), $("polled"));
 const samples = [];
 let nextPoll = null;
+let outcomesAt = 0;
 
 function startPolling() {
   stopPolling();
@@ -1082,10 +1084,14 @@ async function poll(signal) {
   samples.push({ at: new Date(), ...status });
   if (samples.length > SAMPLES_KEPT) samples.shift();
   showStatus(status);
+  if (Date.now() - outcomesAt > OUTCOMES_MS) {
+    outcomesAt = Date.now();
+    showOutcomes(await ask("GET", "outcomes", { signal }));
+  }
   nextPoll = setTimeout(() => polling.run(poll), POLL_MS);
 }
 
-function showStatus({ notes, queue, index, model, freshness_s: freshness, warnings }) {
+function showStatus({ notes, queue, index, model, freshness_s: freshness, reach, warnings }) {
   $("figures").hidden = false;
   $("warnings").hidden = warnings.length === 0;
   $("warnings").replaceChildren(...warnings.map((line) => make("p", {}, line)));
@@ -1106,6 +1112,14 @@ function showStatus({ notes, queue, index, model, freshness_s: freshness, warnin
       freshness.p50 === null
         ? "Nothing measured yet: publish a note to see how soon it is found."
         : "From acknowledged to searchable.",
+  });
+  say({
+    coverage: reach ? fine(reach.coverage) : "–",
+    gini: reach ? reach.gini.toFixed(2) : "–",
+    hubs: reach ? whole.format(reach.hubs) : "–",
+    "reach-hint": reach
+      ? `Of the notes, today and yesterday. Hubs stand in many more lists than others, and take ${fine(reach.hub_share)} of the places.`
+      : "No list was logged yet.",
   });
   showRecall(index.shards);
   showShards(index, model);
@@ -1173,6 +1187,22 @@ function showShards(index, model) {
 
 const makeRow = (cell, texts, attributes = {}) =>
   make("tr", {}, ...texts.map((text) => make(cell, attributes, String(text))));
+
+function showOutcomes({ sources, positions }) {
+  const row = (name, { shown, clicked, rate, low, high }) => [
+    name,
+    whole.format(shown),
+    whole.format(clicked),
+    fine(rate),
+    low === null ? "–" : `${fine(low)} to ${fine(high)}`,
+  ];
+  const rows = [
+    ...sources.map((one) => row([one.scenario, one.model, one.arm].filter(Boolean).join(" · "), one)),
+    ...positions.map((one) => row(`place ${one.position}${one.position === 11 ? " and below" : ""}`, one)),
+  ];
+  const nothing = make("tr", {}, make("td", { colspan: 5 }, "No event of these days names an answer."));
+  $("outcomes").replaceChildren(...(rows.length ? rows.map((texts) => makeRow("td", texts)) : [nothing]));
+}
 
 function showHistory() {
   if (!$("history").open) return;

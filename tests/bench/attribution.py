@@ -1,0 +1,141 @@
+"""What the log of answers costs a request, and what a report of many events costs. The last line is JSON.
+
+Processor time, in turns: blocks of related requests through the whole application in memory, with the log on a real
+Redis and without any record, one after the other. Then a report of events and answers that are drawn at random.
+
+    python tests/bench/attribution.py --events 1000000
+"""
+
+import argparse
+import asyncio
+import json
+import random
+import resource
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from redis.asyncio import Redis
+from support.gateway import MemoryGateway
+from support.redis import RedisServer
+
+from model.evaluation.online.report import online_report
+from model.note import Note
+from service.api.routes import requests
+from service.backup.events import ANSWER_SCHEMA, SCHEMA
+from service.store.attribution.buffer import AnswerBuffer
+from service.store.attribution.log import RedisAnswerLog
+
+NOTES, BLOCK, TURNS = 300, 200, 12
+
+
+async def cost() -> dict[str, float]:
+    """Microseconds of processor time a request, without and with the log, and the median ratio of neighboring turns."""
+    server = RedisServer()
+    server.start()
+    redis = Redis(unix_socket_path=server.url.removeprefix("unix://"))
+    gateway = MemoryGateway()
+    await gateway.publish(*(Note(f"n{number}", f"harbor tram {number}") for number in range(NOTES)))
+    buffer = gateway.app.state.buffer = AnswerBuffer(RedisAnswerLog(redis, 1_000_000, 30))
+    logs = requests.Answering.log
+    times: dict[bool, list[float]] = {False: [], True: []}
+    transport = httpx.ASGITransport(gateway.app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+
+        async def block(with_log: bool) -> float:
+            requests.Answering.log = logs if with_log else (lambda *_, **__: f"{random.getrandbits(64):016x}")
+            start = time.process_time()
+            for number in range(BLOCK):
+                await client.get(f"/notes/n{number % NOTES}/related?k=10&for_user=u{number % 50}")
+            await buffer.flush()
+            return (time.process_time() - start) / BLOCK * 1e6
+
+        await block(True)
+        for turn in range(2 * TURNS):
+            with_log = turn % 2 == turn // 2 % 2  # without, with, with, without
+            times[with_log].append(await block(with_log))
+    requests.Answering.log = logs
+    parts = await own_parts(buffer)
+    await redis.aclose()
+    server.close()
+    ratio = statistics.median(on / off for on, off in zip(times[True], times[False], strict=True))
+    without, with_it = (statistics.median(times[which]) for which in (False, True))
+    return {"without_us": round(without, 1), "with_us": round(with_it, 1), "ratio": round(ratio, 4), **parts}
+
+
+async def own_parts(buffer: AnswerBuffer) -> dict[str, float]:
+    """The same taken apart: what the request does, and what the background does, a request."""
+
+    class Model:
+        fingerprint = "0123456789abcdef"
+
+    answering = requests.Answering(Model(), buffer, "u1")
+    ids = [f"n{number}" for number in range(10)]
+    start = time.process_time()
+    for _ in range(10_000):
+        answering.log("related", "0123456789abcdef", ids, note_id="n1")
+    middle = time.process_time()
+    await buffer.flush()
+    end = time.process_time()
+    return {"append_us": round((middle - start) * 100, 2), "flush_us": round((end - middle) * 100, 2)}
+
+
+def write(folder: Path, events: int) -> None:
+    """Events of a tenth as many answers of ten notes: nine in ten are impressions, and Zipf rules notes and readers."""
+    rng = np.random.default_rng(0)
+    answers = events // 10
+    ids = np.char.add("n", (rng.zipf(1.3, (answers, 10)) % 100_000).astype(str))
+    names = np.array([f"{number:016x}.r.0123abcd" for number in range(answers)])
+    readers = np.char.add("u", (rng.zipf(1.2, answers) % 200_000).astype(str))
+    of = np.repeat(np.arange(answers), 10)
+    clicked = rng.random(len(of)) < 0.1
+    columns = {
+        "user_id": readers[of],
+        "note_id": ids.ravel(),
+        "event": np.where(clicked, "click", "impression"),
+        "ts": 1_767_225_600_000_000 + np.sort(rng.integers(0, 14 * 86_400_000_000, len(of))),
+        "source_note_id": pa.nulls(len(of), pa.string()),
+        "event_id": np.arange(len(of)).astype(str),
+        "value": pa.nulls(len(of), pa.float64()),
+        "answer_id": names[of],
+        "position": np.tile(np.arange(1, 11), answers),
+    }
+    (folder / "dt=2026-01-01").mkdir(parents=True)
+    pq.write_table(pa.table(columns, SCHEMA), folder / "dt=2026-01-01/part-000000000000001-000000.parquet")
+    empty = pa.array([""] * answers)
+    rows = dict.fromkeys(ANSWER_SCHEMA.names, empty) | {
+        "answer_id": names,
+        "ts": 1_767_225_600_000_000 + np.arange(answers),
+        "scenario": pa.array(["related"] * answers),
+        "model": pa.array(["0123abcd01234567"] * answers),
+        "ids": pa.array(ids.tolist(), pa.list_(pa.string())),
+        "reader": readers,
+    }
+    (folder / "_answers/dt=2026-01-01").mkdir(parents=True)
+    pq.write_table(pa.table(rows, ANSWER_SCHEMA), folder / "_answers/dt=2026-01-01/part-000000000000001-000000.parquet")
+
+
+def report(events: int) -> dict[str, float]:
+    """Seconds, by the clock and of the processor, and how much the peak of memory grew."""
+    with tempfile.TemporaryDirectory() as folder:
+        write(Path(folder), events)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        start, cpu = time.perf_counter(), time.process_time()
+        found = online_report(Path(folder))
+        clock_s, cpu_s = time.perf_counter() - start, time.process_time() - cpu
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    shown = sum(one.shown for one in found.rates["scenario"].values())
+    sizes = {"peak_mb": round(peak / 1024), "grown_mb": round((peak - before) / 1024)}
+    return {"events": events, "items": shown, "report_s": round(clock_s, 1), "report_cpu_s": round(cpu_s, 1), **sizes}
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--events", type=int, default=1_000_000)
+    arguments = parser.parse_args()
+    print(json.dumps(asyncio.run(cost()) | report(arguments.events)))
