@@ -31,7 +31,7 @@ from service.backup.events import ANSWER_SCHEMA, SCHEMA
 from service.store.attribution.buffer import AnswerBuffer
 from service.store.attribution.log import RedisAnswerLog
 
-NOTES, BLOCK, TURNS = 300, 200, 12
+NOTES, BLOCK, TURNS = 300, 100, 10
 
 
 async def cost() -> dict[str, float]:
@@ -107,8 +107,7 @@ def write(folder: Path, events: int) -> None:
     }
     (folder / "dt=2026-01-01").mkdir(parents=True)
     pq.write_table(pa.table(columns, SCHEMA), folder / "dt=2026-01-01/part-000000000000001-000000.parquet")
-    empty = pa.array([""] * answers)
-    rows = dict.fromkeys(ANSWER_SCHEMA.names, empty) | {
+    rows = {field.name: pa.nulls(answers, field.type) for field in ANSWER_SCHEMA} | {
         "answer_id": names,
         "ts": 1_767_225_600_000_000 + np.arange(answers),
         "scenario": pa.array(["related"] * answers),
