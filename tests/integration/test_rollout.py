@@ -21,6 +21,7 @@ from indexer.types import ShardUnavailable
 from model.inference.hashing import HashingBackend, text_vector
 from model.note import Note
 from service.api.app import create_app
+from service.experiments.assignment import Assignments
 from service.recommend.active_model import ActiveModel
 from service.recommend.recommender import Recommender
 from service.recommend.vocabulary import HashtagVocabulary
@@ -28,6 +29,7 @@ from service.recommend.workers import WorkerPool
 from service.settings import HttpSettings, IndexSettings, Settings
 from service.store.connection import open_redis
 from service.store.events import RedisEvents
+from service.store.experiments.experiments import Experiments
 from service.store.hashtags.vocabulary import RedisHashtags
 from service.store.idempotency import RedisAnswers
 from service.store.jobs import JobQueue
@@ -85,17 +87,19 @@ class Rollout:
         def recommender(model: str) -> Recommender:
             return Recommender(*seams, self.searcher.of(model), workers.of(model), settings, model)
 
-        self.active = ActiveModel(self.registry.active, "", recommender)
+        self.assignments = Assignments(Experiments(redis).changed)
+        self.active = ActiveModel(self.registry.active, "", recommender, self.assignments)
         transport = httpx.ASGITransport(create_app(self.active, RedisAnswers(redis), settings))
         self.client = httpx.AsyncClient(transport=transport, base_url="http://localhost")
 
     @asynccontextmanager
     async def following(self) -> AsyncIterator[None]:
-        """The gateway reads the pointer over and over."""
+        """The gateway reads the pointer and the experiments over and over."""
 
         async def follow() -> None:
             while True:
                 await self.active.follow()
+                await self.assignments.follow()
                 await asyncio.sleep(FOLLOW_EVERY_S)
 
         following = asyncio.create_task(follow())
@@ -124,9 +128,9 @@ class Rollout:
         states = await held.status(timeout_s=5)
         return len(states) == SHARDS and sum(state.notes for state in states) == len(self.community.titles)
 
-    async def related(self, id_: str) -> tuple[str, list[str]]:
+    async def related(self, id_: str, **headers: str) -> tuple[str, list[str]]:
         """Which model answered, and what."""
-        answer = await self.client.get(f"/notes/{id_}/related", params={"k": K})
+        answer = await self.client.get(f"/notes/{id_}/related", params={"k": K}, headers=headers)
         assert answer.status_code == 200, answer.text
         assert not answer.json()["degraded"]
         return answer.json()["model"], [item["note_id"] for item in answer.json()["items"]]
@@ -139,9 +143,13 @@ class Rollout:
 
     def command(self, *words: str) -> subprocess.CompletedProcess[str]:
         """`notellm model`, as a person types it."""
+        return self.run("model", *words)
+
+    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """A command of `notellm`."""
         environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(Path(__file__).parents[2])}
         return subprocess.run(
-            [*NOTELLM, "model", *words],
+            [*NOTELLM, *words],
             env=environment | self.indexers.environment,
             capture_output=True,
             text=True,
@@ -291,6 +299,56 @@ async def test_the_commands_activate_what_is_complete_and_retire_what_nobody_nee
         await community.write({"after": "the rollout"})
         await until(lambda: rollout.complete(OLD))
         await rollout.answers_as(OLD)
+
+
+async def test_an_experiment_splits_its_readers_between_two_models_until_one_is_shipped(rollout):
+    async def run(*words: str) -> subprocess.CompletedProcess[str]:
+        return await asyncio.to_thread(rollout.run, "experiment", *words)
+
+    async def models() -> dict[str, str]:
+        found = {}
+        for reader in readers:
+            model, notes = await rollout.related("n1", **{"X-Reader-ID": reader})
+            assert notes == rollout.community.related(model, "n1")
+            found[reader] = model
+        return found
+
+    async def split() -> bool:
+        return len(set((await models()).values())) == 2
+
+    async def ends() -> bool:
+        return set((await models()).values()) == {NEW}
+
+    readers = [f"reader-{number}" for number in range(40)]
+    await rollout.community.write({f"n{row}": f"title {row}" for row in range(NOTES)})
+    start = "start", "second", "--arms", f"A={OLD}", f"B={NEW},min_score=-1", "--share", "0.8"
+    async with rollout.worker(OLD):
+        await until(lambda: rollout.complete(OLD))
+        assert "no model" in (await run(*start)).stderr
+        async with rollout.worker(NEW):
+            await until(lambda: rollout.complete(NEW))
+            started = await run(*start)
+            assert started.stdout.startswith("second runs with 80.0% of the readers"), started.stderr
+            await until(split)
+
+            first = await models()
+            arms = {reader: found and found.arm.model for reader in readers if (found := rollout.assignments(reader))}
+            assert first == dict.fromkeys(readers, OLD) | arms == await models()
+            assert 0 < len(arms) < len(readers)
+            assert "was an experiment second already" in (await run(*start)).stderr
+            assert "leave 20.0% of the readers" in (await run("start", "more", *start[2:])).stderr
+            assert "is in the experiment second" in (await asyncio.to_thread(rollout.command, "retire", NEW)).stderr
+            assert "runs" in (await run("list")).stdout
+            shown = (await run("status", "second")).stdout
+            assert f"A={OLD}: active, 0 notes wait for its workers, its index is whole" in shown
+
+            shipped = await run("ship", "second", "B")
+            assert shipped.stdout.splitlines() == [
+                f"second is over; {NEW} answers from now on",
+                "B was tried with min_score=-1.0: requests have to give that from now on",
+            ]
+            await until(ends)
+            assert "does not run: shipped B" in (await run("stop", "second")).stderr
 
 
 async def test_a_worker_that_takes_over_activates_its_model_once_it_lacks_nothing_that_can_be_read(rollout):

@@ -10,8 +10,6 @@ from service.cli.common import load_settings, store_mistakes
 if TYPE_CHECKING:
     from service.wiring import Rollout
 
-WORKER_RUNS_S = 15.0
-
 
 def run(command: Callable[["Rollout"], Awaitable[None]]) -> None:
     """Run a command on the service that is set; mistakes become ClickException."""
@@ -52,9 +50,3 @@ async def check_whole(service: "Rollout", fingerprint: str) -> None:
             f"{fingerprint} lacks {lacking.notes} notes that {active} finds, {lacking.dead_lettered} of them "
             "dead-lettered; wait for the others, or lose them from all answers with --force"
         )
-
-
-async def worker_idle_s(service: "Rollout", fingerprint: str) -> float | None:
-    """Seconds since a worker of the model last asked for notes; None if none runs."""
-    idle_s = (await service.registry.progress(fingerprint)).idle_s
-    return idle_s if idle_s is not None and idle_s < WORKER_RUNS_S else None

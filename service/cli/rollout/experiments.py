@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from service.cli.common import FOLDER, echo, mistakes
-from service.cli.rollout.checks import check_known, check_whole, run, worker_idle_s
+from service.cli.rollout.checks import check_known, check_whole, run
 
 if TYPE_CHECKING:
     from service.store.experiments.records import Arm, Experiment
@@ -46,13 +46,13 @@ def experiment() -> None:
     "--share", type=click.FloatRange(min=0, max=1, min_open=True), default=1.0, show_default=True,
     help="The share of all readers that are in it, in thousandths; half of them in each arm.",
 )  # fmt: skip
-@click.option("--force", is_flag=True, help="Even if an index lacks notes, or no worker of a model runs.")
+@click.option("--force", is_flag=True, help="Even if an index lacks notes, or cannot be asked.")
 def start(name: str, arms: tuple[str, str], share: float, force: bool) -> None:
     """Start the experiment NAME between two arms; the second is compared with the first.
 
-    Both models must be registered, with workers that run and indexes that hold every note that the active model's
-    holds. The rules of an arm hold for requests that do not give them themselves. Gateways follow within half a second.
-    NAME is 1 to 40 of a-z 0-9 _ -, and was never used before.
+    Both models must be registered, with indexes that hold every note that the active model's holds; their workers have
+    to go on running. The rules of an arm hold for requests that do not give them themselves. Gateways follow within
+    half a second. NAME is 1 to 40 of a-z 0-9 _ -, and was never used before.
 
     \b
     Examples:
@@ -179,8 +179,6 @@ async def _start(service: "Rollout", name: str, arms: "tuple[Arm, Arm]", share: 
         check_known(service, model)
         if not force:
             await check_whole(service, model)
-            if await worker_idle_s(service, model) is None:
-                raise click.ClickException(f"no worker of {model} runs: start one, or its index falls behind")
     match await service.experiments.start(name, arms, share):
         case "known":
             raise click.ClickException(f"there was an experiment {name} already: a new one needs a new name")
@@ -214,12 +212,12 @@ async def _health(service: "Rollout", model: str) -> str:
     if model not in service.registered.dims:
         return "its model is retired"
     active = "active, " if model == service.registered.active else ""
-    worker = "a worker runs" if await worker_idle_s(service, model) is not None else "no worker runs"
+    waiting = f"{(await service.registry.progress(model)).waiting} notes wait for its workers"
     try:
         await check_whole(service, model)
     except click.ClickException:
-        return f"{active}{worker}, its index lacks notes or cannot be asked: see `notellm model list`"
-    return f"{active}{worker}, its index is whole"
+        return f"{active}{waiting}, its index lacks notes or cannot be asked: see `notellm model list`"
+    return f"{active}{waiting}, its index is whole"
 
 
 async def _stop(service: "Rollout", name: str) -> None:

@@ -5,10 +5,12 @@ from typing import TYPE_CHECKING
 import click
 
 from service.cli.common import echo
-from service.cli.rollout.checks import WORKER_RUNS_S, check_known, check_whole, run, worker_idle_s
+from service.cli.rollout.checks import check_known, check_whole, run
 
 if TYPE_CHECKING:
     from service.wiring import Rollout
+
+WORKER_RUNS_S = 15.0
 
 
 @click.group()
@@ -111,8 +113,8 @@ async def _retire(service: "Rollout", fingerprint: str) -> None:
     check_known(service, fingerprint)
     if used := [one.name for one in await service.experiments.all() if one.runs and fingerprint in one.models]:
         raise click.ClickException(f"{fingerprint} is in the experiment {used[0]}; `notellm experiment stop` it first")
-    idle_s = await worker_idle_s(service, fingerprint)
-    if fingerprint != service.registered.active and idle_s is not None:
+    idle_s = (await service.registry.progress(fingerprint)).idle_s
+    if fingerprint != service.registered.active and idle_s is not None and idle_s < WORKER_RUNS_S:
         raise click.ClickException(
             f"a worker of {fingerprint} asked for notes {idle_s:.1f} s ago; stop its workers, "
             f"and repeat this {WORKER_RUNS_S:.0f} s later"
