@@ -225,6 +225,7 @@ def test_nobody_may_do_what_no_component_needs(stack, user, command):
     [
         ("gateway", "XADD notellm:v1:dead * id n1"),
         ("gateway", "SET notellm:v1:active other"),
+        ("gateway", "HSET notellm:v1:experiments e record"),
         ("gateway", "XREADGROUP GROUP workers w STREAMS notellm:v1:jobs:m >"),
         ("worker", "SET notellm:v1:note:n1 forged"),
         ("worker", "XREAD STREAMS notellm:v1:events 0"),

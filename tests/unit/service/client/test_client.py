@@ -4,6 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import Any
 
 import httpx
@@ -372,6 +373,26 @@ async def test_a_key_is_shown_as_the_contract_says(connect):
     await (await connect(script)).put("n1", {"title": "a"})
 
     assert [asked.headers.get("authorization") for asked in script.asked] == ["Bearer k-1", None]
+
+
+async def test_a_reader_is_named_in_the_header_and_percent_encoded(connect):
+    script = Script(PlainTextResponse("hello"))
+    notellm = await connect(script)
+    calls = [
+        partial(notellm.related, "n1"),
+        partial(notellm.related, "n1", boosts=[{"filter": "price < 9", "factor": 2}]),
+        partial(notellm.related_to, ["n1"]),
+        partial(notellm.related_batch, [{"note_id": "n1"}]),
+        partial(notellm.search, "soup"),
+        partial(notellm.tags, "soup"),
+    ]
+    for call in calls:
+        for reader in ({"reader": "u/1 读"}, {}):
+            with pytest.raises(NoAnswer):
+                await call(**reader)
+
+    named = [asked.headers.get("x-reader-id") for asked in script.asked]
+    assert named == ["u%2F1%20%E8%AF%BB", None] * len(calls)
 
 
 @pytest.mark.parametrize("key", ["", "caf\xe9", "a\nb", "\u2028"])
