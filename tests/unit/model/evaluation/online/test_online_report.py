@@ -32,7 +32,12 @@ def event(kind: str, answer: str, note: str, reader: str = "u1", position: int |
 
 
 def answer(name: str, model: str, ids: list[str], scenario: str = "related", **more: str):
-    row = dict.fromkeys(ANSWER_SCHEMA.names, "") | {"answer_id": IDS[name], "ts": int(NOW_S * 1e6), "model": model}
+    row = dict.fromkeys(ANSWER_SCHEMA.names, "") | {
+        "seconds": 0.01,
+        "answer_id": IDS[name],
+        "ts": int(NOW_S * 1e6),
+        "model": model,
+    }
     return row | {"scenario": scenario, "ids": ids, "reader": "u1"} | more
 
 
