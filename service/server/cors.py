@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from service.api.app import request_id_of
 
 _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
-_TAKEN = ("Authorization", "Content-Type", "If-Match", "Idempotency-Key", "X-Reader-ID")
+_TAKEN = ("Authorization", "Content-Type", "If-Match", "Idempotency-Key", "X-Answer-ID", "X-Reader-ID")
 _EXPOSED = ("ETag", "X-Request-ID", "Retry-After")
 
 
