@@ -13,7 +13,7 @@ from service.settings import LimitSettings
 
 APP, OTHER = "https://app.example", "https://other.example"
 EXPOSED = {"ETag", "X-Request-ID", "Retry-After"}
-TAKEN = {"authorization", "content-type", "if-match", "idempotency-key"}
+TAKEN = {"authorization", "content-type", "if-match", "idempotency-key", "x-answer-id", "x-reader-id"}
 NOTE = b'{"title": "Harbor tram"}'
 
 
@@ -51,7 +51,7 @@ async def port() -> AsyncIterator[int]:
 
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE"])
 async def test_a_preflight_of_a_listed_origin_names_methods_and_headers(port, method):
-    wanted = asks(method, "authorization,content-type,if-match,idempotency-key")
+    wanted = asks(method, ",".join(TAKEN))
     for path in ("/notes/n1", "/nowhere"):
         answer = await ask(port, "OPTIONS", path, origin(APP), *wanted)
 
