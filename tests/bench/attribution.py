@@ -8,6 +8,7 @@ Redis and without any record, one after the other. Then a report of events and a
 
 import argparse
 import asyncio
+import gc
 import json
 import random
 import resource
@@ -31,11 +32,12 @@ from service.backup.events import ANSWER_SCHEMA, SCHEMA
 from service.store.attribution.buffer import AnswerBuffer
 from service.store.attribution.log import RedisAnswerLog
 
-NOTES, BLOCK, TURNS = 300, 100, 10
+NOTES, BLOCK, TURNS = 300, 500, 4
 
 
 async def cost() -> dict[str, float]:
     """Microseconds of processor time a request, without and with the log, and the median ratio of neighboring turns."""
+    gc.set_threshold(10_000, 1)  # as `run_gateway` has it
     server = RedisServer()
     server.start()
     redis = Redis(unix_socket_path=server.url.removeprefix("unix://"))
