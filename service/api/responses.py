@@ -14,12 +14,12 @@ from model.evaluation.online.reach import Reach
 from service.contract.embeddings import Encoding
 from service.recommend.note_cache import NoteSummary
 from service.recommend.notes import NoteDetails, NoteList
+from service.recommend.query import SCORE_DIGITS
 from service.recommend.ranking import RelatedNote, in_common
 from service.recommend.recommender import Recommender, ServiceStatus, TagSuggestions
 from service.recommend.related import RelatedNotes
 from service.store.records import pack_vector
 
-_DIGITS = 6
 _END = b"},"  # of a related note
 _MAX_MESSAGE = 300  # characters; JSON needs at most 6 bytes for one, and an error is at most 2 KiB
 
@@ -36,7 +36,7 @@ def error_out(code: str, message: str, request_id: str) -> dict[str, str]:
 
 def _notes_out(notes: Sequence[RelatedNote], ends: Iterable[bytes]) -> orjson.Fragment:
     """A list of related notes, each with its end. A summary is rendered once; ids need no escapes in JSON."""
-    scores = orjson.dumps([round(note.score, _DIGITS) for note in notes])[1:-1].split(b",")
+    scores = orjson.dumps([round(note.score, SCORE_DIGITS) for note in notes])[1:-1].split(b",")
     starts = [
         (note.summary.rendered or _rendered(note.summary))
         if note.summary
@@ -62,10 +62,10 @@ def _rendered(summary: NoteSummary) -> bytes:
 def _explanation(note: RelatedNote, origins: Sequence[NoteSummary]) -> bytes:
     tags = [tag for origin in origins for tag in origin.hashtags]
     terms = {
-        "cosine": round(note.cosine, _DIGITS),
-        "popularity": round(note.popularity, _DIGITS),
-        "half_life": round(note.half_life, _DIGITS),
-        "boosts": round(note.boosts, _DIGITS),
+        "cosine": round(note.cosine, SCORE_DIGITS),
+        "popularity": round(note.popularity, SCORE_DIGITS),
+        "half_life": round(note.half_life, SCORE_DIGITS),
+        "boosts": round(note.boosts, SCORE_DIGITS),
         "hashtags_in_common": in_common(tags, note.summary.hashtags) if note.summary else [],
     }
     return b',"explain":%b},' % orjson.dumps(terms)
@@ -98,7 +98,7 @@ def _model_out(recommender: Recommender) -> dict[str, str]:
 
 
 def _category_out(category: tuple[str, float] | None) -> dict[str, Any] | None:
-    return category and {"name": category[0], "score": round(category[1], _DIGITS)}
+    return category and {"name": category[0], "score": round(category[1], SCORE_DIGITS)}
 
 
 def tags_out(
@@ -109,10 +109,11 @@ def tags_out(
     out: dict[str, Any] = {
         "answer_id": answer_id,
         "hashtags": [
-            {"tag": tag.tag, "score": round(tag.score, _DIGITS), "source": tag.source} for tag in suggestions.hashtags
+            {"tag": tag.tag, "score": round(tag.score, SCORE_DIGITS), "source": tag.source}
+            for tag in suggestions.hashtags
         ],
         "category": _category_out(suggestions.category),
-        "duplicate_of": copy and {"note_id": copy[0], "similarity": round(copy[1], _DIGITS)},
+        "duplicate_of": copy and {"note_id": copy[0], "similarity": round(copy[1], SCORE_DIGITS)},
         **_model_out(recommender),
     }
     if with_related:
@@ -161,7 +162,7 @@ def note_out(details: NoteDetails) -> dict[str, Any]:
         "status": details.status,
         "reason": suggestion.failure if suggestion and details.status == "failed" else None,
         "suggested_hashtags": predicted
-        and [{"tag": tag, "score": round(score, _DIGITS)} for tag, score in predicted.hashtags],
+        and [{"tag": tag, "score": round(score, SCORE_DIGITS)} for tag, score in predicted.hashtags],
         "suggested_category": predicted and _category_out(predicted.category),
     }
 
@@ -192,10 +193,10 @@ def status_out(status: ServiceStatus, fingerprint: str, reach: Reach | None, war
         "freshness_s": {"p50": status.freshness(0.5), "p99": status.freshness(0.99)},
         "reach": reach
         and {
-            "coverage": round(reach.coverage, _DIGITS),
-            "gini": round(reach.gini, _DIGITS),
+            "coverage": round(reach.coverage, SCORE_DIGITS),
+            "gini": round(reach.gini, SCORE_DIGITS),
             "hubs": reach.hubs,
-            "hub_share": round(reach.hub_share, _DIGITS),
+            "hub_share": round(reach.hub_share, SCORE_DIGITS),
         },
         "warnings": warnings,
     }

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from indexer.filters.expression import Expression
 from service.recommend.note_cache import NoteSummary
 
+# Of a score in an answer.
+SCORE_DIGITS = 6
+
 _SLACK = 5
 # Re-ranking starts from a longer list: a note from further away may take the place of a nearer one.
 _RERANKED_PER_NOTE, _RERANKED_AT_LEAST = 4, 100
@@ -59,6 +62,10 @@ class RelatedQuery:
     def rescores(self) -> bool:
         """Whether a note may have a better score than a nearer one, popularity aside."""
         return bool(self.half_life_days or self.boosts)
+
+    def is_high_enough(self, score: float) -> bool:
+        """Whether a score, as an answer shows it, is at least ``min_score``: a client may take one for the bound."""
+        return self.min_score is None or round(score, SCORE_DIGITS) >= self.min_score
 
     @property
     def candidates(self) -> int:

@@ -55,7 +55,7 @@ def ranked(
         scored = [_scored(note, query, weight, now_s) for note in scored]
         scored.sort(key=lambda note: -note.score)
     if query.min_score is not None:
-        scored = [note for note in scored if note.score >= query.min_score]
+        scored = [note for note in scored if query.is_high_enough(note.score)]
     kept, copies = _without_copies(scored, origins) if query.collapse else (scored, [])
     return Ranked(_grouped(kept, query.group_by, query.per_group) if query.group_by else kept, copies)
 

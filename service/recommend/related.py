@@ -234,7 +234,7 @@ def _values(summaries: Sequence[NoteSummary], name: str) -> tuple[str, ...]:
 def _is_enough(notes: Sequence[RelatedNote], query: RelatedQuery, cosine: float) -> bool:
     """Whether no note further away than this cosine can be wanted."""
     best = query.best_score(cosine)
-    if query.min_score is not None and best < query.min_score:
+    if not query.is_high_enough(best):
         return True
     return len(notes) >= query.wanted and (not query.rescores or notes[query.wanted - 1].score >= best)
 

@@ -115,6 +115,11 @@ def test_the_least_score_is_one_of_scores_and_not_of_cosines():
     assert order(notes, RelatedQuery(min_score=0.5, half_life_days=10.0)) == ["n2"]
 
 
+def test_a_score_as_it_is_shown_may_be_the_least_one():
+    assert order([note(1, 0.9941386)], RelatedQuery(min_score=0.994139)) == ["n1"]
+    assert order([note(1, 0.9941394)], RelatedQuery(min_score=0.9941392)) == []
+
+
 def test_near_copies_of_an_origin_and_of_notes_above_are_left_out_and_named():
     text = "three days in kyoto with rain and tea"
     notes = [note(1, 0.9, text), note(2, 0.8, "other words that nobody else has"), note(3, 0.7, text.upper())]
