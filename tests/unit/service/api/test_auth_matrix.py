@@ -42,6 +42,7 @@ CONTRACT = {
     "GET /hashtags/rules": "read",
     "PUT /hashtags/{tag}": "admin",
     "DELETE /hashtags/{tag}": "admin",
+    "GET /outcomes": "read",
     "GET /status": "read",
 }
 

@@ -44,6 +44,7 @@ ROUTES = {
     "GET /hashtags/rules": "list_rules",
     "PUT /hashtags/{tag}": "put_rule",
     "DELETE /hashtags/{tag}": "delete_rule",
+    "GET /outcomes": "get_outcomes",
     "GET /status": "get_status",
 }
 _BODY = "request_timeout too_large unsupported_media_type"
@@ -73,6 +74,7 @@ CODES = {
     "GET /hashtags/rules": "store_unavailable",
     "PUT /hashtags/{tag}": f"{_BODY} alias_loop idempotency_key_reused request_in_progress store_unavailable",
     "DELETE /hashtags/{tag}": "idempotency_key_reused request_in_progress store_unavailable",
+    "GET /outcomes": "store_unavailable",
     "GET /status": "store_unavailable",
 }
 WRITES = {

@@ -1053,6 +1053,7 @@ class TestStatus:
             },
             "model": FINGERPRINT,
             "freshness_s": {"p50": None, "p99": None},
+            "reach": None,
             "warnings": [],
         }
 

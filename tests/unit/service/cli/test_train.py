@@ -98,6 +98,7 @@ def test_a_base_model_that_is_cut_is_one_line_before_any_work(tmp_path, monkeypa
 
 def test_without_the_package_for_gguf_files_its_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "gguf", None)
+    monkeypatch.delitem(sys.modules, "gguf.gguf_reader", raising=False)  # imported by another test
     (tmp_path / "base.gguf").write_bytes(b"GGUF")
     answer = train(written(tmp_path, NOTE, {**NOTE, "note_id": "n2"}), "--base-model", str(tmp_path / "base.gguf"))
     assert answer.exit_code == 1
