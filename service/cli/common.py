@@ -138,9 +138,10 @@ def mistakes() -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        extra = {"vllm": "vllm", "gguf": "smollm2"}.get(error.name or "", "train")
+        package = (error.name or str(error)).partition(".")[0]
+        extra = {"vllm": "vllm", "gguf": "smollm2"}.get(package, "train")
         raise click.ClickException(
-            f"{error.name or error} is not installed; this command needs: pip install 'notellm[{extra}]'"
+            f"{package} is not installed; this command needs: pip install 'notellm[{extra}]'"
         ) from error
     except (ValueError, OSError) as error:
         raise click.ClickException(_explained(error)) from error
