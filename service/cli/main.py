@@ -1,5 +1,6 @@
 """The command `notellm`. Only click is imported here, so that every help text answers at once."""
 
+import importlib
 import logging
 import os
 import sys
@@ -87,7 +88,7 @@ def gateway() -> None:
     Example:
       NOTELLM_REDIS_URL=redis://10.0.0.5:6379/0 notellm gateway
     """
-    _run("run_gateway")
+    _run("gateway")
 
 
 @cli.command()
@@ -98,7 +99,7 @@ def worker() -> None:
     Example: the second of two workers
       NOTELLM_WORKER__ADDRESSES='["10.0.0.6:9100","10.0.0.7:9100"]' NOTELLM_WORKER__NUMBER=1 notellm worker
     """
-    _run("run_worker")
+    _run("worker")
 
 
 @cli.command()
@@ -109,7 +110,7 @@ def indexer() -> None:
     Example: the first of two shards
       NOTELLM_INDEX__ADDRESSES='["10.0.0.8:9200","10.0.0.9:9200"]' NOTELLM_INDEX__NUMBER=0 notellm indexer
     """
-    _run("run_indexer")
+    _run("indexer")
 
 
 @cli.command()
@@ -227,11 +228,11 @@ def main() -> None:
 
 def _run(name: str) -> None:
     current = load_settings()
-    from service import logs, wiring
+    from service import logs
     from service.settings import SetupError
 
     logs.configure(current.log_level)
-    run: Callable[[Settings], None] = getattr(wiring, name)
+    run: Callable[[Settings], None] = importlib.import_module(f"service.wiring.{name}").run
     try:
         run(current)
     except SetupError as error:

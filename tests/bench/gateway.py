@@ -68,9 +68,10 @@ GATEWAY = """
 import sys
 import service.api.app
 from fastapi import Request, Response
-from service import logs, wiring
+from service import logs
 from service.api.auth import GuardedRoute, needs
 from service.settings import Settings
+from service.wiring.gateway import run
 
 create_app = service.api.app.create_app
 
@@ -86,7 +87,7 @@ def with_bare_route(*arguments, **options):
 
 service.api.app.create_app = with_bare_route
 logs.configure("INFO")
-wiring.run_gateway(Settings())
+run(Settings())
 """
 
 AT_RANDOM = """

@@ -25,7 +25,6 @@ from support.working import stored
 
 from indexer.shards import replicas
 from model.network.checkpoint import load_manifest
-from service import wiring
 from service.cli.main import cli
 from service.processes.health import OpsServer, Readiness
 from service.processes.local_redis import redis_command
@@ -34,6 +33,7 @@ from service.settings import MINI, Settings, environment_names
 from service.store.jobs import JobQueue
 from service.store.notes import RedisStore
 from service.store.schema import JOBS
+from service.wiring.worker import GRACE_S
 
 Policy = Callable[[Manifests], Iterator[str]]
 
@@ -403,7 +403,7 @@ def pods_have_time_to_leave(manifests: Manifests) -> Iterator[str]:
         settings, grace_s = settings_of(environment), workload.pod.get("terminationGracePeriodSeconds", 30)
         needed_s = {
             "gateway": settings.limits.drain_s + server._GRACE_S,
-            "worker": settings.http.tags_s + wiring._GRACE_S,
+            "worker": settings.http.tags_s + GRACE_S,
         }.get(workload.component, 0)
         if grace_s <= needed_s:
             yield f"{workload} is killed after {grace_s} s, and needs {needed_s} s"

@@ -8,14 +8,14 @@ import click
 from service.cli.common import load_settings, store_mistakes
 
 if TYPE_CHECKING:
-    from service.wiring import Rollout
+    from service.wiring.rollout import Rollout
 
 
 def run(command: Callable[["Rollout"], Awaitable[None]]) -> None:
     """Run a command on the service that is set; mistakes become ClickException."""
     import asyncio
 
-    from service.wiring import rollout
+    from service.wiring.rollout import rollout
 
     async def with_service() -> None:
         async with rollout(load_settings()) as service:

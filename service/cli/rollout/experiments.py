@@ -11,7 +11,7 @@ from service.cli.rollout.checks import check_known, check_whole, run
 
 if TYPE_CHECKING:
     from service.store.experiments.records import Arm, Experiment
-    from service.wiring import Rollout
+    from service.wiring.rollout import Rollout
 
 # The rules of lists that an arm may have.
 PARAMETERS = ("debias", "diversity", "duplicates", "group_by", "half_life_days", "min_score", "per_group")

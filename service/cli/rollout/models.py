@@ -8,7 +8,7 @@ from service.cli.common import echo
 from service.cli.rollout.checks import check_known, check_whole, run
 
 if TYPE_CHECKING:
-    from service.wiring import Rollout
+    from service.wiring.rollout import Rollout
 
 WORKER_RUNS_S = 15.0
 

@@ -1,6 +1,7 @@
 """Every process knows the secret before it connects or listens, and says so when anybody may call it."""
 
 import gc
+import importlib
 import logging
 import sys
 from collections.abc import Iterator
@@ -9,8 +10,8 @@ import pytest
 from pydantic import SecretStr
 
 from indexer.rpc import secret
-from service import wiring
 from service.settings import IndexSettings, Settings, WorkerSettings
+from service.wiring.process import share_secret
 
 
 @pytest.fixture(autouse=True)
@@ -31,8 +32,9 @@ def test_a_process_begins_with_the_secret(name, monkeypatch):
     async def begin(settings: Settings) -> None:
         known.append(secret.SECRET)
 
-    monkeypatch.setattr(wiring, f"_{name}", begin)
-    getattr(wiring, f"run_{name}")(Settings(rpc_secret=SecretStr("0123456789abcdef")))
+    process = importlib.import_module(f"service.wiring.{name}")
+    monkeypatch.setattr(process, "_serve", begin)
+    process.run(Settings(rpc_secret=SecretStr("0123456789abcdef")))
 
     assert known == [b"0123456789abcdef"]
 
@@ -51,6 +53,6 @@ def test_a_process_begins_with_the_secret(name, monkeypatch):
 def test_a_port_beyond_this_machine_without_a_secret_is_told(index, worker, shared, told, caplog):
     addresses = {"index": IndexSettings(addresses=(index,)), "worker": WorkerSettings(addresses=(worker,))}
     with caplog.at_level(logging.WARNING):
-        wiring._share_secret(Settings(rpc_secret=shared and SecretStr(shared), **addresses))
+        share_secret(Settings(rpc_secret=shared and SecretStr(shared), **addresses))
 
     assert [record.message for record in caplog.records] == ["rpc_open"] * told

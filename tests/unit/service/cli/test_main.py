@@ -75,7 +75,7 @@ def test_a_process_that_fails_says_so_in_its_log_and_ends(monkeypatch, caplog):
     def fail(settings: object) -> None:
         raise RuntimeError("of a kind that nobody expected")
 
-    monkeypatch.setattr("service.wiring.run_worker", fail)
+    monkeypatch.setattr("service.wiring.worker.run", fail)
     monkeypatch.setattr("service.logs.configure", lambda level: None)
     result = CliRunner().invoke(cli, ["worker"])
     assert result.exit_code == 1

@@ -1,0 +1,44 @@
+"""What the commands about models and experiments ask of a service."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from service.settings import Settings
+from service.store.connection import open_redis
+from service.wiring.process import share_secret
+
+if TYPE_CHECKING:
+    from indexer.serving.client import ShardedSearcher
+    from service.store.experiments.experiments import Experiments
+    from service.store.registry import Registered, Registry
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """What the commands about models ask: the registry, what it said, and the shards."""
+
+    registry: "Registry"
+    experiments: "Experiments"
+    registered: "Registered"
+    searcher: "ShardedSearcher"
+
+
+@asynccontextmanager
+async def rollout(settings: Settings) -> AsyncIterator[Rollout]:
+    """The service that is set, or the one that `notellm serve` runs in the state folder. Raises SetupError."""
+    from indexer.serving.client import ShardedSearcher
+    from service.processes.state import reach
+    from service.store.experiments.experiments import Experiments
+    from service.store.registry import Registry
+
+    share_secret(settings)
+    url, shards = reach(settings)
+    redis, searcher = open_redis(url), ShardedSearcher(shards, "")
+    try:
+        registry = Registry(redis)
+        yield Rollout(registry, Experiments(redis), await registry.registered(), searcher)
+    finally:
+        await searcher.close()
+        await redis.aclose()
