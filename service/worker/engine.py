@@ -10,11 +10,10 @@ import logging
 import time
 import traceback
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import TypeVar
 
 import numpy as np
@@ -24,6 +23,7 @@ from model.batching import TokenBudget, admits, together
 from model.note import Note
 from service import metrics
 from service.errors import WorkerUnavailable
+from service.worker.turns import Turn, next_turn
 
 log = logging.getLogger(__name__)
 
@@ -34,24 +34,6 @@ _TOKENIZERS = 2
 _NORM_TOLERANCE = 1e-3
 _CPU_FULL = "DefaultCPUAllocator: can't allocate memory"
 _PROBE = Note("probe", "A walk along the river", "The market was open, and it did not rain.")
-
-
-class Turn(Enum):
-    """The notes that join at the next step."""
-
-    DRAFTS = "drafts"
-    BACKLOG = "backlog"
-
-
-def next_turn(drafts: int, backlog: int, under_way: int, last: Turn | None) -> Turn | None:
-    """Drafts go first, because clients wait for them; but never twice in a row while a stored note may join.
-
-    ``drafts`` and ``backlog`` count those that may join, ``under_way`` the drafts in the model: while there are any,
-    stored notes join once, because each prompt delays the next token of all. None when nothing is to join.
-    """
-    if drafts and not (backlog and last is Turn.DRAFTS):
-        return Turn.DRAFTS
-    return Turn.BACKLOG if backlog and (last is Turn.DRAFTS or not under_way) else None
 
 
 class BackendBroken(Exception):
@@ -213,6 +195,14 @@ class Engine:
         return [prompt for prompt in prompts if isinstance(prompt, Prompt)]
 
     async def _take_steps(self) -> None:
+        try:
+            await self._take_steps_forever()
+        except Exception:
+            # A mistake of the engine's own: silence would hold up every note for ever.
+            log.exception("engine_failed")
+            self._break(self._under_way.values())
+
+    async def _take_steps_forever(self) -> None:
         while True:
             self._forget_unwanted()
             joining = {next(self._keys): job for job in self._next_to_join()}
@@ -308,8 +298,12 @@ class Engine:
                 _settle(job.answer, error)
             return
         log.error("backend_broken", extra={"error": type(cause).__name__})
+        self._break(failures)
+
+    def _break(self, jobs: Iterable[_Job]) -> None:
+        """No predictions from now on, for these and for all that wait."""
         self.broken.set()
-        for job in (*failures, *self._drafts, *self._backlog):
+        for job in (*jobs, *self._drafts, *self._backlog):
             broken = (
                 WorkerUnavailable("the model is broken") if job.is_draft else BackendBroken("a harmless note fails")
             )

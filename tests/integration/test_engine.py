@@ -468,6 +468,23 @@ async def test_a_backend_that_cannot_read_a_harmless_note_is_broken():
     assert engine.broken.is_set()
 
 
+async def test_a_mistake_of_the_engine_itself_ends_its_notes_and_says_so(monkeypatch, caplog):
+    backend = HashingBackend()
+    engine = engine_of(backend)
+
+    def fail() -> None:
+        raise RuntimeError("nobody thought of this")
+
+    monkeypatch.setattr(engine, "_next_to_join", fail)
+    async with engine.running():
+        note = stored(engine, backend, "stored")
+        with pytest.raises(BackendBroken):
+            await note
+        await engine.broken.wait()
+
+    assert [record.message for record in caplog.records if record.name == "service.worker.engine"] == ["engine_failed"]
+
+
 async def test_a_draft_finds_out_that_the_backend_is_broken_and_its_caller_may_ask_another_worker():
     engine = engine_of(BrokenBackend())
     async with engine.running():

@@ -2,7 +2,7 @@ from collections import deque
 
 import pytest
 
-from service.worker.engine import Turn, next_turn
+from service.worker.turns import Turn, next_turn
 
 
 @pytest.mark.parametrize(
