@@ -30,7 +30,7 @@ def reach(times_M: NDArray[np.int64], notes: int) -> Reach | None:
     notes = max(notes, len(listed_M))
     if not len(listed_M):
         return None
-    total = listed_M.sum()
+    total = float(listed_M.sum())  # a plain number, for JSON
     # Notes that stand in none come first, with nothing: only their number matters to the ranks.
     ranks_M = np.arange(notes - len(listed_M) + 1, notes + 1)
     gini = 2 * float(ranks_M @ listed_M) / (notes * total) - (notes + 1) / notes

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from dataclasses import astuple
 from pathlib import Path
 
 import numpy as np
@@ -188,3 +189,9 @@ def test_the_report_says_shares_in_percent(tmp_path):
 
     assert "| model-A-whole | 1 | 3 | 1 | 3 | 66.67 |" in text
     assert "| 5 | 60.0 | 0.560 | 0 | 0.0 |" in text
+
+
+def test_figures_of_reach_are_plain_numbers_for_json():
+    found = reach(np.array([3, 1, 1], dtype=np.int64), 5)
+    assert found
+    assert {type(value) for value in astuple(found)} == {int, float}
