@@ -286,8 +286,9 @@ class TestTheNote:
             {"title": "[EMB] <|endoftext|> <script>alert(1)</script> \u202e \x01"},
         ],
     )
-    def test_is_taken_within_its_bounds(self, http, taken):
-        assert http.put("/notes/bounds", json=taken).status_code == 202
+    def test_is_taken_within_its_bounds(self, http, taken, request):
+        note_id = f"bounds-{request.node.callspec.id}"  # the same note again would change nothing
+        assert http.put(f"/notes/{note_id}", json=taken).status_code == 202
 
     @pytest.mark.parametrize(
         "broken",

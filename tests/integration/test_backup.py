@@ -37,7 +37,7 @@ from service.backup.restore import restore
 from service.errors import NotAsExpected, StoreUnavailable
 from service.settings import MINI
 from service.store import schema
-from service.store.attribution.answers import ServedAnswer
+from service.store.attribution.answers import ServedAnswer, new_answer_id
 from service.store.attribution.log import RedisAnswerLog
 from service.store.changes import RedisChangeStream
 from service.store.connection import open_sync_redis
@@ -160,7 +160,8 @@ async def use(redis: Redis, notes: int = 60) -> RedisStore:
     await store.put([note(number, "back again") for number in range(20, 25)])
     events = [Event(f"e{n}", f"u{n % 5}", f"n{n % 20}", "click", 1767225600.25 + n, None) for n in range(30)]
     await RedisEvents(redis).append([*events, Event("now", "u1", "n30", "view", time.time())])
-    await RedisEvents(redis).append([Event("shown", "u1", "n30", "impression", time.time())])
+    answer_id = new_answer_id("related", MODELS[0])
+    await RedisEvents(redis).append([Event("shown", "u1", "n30", "impression", time.time(), answer_id=answer_id)])
     await redis.set(schema.ERASING + "u3", "0-0")
     answers = RedisAnswerLog(redis, 10, 1)
     await answers.append([ServedAnswer("a1", time.time(), "related", MODELS[0], ["n1"], reader="u1")])

@@ -23,6 +23,7 @@ from service.api.routes.requests import (
     REPLAYED,
     UNKNOWN,
     Id,
+    answer_named,
     check_media_type,
     json_answer,
     limits_of,
@@ -72,11 +73,11 @@ async def put_note(note_id: Id, request: Request) -> Response:
     wait_s = parameters_of(request, PutParameters).wait
     body = await read_body(request, limits_of(request).max_body_bytes)
     record = note_record(parse(NoteIn, body), note_id)
-    version = expected_version(request.headers)
+    version, answer_id = expected_version(request.headers), answer_named(request)
 
     async def put() -> Answer:
         receipt = await recommender_of(request).notes.put(record, wait_s, version)
-        log_written(request, note_id, record.note.hashtags)
+        log_written(request, answer_id, note_id, record.note.hashtags)
         return _written(receipt)
 
     return await once(request, body, put)
@@ -114,7 +115,7 @@ async def patch_note(note_id: Id, request: Request) -> Response:
     check_media_type(request, PATCHES)
     body = await read_body(request, limits_of(request).max_body_bytes)
     patch = parse(NotePatch, body)
-    version = expected_version(request.headers)
+    version, answer_id = expected_version(request.headers), answer_named(request)
 
     hashtags: Sequence[str] = ()
 
@@ -129,7 +130,7 @@ async def patch_note(note_id: Id, request: Request) -> Response:
 
     async def run() -> Answer:
         receipt = await recommender_of(request).notes.patch(note_id, change, wait_s, version)
-        log_written(request, note_id, hashtags)
+        log_written(request, answer_id, note_id, hashtags)
         return _written(receipt)
 
     return await once(request, body, run)

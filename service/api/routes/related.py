@@ -24,6 +24,7 @@ from service.api.routes.requests import (
     named_unknown,
     parameters_of,
     read_body,
+    reader_of,
 )
 from service.api.rules import Asked, R, asked, asked_in_query, in_arm
 from service.api.validation import explain
@@ -137,6 +138,7 @@ async def related_to_several(request: Request) -> Response:
 async def related_in_batch(request: Request) -> Response:
     """Up to 64 requests for related notes at once; each has a status of its own."""
     parameters_of(request, NoParameters)
+    reader_of(request)  # a wrong header is a mistake of the whole request
     batch = parse(BatchIn, await read_body(request, limits_of(request).max_related_bytes))
     # Before any of them runs: the active model may change meanwhile.
     entries = [_entry(one, request) for one in batch.requests]

@@ -27,7 +27,7 @@ REPLAYED = "Idempotency-Replayed"
 READER, ANSWER = "X-Reader-ID", "X-Answer-ID"
 UNKNOWN = "X-Unknown-Attributes"
 _MAX_KEY_CHARS = 255
-_MAX_ANSWER_CHARS = 64
+_ANSWER = re.compile(r"[!-~]{1,64}")
 _READER = re.compile(r"[!-~]{1,1536}")  # 128 characters of four bytes, percent-encoded
 
 P = TypeVar("P", bound=BaseModel)
@@ -86,7 +86,8 @@ def answering_of(request: Request, for_user: str | None = None) -> Answering:
 
     The state of the request keeps it, for an error that comes in place of the answer. Raises BadRequest.
     """
-    reader = for_user or _reader_of(request)
+    named = reader_of(request)
+    reader = for_user or named
     recommender = recommender_of(request, reader)
     assignment = recommender.assignment
     place = (assignment.experiment, assignment.arm.name) if assignment else ()
@@ -95,7 +96,8 @@ def answering_of(request: Request, for_user: str | None = None) -> Answering:
     return answering
 
 
-def _reader_of(request: Request) -> str | None:
+def reader_of(request: Request) -> str | None:
+    """The reader whom the headers name, if they name one. Raises BadRequest."""
     header = request.headers.get(READER)
     if header is None:
         return None
@@ -104,13 +106,22 @@ def _reader_of(request: Request) -> str | None:
     return unquote(header)
 
 
-def log_written(request: Request, note_id: str, hashtags: Sequence[str]) -> None:
-    """A note was stored: log its hashtags with the answer that suggested some, if the request names it."""
-    if answer_id := request.headers.get(ANSWER, "")[:_MAX_ANSWER_CHARS]:
-        try:
-            by = answering_of(request)
-        except BadRequest:  # no reader, but a note that is stored
-            return
+def answer_named(request: Request) -> str | None:
+    """The answer with whose suggestions a note is written, if the request names it. Raises BadRequest.
+
+    To be called before the note is stored: then the header of its reader is known to be right, too.
+    """
+    header = request.headers.get(ANSWER)
+    if header is not None and not _ANSWER.fullmatch(header):
+        raise BadRequest(f"{ANSWER} is 1 to 64 visible ASCII characters")
+    reader_of(request)
+    return header
+
+
+def log_written(request: Request, answer_id: str | None, note_id: str, hashtags: Sequence[str]) -> None:
+    """A note was stored: log its hashtags with the answer that suggested some, if the request named it."""
+    if answer_id is not None:
+        by = answering_of(request)
         record = ServedAnswer(answer_id, time.time(), "written", by.recommender.fingerprint, hashtags)
         by.buffer.add(record._replace(reader=by.reader, note_id=note_id))
 

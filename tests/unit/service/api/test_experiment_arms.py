@@ -121,6 +121,25 @@ async def test_a_header_that_names_no_reader_is_refused_without_repeating_it(cli
     assert not header or header not in answer.text
 
 
+@pytest.mark.parametrize(
+    ("header", "method", "path", "body"),
+    [
+        ("X-Reader-ID", "GET", "/notes/n1/related?for_user=amy", None),
+        ("X-Reader-ID", "POST", "/related/batch", {"requests": [{"note_id": "n1"}]}),
+        ("X-Reader-ID", "PUT", "/notes/n1", {"title": "t"}),
+        ("X-Reader-ID", "PATCH", "/notes/n1", {"title": "t"}),
+        ("X-Answer-ID", "PUT", "/notes/n1", {"title": "t"}),
+        ("X-Answer-ID", "PATCH", "/notes/n1", {"title": "t"}),
+    ],
+)
+async def test_a_malformed_header_is_a_mistake_of_the_whole_request(client, header, method, path, body):
+    for malformed in ("", "two words", "x" * 1537):
+        answer = await client.request(method, path, json=body, headers={header: malformed})
+
+        assert answer.status_code == 422
+        assert answer.json()["error"]["message"].startswith(f"{header} is 1 to ")
+
+
 async def test_the_log_says_which_arm_answered_and_how_long_it_took(gateway, client):
     await client.get("/notes/n1/related", headers={"X-Reader-ID": "bob"})
     await client.post("/related/batch", json={"requests": [{"note_id": "n1", "for_user": "amy"}]})
