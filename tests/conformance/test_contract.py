@@ -34,6 +34,7 @@ OF_OTHER_NOTES = {"in other notes the type is", "and the notes already have 10,0
 OF_THE_NOTE = {"PATCH": {"title and content are both empty", "must hold at most 32 names"}}
 # The language of filters is no JSON Schema.
 BY_LANGUAGE = {"bad_filter"}
+DEFAULT_K = 10
 SHORTEST_ECHO = 8  # characters; shorter strings occur in any text
 
 CHECKS = {
@@ -93,7 +94,7 @@ def breaks_a_rule_between_fields(case: schemathesis.Case) -> bool:
     sent = {**(case.query or {}), **body}
     seeds = [*(body.get("positives") or []), *(body.get("negatives") or [])]
     return (
-        int(sent.get("k") or 0) + int(sent.get("offset") or 0) > 1000
+        int(sent.get("k") or DEFAULT_K) + int(sent.get("offset") or 0) > 1000
         or (sent.get("per_group") is not None and sent.get("group_by") is None)
         or len(seeds) > 64
     )
