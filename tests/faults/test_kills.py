@@ -66,7 +66,7 @@ def test_the_twin_whose_redis_keeps_no_log_loses(tmp_path, checkpoint, rounds):
     redis.start()
     try:
         with Gateway(tmp_path, checkpoint, redis.url) as gateway:
-            [one] = rounds(1, 1)
+            one = next(rounds(1, 1))
             with Clients(gateway.api, ledger, one.seed):
                 time.sleep(0.5)
                 redis.kill()
