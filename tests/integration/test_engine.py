@@ -99,11 +99,13 @@ async def test_a_draft_joins_at_the_next_step_and_leaves_when_it_is_complete_wha
     assert backend.complete == {"one": 4, "two": 4, "draft": 5}
 
 
-async def test_stored_notes_join_as_others_leave_and_once_while_a_draft_is_under_way():
+async def joined_beside_a_draft(join_tokens: int | None, max_batch_tokens: int) -> list[int]:
+    """The steps at which six stored notes join that wait when a draft is in the model."""
     gate = Gate()
     backend = Clocked(steps=4, before=gate)
-    backend.join_tokens = 6
-    engine = engine_of(backend, max_batch_tokens=30)
+    if join_tokens:
+        backend.join_tokens = join_tokens
+    engine = engine_of(backend, max_batch_tokens=max_batch_tokens)
     async with engine.running():
         late = draft(engine, "draft")
         await gate.closed_on()
@@ -111,24 +113,16 @@ async def test_stored_notes_join_as_others_leave_and_once_while_a_draft_is_under
         await asyncio.sleep(0)
         gate.open.set()
         await asyncio.gather(late, *backlog)
+    return [backend.joined[f"note{number}"] for number in range(6)]
 
-    # One at a step, and five at once: the second waits for the draft, the last for the first to leave.
-    assert [backend.joined[f"note{number}"] for number in range(6)] == [1, 4, 5, 6, 7, 8]
+
+async def test_stored_notes_join_as_others_leave_and_once_while_a_draft_is_under_way():
+    """One at a step, and five at once: the second waits for the draft, the last for the first to leave."""
+    assert await joined_beside_a_draft(6, 30) == [1, 4, 5, 6, 7, 8]
 
 
 async def test_stored_notes_leave_half_of_the_room_to_drafts_while_there_are_any():
-    gate = Gate()
-    backend = Clocked(steps=4, before=gate)
-    engine = engine_of(backend, max_batch_tokens=24)
-    async with engine.running():
-        late = draft(engine, "draft")
-        await gate.closed_on()
-        backlog = [stored(engine, backend, f"note{number}") for number in range(6)]
-        await asyncio.sleep(0)
-        gate.open.set()
-        await asyncio.gather(late, *backlog)
-
-    assert [backend.joined[f"note{number}"] for number in range(6)] == [1, 1, 4, 4, 5, 5]
+    assert await joined_beside_a_draft(None, 24) == [1, 1, 4, 4, 5, 5]
 
 
 async def test_drafts_that_ask_for_different_numbers_of_hashtags_share_a_step():
