@@ -19,9 +19,9 @@ from service.api.records import note_records
 from service.api.validation import explain
 from service.contract.notes import BulkNoteIn
 from service.store.connection import redis_errors
-from service.store.notes import PUT_NOTE, refusal
 from service.store.records import StoredPrediction, pack_vector
 from service.store.schema import LUA, MODELS
+from service.store.scripts.notes import PUT_NOTE, refusal
 
 if TYPE_CHECKING:
     from redis import Redis as SyncRedis

@@ -19,10 +19,11 @@ from support.service import NOTELLM, UNSET, until
 
 from service.client import NoteLLMClient
 from service.processes.local_redis import redis_binary
-from service.store import changes, events, jobs, notes
+from service.store import changes, events, jobs
 from service.store.attribution import exposure
 from service.store.attribution import log as attribution_log
 from service.store.hashtags import completion, rules
+from service.store.scripts import notes
 
 ROOT = Path(__file__).parent.parent.parent
 ADDRESSES = {"NOTELLM_WORKER__ADDRESSES": ["worker.sock"], "NOTELLM_INDEX__ADDRESSES": ["shard-0.sock", "shard-1.sock"]}

@@ -1,0 +1,1 @@
+"""Lua that Redis runs, each script in one step."""
