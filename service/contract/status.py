@@ -49,7 +49,7 @@ class FreshnessOut(BaseModel):
 
 
 class ReachOut(BaseModel):
-    """How far the lists of today and yesterday (UTC) reach; of a catalog of more than 100,000 notes, a sample of it."""
+    """How far the lists of today and yesterday (UTC) reach; of a catalog of more than 10,000 notes, a sample of it."""
 
     coverage: float = Field(description="Share of the live notes that stood in a list.")
     gini: float = Field(description="How unequally places fall to notes: 0 alike, near 1 all to few.")

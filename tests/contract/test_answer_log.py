@@ -119,6 +119,22 @@ class TestListed:
         assert (sorted(times), notes) == ([1, 1, 3, 6], 5)  # n9, n2, the note that stands in all, n1
         assert 0 < await redis.ttl(f"{LISTED}{today}:1") <= 2 * 86_400
 
+    async def test_counts_no_note_that_has_no_place_in_the_sample(self, redis):
+        """While a script counts, Redis answers nobody: a batch of long lists names every note of a large catalog."""
+        await redis.hset(COUNTS, "live", 80_000)
+        answers = [answer(one)._replace(ids=[f"n{100 * one + place}" for place in range(100)]) for one in range(200)]
+        before = (await redis.info("commandstats")).get("cmdstat_hincrby", {"calls": 0})["calls"]
+
+        await RedisAnswerLog(redis, most=10_000, days=1).append(answers)
+
+        calls = (await redis.info("commandstats"))["cmdstat_hincrby"]["calls"] - before
+        assert 1_000 < calls < 20_000 / 8 * 1.2
+
+    async def test_a_bound_below_one_batch_empties_the_log(self, redis):
+        await RedisAnswerLog(redis, most=1, days=1).append([answer(1), answer(2)])
+
+        assert await redis.xlen(SERVED) == 0
+
     async def test_takes_a_sample_of_many_notes(self, redis, monkeypatch):
         monkeypatch.setattr("service.store.attribution.log.SAMPLED", 100)
         log = RedisAnswerLog(redis, most=10_000, days=1)
