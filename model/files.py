@@ -1,4 +1,4 @@
-"""Files that appear under their names only when they are on disk, in folders with one writer at a time."""
+"""Files that appear under their names only when they are on disk, with one writer at a time."""
 
 import fcntl
 import json
@@ -14,17 +14,32 @@ class FolderInUse(OSError):
 
 
 @contextmanager
-def lock_folder(folder: Path) -> Iterator[None]:
-    """Lock a folder until the process ends at the latest. Raises FolderInUse while another process has the lock."""
+def lock_folder(folder: Path, *, wait: bool = False) -> Iterator[None]:
+    """Lock a folder until the process ends at the latest.
+
+    Raises FolderInUse while another process has the lock, unless it is to ``wait`` for it.
+    """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise FolderInUse(f"another command is writing in {folder}: wait for it, or end it") from None
+        _lock(descriptor, folder, wait=wait)
         yield
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def lock_file(path: Path) -> Iterator[None]:
+    """The same for one file, which is made if it is not there. Raises FolderInUse."""
+    with path.open("ab") as file:
+        _lock(file.fileno(), path, wait=False)
+        yield
+
+
+def _lock(descriptor: int, path: Path, *, wait: bool) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        raise FolderInUse(f"another command is writing in {path}: wait for it, or end it") from None
 
 
 def read_bounded(path: Path, most_bytes: int) -> bytes:

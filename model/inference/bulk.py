@@ -7,8 +7,9 @@
       part-00000.parquet    note_id and vector of the first notes, in the input's order
       part-00001.parquet    ...
 
-A part appears under its name when all of it is on disk, so the run after a crash does only the missing parts. Readers
-of Parquet folders skip names that begin with a dot or an underscore. Memory holds one part, and all ids.
+A part appears under its name when all of it is on disk, so the run after a crash does only the missing parts. Several
+processes may share a load, each with a shard of the parts; who writes a part has a lock on it. Readers of Parquet
+folders skip names that begin with a dot or an underscore. Memory holds one part, and all ids.
 """
 
 import dataclasses
@@ -18,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -27,7 +29,7 @@ from tqdm import tqdm
 
 from model.backend import Backend
 from model.data.notes import LabeledNote, notes_files, stream_labeled, stream_notes
-from model.files import lock_folder, publish, write_json
+from model.files import lock_file, lock_folder, publish, write_json
 from model.inference.many import embed_part
 from model.note import Note
 
@@ -56,6 +58,10 @@ class BulkLoad:
         """How many files there will be; the last one may hold fewer notes."""
         return -(-self.notes // self.notes_per_part)
 
+    def shard(self, number: int, shards: int) -> range:
+        """The parts of one of so many processes, which are counted from 0: every ``shards``-th."""
+        return range(number, self.parts, shards)
+
     def path(self, part: int) -> Path:
         """The path of a finished part."""
         return self.out / f"part-{part:05}.parquet"
@@ -83,9 +89,7 @@ def begin(source: Path, out: Path, fingerprint: str, notes_per_part: int = NOTES
     begun = _begun(files, out)
     if begun is None:
         notes = sum(1 for _ in stream_notes(files))
-        load = BulkLoad(files, out, fingerprint, sha256, notes, notes_per_part)
-        _write_manifest(load)
-        return load
+        begun = _begin_once(BulkLoad(files, out, fingerprint, sha256, notes, notes_per_part))
     if begun.fingerprint != fingerprint:
         raise _other(out, f"vectors of model {begun.fingerprint}, and this checkpoint is {fingerprint}")
     if begun.sha256 != sha256:
@@ -125,29 +129,31 @@ def embedded_notes(load: BulkLoad) -> Iterator[tuple[list[LabeledNote], NDArray[
         yield own, table["vector"].combine_chunks().flatten().to_numpy().reshape(len(own), -1)
 
 
-def embed_missing(load: BulkLoad, backend: Backend) -> None:
-    """Embed the parts that are not finished, in order.
+def embed_missing(load: BulkLoad, backend: Backend, parts: range | None = None) -> None:
+    """Embed those of the parts that are not finished, in order; of all parts by default.
 
     Raises:
-        FolderInUse: if another process is at work on the same folder.
+        FolderInUse: if another process is at work on one of them.
     """
     assert backend.fingerprint == load.fingerprint
-    with lock_folder(load.out):
-        finished = load.finished()
-        done = sum(map(load.size, finished))
-        notes = stream_notes(load.source)
-        with tqdm(total=load.notes, initial=done, desc="embed", unit="note") as progress:
-            for part in range(load.parts):
-                own = list(islice(notes, load.notes_per_part))
-                if part not in finished:
-                    _write_part(load, part, own, embed_part(backend, own, progress))
+    own = range(load.parts) if parts is None else parts
+    finished = load.finished()
+    done = sum(load.size(part) for part in own if part in finished)
+    notes = stream_notes(load.source)
+    with tqdm(total=sum(map(load.size, own)), initial=done, desc="embed", unit="note") as progress:
+        for part in range(load.parts):
+            of_part = list(islice(notes, load.notes_per_part))
+            if part in own and not load.path(part).exists():  # by now
+                _embed_part(load, part, of_part, backend, progress)
 
 
-def _write_part(load: BulkLoad, part: int, notes: Sequence[Note], vectors_ND: NDArray[np.float32]) -> None:
+def _embed_part(load: BulkLoad, part: int, notes: Sequence[Note], backend: Backend, progress: "tqdm[Any]") -> None:
     path = load.path(part)
     staged = path.with_name(f".{path.name}")
-    _write_vectors(staged, [note.id for note in notes], vectors_ND, load.fingerprint)
-    publish(staged, path)
+    with lock_file(staged):
+        vectors_ND = embed_part(backend, notes, progress)
+        _write_vectors(staged, [note.id for note in notes], vectors_ND, load.fingerprint)
+        publish(staged, path)
 
 
 def _write_vectors(path: Path, ids: Sequence[str], vectors_ND: NDArray[np.float32], fingerprint: str) -> None:
@@ -178,11 +184,16 @@ def _begun(source: Sequence[Path], out: Path) -> BulkLoad | None:
         raise _other(out, f"a {MANIFEST} that cannot be read") from None
 
 
-def _write_manifest(load: BulkLoad) -> None:
+def _begin_once(load: BulkLoad) -> BulkLoad:
+    """Write the manifest, unless another process of the same load, which began at the same time, was faster."""
     load.out.mkdir(parents=True, exist_ok=True)
-    fields = dataclasses.asdict(load)
-    del fields["source"], fields["out"]  # both may be moved between runs
-    write_json(load.out / MANIFEST, fields)
+    with lock_folder(load.out, wait=True):
+        if begun := _begun(load.source, load.out):
+            return begun
+        fields = dataclasses.asdict(load)
+        del fields["source"], fields["out"]  # both may be moved between runs
+        write_json(load.out / MANIFEST, fields)
+        return load
 
 
 def _other(out: Path, content: str) -> BulkError:

@@ -257,6 +257,19 @@ def commands_are_known(manifests: Manifests) -> Iterator[str]:
             yield f"{workload}: notellm {' '.join(args)}: {error}"
 
 
+def every_shard_has_a_pod(manifests: Manifests) -> Iterator[str]:
+    """A job that shares its work runs as many pods, each with an index of its own, as it makes shards."""
+    for workload, container, _ in processes(manifests):
+        args = container["args"]
+        if "--shard" not in args:
+            continue
+        job = next(one for one in manifests.of("CronJob") if one["metadata"]["name"] == workload.name)
+        pods = job["spec"]["jobTemplate"]["spec"]
+        shards = args[args.index("--shard") + 1].partition("/")[2]
+        if pods.get("completionMode") != "Indexed" or str(pods.get("completions")) != shards:
+            yield f"{workload}: {shards} shards, and {pods.get('completions')} pods"
+
+
 def resources_are_bounded(manifests: Manifests) -> Iterator[str]:
     """Requests and limits everywhere, requests within limits, and room for what lies in emptyDirs."""
     for workload in manifests.workloads:
@@ -563,6 +576,7 @@ POLICIES: tuple[Policy, ...] = (
     probes_are_answered,
     settings_are_read,
     commands_are_known,
+    every_shard_has_a_pod,
     resources_are_bounded,
     threads_fit_the_cpus,
     pods_are_restricted,
@@ -665,6 +679,8 @@ SPOILT: tuple[tuple[Policy, Callable[[Manifests], None]], ...] = (
     (commands_are_known, at("Deployment", "gateway", f"{FIRST}.args", ["gatewya"])),
     (commands_are_known, at("CronJob", "backup", f"{JOB}.args", ["backup", "--into", "/backups"])),
     (commands_are_known, at("CronJob", "evaluation", f"{JOB}.args", ["evaluate", "/data", "--checkpoint", "$(MODEL)"])),
+    (every_shard_has_a_pod, at("CronJob", "embedding", "spec.jobTemplate.spec.completions", 7)),
+    (every_shard_has_a_pod, at("CronJob", "embedding", "spec.jobTemplate.spec.completionMode", "NonIndexed")),
     (resources_are_bounded, at("Deployment", "gateway", f"{FIRST}.resources.limits.memory", None)),
     (resources_are_bounded, at("CronJob", "backup", f"{JOB}.resources", None)),
     (resources_are_bounded, at("Deployment", "worker", f"{FIRST}.resources.requests.memory", "49Gi")),

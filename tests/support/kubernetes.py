@@ -177,7 +177,8 @@ def _value(variable: Object, workload: Workload, ordinal: int) -> str:
     if "secretKeyRef" in source:
         return "redis://somewhere:6379/0"
     path = source["fieldRef"]["fieldPath"]
-    given = {POD_INDEX: str(ordinal), "batch.kubernetes.io/job-name": f"{workload.name}-1"}
+    job = {"job-name": f"{workload.name}-1", "job-completion-index": str(ordinal)}
+    given = {POD_INDEX: str(ordinal)} | {f"batch.kubernetes.io/{label}": value for label, value in job.items()}
     if path == "metadata.name":
         return f"{workload.name}-1"
     if label := re.fullmatch(r"metadata\.labels\['(.+)'\]", path):

@@ -1,9 +1,8 @@
 """A file of notes becomes a folder of vectors, whatever happens in between."""
 
 import contextlib
-import fcntl
-import os
 import random
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -221,17 +220,59 @@ def test_an_input_without_notes_is_refused(tmp_path: Path):
         begin(tmp_path / "notes.jsonl", tmp_path / "vectors", "hashing-a")
 
 
-def test_two_runs_never_write_into_one_folder(tmp_path: Path):
+def test_two_runs_never_write_one_part(tmp_path: Path):
     source = write_notes(tmp_path / "notes.jsonl", 30)
     load = begin(source, tmp_path / "vectors", "hashing-a", 10)
-    other = os.open(load.out, os.O_RDONLY)
-    fcntl.flock(other, fcntl.LOCK_EX)
-    try:
-        with pytest.raises(FolderInUse, match="another command is writing"):
-            embed_missing(load, HashingBackend())
-    finally:
-        os.close(other)
-    embed_missing(load, HashingBackend())
+
+    class Beside(HashingBackend):
+        """While it embeds a part, another run of the same command comes along."""
+
+        def tokenize(self, notes):
+            with pytest.raises(FolderInUse, match="another command is writing"):
+                embed_missing(load, HashingBackend())
+            return super().tokenize(notes)
+
+    embed_missing(load, Beside())
+
+    assert len(load.finished()) == 3
+
+
+def test_shards_that_are_interrupted_at_random_give_what_one_go_gives(tmp_path: Path):
+    """Three processes with a shard each, whose turns a killer ends: every part is embedded once, none twice."""
+    source = write_notes(tmp_path / "notes.jsonl", 95)
+    whole = run(source, tmp_path / "whole", HashingBackend())
+    draw, kills, embedded = random.Random(0), 0, []
+
+    class Mortal(HashingBackend):
+        def tokenize(self, notes):
+            nonlocal kills
+            if draw.random() < 0.4:
+                kills += 1
+                raise Killed
+            embedded.extend(note.id for note in notes)
+            return super().tokenize(notes)
+
+    load = begin(source, tmp_path / "vectors", "hashing-a", 10)
+    while len(load.finished()) < load.parts:
+        shard = draw.randrange(3)
+        before = load.finished()
+        with contextlib.suppress(Killed):
+            embed_missing(begin(source, load.out, "hashing-a", 10), Mortal(), load.shard(shard, 3))
+        assert all(part % 3 == shard for part in load.finished() - before)
+
+    assert kills >= 3
+    assert sorted(embedded) == sorted(f"n{number}" for number in range(95))
+    assert {path.name: path.read_bytes() for path in load.out.glob("[!.]*")} == contents(whole.out)
+
+
+def test_processes_that_begin_at_once_count_the_notes_of_one_load(tmp_path: Path):
+    source = write_notes(tmp_path / "notes.jsonl", 500)
+
+    with ThreadPoolExecutor(8) as pool:
+        loads = list(pool.map(lambda _: begin(source, tmp_path / "vectors", "hashing-a", 10), range(8)))
+
+    assert len(set(map(str, loads))) == 1
+    assert [path.name for path in (tmp_path / "vectors").iterdir()] == ["_manifest.json"]
 
 
 def test_no_more_than_one_part_is_tokenized_at_a_time(tmp_path: Path):

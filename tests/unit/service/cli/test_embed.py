@@ -83,6 +83,21 @@ def test_a_folder_of_notes_is_read_and_a_load_that_is_done_says_so(checkpoint: P
     assert "in 1 parts, 1 of them finished before" in second.output
 
 
+def test_shards_share_a_folder_and_say_what_is_missing(checkpoint: Path, tmp_path: Path):
+    source = write_notes(tmp_path / "notes.jsonl", 50)
+    args = ["--in", source, "--out", tmp_path / "vectors", "--checkpoint", checkpoint, "--notes-per-part", 10]
+
+    first = CliRunner().invoke(embed, list(map(str, [*args, "--shard", "1/2"])))
+    second = CliRunner().invoke(embed, list(map(str, [*args, "--shard", "0/2"])))
+
+    assert "20 vectors of model" in first.output
+    assert "in 2 parts, in" in first.output
+    assert "3 of the 5 parts are those of other shards, and missing yet" in first.output
+    assert "30 vectors of model" in second.output
+    assert "missing" not in second.output
+    assert pq.read_table(tmp_path / "vectors").column("note_id").to_pylist() == [f"n{number}" for number in range(50)]
+
+
 @pytest.fixture(scope="module")
 def begun(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with notes, their vectors, and other things that a person may name by mistake."""
@@ -106,6 +121,8 @@ def begun(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ({"--checkpoint": "{begun}/second"}, "holds vectors of model"),
         ({"--notes-per-part": "7"}, "parts of 10000 notes, not of 7"),
         ({"--notes-per-part": "0"}, "0 is not in the range"),
+        ({"--shard": "4/4"}, "give I/N with 0 <= I < N"),
+        ({"--shard": "1"}, "give I/N with 0 <= I < N"),
         ({"--backend": "onnx"}, "'onnx' is not one of 'hf', 'vllm'"),
     ],
 )
