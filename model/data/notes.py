@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from model.data.files import DataError, data_files, text_lines
+from model.data.files import SUFFIXES, DataError, data_files, text_lines
 from model.data.rows import count, given, identifier, kind_of, load_rows, shown, strings, text
 from model.data.times import MOST_SECONDS
 from model.note import Note
@@ -39,6 +39,11 @@ def load_notes(path: Path) -> list[Note]:
         DataError: if a file cannot be read as notes, or an id is there twice.
     """
     return list(stream_notes(notes_files(path)))
+
+
+def has_notes(folder: Path) -> bool:
+    """Whether a folder holds notes under their name, as files of events alone do not."""
+    return any((folder / f"notes{suffix}").exists() for suffix in ("", *SUFFIXES))
 
 
 def notes_files(path: Path) -> list[Path]:

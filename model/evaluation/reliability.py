@@ -32,6 +32,10 @@ LEAST_NOTES = 50
 PARTS = 5
 
 
+class NothingToCalibrate(ValueError):
+    """Too few held-out notes have hashtags, or no suggestion for them is right."""
+
+
 @dataclass(frozen=True, slots=True)
 class Evidence:
     """Suggestions for held-out notes, and whether they were right.
@@ -91,14 +95,15 @@ def gather(
         limit: notes to predict at most, see `sample_notes`.
 
     Raises:
-        ValueError: if there are fewer than `LEAST_NOTES` notes to predict, or none that are not held out.
+        NothingToCalibrate: if there are fewer than `LEAST_NOTES` notes to predict.
+        ValueError: if all are held out.
     """
     held_out = split_notes((note.id for note in notes), holdout, seed)
     community = [note for note in notes if note.id not in held_out and not is_blank(note)]
     asked = [note for note in notes if note.id in held_out and (note.title + note.content).strip()]
     asked = sample_notes([note for note in asked if any(map(fold, note.hashtags))], limit)
     if len(asked) < LEAST_NOTES:
-        raise ValueError(
+        raise NothingToCalibrate(
             f"{len(asked)} held-out notes have text and hashtags, {LEAST_NOTES} are needed to calibrate: "
             "more notes, or a larger holdout in training and here"
         )
@@ -192,12 +197,14 @@ def calibrate(
     See `gather`.
 
     Raises:
-        ValueError: as `gather` does, and if no suggestion is right.
+        NothingToCalibrate, ValueError: as `gather` does, and if no suggestion is right.
         CheckpointError: if there is no checkpoint.
     """
     evidence = gather(notes, predict, embed, holdout=holdout, seed=seed, limit=limit)
     if not evidence.right_C.any():
-        raise ValueError(f"none of {len(evidence.candidates)} suggestions is right: there is nothing to calibrate")
+        raise NothingToCalibrate(
+            f"none of {len(evidence.candidates)} suggestions is right: there is nothing to calibrate"
+        )
     calibration, panels = fit(evidence), measure(evidence)
     errors = {panel.name: {"before": panel.error_before, "after": panel.error_after} for panel in panels}
     about = {

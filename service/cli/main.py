@@ -18,6 +18,7 @@ from service.cli.evaluate import calibrate, cases, evaluate
 from service.cli.export import export, golden
 from service.cli.index import index
 from service.cli.keys import key_option, keys
+from service.cli.learn.commands import learn
 from service.cli.reproduce import reproduce
 from service.cli.rollout.experiments import experiment
 from service.cli.rollout.models import model
@@ -197,6 +198,7 @@ for command in (
     golden,
     index,
     keys,
+    learn,
     merge,
     model,
     pairs,

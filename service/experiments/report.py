@@ -28,8 +28,8 @@ def split(results: Results) -> float:
     return split_p_value({"first": first.readers, "second": second.readers}, {"first": 1.0, "second": 1.0})
 
 
-def fallen_guards(results: Results) -> list[str]:
-    """What the second arm does worse than the first, beside its clicks, in words."""
+def harm(results: Results) -> list[str]:
+    """What the second arm surely does worse than the first, beside its clicks, in words; it holds at every look."""
     first, second = results.arms
     fallen = []
     if (failed := difference(first.failed, second.failed)) and failed.is_more:
@@ -38,6 +38,13 @@ def fallen_guards(results: Results) -> list[str]:
         fallen.append("more of its lists are empty")
     if (slower := lift(first.seconds, second.seconds)) and slower.interval[0] > _SLOWER:
         fallen.append(f"its lists take at least {slower.interval[0]:.0%} longer")
+    return fallen
+
+
+def fallen_guards(results: Results) -> list[str]:
+    """The same, and how far its lists reach, of which there is no interval."""
+    first, second = results.arms
+    fallen = harm(results)
     if second.seconds.readers >= FEWEST_READERS and second.notes < (1 - _FEWER) * first.notes:
         fallen.append(f"its lists reach {1 - second.notes / first.notes:.0%} fewer notes")
     return fallen

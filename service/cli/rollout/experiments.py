@@ -66,7 +66,7 @@ def start(name: str, arms: tuple[str, str], share: float, force: bool) -> None:
     first, second = map(_arm, arms)
     if first.name == second.name:
         raise click.ClickException(f"both arms are named {first.name}: give them two names")
-    run(lambda service: _start(service, name, (first, second), share, force=force))
+    run(lambda service: start_experiment(service, name, (first, second), share, force=force))
 
 
 @experiment.command(name="list")
@@ -110,13 +110,8 @@ def report(name: str, data: Path, memory: str) -> None:
         from service.experiments.report import format_report
         from service.experiments.results import results_of
 
-        found: list[Experiment] = []
-
-        async def find(service: "Rollout") -> None:
-            found.append(await _found(service, name))
-
-        run(find)
-        echo(format_report(found[0], results_of(found[0], data, memory)))
+        found = run(lambda service: find_experiment(service, name))
+        echo(format_report(found, results_of(found, data, memory)))
 
 
 @experiment.command()
@@ -128,7 +123,7 @@ def stop(name: str) -> None:
     Example:
       notellm experiment stop winter-model
     """
-    run(lambda service: _stop(service, name))
+    run(lambda service: stop_experiment(service, name))
 
 
 @experiment.command()
@@ -144,7 +139,7 @@ def ship(name: str, arm: str, force: bool) -> None:
     Example:
       notellm experiment ship winter-model B
     """
-    run(lambda service: _ship(service, name, arm, force=force))
+    run(lambda service: ship_arm(service, name, arm, force=force))
 
 
 def _arm(text: str) -> "Arm":
@@ -174,7 +169,10 @@ def _parameters(arm: str, rules: dict[str, str]) -> dict[str, float | str]:
         raise click.ClickException(f"arm {arm}: {explain(error)}") from None
 
 
-async def _start(service: "Rollout", name: str, arms: "tuple[Arm, Arm]", share: float, *, force: bool) -> None:
+async def start_experiment(
+    service: "Rollout", name: str, arms: "tuple[Arm, Arm]", share: float, *, force: bool
+) -> None:
+    """Start an experiment and say so. Raises ClickException, as the next ones do."""
     for model in dict.fromkeys(arm.model for arm in arms):
         check_known(service, model)
         if not force:
@@ -201,7 +199,7 @@ async def _list(service: "Rollout") -> None:
 
 
 async def _status(service: "Rollout", name: str) -> None:
-    found = await _found(service, name)
+    found = await find_experiment(service, name)
     until = "" if found.ended_at is None else f" until {_time(found.ended_at)}"
     echo(f"{name}: {_state(found)}, {found.share:.1%} of the readers, from {_time(found.started_at)}{until} UTC")
     for arm in found.arms:
@@ -220,14 +218,16 @@ async def _health(service: "Rollout", model: str) -> str:
     return f"{active}{waiting}, its index is whole"
 
 
-async def _stop(service: "Rollout", name: str) -> None:
+async def stop_experiment(service: "Rollout", name: str) -> None:
+    """End an experiment and say so."""
     if await service.experiments.stop(name) != "done":
-        _refuse(await _found(service, name))
+        _refuse(await find_experiment(service, name))
     echo(f"{name} is over; its readers get the active model again")
 
 
-async def _ship(service: "Rollout", name: str, arm: str, *, force: bool) -> None:
-    found = await _found(service, name)
+async def ship_arm(service: "Rollout", name: str, arm: str, *, force: bool) -> None:
+    """End an experiment, activate the model of an arm, and say so."""
+    found = await find_experiment(service, name)
     shipped = found.arm(arm)
     if shipped is None:
         raise click.ClickException(f"{name} has no such arm: it has {' and '.join(one.name for one in found.arms)}")
@@ -237,14 +237,15 @@ async def _ship(service: "Rollout", name: str, arm: str, *, force: bool) -> None
     if not force:
         await check_whole(service, shipped.model)
     if await service.experiments.ship(name, arm) != "done":
-        _refuse(await _found(service, name))
+        _refuse(await find_experiment(service, name))
     echo(f"{name} is over; {shipped.model} answers from now on")
     if shipped.parameters:
         rules = ", ".join(f"{rule}={value}" for rule, value in shipped.parameters.items())
         echo(f"{arm} was tried with {rules}: requests have to give that from now on")
 
 
-async def _found(service: "Rollout", name: str) -> "Experiment":
+async def find_experiment(service: "Rollout", name: str) -> "Experiment":
+    """The experiment of a name."""
     for one in await service.experiments.all():
         if one.name == name:
             return one

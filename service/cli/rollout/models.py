@@ -73,7 +73,7 @@ def retire(fingerprint: str) -> None:
     Example:
       notellm model retire 0a9b8c7d6e5f4a3b
     """
-    run(lambda service: _retire(service, fingerprint))
+    run(lambda service: retire_model(service, fingerprint))
 
 
 async def _list(service: "Rollout") -> None:
@@ -109,7 +109,8 @@ async def _activate(service: "Rollout", fingerprint: str, *, force: bool) -> Non
     echo(f"{fingerprint} answers from now on{back}")
 
 
-async def _retire(service: "Rollout", fingerprint: str) -> None:
+async def retire_model(service: "Rollout", fingerprint: str) -> None:
+    """Retire a model and say so. Raises ClickException."""
     check_known(service, fingerprint)
     if used := [one.name for one in await service.experiments.all() if one.runs and fingerprint in one.models]:
         raise click.ClickException(f"{fingerprint} is in the experiment {used[0]}; `notellm experiment stop` it first")

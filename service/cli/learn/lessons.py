@@ -1,0 +1,239 @@
+"""The steps of a turn that need no service: data, training, calibration and the gate."""
+
+import shutil
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from service.cli.learn.turn import Turn, digest
+
+if TYPE_CHECKING:
+    from model.data.events import EventTable
+    from model.data.pairs import Pairs
+    from model.evaluation.gate.measured import Contender
+    from model.note import Note
+    from model.recipes import Recipe
+
+# Of the older notes, those that training does not see, for calibration; the share, and the seed of the draw.
+HOLDOUT, SEED = 0.1, 0
+# Notes among the newest that have related ones: below this the gate could pass nothing, and the training is wasted.
+FEWEST_TARGETS = 30
+# Notes that are predicted for calibration, and for each figure of the gate, at most.
+_LIMIT = 1000
+_NAMED = 10
+GATE = "gate.md"
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A step that is done: the digests of what it was made of, what it found, and whether the turn ends with it."""
+
+    inputs: Mapping[str, str]
+    found: Mapping[str, Any]
+    outcome: str | None = None
+    why: str = ""
+
+
+def gather(turn: Turn, notes: "Sequence[Note]", events: "EventTable") -> Done:
+    """Notes and related pairs before a moment, to train on, and those of what came after it, to be judged by.
+
+    Raises:
+        ValueError: if the window holds too little, or an event has no time.
+    """
+    from model.data.cooccurrence import PairRules, Resources, split_notes
+    from model.data.notes import is_blank, write_notes
+    from model.data.pairs import write_pairs
+    from model.data.periods import split_periods, temporal_pairs
+    from model.evaluation.retrieval import fitting
+    from model.network.adapter import merged
+    from model.network.checkpoint import load_manifest
+
+    asked, serving = turn.asked, merged(turn.serving)
+    manifest = load_manifest(serving)
+    warm(manifest.recipe, serving, asked["set"])  # a mistake in it is told now
+    since = None if asked["from"] is None else in_unit_of(events, asked["from"])
+    periods = split_periods(events, share=asked["test_share"])
+    if since is not None and since >= periods.start:
+        raise ValueError(
+            "no event between --from and the newest notes is left to train on: an earlier --from is needed"
+        )
+    kept_out = split_notes(periods.before, HOLDOUT, SEED)
+    whole = [note for note in notes if not is_blank(note)]
+    older, newest = ([note for note in whole if note.id in part] for part in (periods.before, periods.after))
+    learned = [note for note in whole if note.id not in kept_out]
+    pairs, gold = temporal_pairs(learned, events, periods, PairRules(since=since), Resources())
+    fitting((asked["recall_at"],), len(newest))
+    _check_size(pairs, gold)
+    staged = turn.folder / ".data"
+    shutil.rmtree(staged, ignore_errors=True)
+    shutil.rmtree(turn.data, ignore_errors=True)
+    (staged / "test").mkdir(parents=True)
+    for folder, kept, related in ((staged, older, pairs), (staged / "test", newest, gold)):
+        write_notes(folder / "notes.parquet", kept)
+        write_pairs(folder / "pairs.parquet", related)
+    staged.rename(turn.data)
+    return Done(
+        {},
+        {
+            "notes": len(older),
+            "pairs": len(pairs),
+            "newest_notes": len(newest),
+            "newest_pairs": len(gold),
+            "newest_from": periods.start,
+            "unseen": unseen(older, newest, manifest.categories),
+        },
+    )
+
+
+def in_unit_of(events: "EventTable", seconds: float) -> float:
+    """A time in seconds since 1970 in the unit of a log, which its largest number tells."""
+    most = float(events.ts.max())
+    scale = 1e6 if most > 1e14 else 1e3 if most > 1e11 else 1.0
+    return seconds * scale if seconds < 1e11 else seconds
+
+
+def _check_size(pairs: "Pairs", gold: "Pairs") -> None:
+    if not len(pairs):
+        raise ValueError("the window holds no related pairs to train on: an earlier --from, or more events, are needed")
+    if (targets := len(set(gold.note_ids))) < FEWEST_TARGETS:
+        raise ValueError(
+            f"{targets} of the newest notes have related ones and {FEWEST_TARGETS} are needed to judge a model by: "
+            "a larger --test-share, or more events, are needed"
+        )
+
+
+def unseen(older: "Sequence[Note]", newest: "Sequence[Note]", categories: Sequence[str]) -> dict[str, Any]:
+    """Hashtags of the newest notes that no older note has, and categories out of the serving model's closed set.
+
+    Each with its share of all that the newest notes carry, and the most frequent ones.
+    """
+    from model.text.hashtags import fold
+
+    known = {fold(tag) for note in older for tag in note.hashtags}
+    tags = Counter(fold(tag) for note in newest for tag in note.hashtags if fold(tag))
+    named = Counter(note.category for note in newest if note.category)
+    return {"hashtags": _share(tags, known), "categories": _share(named, set(categories))}
+
+
+def _share(counts: Counter[str], known: set[str]) -> dict[str, Any]:
+    new = Counter({name: count for name, count in counts.items() if name not in known})
+    share = new.total() / counts.total() if counts else 0.0
+    return {"new": len(new), "share": round(share, 4), "most": [name for name, _ in new.most_common(_NAMED)]}
+
+
+def train(turn: Turn) -> Done:
+    """A new model, which starts as the serving one and learns the pairs; it resumes after a kill.
+
+    Its closed set is the serving model's, with the categories of the notes.
+    """
+    from model.data.notes import load_notes
+    from model.data.pairs import load_pairs
+    from model.network.adapter import merged
+    from model.network.checkpoint import load_manifest
+    from model.training.train import train as run
+
+    serving = merged(turn.serving)
+    manifest = load_manifest(serving)
+    notes, newest, pairs = (
+        load_notes(turn.data),
+        load_notes(turn.data / "test"),
+        load_pairs(turn.data / "pairs.parquet"),
+    )
+    categories = {*manifest.categories, *(note.category for note in [*notes, *newest] if note.category)}
+    recipe = warm(manifest.recipe, serving, turn.asked["set"])
+    trained, _ = run(recipe, notes, pairs.ends(), turn.checkpoint, categories=sorted(categories))
+    assert trained is not None
+    last = trained.trained_on["last_losses"]
+    return Done(
+        {
+            "notes": digest(turn.data / "notes.parquet"),
+            "pairs": digest(turn.data / "pairs.parquet"),
+            "serving": manifest.fingerprint,
+        },
+        {
+            "fingerprint": trained.fingerprint,
+            "steps": trained.trained_on["steps"],
+            "contrastive_loss": last["contrastive"],
+            "generation_loss": last["generation"],
+            "new_categories": sorted(categories - {*manifest.categories}),
+        },
+    )
+
+
+def warm(recipe: "Recipe", serving: Path, settings: Sequence[str]) -> "Recipe":
+    """The serving model's recipe, begun with its weights, its head and the scale that it has learned."""
+    from safetensors.numpy import load_file
+
+    from model.network.checkpoint import HEAD
+    from model.recipes import changed
+
+    tau = float(load_file(serving / HEAD)["log_scale"])
+    return changed(replace(recipe, base_model=str(serving), teacher=None, tau=tau), settings)
+
+
+def calibrate(turn: Turn) -> Done:
+    """Scores that mean what they say, fitted on older notes that training did not see.
+
+    Left out where too few notes have hashtags. Raises ValueError if the serving model's scores mean what they say.
+    """
+    from model.data.notes import load_notes
+    from model.evaluation.reliability import NothingToCalibrate
+    from model.evaluation.reliability import calibrate as run
+    from model.inference.many import embed_all, predict_all
+    from model.inference.open import open_backend
+    from model.network.checkpoint import described
+
+    notes = load_notes(turn.data)
+    inputs = {"fingerprint": turn.found("train")["fingerprint"], "notes": digest(turn.data / "notes.parquet")}
+    backend = open_backend("hf", turn.checkpoint)
+    about = partial(predict_all, backend), partial(embed_all, backend)
+    try:
+        _, panels = run(turn.checkpoint, turn.checkpoint, notes, *about, holdout=HOLDOUT, seed=SEED, limit=_LIMIT)
+    except NothingToCalibrate as error:
+        if described(turn.serving).calibration is not None:
+            raise
+        return Done(inputs, {"calibrated": False, "because": str(error)})
+    errors = {panel.name: {"before": panel.error_before, "after": panel.error_after} for panel in panels}
+    return Done(inputs, {"calibrated": True, "errors": errors})
+
+
+def gate(turn: Turn) -> Done:
+    """The new model against the serving one, on the newest notes."""
+    from model.data.notes import load_notes
+    from model.data.pairs import load_pairs
+    from model.evaluation.gate.verdict import format_verdict, judge
+    from model.files import write_bytes
+
+    pool, gold = load_notes(turn.data / "test"), load_pairs(turn.data / "test" / "pairs.parquet")
+    models = contender("serving", turn.serving), contender("new", turn.checkpoint)
+    verdict = judge(*models, pool, gold, k=turn.asked["recall_at"], limit=_LIMIT)
+    write_bytes(turn.folder / GATE, (format_verdict(verdict) + "\n").encode())
+    inputs = {
+        "fingerprint": turn.found("train")["fingerprint"],
+        "newest_notes": digest(turn.data / "test" / "notes.parquet"),
+        "newest_pairs": digest(turn.data / "test" / "pairs.parquet"),
+    }
+    found = {"rows": verdict.encode()}
+    return Done(inputs, found) if verdict.passes else Done(inputs, found, "refused", verdict.reasons)
+
+
+def contender(name: str, folder: Path) -> "Contender":
+    """A checkpoint in the contest."""
+    from model.evaluation.gate.measured import Contender
+    from model.inference.many import embed_all, predict_all, write_all
+    from model.inference.open import open_backend
+    from model.network.adapter import merged
+    from model.network.checkpoint import load_manifest
+
+    checkpoint = merged(folder)
+    backend = open_backend("hf", checkpoint)
+    return Contender(
+        name,
+        partial(embed_all, backend),
+        partial(predict_all, backend),
+        partial(write_all, backend),
+        load_manifest(checkpoint).categories,
+    )

@@ -1,0 +1,78 @@
+"""A turn from step to step, until one waits or the turn is over."""
+
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from model.data.events import has_events, load_events
+from model.data.notes import has_notes, load_notes
+from service.cli.common import echo
+from service.cli.learn import lessons, trial
+from service.cli.learn.lessons import Done
+from service.cli.learn.trial import Waits
+from service.cli.learn.turn import Turn
+
+STEPS = {
+    "data": "notes and related pairs; the newest are held out",
+    "train": "a new model, from the serving one",
+    "calibrate": "scores that mean what they say",
+    "gate": "the new model against the serving one, on the newest notes",
+    "index": "the new model's index lacks nothing",
+    "experiment": "both models on readers",
+    "decision": "shipped, or taken back",
+}
+_LOOK_EVERY_S = 2.0
+
+
+def go_on(turn: Turn, wait_s: float) -> None:
+    """The steps that are not done, one after the other; for the index it waits ``wait_s`` seconds."""
+    work = _work(turn)
+    for name in STEPS:
+        if name in turn.steps:
+            continue
+        echo(f"{turn.folder.name}: {name}, {STEPS[name]}", err=True)
+        started = time.monotonic()
+        done = work[name]()
+        while isinstance(done, Waits) and name == "index" and time.monotonic() - started < wait_s:
+            time.sleep(_LOOK_EVERY_S)
+            done = work[name]()
+        if isinstance(done, Waits):
+            echo(f"{turn.folder.name} waits for {done.for_what}")
+            return
+        turn.record(name, time.monotonic() - started, done.inputs, done.found, done.outcome, done.why)
+        if name == "gate":
+            echo((turn.folder / lessons.GATE).read_text(encoding="utf-8"))
+        if turn.outcome:
+            echo(f"{turn.folder.name} is over, {turn.outcome}: {turn.why}")
+            return
+
+
+def _work(turn: Turn) -> dict[str, Callable[[], Done | Waits]]:
+    return {
+        "data": partial(_gather, turn),
+        "train": partial(lessons.train, turn),
+        "calibrate": partial(lessons.calibrate, turn),
+        "gate": partial(lessons.gate, turn),
+        "index": partial(trial.index, turn),
+        "experiment": partial(trial.experiment, turn),
+        "decision": partial(_decide, turn),
+    }
+
+
+def _gather(turn: Turn) -> Done:
+    data = turn.folder.parent if turn.asked["data"] is None else Path(turn.asked["data"])
+    if turn.asked["data"] is None:
+        trial.export_events(data / "events")
+    events = load_events(data)
+    if turn.asked["data"] is not None and has_notes(data):
+        return lessons.gather(turn, load_notes(data), events)
+    exported = turn.folder / "notes.parquet"
+    trial.export_notes(exported)
+    return lessons.gather(turn, load_notes(exported), events)
+
+
+def _decide(turn: Turn) -> Done | Waits:
+    data = turn.folder.parent if turn.asked["data"] is None else Path(turn.asked["data"])
+    answers = data / "events" if has_events(data) else data
+    return trial.decision(turn, answers, exports=turn.asked["data"] is None)

@@ -1,0 +1,161 @@
+"""A turn without a service: up to the gate, killed at every step, refused, and abandoned."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from support.checkpoint import tiny_checkpoint
+from support.topics import topic_events, topic_notes, write_topics
+
+from model.data.events import load_events
+from model.data.notes import load_notes
+from model.data.pairs import load_pairs
+from model.network.checkpoint import load_manifest
+from service.cli.learn import lessons
+from service.cli.learn.turn import Turn
+from service.cli.main import cli
+
+SETTINGS = ("--recall-at", "10", "--set", "steps=12", "--set", "learning_rate=0.01", "--set", "pairs_per_batch=16")
+OFFLINE = ["data", "train", "calibrate", "gate"]
+
+
+class Killed(BaseException):
+    """No handler of errors stops it."""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    return write_topics(tmp_path_factory.mktemp("topics"))
+
+
+@pytest.fixture(scope="module")
+def serving(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("serving")
+    tiny_checkpoint(folder)
+    return folder
+
+
+@pytest.fixture
+def learn(data: Path, serving: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """The command, where no service runs, in the folder of the test."""
+    monkeypatch.setenv("NOTELLM_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.setenv("NOTELLM_CHECKPOINT", str(serving))
+    # How long a note takes on a busy machine is no part of these tests.
+    monkeypatch.setattr("model.evaluation.gate.verdict._SLOWER", 100.0)
+
+    def run(*words: str) -> Result:
+        given = words if words and words[0] in ("status", "abandon") else ("--data", str(data), *SETTINGS, *words)
+        return CliRunner().invoke(cli, ["learn", *given, "--turns", str(tmp_path / "turns")])
+
+    return run
+
+
+def last(folder: Path) -> Turn:
+    turn = Turn.last(folder / "turns")
+    assert turn
+    return turn
+
+
+def test_a_turn_that_is_killed_behind_every_step_goes_on_with_it_and_ends_as_one_that_was_not(
+    learn, data, serving, tmp_path, monkeypatch
+):
+    record = Turn.record
+    for number, killed in enumerate(OFFLINE):
+
+        def dies(turn: Turn, step: str, *more: Any, killed: str = killed) -> None:
+            if step == killed:  # all is done, and nothing says so
+                raise Killed
+            record(turn, step, *more)
+
+        monkeypatch.setattr(Turn, "record", dies)
+        with pytest.raises(Killed):
+            learn()
+        assert list(last(tmp_path).steps) == OFFLINE[:number]
+    monkeypatch.setattr(Turn, "record", record)
+    stopped = learn()
+
+    assert "no `notellm serve` runs" in stopped.output  # the next step needs a service
+    turn = last(tmp_path)
+    assert list(turn.steps) == OFFLINE
+    assert turn.outcome is None
+    rows = {row["name"]: row for row in turn.found("gate")["rows"]}
+    assert rows["Recall@10"]["says"] == "better"
+    # The newest notes are in no pair of the training, and the model is the one that is made without a kill.
+    newest = {note.id for note in load_notes(turn.data / "test")}
+    assert not newest & {end for pair in load_pairs(turn.data / "pairs.parquet").ends() for end in pair}
+    again = Turn.begin(tmp_path / "again", turn.asked, None)
+    lessons.gather(again, load_notes(data), load_events(data))
+    assert lessons.train(again).found["fingerprint"] == turn.found("train")["fingerprint"]
+    recipe = load_manifest(turn.checkpoint).recipe
+    assert (recipe.base_model, recipe.steps) == (str(serving), 12)
+
+    shown = learn("status").output
+    assert "next              the new model's index lacks nothing" in shown
+    assert "| Recall@10, % |" in shown
+    assert (
+        "was begun with another --share: give the same, or `notellm learn abandon` it" in learn("--share", "0.5").output
+    )
+    assert "no `notellm serve` runs" in learn("abandon").output  # it knows whether the model is registered
+
+
+def test_a_sabotaged_model_is_refused_and_the_turn_ends_and_leaves_nothing_when_it_is_abandoned(
+    learn, serving, tmp_path, monkeypatch
+):
+    def untrained(turn: Turn) -> lessons.Done:
+        manifest = tiny_checkpoint(turn.checkpoint, seed=7)
+        return lessons.Done({}, {"fingerprint": manifest.fingerprint, "steps": 0, "new_categories": []})
+
+    monkeypatch.setattr(lessons, "train", untrained)
+    refused = learn()
+
+    assert refused.exit_code == 0
+    assert "turn-0001 is over, refused: Recall@10 is not surely better" in refused.output
+    assert "| Recall@10, % |" in refused.output
+    assert "over, refused" in learn("status").output
+    assert not (tmp_path / "turns" / "candidate").exists()
+    assert "the next turn begins in 7.0 days" in learn("--every", "7").output
+
+    assert learn("abandon").exit_code == 0
+    assert list((tmp_path / "turns").iterdir()) == []
+    assert "holds no turn" in learn("status").output
+
+
+def write(folder: Path, **rows: list[dict[str, Any]]) -> Path:
+    for name, of_name in rows.items():
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in of_name))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("options", "change", "said"),
+    [
+        ((), {"events": []}, "events.jsonl is empty"),
+        (
+            ("--recall-at", "3"),
+            {"events": topic_events(topic_notes())[:40]},
+            "related ones and 30 are needed to judge a model by",
+        ),
+        (("--from", "2033-01-01"), {}, "an earlier --from is needed"),
+        (("--from", "2023-12-31"), {}, "no related pairs to train on"),
+        (("--recall-at", "100"), {}, "the pool has 47 notes, so that Recall@100 is 1"),
+        (("--set", "stpes=3"), {}, "'stpes=3' is no setting"),
+    ],
+)
+def test_what_cannot_be_learned_from_is_one_line_and_binds_to_nothing(learn, data, tmp_path, options, change, said):
+    shutil.copytree(data, tmp_path / "own")
+    answer = learn("--data", str(write(tmp_path / "own", **change)), *options)
+
+    assert answer.exit_code == 1
+    assert said in answer.output.splitlines()[-1]
+    assert not last(tmp_path).steps  # so that other options may be given
+
+
+def test_a_checkpoint_that_is_not_there_is_one_line(learn, tmp_path, monkeypatch):
+    monkeypatch.setenv("NOTELLM_CHECKPOINT", str(tmp_path))
+
+    assert "no checkpoint in" in learn().output
+    assert list((tmp_path / "turns").iterdir()) == []
