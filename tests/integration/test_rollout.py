@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -22,6 +23,7 @@ from indexer.types import ShardUnavailable
 from model.inference.hashing import HashingBackend, text_vector
 from model.note import Note
 from service.api.app import create_app
+from service.cli.learn.turn import Turn
 from service.cli.main import cli
 from service.experiments.assignment import Assignments
 from service.recommend.active_model import ActiveModel
@@ -29,6 +31,8 @@ from service.recommend.recommender import Recommender
 from service.recommend.vocabulary import HashtagVocabulary
 from service.recommend.workers import WorkerPool
 from service.settings import HttpSettings, IndexSettings, Settings
+from service.store.attribution.answers import ServedAnswer
+from service.store.attribution.log import RedisAnswerLog
 from service.store.connection import open_redis
 from service.store.events import RedisEvents
 from service.store.experiments.experiments import Experiments
@@ -36,7 +40,7 @@ from service.store.hashtags.vocabulary import RedisHashtags
 from service.store.idempotency import RedisAnswers
 from service.store.jobs import JobQueue
 from service.store.notes import RedisStore
-from service.store.records import StoredNote, StoredPrediction
+from service.store.records import Event, StoredNote, StoredPrediction
 from service.store.registry import Registry
 from service.store.rollout import take_over
 from service.store.schema import JOBS, WORKERS
@@ -351,6 +355,94 @@ async def test_an_experiment_splits_its_readers_between_two_models_until_one_is_
             await until(over)
             assert await models() == dict.fromkeys(readers, NEW)
             assert "does not run: shipped B" in await run("experiment", "stop", "second")
+
+
+class Killed(BaseException):
+    """No handler of errors stops it."""
+
+
+def judged_turn(turns: Path) -> Turn:
+    """A turn of which all is done that needs no service: the gate has let the new model through."""
+    asked = {"data": None, "from": None, "test_share": 0.2, "recall_at": 100, "set": [], "share": 0.5, "days": 14.0}
+    turn = Turn.begin(turns, asked | {"serving": "/models/old", "fingerprint": OLD}, None)
+    found = {
+        "data": {"notes": 48, "pairs": 90, "newest_notes": 12, "newest_pairs": 30, "newest_from": 1.0},
+        "train": {"fingerprint": NEW, "steps": 1, "new_categories": []},
+        "calibrate": {"calibrated": False, "because": "17 held-out notes have hashtags, 50 are needed"},
+        "gate": {"rows": []},
+    }
+    for step, said in found.items():
+        turn.record(step, 0.0, {}, said)
+    turn.checkpoint.mkdir()
+    (turn.folder / "gate.md").write_text("a table")
+    return turn
+
+
+async def read_lists(redis: Redis, experiment: str, clicks: dict[str, float]) -> None:
+    """Readers of both arms, of whom each gets three lists; clicks by arm, in items shown."""
+    draw, answers, events = np.random.default_rng(0), [], []
+    for arm in clicks:
+        for reader in range(120):
+            for answer in range(3):
+                id_ = f"{arm}{reader}-{answer}"
+                said = {"reader": f"{arm}{reader}", "experiment": experiment, "arm": arm, "seconds": 0.01}
+                ids = [f"n{number}" for number in draw.choice(NOTES, 4, replace=False)]
+                answers.append(ServedAnswer(id_, 1.0, "related", OLD, ids, **said))
+                for place, note in enumerate(ids):
+                    kind = "click" if draw.random() < clicks[arm] else "impression"
+                    events.append(Event(f"{id_}.{place}", f"{arm}{reader}", note, kind, 1.0, answer_id=id_))
+    await RedisAnswerLog(redis, 10_000, 1).append(answers)
+    await RedisEvents(redis).append(events)
+
+
+@pytest.mark.parametrize(
+    ("clicks", "outcome"), [({"A": 0.1, "B": 0.3}, "shipped"), ({"A": 0.3, "B": 0.1}, "taken back")]
+)
+async def test_a_turn_of_learning_waits_without_a_process_and_ships_its_model_or_takes_it_back(
+    rollout, tmp_path, monkeypatch, clicks, outcome
+):
+    async def learn(*words: str) -> str:
+        arguments = "learn", *words, "--turns", str(tmp_path / "turns")
+        environment = rollout.indexers.environment
+        return (await asyncio.to_thread(CliRunner().invoke, cli, arguments, env=environment)).output
+
+    share, turn = ("--share", "0.5"), judged_turn(tmp_path / "turns")
+    await rollout.community.write({f"n{row}": f"title {row}" for row in range(NOTES)})
+    async with rollout.worker(OLD):
+        await until(lambda: rollout.complete(OLD))
+        assert f"waits for a worker of the new model, {NEW}: NOTELLM_CHECKPOINT=" in await learn(*share)
+        assert (tmp_path / "turns" / "candidate").resolve() == turn.checkpoint
+        async with rollout.worker(NEW):
+            await until(lambda: rollout.complete(NEW))
+            record = Turn.record
+            for killed in ("experiment", "decision"):
+                # Killed when readers are in the experiment, and when the pointer is moved, before anything says so.
+                def die_at(turn: Turn, step: str, *more: Any, at: str = killed) -> None:
+                    if step == at:
+                        raise Killed
+                    record(turn, step, *more)
+
+                monkeypatch.setattr(Turn, "record", die_at)
+                with pytest.raises(Killed):
+                    await learn(*share)
+                monkeypatch.setattr(Turn, "record", record)
+                if killed == "experiment":
+                    [running] = await Experiments(rollout.redis).all()
+                    assert (running.runs, running.share, running.models) == (True, 0.5, (OLD, NEW))
+                    assert "holds no answers yet" in await learn(*share)
+                    assert "next              shipped, or taken back" in await learn("status")
+                    await read_lists(rollout.redis, running.name, clicks)
+            assert f"turn-0001 is over, {outcome}" in await learn(*share)
+            [ended] = await Experiments(rollout.redis).all()
+            assert ended.shipped == ("B" if outcome == "shipped" else None)
+            assert await rollout.registry.active() == (NEW if outcome == "shipped" else OLD)
+
+            assert ("answers: `notellm model" if outcome == "shipped" else "a worker of") in await learn("abandon")
+        await rollout.redis.xgroup_delconsumer(JOBS + NEW, WORKERS, "w0")
+        if outcome == "taken back":
+            assert "is gone" in await learn("abandon")
+            assert [path.name for path in (tmp_path / "turns").iterdir()] == ["events"]
+            assert [key for key in await rollout.redis.keys() if NEW.encode() in key] == []
 
 
 async def test_a_worker_that_takes_over_activates_its_model_once_it_lacks_nothing_that_can_be_read(rollout):

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from model.data.events import has_events, load_events
+from model.data.events import load_events
 from model.data.notes import has_notes, load_notes
 from service.cli.common import echo
 from service.cli.learn import lessons, trial
@@ -61,18 +61,25 @@ def _work(turn: Turn) -> dict[str, Callable[[], Done | Waits]]:
 
 
 def _gather(turn: Turn) -> Done:
-    data = turn.folder.parent if turn.asked["data"] is None else Path(turn.asked["data"])
     if turn.asked["data"] is None:
-        trial.export_events(data / "events")
-    events = load_events(data)
-    if turn.asked["data"] is not None and has_notes(data):
-        return lessons.gather(turn, load_notes(data), events)
-    exported = turn.folder / "notes.parquet"
-    trial.export_notes(exported)
-    return lessons.gather(turn, load_notes(exported), events)
+        trial.export_events(_exported(turn))
+        events = load_events(_exported(turn))
+    else:
+        events = load_events(Path(turn.asked["data"]))
+    given = Path(turn.asked["data"] or turn.folder)
+    if not has_notes(given):
+        given = turn.folder
+        trial.export_notes(given / "notes.parquet")
+    return lessons.gather(turn, load_notes(given), events)
 
 
 def _decide(turn: Turn) -> Done | Waits:
-    data = turn.folder.parent if turn.asked["data"] is None else Path(turn.asked["data"])
-    answers = data / "events" if has_events(data) else data
-    return trial.decision(turn, answers, exports=turn.asked["data"] is None)
+    return trial.decision(turn, _exported(turn), exports=turn.asked["data"] is None)
+
+
+def _exported(turn: Turn) -> Path:
+    """The folder of exported events and answers: ours, if none was given."""
+    if turn.asked["data"] is None:
+        return turn.folder.parent / "events"
+    given = Path(turn.asked["data"])
+    return given / "events" if (given / "events").is_dir() else given

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from service.backup.events import ANSWER_SCHEMA, SCHEMA
+from service.experiments.decision import decide
 from service.experiments.report import fallen_guards, format_report, verdict
 from service.experiments.results import Results, results_of
 from service.store.experiments.records import Arm, Experiment
@@ -123,6 +124,30 @@ def test_the_verdict_comes_first_and_says_what_to_think(made, said, tmp_path):
 
     assert said in verdict(EXPERIMENT, results)
     assert format_report(EXPERIMENT, results).startswith(f"**{verdict(EXPERIMENT, results)}**")
+
+
+@pytest.mark.parametrize(
+    ("made", "after_days", "done"),
+    [
+        (partial(community, clicks_b=0.16), 1, "ship"),
+        (partial(community, clicks_b=0.16), 99, "ship"),
+        (partial(community, clicks_b=0.16, slower_b=2.0), 1, "take back"),
+        (partial(community, clicks_b=0.16, notes_b=10), 1, "take back"),
+        (partial(community, clicks_b=0.04), 1, "take back"),
+        (partial(community, slower_b=2.0), 1, "take back"),
+        (partial(community, readers_b=50), 1, "take back"),
+        (community, 1, "wait"),
+        (partial(community, notes_b=10), 1, "wait"),
+        (community, 15, "take back"),
+        (Log, 1, "wait"),
+    ],
+    ids=["better", "late", "slow", "narrow", "worse", "harm", "broken", "none", "narrow-yet", "over", "nothing"],
+)
+def test_what_surely_is_better_and_does_no_harm_is_shipped_and_nothing_else(made, after_days, done, tmp_path):
+    decided = decide(EXPERIMENT, made().results(tmp_path), EXPERIMENT.started_at + after_days * 86_400, 14)
+
+    assert decided.do == done
+    assert verdict(EXPERIMENT, results_of(EXPERIMENT, tmp_path)) in decided.why
 
 
 def test_guards_fall_for_an_arm_that_fails_is_empty_or_shows_always_the_same(tmp_path):
