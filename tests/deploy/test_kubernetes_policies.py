@@ -438,7 +438,7 @@ def addresses_agree(manifests: Manifests) -> Iterator[str]:
     for workload, container, environment in processes(manifests):
         settings = settings_of(environment)
         index, own = settings.index, container.get("args", [])
-        if own == ["gateway"] and [replicas(shard) for shard in index.addresses] != there:
+        if own[:1] in (["gateway"], ["learn"]) and [replicas(shard) for shard in index.addresses] != there:
             yield f"{workload} asks shards at {index.addresses}; they are at {there}"
         if own == ["indexer"]:
             if len(index.addresses) != len(shards):
@@ -531,10 +531,10 @@ def _is_peer(peer: dict[str, Any], workload: Workload) -> bool:
 
 def only_what_has_to_talks(manifests: Manifests) -> Iterator[str]:
     """The connections inside are exactly these; none comes in from elsewhere but clients' and Prometheus'."""
-    wanted = {("gateway", "worker", 9100), ("gateway", "indexer", 9200)}
+    wanted = {("gateway", "worker", 9100), ("gateway", "indexer", 9200), ("learn", "indexer", 9200)}
     components = {workload.component for workload in manifests.workloads}
     if "redis" in components:
-        wanted |= {(name, "redis", 6379) for name in ("gateway", "worker", "indexer", "backup", "events")}
+        wanted |= {(name, "redis", 6379) for name in ("gateway", "worker", "indexer", "backup", "events", "learn")}
     wanted = {one for one in wanted if one[0] in components}
     for way in ("ingress", "egress"):
         there = connections(manifests, way)
@@ -678,6 +678,7 @@ SPOILT: tuple[tuple[Policy, Callable[[Manifests], None]], ...] = (
     (settings_are_read, env("StatefulSet", "indexer", "NOTELLM_OPS__HOST", "127.0.0.1")),
     (commands_are_known, at("Deployment", "gateway", f"{FIRST}.args", ["gatewya"])),
     (commands_are_known, at("CronJob", "backup", f"{JOB}.args", ["backup", "--into", "/backups"])),
+    (commands_are_known, at("CronJob", "learn", f"{JOB}.args", ["learn", "--into", "/models/turns"])),
     (commands_are_known, at("CronJob", "evaluation", f"{JOB}.args", ["evaluate", "/data", "--checkpoint", "$(MODEL)"])),
     (every_shard_has_a_pod, at("CronJob", "embedding", "spec.jobTemplate.spec.completions", 7)),
     (every_shard_has_a_pod, at("CronJob", "embedding", "spec.jobTemplate.spec.completionMode", "NonIndexed")),

@@ -3,7 +3,7 @@
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -55,6 +55,13 @@ def turns_option(command: Command) -> Command:
     "--wait", "wait_s", type=click.FloatRange(min=0), default=0.0, metavar="SECONDS",
     help="Wait so long for the new model's index, instead of ending.",
 )  # fmt: skip
+@click.option(
+    "--processes", type=click.IntRange(min=1), default=1, show_default=True, help="Train in so many, each with a GPU."
+)
+@click.option(
+    "--strategy", type=click.Choice(["ddp", "fsdp"]), default="ddp", show_default=True,
+    help="With several: a copy of the weights in each, or a share of them.",
+)  # fmt: skip
 @turns_option
 @click.pass_context
 def learn(
@@ -68,6 +75,8 @@ def learn(
     days: float,
     every: float,
     wait_s: float,
+    processes: int,
+    strategy: Literal["ddp", "fsdp"],
     turns: Path,
 ) -> None:
     """Turn what readers did into a better model: one turn, from their events to an experiment and its end.
@@ -113,7 +122,7 @@ def learn(
         with lock_folder(turns):
             turn = _turn(turns, asked, every)
             if turn is not None:
-                go_on(turn, wait_s)
+                go_on(turn, wait_s, processes, strategy)
 
 
 @learn.command()

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from model.evaluation.gate.measured import Contender
     from model.note import Note
     from model.recipes import Recipe
+    from model.training.distributed import Strategy
 
 # Of the older notes, those that training does not see, for calibration; the share, and the seed of the draw.
 HOLDOUT, SEED = 0.1, 0
@@ -83,7 +84,7 @@ def gather(turn: Turn, notes: "Sequence[Note]", events: "EventTable") -> Done:
             "newest_notes": len(newest),
             "newest_pairs": len(gold),
             "newest_from": periods.start,
-            "unseen": unseen(older, newest, manifest.categories),
+            "unseen": unseen(_learned_from(turn.serving) or older, newest, manifest.categories),
         },
     )
 
@@ -105,14 +106,22 @@ def _check_size(pairs: "Pairs", gold: "Pairs") -> None:
         )
 
 
-def unseen(older: "Sequence[Note]", newest: "Sequence[Note]", categories: Sequence[str]) -> dict[str, Any]:
-    """Hashtags of the newest notes that no older note has, and categories out of the serving model's closed set.
+def _learned_from(checkpoint: Path) -> "list[Note]":
+    """The notes that a model was trained on, if a turn has made it."""
+    from model.data.notes import load_notes
+
+    made = Turn(checkpoint.parent, {}, 0.0)
+    return load_notes(made.data) if checkpoint == made.checkpoint and made.data.is_dir() else []
+
+
+def unseen(learned_from: "Sequence[Note]", newest: "Sequence[Note]", categories: Sequence[str]) -> dict[str, Any]:
+    """Hashtags of the newest notes that the others lack, and categories out of the serving model's closed set.
 
     Each with its share of all that the newest notes carry, and the most frequent ones.
     """
     from model.text.hashtags import fold
 
-    known = {fold(tag) for note in older for tag in note.hashtags}
+    known = {fold(tag) for note in learned_from for tag in note.hashtags}
     tags = Counter(fold(tag) for note in newest for tag in note.hashtags if fold(tag))
     named = Counter(note.category for note in newest if note.category)
     return {"hashtags": _share(tags, known), "categories": _share(named, set(categories))}
@@ -124,43 +133,59 @@ def _share(counts: Counter[str], known: set[str]) -> dict[str, Any]:
     return {"new": len(new), "share": round(share, 4), "most": [name for name, _ in new.most_common(_NAMED)]}
 
 
-def train(turn: Turn) -> Done:
+def train(turn: Turn, processes: int = 1, strategy: "Strategy" = "ddp") -> Done:
     """A new model, which starts as the serving one and learns the pairs; it resumes after a kill.
 
-    Its closed set is the serving model's, with the categories of the notes.
+    Its closed set is the serving model's, with the categories of the notes. With several ``processes`` each has a GPU.
     """
+    from model.network.checkpoint import described, load_manifest
+
+    if processes == 1:
+        _train(turn.folder, strategy)
+    else:
+        from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+        from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+        launch = LaunchConfig(
+            1, 1, processes, run_id=turn.folder.name, rdzv_endpoint="localhost:0", rdzv_backend="c10d"
+        )
+        try:
+            elastic_launch(launch, _train)(turn.folder, strategy)
+        except ChildFailedError:
+            raise ValueError("a process of the training failed; what it said of the reason stands above") from None
+    trained, serving = load_manifest(turn.checkpoint), described(turn.serving)
+    inputs = {
+        "notes": digest(turn.data / "notes.parquet"),
+        "pairs": digest(turn.data / "pairs.parquet"),
+        "serving": serving.fingerprint,
+    }
+    return Done(
+        inputs,
+        {
+            "fingerprint": trained.fingerprint,
+            "steps": trained.trained_on["steps"],
+            "losses": trained.trained_on["last_losses"],
+            "new_categories": sorted({*trained.categories} - {*serving.categories}),
+        },
+    )
+
+
+def _train(folder: Path, strategy: "Strategy") -> None:
+    """One of the processes."""
     from model.data.notes import load_notes
     from model.data.pairs import load_pairs
     from model.network.adapter import merged
     from model.network.checkpoint import load_manifest
     from model.training.train import train as run
 
+    turn = Turn.load(folder)
     serving = merged(turn.serving)
     manifest = load_manifest(serving)
-    notes, newest, pairs = (
-        load_notes(turn.data),
-        load_notes(turn.data / "test"),
-        load_pairs(turn.data / "pairs.parquet"),
-    )
+    notes, newest = load_notes(turn.data), load_notes(turn.data / "test")
+    pairs = load_pairs(turn.data / "pairs.parquet").ends()
     categories = {*manifest.categories, *(note.category for note in [*notes, *newest] if note.category)}
     recipe = warm(manifest.recipe, serving, turn.asked["set"])
-    trained, _ = run(recipe, notes, pairs.ends(), turn.checkpoint, categories=sorted(categories))
-    assert trained is not None
-    last = trained.trained_on["last_losses"]
-    return Done(
-        {
-            "notes": digest(turn.data / "notes.parquet"),
-            "pairs": digest(turn.data / "pairs.parquet"),
-            "serving": manifest.fingerprint,
-        },
-        {
-            "fingerprint": trained.fingerprint,
-            "steps": trained.trained_on["steps"],
-            "contrastive_loss": last["contrastive"],
-            "generation_loss": last["generation"],
-            "new_categories": sorted(categories - {*manifest.categories}),
-        },
-    )
+    run(recipe, notes, pairs, turn.checkpoint, categories=sorted(categories), strategy=strategy)
 
 
 def warm(recipe: "Recipe", serving: Path, settings: Sequence[str]) -> "Recipe":

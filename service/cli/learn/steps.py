@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from model.data.events import load_events
 from model.data.notes import has_notes, load_notes
@@ -12,6 +13,9 @@ from service.cli.learn import lessons, trial
 from service.cli.learn.lessons import Done
 from service.cli.learn.trial import Waits
 from service.cli.learn.turn import Turn
+
+if TYPE_CHECKING:
+    from model.training.distributed import Strategy
 
 STEPS = {
     "data": "notes and related pairs; the newest are held out",
@@ -25,9 +29,9 @@ STEPS = {
 _LOOK_EVERY_S = 2.0
 
 
-def go_on(turn: Turn, wait_s: float) -> None:
+def go_on(turn: Turn, wait_s: float, processes: int, strategy: "Strategy") -> None:
     """The steps that are not done, one after the other; for the index it waits ``wait_s`` seconds."""
-    work = _work(turn)
+    work = _work(turn, processes, strategy)
     for name in STEPS:
         if name in turn.steps:
             continue
@@ -48,10 +52,10 @@ def go_on(turn: Turn, wait_s: float) -> None:
             return
 
 
-def _work(turn: Turn) -> dict[str, Callable[[], Done | Waits]]:
+def _work(turn: Turn, processes: int, strategy: "Strategy") -> dict[str, Callable[[], Done | Waits]]:
     return {
         "data": partial(_gather, turn),
-        "train": partial(lessons.train, turn),
+        "train": partial(lessons.train, turn, processes, strategy),
         "calibrate": partial(lessons.calibrate, turn),
         "gate": partial(lessons.gate, turn),
         "index": partial(trial.index, turn),

@@ -53,15 +53,18 @@ class Turn:
 
     @classmethod
     def last(cls, root: Path) -> Self | None:
-        """The newest turn in a folder of turns, None without any. Raises ValueError if its record cannot be read."""
+        """The newest turn in a folder of turns, None without any; see `load`."""
         folders = sorted(path.parent for path in root.glob(f"turn-*/{RECORD}"))
-        if not folders:
-            return None
-        path = folders[-1] / RECORD
+        return cls.load(folders[-1]) if folders else None
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """The turn in a folder. Raises ValueError if its record cannot be read."""
+        path = folder / RECORD
         try:
             record = json.loads(read_bounded(path, _MOST_BYTES))
             if record.pop("format") == FORMAT:
-                return cls(folders[-1], **record)
+                return cls(folder, **record)
         except (ValueError, TypeError, KeyError, AttributeError):
             pass
         raise ValueError(f"{path} is no record that this release reads: name another folder with --turns")

@@ -3,9 +3,11 @@
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from support.checkpoint import tiny_checkpoint
@@ -14,6 +16,11 @@ from support.topics import topic_events, topic_notes, write_topics
 from model.data.events import load_events
 from model.data.notes import load_notes
 from model.data.pairs import load_pairs
+from model.evaluation import reliability
+from model.evaluation.metrics import calibration_error, chance_calibration_error
+from model.inference.calibration import scores_of
+from model.inference.many import embed_all, predict_all
+from model.inference.open import open_backend
 from model.network.checkpoint import load_manifest
 from service.cli.learn import lessons
 from service.cli.learn.turn import Turn
@@ -105,7 +112,7 @@ def test_a_turn_that_is_killed_behind_every_step_goes_on_with_it_and_ends_as_one
 def test_a_sabotaged_model_is_refused_and_the_turn_ends_and_leaves_nothing_when_it_is_abandoned(
     learn, serving, tmp_path, monkeypatch
 ):
-    def untrained(turn: Turn) -> lessons.Done:
+    def untrained(turn: Turn, *_: object) -> lessons.Done:
         manifest = tiny_checkpoint(turn.checkpoint, seed=7)
         return lessons.Done({}, {"fingerprint": manifest.fingerprint, "steps": 0, "new_categories": []})
 
@@ -159,3 +166,33 @@ def test_a_checkpoint_that_is_not_there_is_one_line(learn, tmp_path, monkeypatch
 
     assert "no checkpoint in" in learn().output
     assert list((tmp_path / "turns").iterdir()) == []
+
+
+def test_a_new_category_joins_the_closed_set_and_the_scores_of_the_others_mean_what_they_did(serving, tmp_path):
+    rows = topic_notes(640)
+    for row in rows[500:]:
+        row["category"] = "Gardening" if row["category"] == "Baking" else row["category"]
+    for row in rows[600:]:
+        row["hashtags"] = [*row["hashtags"], "brandnew"]
+    folder = write(tmp_path, notes=rows, events=topic_events(rows, readers=400))
+    asked = {"serving": str(serving), "fingerprint": "", "from": None, "test_share": 0.1, "recall_at": 10}
+    turn = Turn.begin(tmp_path / "turns", asked | {"set": ["steps=2", "pairs_per_batch=8"]}, None)
+    for name, step in {
+        "data": lambda: lessons.gather(turn, load_notes(folder), load_events(folder)),
+        "train": lambda: lessons.train(turn),
+        "calibrate": lambda: lessons.calibrate(turn),
+    }.items():
+        done = step()
+        turn.record(name, 0.0, done.inputs, done.found)
+
+    assert turn.found("train")["new_categories"] == ["Gardening"]
+    unseen = turn.found("data")["unseen"]
+    assert (unseen["categories"]["most"], unseen["hashtags"]["most"]) == (["Gardening"], ["brandnew"])
+    assert 0.1 < unseen["hashtags"]["share"] < 0.33  # some of the newest carry it beside two others
+    assert turn.found("calibrate")["calibrated"]
+    manifest, backend = load_manifest(turn.checkpoint), open_backend("hf", turn.checkpoint)
+    old = [note for note in load_notes(turn.data) if note.category != "Gardening"]
+    drafts = partial(predict_all, backend), partial(embed_all, backend)
+    evidence = reliability.gather(old, *drafts, holdout=lessons.HOLDOUT, seed=lessons.SEED)
+    scores = np.array([scores_of(manifest).category(score) for score in evidence.category_Q])
+    assert calibration_error(scores, evidence.named_Q) < 2 * chance_calibration_error(scores)
