@@ -247,6 +247,11 @@ class Settings(BaseSettings):
         default=None, description="File that holds this secret instead, such as a secret of a container."
     )
     checkpoint: Path = Field(default=MINI, description="Folder of the model: notellm.json, weights, tokenizer.")
+    candidate: Path | None = Field(
+        default=None,
+        description="Folder of another model that `serve` runs one worker of, such as turns/candidate of `notellm "
+        "learn`; then no worker takes over by itself.",
+    )
     state_dir: Path = Field(default=Path("notellm-state"), description="Where `serve` keeps Redis and snapshots.")
     keys_file: Path | None = Field(
         default=None, description="Keys, from `notellm keys create`; without it nobody is asked for one."

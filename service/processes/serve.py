@@ -113,7 +113,9 @@ def serve(settings: Settings, *, samples: bool = False) -> int:
         SetupError: if the state folder or a port is in use or unusable, or there is no checkpoint, no redis-server, or
             none on which the service works.
     """
-    _check_checkpoint(settings.checkpoint)
+    _check_checkpoint(settings.checkpoint, "NOTELLM_CHECKPOINT")
+    if settings.candidate is not None:
+        _check_checkpoint(settings.candidate, "NOTELLM_CANDIDATE")
     if settings.redis_url is not None:
         asyncio.run(RedisCheck(redis_url(settings), Readiness()).start())
     open_keyring(settings)
@@ -167,8 +169,10 @@ def roles(settings: Settings, place: Place) -> list[Role]:
     for shard in range(len(settings.index.addresses)):
         own = {"NOTELLM_INDEX__NUMBER": str(shard)}
         all_roles.append(_role(place, f"indexer-{shard}", "indexer", 1, environment | own))
-    for number in range(len(settings.worker.addresses)):
+    for number in range(_workers(settings)):
         own = {"NOTELLM_WORKER__NUMBER": str(number)}
+        if settings.candidate is not None and number == len(settings.worker.addresses):
+            own["NOTELLM_CHECKPOINT"] = str(settings.candidate.absolute())
         all_roles.append(_role(place, f"worker-{number}", "worker", 2, environment | own))
     own = {"NOTELLM_HTTP__PORT": str(place.port), "NOTELLM_OPS__PORT": str(place.ops_port)}
     all_roles.append(_role(place, "gateway", "gateway", 3, environment | own))
@@ -185,7 +189,7 @@ def _role(place: Place, name: str, command: str, rank: int, environment: dict[st
 
 
 def _environment(settings: Settings, place: Place) -> dict[str, str]:
-    workers = [str(place.runtime / f"worker-{number}.sock") for number in range(len(settings.worker.addresses))]
+    workers = [str(place.runtime / f"worker-{number}.sock") for number in range(_workers(settings))]
     shards = [str(place.runtime / f"shard-{number}.sock") for number in range(len(settings.index.addresses))]
     own = {"snapshot_dir": place.state / "index", "serving_dir": place.state / "serving"}
     for chosen in (settings.index, settings.worker):
@@ -197,19 +201,25 @@ def _environment(settings: Settings, place: Place) -> dict[str, str]:
         "NOTELLM_WORKER__ADDRESSES": json.dumps(workers),
         "NOTELLM_INDEX__ADDRESSES": json.dumps(shards),
         "NOTELLM_WORKER__SERVING_DIR": str(own["serving_dir"]),
-        "NOTELLM_WORKER__TAKES_OVER": "1",
+        # Beside a candidate, a worker that is started again would undo what was decided meanwhile.
+        "NOTELLM_WORKER__TAKES_OVER": str(int(settings.candidate is None)),
         "NOTELLM_INDEX__SNAPSHOT_DIR": str(own["snapshot_dir"]),
         "NOTELLM_OPS__PORT": "0",
     }
 
 
-def _check_checkpoint(folder: Path) -> None:
+def _workers(settings: Settings) -> int:
+    """How many workers there are: those of the model, and one of the candidate."""
+    return len(settings.worker.addresses) + (settings.candidate is not None)
+
+
+def _check_checkpoint(folder: Path, variable: str) -> None:
     from model.network.checkpoint import CheckpointError, described
 
     try:
         described(folder)
     except CheckpointError as error:
-        raise SetupError(f"{error}; NOTELLM_CHECKPOINT names the folder of the model") from error
+        raise SetupError(f"{error}; {variable} names the folder of a model") from error
 
 
 def _check_audit(file: Path) -> None:

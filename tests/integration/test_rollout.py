@@ -430,7 +430,7 @@ async def test_a_turn_of_learning_waits_without_a_process_and_ships_its_model_or
                     [running] = await Experiments(rollout.redis).all()
                     assert (running.runs, running.share, running.models) == (True, 0.5, (OLD, NEW))
                     assert "holds no answers yet" in await learn(*share)
-                    assert "next              shipped, or taken back" in await learn("status")
+                    assert "decision    waits             for the experiment" in await learn("status")
                     await read_lists(rollout.redis, running.name, clicks)
             assert f"turn-0001 is over, {outcome}" in await learn(*share)
             [ended] = await Experiments(rollout.redis).all()

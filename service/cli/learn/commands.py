@@ -1,5 +1,6 @@
 """The commands of learning: a turn, its status, and how to abandon it."""
 
+import shutil
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -154,8 +155,9 @@ def abandon(turns: Path) -> None:
         from model.files import lock_folder
         from service.cli.learn import trial
 
-        turn = _last(turns)
+        _last(turns)
         with lock_folder(turns):
+            turn = _last(turns)
             trial.undo(turn)
             turn.remove()
     echo(f"{turn.folder} is gone")
@@ -183,11 +185,13 @@ def _turn(turns: Path, asked: dict[str, Any], every: float) -> "Turn | None":
             )
         return last
     if last is not None and last.outcome is None:
-        last.remove()  # a mistake kept it from its first step
+        last.remove()  # a mistake, or a kill, kept it from its first step
         last = Turn.last(turns)
     if last is not None and (rest := every * 86_400 - (time.time() - last.begun_at)) > 0:
         echo(f"{last.folder} is over ({last.outcome}); the next turn begins in {rest / 86_400:.1f} days")
         return None
+    if last is not None and last.outcome == "refused":
+        shutil.rmtree(last.checkpoint, ignore_errors=True)  # its table stays
     return Turn.begin(turns, asked | _serving(turns), last)
 
 
@@ -218,15 +222,15 @@ def _status(turn: "Turn") -> str:
 
     state = f"over, {turn.outcome}: {turn.why}" if turn.outcome else "not over"
     lines = [f"{turn.folder}, begun {_time(turn.begun_at)} UTC from {turn.asked['fingerprint']}: {state}", ""]
-    waits = next((name for name in STEPS if name not in turn.steps), "") if turn.outcome is None else ""
+    left = [name for name in STEPS if name not in turn.steps and turn.outcome is None]
     for name, about in STEPS.items():
-        done = turn.steps.get(name)
-        said = (
-            f"{_time(done['at'])}  {_said(name, done['found'])}"
-            if done
-            else f"{'next' if name == waits else '':16}  {about}"
-        )
-        lines.append(f"  {name:10}  {said}")
+        if name in turn.steps:
+            state, said = _time(turn.steps[name]["at"]), _said(turn, name)
+        elif name in left[:1]:
+            state, said = ("waits", f"for {turn.waits_for}") if turn.waits_for else ("next", about)
+        else:
+            state, said = "", about
+        lines.append(f"  {name:10}  {state:16}  {said}")
     if "gate" in turn.steps:
         lines += ["", (turn.folder / GATE).read_text(encoding="utf-8").rstrip()]
     if seen := turn.found("data").get("unseen"):
@@ -234,8 +238,9 @@ def _status(turn: "Turn") -> str:
     return "\n".join(lines)
 
 
-def _said(step: str, found: dict[str, Any]) -> str:
+def _said(turn: "Turn", step: str) -> str:
     """What a step found, on one line."""
+    found = turn.found(step)
     match step:
         case "data":
             return (
@@ -252,11 +257,19 @@ def _said(step: str, found: dict[str, Any]) -> str:
                 if found["calibrated"]
                 else f"left out: {found['because'].partition(', ')[0]}"
             )
+        case "gate":
+            return f"refused: {turn.why}" if turn.outcome == "refused" else "passed"
+        case "index":
+            return (
+                f"lacks {found['dead_lettered']:,} notes, which no worker can read"
+                if found["dead_lettered"]
+                else "whole"
+            )
         case "experiment":
             return str(found["name"])
         case "decision":
             return str(found["verdict"])
-    return "done"
+    raise AssertionError(step)
 
 
 def _unseen(kind: str, found: dict[str, Any]) -> str:

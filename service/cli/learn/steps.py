@@ -42,6 +42,7 @@ def go_on(turn: Turn, wait_s: float, processes: int, strategy: "Strategy") -> No
             time.sleep(_LOOK_EVERY_S)
             done = work[name]()
         if isinstance(done, Waits):
+            turn.wait(done.for_what)
             echo(f"{turn.folder.name} waits for {done.for_what}")
             return
         turn.record(name, time.monotonic() - started, done.inputs, done.found, done.outcome, done.why)
@@ -67,6 +68,8 @@ def _work(turn: Turn, processes: int, strategy: "Strategy") -> dict[str, Callabl
 def _gather(turn: Turn) -> Done:
     if turn.asked["data"] is None:
         trial.export_events(_exported(turn))
+        if not any(_exported(turn).glob("dt=*/*.parquet")):
+            raise ValueError("the service has no events to learn from: applications report them by POST /events")
         events = load_events(_exported(turn))
     else:
         events = load_events(Path(turn.asked["data"]))

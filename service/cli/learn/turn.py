@@ -19,7 +19,7 @@ import json
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
@@ -42,6 +42,7 @@ class Turn:
         steps: by name, in the order in which they were done: ``at`` and ``took_s``, ``inputs`` with digests, and what
             the step ``found``.
         outcome: None while it is not over; then "refused", "shipped" or "taken back", with ``why``.
+        waits_for: what the next step waited for when it was last tried; empty where it has not begun or was cut.
     """
 
     folder: Path
@@ -50,6 +51,7 @@ class Turn:
     steps: dict[str, dict[str, Any]] = field(default_factory=dict)
     outcome: str | None = None
     why: str = ""
+    waits_for: str = ""
 
     @classmethod
     def last(cls, root: Path) -> Self | None:
@@ -115,13 +117,18 @@ class Turn:
     ) -> None:
         """Keep that a step is done, and with an outcome that the turn is over."""
         self.steps[step] = {"at": time.time(), "took_s": round(took_s, 1), "inputs": dict(inputs), "found": dict(found)}
-        self.outcome, self.why = outcome, why
+        self.outcome, self.why, self.waits_for = outcome, why, ""
+        self.save()
+
+    def wait(self, for_what: str) -> None:
+        """Keep for what the next step waits."""
+        self.waits_for = for_what
         self.save()
 
     def save(self) -> None:
         """Write the record, so that a kill leaves the old one or the new one."""
-        record = {"asked": self.asked, "begun_at": self.begun_at, "steps": self.steps}
-        write_json(self.folder / RECORD, {"format": FORMAT, **record, "outcome": self.outcome, "why": self.why})
+        record = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "folder"}
+        write_json(self.folder / RECORD, {"format": FORMAT, **record})
 
     def offer(self) -> Path:
         """Let the link `CANDIDATE` lead to the new model; the link."""

@@ -16,6 +16,7 @@ from service.cli.main import cli
 from service.contract.examples import EXAMPLES
 from service.processes.serve import roles
 from service.processes.state import Place
+from service.settings import MINI, IndexSettings, Settings
 
 HEAVY = ("torch", "transformers", "faiss", "fastapi", "pydantic", "redis", "numpy", "pyarrow")
 
@@ -276,8 +277,6 @@ def test_load_shows_the_key_of_the_environment_and_says_so_in_one_line_when_it_c
 
 
 def test_serve_gives_every_role_its_own_sockets_and_numbers(tmp_path):
-    from service.settings import IndexSettings, Settings
-
     settings = Settings(index=IndexSettings(addresses=("a:1", "a:2")), state_dir=tmp_path)
     found = {role.name: role for role in roles(settings, Place(tmp_path, Path("/run/r"), 8000, 9000))}
 
@@ -289,6 +288,16 @@ def test_serve_gives_every_role_its_own_sockets_and_numbers(tmp_path):
     ]
     assert found["worker-0"].environment["NOTELLM_REDIS_URL"] == "unix:///run/r/redis.sock"
     assert [role.rank for role in found.values()] == [0, 1, 1, 2, 3]
+
+
+def test_serve_runs_one_worker_more_of_a_candidate_and_then_none_takes_over(tmp_path):
+    settings = Settings(state_dir=tmp_path, candidate=tmp_path / "candidate")
+    found = {role.name: role.environment for role in roles(settings, Place(tmp_path, Path("/run/r"), 8000, 9000))}
+
+    checkpoints = [found[name]["NOTELLM_CHECKPOINT"] for name in ("worker-0", "worker-1", "gateway")]
+    assert checkpoints == [str(MINI), str(tmp_path / "candidate"), str(MINI)]
+    assert json.loads(found["gateway"]["NOTELLM_WORKER__ADDRESSES"]) == ["/run/r/worker-0.sock", "/run/r/worker-1.sock"]
+    assert found["worker-0"]["NOTELLM_WORKER__TAKES_OVER"] == "0"
 
 
 def test_the_split_and_the_samples_default_to_what_the_model_says():
