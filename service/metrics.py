@@ -126,6 +126,14 @@ GPU_MEMORY_BYTES = Gauge("notellm_gpu_memory_bytes", "GPU memory that the worker
 
 INDEX_NOTES = Gauge("notellm_index_notes", "Notes that a shard can find.", ["shard", "fingerprint"])
 INDEX_GENERATION = Gauge("notellm_index_generation", "How often a shard's base was rebuilt.", ["shard", "fingerprint"])
+WEBHOOK_NOTICES = Counter(
+    "notellm_webhook_notices_total",
+    "Notices that the webhook is done with: told, refused by it with 4xx, or dropped after an hour of failures.",
+    ["outcome"],  # told | refused | dropped
+)
+WEBHOOK_REQUESTS_FAILED = Counter(
+    "notellm_webhook_requests_failed_total", "Requests to the webhook that failed, and are tried again."
+)
 INDEX_CHANGES = Counter(
     "notellm_index_changes_total",
     "Changes read from the stream.",

@@ -259,6 +259,15 @@ class Settings(BaseSettings):
     audit_file: Path | None = Field(
         default=None, description="Where the gateway's audit log goes; without it, to where the other logs go."
     )
+    webhook_url: SecretStr | None = Field(
+        default=None, description="http:// or https:// URL that hears which notes can be found and which failed."
+    )
+    webhook_secret: SecretStr | None = Field(
+        default=None, description="What signs the requests to the webhook, so that it knows whom they are from."
+    )
+    webhook_secret_file: Path | None = Field(
+        default=None, description="File that holds this secret instead, such as a secret of a container."
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(default="INFO", description="Least level logged.")
     max_queue: PositiveInt = Field(default=1_000_000, description="Notes waiting at most; more are refused with 503.")
     http: HttpSettings = HttpSettings()
@@ -273,16 +282,25 @@ class Settings(BaseSettings):
     def _load_files(cls, values: dict[str, Any]) -> dict[str, Any]:
         return values | {
             name: _content(f"NOTELLM_{name}".upper(), path, given=bool(values.get(name)))
-            for name in ("redis_url", "rpc_secret")
+            for name in ("redis_url", "rpc_secret", "webhook_secret")
             if (path := values.get(f"{name}_file"))
         }
 
     @model_validator(mode="after")
     def _refuse_short_secret(self) -> Self:
-        if self.rpc_secret is not None and len(self.rpc_secret.get_secret_value()) < _SHORTEST_SECRET:
-            raise ValueError(
-                f"NOTELLM_RPC_SECRET has fewer than {_SHORTEST_SECRET} characters; make one: openssl rand -hex 32"
-            )
+        for name, secret in (("RPC", self.rpc_secret), ("WEBHOOK", self.webhook_secret)):
+            if secret is not None and len(secret.get_secret_value()) < _SHORTEST_SECRET:
+                short = f"NOTELLM_{name}_SECRET has fewer than {_SHORTEST_SECRET} characters"
+                raise ValueError(f"{short}; make one: openssl rand -hex 32")
+        return self
+
+    @model_validator(mode="after")
+    def _refuse_unsigned_webhook(self) -> Self:
+        if self.webhook_url is not None:
+            if not re.match(r"https?://[^/\s]", self.webhook_url.get_secret_value()):
+                raise ValueError("NOTELLM_WEBHOOK_URL is no http:// or https:// URL")
+            if self.webhook_secret is None:
+                raise ValueError("NOTELLM_WEBHOOK_URL needs NOTELLM_WEBHOOK_SECRET; make one: openssl rand -hex 32")
         return self
 
     @model_validator(mode="after")

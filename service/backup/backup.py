@@ -48,6 +48,8 @@ key                                 fate     why
 ``notellm:v1:newnotes``             rebuilt  with them
 ``notellm:v1:tagrules``             kept     or what was blocked would be suggested again
 ``notellm:v1:experiments``          kept     or readers would leave their arms, and reports lose theirs
+``notellm:v1:webhook``              dropped  streams begin anew, and the webhook hears what comes then
+``notellm:v1:webhookholder``        dropped  with it
 ``notellm:v1:counts``               rebuilt  counted from the notes
 ``notellm:v1:completed``            dropped  so that the next gateway looks what else is missing
 ``notellm:v1:writes``               rebuilt  a new stream, so that every cache starts empty

@@ -38,6 +38,8 @@ key                                 holds
 ``notellm:v1:newnotes``             sorted set: id -> day of the notes that ``newtags`` counts
 ``notellm:v1:tagrules``             hash: key of a hashtag -> its rule, see `hashtags.rules`; "" -> number of changes
 ``notellm:v1:experiments``          hash: name -> JSON, an `Experiment`; "" -> number of changes
+``notellm:v1:webhook``              hash: how far the webhook was told, see `webhook.notices`
+``notellm:v1:webhookholder``        the gateway that tells it; expires
 ``notellm:v1:completed``            set: what was filled in for notes and events of older releases
 ``notellm:v1:counts``               hash: live, deleted
 ``notellm:v1:cursors``              hash: ``<indexer>/<model>`` -> cursor of the oldest snapshot that the indexer
@@ -80,6 +82,8 @@ NEW_TAGS = "notellm:v1:newtags:"
 NEW_NOTES = "notellm:v1:newnotes"
 RULES = "notellm:v1:tagrules"
 EXPERIMENTS = "notellm:v1:experiments"
+WEBHOOK = "notellm:v1:webhook"
+WEBHOOK_HOLDER = "notellm:v1:webhookholder"
 COMPLETED = "notellm:v1:completed"
 COUNTS = "notellm:v1:counts"
 CURSORS = "notellm:v1:cursors"

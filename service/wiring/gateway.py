@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import gc
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from model.network.checkpoint import CheckpointError
@@ -21,6 +21,7 @@ from service.wiring.process import FOLLOW_EVERY_S, manifest_of, observed, setup_
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
+    from indexer.serving.client import ShardedSearcher
     from indexer.types import Searcher
     from service.keys import Keyring
     from service.recommend.workers import Drafter
@@ -32,6 +33,7 @@ _INDEX_IDS_EVERY_S = 5.0
 _KEYS_EVERY_S = 0.5
 _ANSWERS_EVERY_S = 5.0
 _REPORT_EVERY_S = 1.0
+_WEBHOOK_S = 10.0
 _YOUNG_OBJECTS = 10_000
 
 
@@ -148,11 +150,30 @@ async def _serve(settings: Settings) -> None:
                 every(EVERY_REACH_S, watch),
                 every(_REPORT_EVERY_S, admission.report),
                 every(_REPORT_EVERY_S, app.state.refusals.report),
+                _webhook(settings, redis, searcher),
             ):
                 await server.serve(sockets=[listener])
             await buffer.flush()
             await searcher.close()
             await workers.close()
+
+
+@contextlib.asynccontextmanager
+async def _webhook(settings: Settings, redis: "Redis", searcher: "ShardedSearcher") -> AsyncIterator[None]:
+    """Tells the webhook during the block, if there is one."""
+    if settings.webhook_url is None or settings.webhook_secret is None:
+        yield
+        return
+    import httpx
+
+    from service.store.webhook.notices import RedisNotices
+    from service.webhook import EVERY_S, Webhook
+
+    url, secret = settings.webhook_url.get_secret_value(), settings.webhook_secret.get_secret_value()
+    async with httpx.AsyncClient(timeout=_WEBHOOK_S) as client:
+        webhook = Webhook(url, secret, RedisNotices(redis), searcher.of, len(settings.index.addresses), client)
+        async with every(EVERY_S, webhook):
+            yield
 
 
 def _follow(keys: "Keyring | None") -> Callable[[], Awaitable[None]]:

@@ -52,6 +52,7 @@ from service.store.jobs import JobQueue
 from service.store.notes import RedisStore
 from service.store.records import Event, StoredNote, StoredPrediction, digest_of
 from service.store.schema import RESTORING
+from service.store.webhook.notices import RedisNotices
 
 MODELS = ("00000000000000aa", "00000000000000bb")
 TABLE_ROW = re.compile(r"^``(notellm:v1:[a-z]+:?)[^`]*`` +(\w+)", re.MULTILINE)
@@ -171,6 +172,9 @@ async def use(redis: Redis, notes: int = 60) -> RedisStore:
         await RedisHashtags(redis).put_rule(rule)
     arms = Arm("A", MODELS[0], {}), Arm("B", MODELS[1], {"diversity": 0.2, "duplicates": "keep"})
     assert await Experiments(redis).start("spread", arms, 0.3) == "done"
+    notices = RedisNotices(redis)
+    assert await notices.hold()
+    await notices.tell((await notices.read()).told)
     await Completion(redis)()
     stream = RedisChangeStream(open_sync_redis(_url(redis)), MODELS[0], "shard-0")
     stream.refuse(replace(stream.read("0-0", 10_000, 0)[-1], id="n30", version=1), "no unit vector")

@@ -1,0 +1,1 @@
+"""What a webhook is told, out of Redis."""

@@ -1,0 +1,278 @@
+"""The webhook: a real store, a real HTTP server that may be slow, broken or dead."""
+
+import base64
+import hmac
+import json
+from collections.abc import AsyncIterator, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
+from threading import Thread
+from typing import Any
+
+import httpx
+import pytest
+from redis.asyncio import Redis
+
+from indexer.serving.memory import MemorySearcher
+from model.inference.hashing import DIM, text_vector
+from model.note import Note
+from service import metrics
+from service.store.jobs import JobQueue
+from service.store.notes import RedisStore
+from service.store.records import StoredNote, StoredPrediction
+from service.store.schema import ACTIVE, DEAD, EMBEDDINGS, WEBHOOK_HOLDER
+from service.store.webhook.notices import LIMIT, RedisNotices
+from service.webhook import FIRST_WAIT_S, GIVE_UP_S, LONGEST_WAIT_S, Webhook
+
+MODEL, OTHER, SECRET = "m", "m2", "s" * 32
+
+
+class Receiver:
+    """A server that keeps what it hears, and answers as ``status`` says; 0 breaks the connection."""
+
+    def __init__(self) -> None:
+        self.status = 204
+        self.heard: list[tuple[dict[str, str], bytes]] = []
+        receiver = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["content-length"]))
+                receiver.heard.append(({name.lower(): value for name, value in self.headers.items()}, body))
+                if receiver.status:
+                    self.send_response(receiver.status)
+                    self.send_header("location", "/elsewhere")
+                    self.end_headers()
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}/hook"
+        Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
+
+    def events(self) -> list[dict[str, Any]]:
+        return [event for _, body in self.heard for event in json.loads(body)["events"]]
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    receiver = Receiver()
+    yield receiver
+    receiver.close()
+
+
+class Community:
+    """A store, what its shards hold, and gateways that tell the receiver; their clock is ``now``."""
+
+    def __init__(self, redis: Redis, client: httpx.AsyncClient, url: str) -> None:
+        self.redis = redis
+        self.now = 1000.0
+        self.shards = MemorySearcher(2, MODEL)
+        self._client = client
+        self._url = url
+        self.gateway = self.another_gateway()
+
+    def another_gateway(self) -> Webhook:
+        notices = RedisNotices(self.redis)
+        return Webhook(self._url, SECRET, notices, lambda _: self.shards, 2, self._client, lambda: self.now)
+
+    async def write(self, *ids: str, indexed: bool = True) -> None:
+        await RedisStore(self.redis, 10_000).put([StoredNote(Note(note_id, "A title"), 0) for note_id in ids])
+        queue = JobQueue(self.redis, "w", MODEL, DIM)
+        await queue.open()
+        claimed = await queue.claim(len(ids), 0.01)
+        said = [
+            (one, StoredPrediction(one.job.version, MODEL, text_vector(one.job.note_id), (), None)) for one in claimed
+        ]
+        await queue.publish(said)
+        if indexed:
+            self.index(*((one.job.note_id, one.job.version) for one in claimed))
+
+    def index(self, *notes: tuple[str, int]) -> None:
+        for note_id, version in notes:
+            self.shards.put(note_id, version, text_vector(note_id))
+
+    async def fail(self, note_id: str) -> None:
+        fields = {"id": note_id, "version": 3, "fingerprint": MODEL, "reason": "the text is empty"}
+        await self.redis.xadd(DEAD, fields)
+
+
+@pytest.fixture
+async def community(redis: Redis, receiver: Receiver) -> AsyncIterator[Community]:
+    await redis.set(ACTIVE, MODEL)
+    async with httpx.AsyncClient(timeout=0.5) as client:
+        community = Community(redis, client, receiver.url)
+        await community.gateway()  # from now on
+        yield community
+
+
+async def test_another_model_is_told_after_what_the_one_before_did(community, receiver):
+    await community.write("n1")
+    await community.write("n2", indexed=False)
+    await community.redis.set(ACTIVE, OTHER)
+    await community.gateway()
+    assert [event["type"] for event in receiver.events()] == ["note.searchable"]
+    community.index(("n2", 1))
+    await community.gateway()
+    await community.redis.set(ACTIVE, MODEL)
+    await community.gateway()
+
+    events = receiver.events()
+    assert [event.get("note_id") for event in events] == ["n1", "n2", None, None]
+    assert [(event["model"], event["before"]) for event in events[2:]] == [(OTHER, MODEL), (MODEL, OTHER)]
+    assert len({event["id"] for event in events}) == 4
+
+
+async def test_one_request_has_all_and_is_signed(community, receiver):
+    await community.write("n1")
+    await community.write("ñ/2")
+    await community.fail("n3")
+    await community.gateway()
+    await community.gateway()  # nothing twice
+
+    [(headers, body)] = receiver.heard
+    events = json.loads(body)["events"]
+    assert [(event["type"], event["note_id"], event["version"], event["model"]) for event in events] == [
+        ("note.searchable", "n1", 1, MODEL),
+        ("note.searchable", "ñ/2", 1, MODEL),
+        ("note.failed", "n3", 3, MODEL),
+    ]
+    assert events[2]["reason"] == "the text is empty"
+    assert len({event["id"] for event in events}) == 3
+    assert events[0]["time"].endswith("Z")
+    signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
+    expected = base64.b64encode(hmac.digest(SECRET.encode(), signed, "sha256")).decode()
+    assert headers["webhook-signature"] == f"v1,{expected}"
+
+
+async def test_a_new_webhook_hears_nothing_of_the_past(redis, receiver):
+    await redis.set(ACTIVE, MODEL)
+    async with httpx.AsyncClient() as client:
+        community = Community(redis, client, receiver.url)
+        await community.write("old")
+        await community.gateway()
+        await community.write("new")
+        await community.gateway()
+
+    assert [event["note_id"] for event in receiver.events()] == ["new"]
+
+
+async def test_a_note_is_told_when_its_shard_has_it_and_those_after_it_in_order(community, receiver):
+    await community.write("n1")
+    await community.write("n2", indexed=False)
+    await community.write("n3")
+    await community.gateway()
+    assert [event["note_id"] for event in receiver.events()] == ["n1"]
+    await community.gateway()
+    community.index(("n2", 1))
+    await community.gateway()
+
+    assert [event["note_id"] for event in receiver.events()] == ["n1", "n2", "n3"]
+
+
+async def test_a_note_that_no_index_will_have_holds_nobody_up_for_ever(community, receiver, monkeypatch):
+    await community.write("deleted", indexed=False)
+    await community.write("n2")
+    await community.gateway()
+    assert receiver.heard == []
+    monkeypatch.setattr("service.webhook._PATIENCE_S", 0.0)
+    await community.gateway()
+
+    assert [event["note_id"] for event in receiver.events()] == ["n2"]
+
+
+async def test_while_a_shard_is_away_its_notes_wait(community, receiver, monkeypatch):
+    monkeypatch.setattr("service.webhook._PATIENCE_S", 0.0)
+    await community.write("n1", indexed=False)
+    community.shards.down = {0, 1}
+    await community.gateway()
+    community.shards.down = set()
+    community.index(("n1", 1))
+    await community.gateway()
+
+    assert [event["note_id"] for event in receiver.events()] == ["n1"]
+
+
+@pytest.mark.parametrize("status", [0, 500, 503, 429, 408])
+async def test_a_failed_request_is_tried_again_later_and_says_the_same(community, receiver, status):
+    receiver.status = status
+    await community.write("n1")
+    for _ in range(3):
+        await community.gateway()
+    assert len(receiver.heard) == 1
+    receiver.status = 204
+    community.now += FIRST_WAIT_S
+    await community.gateway()
+    await community.gateway()
+
+    [first, second] = receiver.heard
+    assert first[1] == second[1]
+    assert first[0]["webhook-id"] == second[0]["webhook-id"]
+
+
+async def test_waits_grow_and_after_an_hour_it_goes_on_with_what_is_next(community, receiver):
+    receiver.status = 500
+    dropped = metrics.WEBHOOK_NOTICES.labels("dropped")._value.get()
+    await community.write("n1")
+    start, asked = community.now, []
+    while community.now - start < GIVE_UP_S + LONGEST_WAIT_S:
+        before = len(receiver.heard)
+        await community.gateway()
+        asked += [community.now - start] * (len(receiver.heard) - before)
+        community.now += 1
+    await community.write("n2")
+    receiver.status = 204
+    await community.gateway()
+
+    waits = [int(later - earlier) for earlier, later in pairwise(asked)]
+    assert waits[:10] == [1, 2, 4, 8, 16, 32, 64, 128, 256, 300]
+    assert metrics.WEBHOOK_NOTICES.labels("dropped")._value.get() == dropped + 1
+    assert [event["note_id"] for event in receiver.events()][-1] == "n2"
+    assert [event["note_id"] for event in receiver.events()].count("n2") == 1
+
+
+@pytest.mark.parametrize("status", [400, 401, 410, 302])
+async def test_what_the_receiver_refuses_is_not_asked_twice_and_no_redirect_is_followed(community, receiver, status):
+    receiver.status = status
+    await community.write("n1")
+    await community.gateway()
+    await community.gateway()
+
+    assert len(receiver.heard) == 1
+
+
+async def test_only_one_of_all_gateways_tells_and_another_goes_on_when_it_is_gone(community, receiver):
+    second = community.another_gateway()
+    await community.write("n1")
+    await second()
+    assert receiver.heard == []
+    await community.redis.delete(WEBHOOK_HOLDER)  # the first is gone for ten seconds
+    await second()
+    await community.gateway()
+
+    assert [event["note_id"] for event in receiver.events()] == ["n1"]
+
+
+async def test_thousands_are_told_in_requests_of_a_bounded_size(community, receiver):
+    ids = [f"n{number}" for number in range(2 * LIMIT + 50)]
+    await community.write(*ids)
+    await community.gateway()
+
+    assert sorted(event["note_id"] for event in receiver.events()) == sorted(ids)
+    assert [len(json.loads(body)["events"]) for _, body in receiver.heard] == [LIMIT, LIMIT, 50]
+
+
+async def test_changes_of_other_models_fields_and_deletes_are_not_told(community, receiver):
+    await community.write("n1")
+    store = RedisStore(community.redis, 10_000)
+    await store.delete("n1")
+    await community.redis.xadd(EMBEDDINGS, {"id": "n1", "version": 9, "fingerprint": OTHER, "vector": b"\0" * 4 * DIM})
+    await community.redis.xadd(EMBEDDINGS, {"id": "n1", "version": 9, "fingerprint": MODEL, "vector": b"short"})
+    await community.gateway()
+
+    assert [(event["type"], event["version"]) for event in receiver.events()] == [("note.searchable", 1)]
