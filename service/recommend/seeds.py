@@ -59,6 +59,15 @@ class Seeds:
                 raise type(error)(f"{place}: {error}") if place and isinstance(error, NoteLLMError) else error
         return [seed for seed in found if isinstance(seed, Seed)]
 
+    async def prefetch(self, note_ids: Sequence[str], timeout_s: float) -> None:
+        """Look all of these up at once, so that `of` finds them in the caches. Raises StoreUnavailable."""
+        await self._cache.get(note_ids)
+        # In this order: a vector of a newer version than is noted shows as out of date, and is looked up again.
+        versions = await self._searcher.versions(note_ids, timeout_s=timeout_s)
+        vectors = await self._searcher.vectors(note_ids, timeout_s=timeout_s)
+        for note_id in versions.keys() & vectors.keys():
+            self._vectors.put(note_id, IndexedVector(versions[note_id], vectors[note_id]))
+
     async def lookup(self, note_id: str, timeout_s: float) -> IndexedVector | ShardUnavailable | None:
         """The note's vector from its own shard; the error as a value."""
         try:

@@ -1,16 +1,21 @@
 """Shards and replicas as real processes, following one Redis: they agree, replace each other and come back."""
 
 import asyncio
+import os
+from asyncio.subprocess import PIPE, STDOUT
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from redis.asyncio import Redis
 from support.index import neighbors
 from support.indexers import Indexers
 from support.redis import RedisServer
+from support.service import NOTELLM
 
 from indexer.index import VectorIndex
 from indexer.serving.client import ShardedSearcher
@@ -56,6 +61,18 @@ async def until_indexed(searcher: ShardedSearcher, notes: int) -> SearchResult:
             await asyncio.sleep(0.05)
 
 
+async def exported(cluster: Indexers) -> list[dict[str, Any]]:
+    """The lists of seven notes, by the command."""
+    out = cluster.folder / "lists.parquet"
+    words = ["export", "related", "--k", "7", "--out", str(out)]
+    command = await asyncio.create_subprocess_exec(
+        *NOTELLM, *words, env={**os.environ, **cluster.environment}, stdout=PIPE, stderr=STDOUT
+    )
+    said, _ = await command.communicate()
+    assert said.decode() == f"lists of {NOTES} notes by model {MODEL} in {out}\n"
+    return pq.read_table(out).to_pylist()
+
+
 async def test_replicas_agree_stand_in_for_each_other_and_come_back(cluster, redis):
     store, queue = RedisStore(redis, 10_000), JobQueue(redis, "w0", MODEL, VECTORS.shape[1])
     await queue.open()
@@ -96,6 +113,13 @@ async def test_replicas_agree_stand_in_for_each_other_and_come_back(cluster, red
             assert [neighbor.id for neighbor in result.neighbors] == [neighbor.id for neighbor in expected] == order
             assert np.allclose([near.score for near in result.neighbors], [near.score for near in expected], atol=1e-6)
         assert await related() == (order[1:11], {"ok": SHARDS, "total": SHARDS})
+        rows = await exported(cluster)
+        assert len(rows) == NOTES
+        for row in rows[:20]:
+            answer = await gateway.get(f"/notes/{row['note_id']}/related", params={"k": 7})
+            assert row["related_ids"] == [note["note_id"] for note in answer.json()["items"]]
+            scores = [note["score"] for note in answer.json()["items"]]
+            assert np.allclose(row["scores"], scores, atol=1e-6)
 
         cluster.end(LOST, 0)
         assert (await until_indexed(everybody, NOTES)).shards_ok == SHARDS

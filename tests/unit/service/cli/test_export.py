@@ -53,6 +53,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ),
         (["{folder}/good", "--format", "onnx", "--out", "{folder}/out"], "'onnx' is not"),
         (["{folder}/good", "--out", "{folder}/out"], "Missing option '--format'"),
+        (["--out", "{folder}/out", "--format", "vllm", "{folder}/nowhere"], "no checkpoint in"),
+        (["related"], "Missing option '--out'"),
+        (["related", "--out", "{folder}/lists.parquet", "--k", "101"], "101 is not in the range 1<=x<=100"),
+        (["related", "--out", "{folder}/lists.parquet"], "NOTELLM_REDIS_URL is not set, and no `notellm serve` runs"),
     ],
 )
 def test_a_mistake_is_one_line(folder: Path, args: list[str], said: str):
@@ -65,7 +69,7 @@ def test_a_mistake_is_one_line(folder: Path, args: list[str], said: str):
 
 
 def test_help_teaches_with_examples_and_names_every_format():
-    answer = CliRunner().invoke(export, ["--help"])
+    answer = CliRunner().invoke(export, ["checkpoint", "--help"])
 
     assert "Example:" in answer.output
     assert all(f"  {name}  " in answer.output for name in FORMATS)

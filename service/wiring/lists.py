@@ -1,0 +1,40 @@
+"""`notellm export related`, beside a service: from its notes, and from the index of the model that answers."""
+
+import asyncio
+from pathlib import Path
+
+from service.backup.lists import Lists, RelatedLists
+from service.settings import Settings, SetupError
+from service.store.connection import open_redis
+from service.store.notes import RedisStore
+from service.wiring.process import share_secret
+
+
+def write_lists(settings: Settings, path: Path, k: int) -> Lists:
+    """See `RelatedLists.write`. Of the service that is set, or that `notellm serve` runs in the state folder."""
+    import uvloop
+
+    share_secret(settings)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_write(settings, path, k))
+
+
+async def _write(settings: Settings, path: Path, k: int) -> Lists:
+    from indexer.serving.client import ShardedSearcher
+    from service.processes.state import reach
+    from service.store.registry import Registry
+
+    url, shards = reach(settings)
+    redis = open_redis(url)
+    try:
+        fingerprint = await Registry(redis).active()
+        if fingerprint is None:
+            raise SetupError("no model answers yet: start a worker first")
+        store, searcher = RedisStore(redis, settings.max_queue), ShardedSearcher(shards, fingerprint)
+        try:
+            await store.index_ids()
+            return await RelatedLists(store, searcher, fingerprint, settings.http.cached_notes).write(path, k)
+        finally:
+            await searcher.close()
+    finally:
+        await redis.aclose()
