@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from indexer.serving.memory import MemorySearcher
+from indexer.types import IndexedVector
 from model.note import Note
 from service.backup import lists
 from service.backup.lists import Lists, ListsError, RelatedLists
@@ -29,6 +30,7 @@ async def community() -> tuple[MemoryStore, MemorySearcher]:
         text = IDS[0] if note_id == COPY else note_id
         await store.put([StoredNote(Note(note_id, f"title of {text}", text), 0, hidden=note_id == HIDDEN)])
         if note_id != WAITS:
+            store.predict(note_id, IndexedVector(1, vector))
             searcher.put(note_id, 1, vector, hidden=note_id == HIDDEN)
     await store.delete(DELETED)
     return store, searcher
@@ -58,8 +60,16 @@ def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lists, "PAGE", 6)
 
 
-async def test_every_note_that_can_be_found_has_the_list_of_the_service(tmp_path: Path):
-    made = await related(*await community()).write(tmp_path / "lists.parquet", K)
+async def test_every_note_that_can_be_found_has_the_list_of_the_service(tmp_path: Path, monkeypatch):
+    store, searcher = await community()
+    alone, lookup = [], searcher.lookup
+
+    async def looked_up(note_id: str, **options: float) -> IndexedVector | None:
+        alone.append(note_id)
+        return await lookup(note_id, **options)
+
+    monkeypatch.setattr(searcher, "lookup", looked_up)
+    made = await related(store, searcher).write(tmp_path / "lists.parquet", K)
 
     rows = pq.read_table(tmp_path / "lists.parquet").to_pylist()
     wanted = expected()
@@ -69,6 +79,7 @@ async def test_every_note_that_can_be_found_has_the_list_of_the_service(tmp_path
         assert np.allclose(row["scores"], [score for _, score in wanted[row["note_id"]]], atol=1e-5)
     assert made == Lists(MODEL, K, notes=17, pending=1) == Lists.of(tmp_path / "lists.parquet")
     assert [path.name for path in tmp_path.iterdir()] == ["lists.parquet"]
+    assert alone == [WAITS]  # the others came together
 
 
 async def test_a_run_that_ended_early_is_continued_and_a_file_appears_when_it_is_whole(tmp_path: Path, monkeypatch):
@@ -99,9 +110,8 @@ async def test_a_run_that_ended_early_is_continued_and_a_file_appears_when_it_is
 
 async def test_lists_without_a_shard_are_not_written(tmp_path: Path):
     store, searcher = await community()
-    for silent in ({0}, {0, 1}):
-        searcher.down = silent
-        with pytest.raises(ListsError, match="the same command goes on"):
+    for searcher.down, said in (({0}, "only 1 of 2 shards"), ({0, 1}, "no shard of the index answers")):
+        with pytest.raises(ListsError, match=f"{said}.*: the same command goes on"):
             await related(store, searcher).write(tmp_path / "lists.parquet", K)
         assert not (tmp_path / "lists.parquet").exists()
 
