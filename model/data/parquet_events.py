@@ -1,6 +1,6 @@
-"""Events in Parquet files which DuckDB reads itself: a log may be larger than memory."""
+"""Events in Parquet files which an engine reads itself: a log may be larger than memory."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,37 +11,45 @@ from model.data.events import CLICKS, EVENT_COLUMNS, NOT_MET, EventTable, event_
 from model.data.files import labels
 from model.data.rows import open_parquet, present_columns
 
-_CLICKS = ", ".join(f"'{kind}'" for kind, clicked in CLICKS.items() if clicked)
-_MET = "event NOT IN ({})".format(", ".join(f"'{kind}'" for kind in NOT_MET))
-_CHECK = """
-SELECT count(*) FILTER (NOT list_contains($not_met, event)),
-       count(*) FILTER (ts IS NULL AND NOT list_contains($not_met, event)), count(*) FILTER (
-    user_id IS NULL OR user_id = '' OR note_id IS NULL OR note_id = '' OR event IS NULL
-    OR NOT list_contains($kinds, event)
-) FROM read_parquet($files)
-"""
+
+def _literals(kinds: Iterable[str]) -> str:
+    return ", ".join(f"'{kind}'" for kind in kinds)
+
+
+# Of the files as they are, in SQL that DuckDB and Spark share: the events that count, those of them without a time,
+# and the rows with a mistake.
+CHECK = f"""
+SELECT count(*) FILTER (WHERE event NOT IN ({_literals(NOT_MET)})) AS events,
+       count(*) FILTER (WHERE ts IS NULL AND event NOT IN ({_literals(NOT_MET)})) AS untimed,
+       count(*) FILTER (WHERE user_id IS NULL OR user_id = '' OR note_id IS NULL OR note_id = '' OR event IS NULL
+                              OR event NOT IN ({_literals([*CLICKS, *NOT_MET])})) AS wrong
+FROM files
+"""  # noqa: S608  (words of ours)
+# The events that count; ``ts`` is 0 where there is none.
+MET = f"""
+SELECT user_id, note_id, coalesce(CAST(ts AS BIGINT), 0) AS ts,
+       event IN ({_literals(kind for kind, clicked in CLICKS.items() if clicked)}) AS clicked
+FROM files WHERE event NOT IN ({_literals(NOT_MET)})
+"""  # noqa: S608
 
 
 @dataclass(frozen=True, slots=True)
 class ParquetEvents:
-    """A log of ``count`` events in files; see `EventTable`. ``untimed`` events have no ``ts``."""
+    """A log of ``count`` events in files; see `EventTable`. ``untimed`` events have no ``ts``.
 
-    files: Sequence[Path]
+    A file is a path of this machine, or a URL that Spark reads.
+    """
+
+    files: Sequence[str]
     count: int
     untimed: int
 
     def __len__(self) -> int:
         return self.count
 
-    def add_to(self, connection: duckdb.DuckDBPyConnection) -> None:
-        """Add them as the view ``stored``: user_id, note_id, ts and clicked; ``ts`` is 0 where there is none."""
-        connection.read_parquet([str(file) for file in self.files]).filter(_MET).project(
-            f"user_id, note_id, coalesce(ts, 0)::BIGINT AS ts, event IN ({_CLICKS}) AS clicked"
-        ).create_view("stored")
-
 
 def open_events(path: Path) -> EventTable | ParquetEvents:
-    """Events of a file or folder, see `load_events`: in memory, or left on disk where DuckDB can read them as they are.
+    """Events of a file or folder, see `load_events`: in memory, or on disk where engines read them as they are.
 
     Raises:
         DataError: if the files cannot be read as events.
@@ -57,14 +65,14 @@ def _checked(files: Sequence[Path]) -> ParquetEvents | None:
     """The events of files, if they are of the types that need no conversion, and without a mistake."""
     if not all(_is_plain(file, label) for file, label in zip(files, labels(files), strict=True)):
         return None
-    names = [str(file) for file in files]
+    names = [str(file.resolve()) for file in files]
     try:
         with duckdb.connect() as connection:
-            parameters = {"files": names, "kinds": [*CLICKS, *NOT_MET], "not_met": [*NOT_MET]}
-            [(count, untimed, wrong)] = connection.execute(_CHECK, parameters).fetchall()
+            connection.read_parquet(names).create_view("files")
+            [(count, untimed, wrong)] = connection.execute(CHECK).fetchall()
     except duckdb.Error:
         return None
-    return ParquetEvents(files, count, untimed) if count and not wrong else None
+    return ParquetEvents(names, count, untimed) if count and not wrong else None
 
 
 def _is_plain(file: Path, label: str) -> bool:

@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from model.data.cooccurrence import PairRules, Resources, related_pairs
+from model.data.cooccurrence import ONE_MACHINE, PairRules, related_pairs
+from model.data.engines.query import Engine
 from model.data.events import EventTable
 from model.data.notes import is_blank
 from model.data.pairs import Pairs
@@ -55,7 +56,7 @@ def temporal_pairs(
     events: EventTable,
     periods: Periods,
     rules: PairRules,
-    resources: Resources,
+    engine: Engine = ONE_MACHINE,
 ) -> tuple[Pairs, Pairs]:
     """Training pairs of the first period, and gold pairs of the second: events and notes of one are not the other's.
 
@@ -65,8 +66,8 @@ def temporal_pairs(
     whole = frozenset(note.id for note in notes if not is_blank(note))
     first, second = replace(rules, until=periods.start), replace(rules, since=periods.start)
     return (
-        related_pairs(events, first, within=whole & periods.before, resources=resources),
-        related_pairs(events, second, within=whole & periods.after, resources=resources),
+        related_pairs(events, first, within=whole & periods.before, engine=engine),
+        related_pairs(events, second, within=whole & periods.after, engine=engine),
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from model.data.cooccurrence import HOLDOUT, SEED, PairRules, Resources, related_pairs, split_notes, training_pairs
+from model.data.cooccurrence import HOLDOUT, SEED, PairRules, related_pairs, split_notes, training_pairs
 from model.data.events import EventTable, load_events
 from model.data.files import DataError
 from model.data.notes import is_blank, load_notes
@@ -177,7 +177,7 @@ def _by_time(data: Data, notes: list[Note], split: SplitRules) -> Sides:
     periods = split_periods(data.events, start=split.start, share=split.share)
     before = [note for note in notes if note.id in periods.before]
     after = [note for note in notes if note.id in periods.after]
-    return periods.start, before, after, *temporal_pairs(notes, data.events, periods, split.rules, Resources())
+    return periods.start, before, after, *temporal_pairs(notes, data.events, periods, split.rules)
 
 
 def _possible(rules: PairRules, events: EventTable) -> PairRules:

@@ -1,5 +1,6 @@
 """The commands that make data to train on: samples, published sets, and pairs of any."""
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,7 +9,7 @@ import click
 from service.cli.common import FILE, FOLDER, TIME, Command, echo, holdout_options, mistakes, was_given
 
 if TYPE_CHECKING:
-    from model.data.cooccurrence import PairRules, Resources
+    from model.data.engines.query import Engine, PairRules
     from model.data.pairs import Pairs
 
 FORMATS = ("amazon-reviews", "mind", "qilin")
@@ -117,9 +118,19 @@ def rules_options(command: Command) -> Command:
     "--test-share", type=float, help="The same, from the ts on from which this share of the notes is first seen."
 )
 @click.option("--test", type=FOLDER, help="With either: folder for the test notes and their pairs (pool and gold).")
-@click.option("--memory", default="1GB", show_default=True, help="Memory of the join; what does not fit goes to disk.")
-@click.option("--threads", type=click.IntRange(min=1), help="Threads of the join; by default one a core.")
-@click.option("--spill", type=FOLDER, help="Where it goes; by default a temporary folder.")
+@click.option(
+    "--engine",
+    type=click.Choice(["duckdb", "spark"]),
+    default="duckdb",
+    show_default=True,
+    help="What joins: DuckDB on this machine, or Spark on a cluster; the pairs are the same.",
+)
+@click.option("--memory", default="1GB", show_default=True, help="Memory of DuckDB; what does not fit goes to disk.")
+@click.option("--threads", type=click.IntRange(min=1), help="Threads of DuckDB; by default one a core.")
+@click.option("--spill", type=FOLDER, help="Where DuckDB's memory goes; by default a temporary folder.")
+@click.option("--master", help="Spark's cluster, as of spark-submit; by default what that has set, else this machine.")
+@click.option("--conf", multiple=True, metavar="PROPERTY=VALUE", help="A property of Spark; may be repeated.")
+@click.option("--events", "url", help="Events that Spark reads elsewhere, in Parquet files: s3a://bucket/events.")
 def pairs(
     data: Path,
     out: Path,
@@ -129,9 +140,13 @@ def pairs(
     test_from: float | None,
     test_share: float | None,
     test: Path | None,
+    engine: str,
     memory: str,
     threads: int | None,
     spill: Path | None,
+    master: str | None,
+    conf: tuple[str, ...],
+    url: str | None,
     **rules: Any,
 ) -> None:
     """Find related pairs in a click log (co-occurrence, eq. 1 of the paper), for training.
@@ -150,9 +165,14 @@ def pairs(
     Split by time, as the paper does, training sees the events before a moment and the notes first seen before it. The
     folder of --test gets notes.parquet and pairs.parquet of what came after, for `notellm evaluate --pool --gold`.
 
+    With --engine spark, executors read the events: of DATA, which every one of them must then see at the same place, or
+    of --events. The notes are read here, and the pairs come back here.
+
     \b
     Examples:
       notellm pairs ./data --out pairs.parquet
+      notellm pairs ./data --out pairs.parquet --memory 16GB --spill /fast/disk
+      notellm pairs ./data --out pairs.parquet --engine spark --master spark://host:7077 --events s3a://bucket/events
       notellm pairs ./data --out pairs.parquet --test-share 0.2 --test ./test
     """
     by_time = test_from is not None or test_share is not None
@@ -160,21 +180,31 @@ def pairs(
         raise click.UsageError("a split by time takes --test, and one of --test-from and --test-share")
     if by_time and (was_given("holdout") or was_given("split_seed")):
         raise click.UsageError("--holdout and --split-seed are of the split by note; leave them out with --test")
-    with mistakes():
-        from model.data.cooccurrence import PairRules, Resources, training_pairs
+    if by_time and url is not None:
+        raise click.UsageError("a split by time reads the events of DATA: leave out --events")
+    _check_engine(engine)
+    properties = dict(map(_property, conf))
+    with mistakes(), ExitStack() as running:
+        from model.data.cooccurrence import PairRules, training_pairs
         from model.data.notes import load_notes
         from model.data.pairs import write_pairs
         from model.data.parquet_events import open_events
 
         chosen = PairRules(ordered=not rules.pop("unordered"), **rules)
-        resources = Resources(memory, threads, spill)
-        if test is None:
-            events = open_events(data)
-            related = training_pairs(
-                load_notes(data), events, chosen, holdout=holdout, seed=split_seed, resources=resources
-            )
+        if engine == "spark":
+            from model.data.engines.spark_engine import spark_engine
+
+            spark = running.enter_context(spark_engine(master, properties))
+            joins: Engine = spark
         else:
-            related = _by_time(data, chosen, resources, test_from, test_share, test)
+            from model.data.engines.duckdb_engine import DuckDbEngine
+
+            joins = DuckDbEngine(memory, threads, spill)
+        if test is None:
+            events = spark.open(url) if url is not None else open_events(data)
+            related = training_pairs(load_notes(data), events, chosen, holdout=holdout, seed=split_seed, engine=joins)
+        else:
+            related = _by_time(data, chosen, joins, test_from, test_share, test)
         skipped = related.skipped_users
         related = related.supported_by(min_users)
         write_pairs(out, related)
@@ -183,8 +213,27 @@ def pairs(
         echo(f"{skipped} readers clicked more than {rules['max_clicks']} notes and count for nothing", err=True)
 
 
+def _check_engine(engine: str) -> None:
+    """Raises UsageError for an option of the other engine."""
+    if engine == "duckdb":
+        for name, option in (("master", "--master"), ("conf", "--conf"), ("url", "--events")):
+            if was_given(name):
+                raise click.UsageError(f"{option} is of --engine spark")
+    else:
+        for name in ("memory", "threads", "spill"):
+            if was_given(name):
+                raise click.UsageError(f"--{name} is of DuckDB; Spark's is --conf, as in spark.executor.memory=8g")
+
+
+def _property(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise click.UsageError("--conf has no property and value as in spark.executor.memory=8g")
+    return name, value
+
+
 def _by_time(
-    data: Path, rules: "PairRules", resources: "Resources", start: float | None, share: float | None, test: Path
+    data: Path, rules: "PairRules", engine: "Engine", start: float | None, share: float | None, test: Path
 ) -> "Pairs":
     """The training pairs of a split by time; writes pool and gold."""
     from model.data.events import load_events
@@ -194,7 +243,7 @@ def _by_time(
 
     notes, events = load_notes(data), load_events(data)
     periods = split_periods(events, start=start, share=share)
-    related, gold = temporal_pairs(notes, events, periods, rules, resources)
+    related, gold = temporal_pairs(notes, events, periods, rules, engine)
     pool = [note for note in notes if note.id in periods.after and not is_blank(note)]
     test.mkdir(parents=True, exist_ok=True)
     write_notes(test / "notes.parquet", pool)

@@ -44,7 +44,7 @@ def gather(turn: Turn, notes: "Sequence[Note]", events: "EventTable") -> Done:
     Raises:
         ValueError: if the window holds too little, or an event has no time.
     """
-    from model.data.cooccurrence import PairRules, Resources, split_notes
+    from model.data.cooccurrence import PairRules, split_notes
     from model.data.notes import is_blank, write_notes
     from model.data.pairs import write_pairs
     from model.data.periods import split_periods, temporal_pairs
@@ -65,7 +65,7 @@ def gather(turn: Turn, notes: "Sequence[Note]", events: "EventTable") -> Done:
     whole = [note for note in notes if not is_blank(note)]
     older, newest = ([note for note in whole if note.id in part] for part in (periods.before, periods.after))
     learned = [note for note in whole if note.id not in kept_out]
-    pairs, gold = temporal_pairs(learned, events, periods, PairRules(since=since), Resources())
+    pairs, gold = temporal_pairs(learned, events, periods, PairRules(since=since))
     fitting((asked["recall_at"],), len(newest))
     _check_size(pairs, gold)
     staged = turn.folder / ".data"

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from model.data.cooccurrence import PairRules, Resources
+from model.data.cooccurrence import PairRules
 from model.data.events import EventTable
 from model.data.periods import split_periods, temporal_pairs
 from model.note import Note
@@ -40,7 +40,7 @@ def test_a_share_of_the_notes_sets_the_start():
 
 def test_no_event_or_note_of_one_period_is_in_the_pairs_of_the_other():
     notes = [Note(name, name) for name in "abcd"]
-    training, gold = temporal_pairs(notes, LOG, split_periods(LOG, start=10), PairRules(), Resources())
+    training, gold = temporal_pairs(notes, LOG, split_periods(LOG, start=10), PairRules())
     # b came before a's second event; that one is of the later period.
     assert training.ends() == [("a", "b")]
     assert gold.ends() == [("c", "d")]
