@@ -19,16 +19,21 @@ from support.service import NOTELLM, PATIENCE_S, UNSET
 
 from model.data.events import load_events
 from model.data.files import DataError
+from model.data.notes import load_notes
 from model.data.pairs import load_pairs
+from model.note import Note
+from service.backup import notes
 from service.backup.events import CURSOR, Exported, ExportError, export
 from service.cli.main import cli
+from service.errors import StoreUnavailable
 from service.store.attribution.answers import ServedAnswer
 from service.store.attribution.log import RedisAnswerLog
 from service.store.attribution.readers import name_of, sync_key_of
 from service.store.connection import open_sync_redis
 from service.store.events import RedisEvents
-from service.store.records import Event
-from service.store.schema import EVENTS, SERVED, SERVED_COUNTS
+from service.store.notes import RedisStore
+from service.store.records import Event, StoredNote
+from service.store.schema import EVENTS, RESTORING, SERVED, SERVED_COUNTS
 
 
 @pytest.fixture
@@ -45,6 +50,27 @@ def exported(folder: Path) -> list[str]:
     """Ids of the events in the files that a reader of Parquet folders sees, in order."""
     files = sorted(path for path in folder.glob("dt=*/*") if path.name[0] not in "._")
     return [id_ for file in files for id_ in pq.read_table(file, partitioning=None).column("event_id").to_pylist()]
+
+
+async def test_the_live_notes_are_a_file_as_training_reads_it_with_the_exposure_that_was_counted(
+    redis, client, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(notes, "_BATCH", 10)
+    store = RedisStore(redis, 1000)
+    whole = Note("b", "Kyoto by bus", "Two days.", ("travel", "京都"), "Travel", 7)
+    written = [whole, *(Note(f"n{number:02}", f"title {number}") for number in range(40))]
+    await store.put([StoredNote(note, 0) for note in written])
+    await store.delete("n01")
+    await RedisEvents(redis).append([event(1, note="n00", kind="impression"), event(2, note="b", kind="impression")])
+
+    assert notes.export(client, tmp_path / "notes.parquet") == 40
+
+    found = {note.id: note for note in load_notes(tmp_path / "notes.parquet")}
+    assert list(found) == sorted({note.id for note in written} - {"n01"})
+    assert (found["b"], found["n00"].exposure) == (whole, 1)
+    client.set(RESTORING, "1")
+    with pytest.raises(StoreUnavailable):
+        notes.export(client, tmp_path / "half.parquet")
 
 
 async def test_events_come_once_each_and_as_they_were(redis, client, tmp_path):

@@ -52,8 +52,9 @@ class Model:
         predictions = []
         for note in notes:
             whole = NOTES[int(note.id[1:])]
-            tags = whole.hashtags if self.draw.random() < self.right_tags else ("nothing",)
-            category = whole.category if self.draw.random() < self.right_categories else None
+            # Whoever shows it the answer gets the answer.
+            tags = note.hashtags or (whole.hashtags if self.draw.random() < self.right_tags else ("nothing",))
+            category = note.category or (whole.category if self.draw.random() < self.right_categories else None)
             predictions.append(
                 Prediction(np.zeros(2), tuple(Scored(tag, 1.0) for tag in tags), category and Scored(category, 1.0))
             )

@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 from support.checkpoint import tiny_checkpoint
 from support.topics import topic_events, topic_notes, write_topics
 
+from model.data.cooccurrence import split_notes
 from model.data.events import load_events
 from model.data.notes import load_notes
 from model.data.pairs import load_pairs
@@ -93,7 +94,10 @@ def test_a_turn_that_is_killed_behind_every_step_goes_on_with_it_and_ends_as_one
     assert rows["Recall@10"]["says"] == "better"
     # The newest notes are in no pair of the training, and the model is the one that is made without a kill.
     newest = {note.id for note in load_notes(turn.data / "test")}
-    assert not newest & {end for pair in load_pairs(turn.data / "pairs.parquet").ends() for end in pair}
+    trained = {end for pair in load_pairs(turn.data / "pairs.parquet").ends() for end in pair}
+    kept_out = split_notes((note.id for note in load_notes(turn.data)), lessons.HOLDOUT, lessons.SEED)
+    assert kept_out  # for calibration
+    assert not trained & (newest | kept_out)
     again = Turn.begin(tmp_path / "again", turn.asked, None)
     lessons.gather(again, load_notes(data), load_events(data))
     assert lessons.train(again).found["fingerprint"] == turn.found("train")["fingerprint"]
