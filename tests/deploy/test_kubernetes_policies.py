@@ -20,6 +20,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 from pydantic_settings import SettingsError
+from support.chart import VALUES, charted
 from support.kubernetes import K8S, OVERLAYS, POD_INDEX, ROOT, Manifests, Workload, manifests_of, matches, quantity
 from support.working import stored
 
@@ -162,6 +163,10 @@ def ports_exist(manifests: Manifests) -> Iterator[str]:
         for port in one["spec"]["ports"]:
             if any(port["targetPort"] not in workload.ports for workload in behind):
                 yield f"Service {name}: no port {port['targetPort']} behind it"
+    for kind, service, port in _ways_in(manifests):
+        found = [one for one in manifests.of("Service") if one["metadata"]["name"] == service]
+        if not any(port in (each["name"], each["port"]) for one in found for each in one["spec"]["ports"]):
+            yield f"{kind}: no Service {service} with port {port}"
     for one in manifests.of("PodMonitor"):
         for endpoint in one["spec"]["podMetricsEndpoints"]:
             for workload in manifests.selected(one["spec"]["selector"]):
@@ -182,6 +187,17 @@ def ports_exist(manifests: Manifests) -> Iterator[str]:
                 if "podSelector" in peer and "namespaceSelector" not in peer:
                     for workload in manifests.selected(peer["podSelector"]):
                         yield from _not_of(workload, rule)
+
+
+def _ways_in(manifests: Manifests) -> Iterator[tuple[str, str, str | int]]:
+    """Kind, Service and port, a name or a number, of whatever sends requests from outside to a Service."""
+    for one in manifests.of("Ingress"):
+        for path in (path for rule in one["spec"]["rules"] for path in rule["http"]["paths"]):
+            port = path["backend"]["service"]["port"]
+            yield "Ingress", path["backend"]["service"]["name"], port.get("name", port.get("number"))
+    for one in manifests.of("HTTPRoute"):
+        for behind in (behind for rule in one["spec"]["rules"] for behind in rule["backendRefs"]):
+            yield "HTTPRoute", behind["name"], behind["port"]
 
 
 def _not_of(workload: Workload, rule: dict[str, Any]) -> Iterator[str]:
@@ -599,6 +615,13 @@ def test_every_overlay_keeps_every_policy(overlay, policy):
     assert list(policy(manifests_of(overlay))) == []
 
 
+@pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: policy.__name__)
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_chart_keeps_every_policy_with_other_values(overlay, policy):
+    """With the values that it begins with, its objects are the overlay's."""
+    assert list(policy(Manifests(charted(overlay, VALUES)))) == []
+
+
 def at(kind: str, name: str, path: str, value: Any) -> Callable[[Manifests], None]:
     """One field of one object set to a value; None takes it away."""
 
@@ -663,6 +686,7 @@ SPOILT: tuple[tuple[Policy, Callable[[Manifests], None]], ...] = (
     ),
     (secrets_are_made, env("Deployment", "gateway", "NOTELLM_KEYS_FILE", "/etc/notellm/keys/all.json")),
     (ports_exist, at("Service", "gateway", "spec.ports.0.targetPort", "web")),
+    (ports_exist, at("Ingress", "gateway", "spec.rules.0.http.paths.0.backend.service.port.name", "web")),
     (ports_exist, at("PodMonitor", "notellm", "spec.podMetricsEndpoints.0.port", "metrics")),
     (ports_exist, at("Deployment", "worker", f"{FIRST}.readinessProbe.httpGet.port", "health")),
     (ports_exist, at("NetworkPolicy", "indexer", "spec.ingress.0.ports.0.port", "rpc")),
@@ -752,6 +776,14 @@ def test_a_policy_finds_what_was_spoilt(policy, spoil):
     manifests = manifests_of("production")
     spoil(manifests)
     assert set(policy(manifests)) - set(policy(manifests_of("production")))
+
+
+def test_a_route_that_leads_nowhere_is_found():
+    """No overlay has an HTTPRoute by itself; the chart can add it to each."""
+    manifests = Manifests(charted("production", {"httpRoute": {"enabled": True}}))
+    assert list(ports_exist(manifests)) == []
+    at("HTTPRoute", "gateway", "spec.rules.0.backendRefs.0.port", 8000)(manifests)
+    assert list(ports_exist(manifests)) == ["HTTPRoute: no Service gateway with port 8000"]
 
 
 @pytest.mark.parametrize(

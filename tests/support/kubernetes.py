@@ -175,7 +175,8 @@ def _value(variable: Object, workload: Workload, ordinal: int) -> str:
         return str(variable["value"])
     source = variable["valueFrom"]
     if "secretKeyRef" in source:
-        return "redis://somewhere:6379/0"
+        is_webhook = variable["name"] == "NOTELLM_WEBHOOK_URL"
+        return "https://somewhere/hook" if is_webhook else "redis://somewhere:6379/0"
     path = source["fieldRef"]["fieldPath"]
     job = {"job-name": f"{workload.name}-1", "job-completion-index": str(ordinal)}
     given = {POD_INDEX: str(ordinal)} | {f"batch.kubernetes.io/{label}": value for label, value in job.items()}

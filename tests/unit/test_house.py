@@ -26,7 +26,15 @@ PAGES = [
     *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md")),
 ]
 # Their links lead into the pages above, or nobody else looks after them.
-LINKING = [*PAGES, "CHANGELOG.md", "deploy/alerts.md", "deploy/metrics.md", "deploy/runbook.md", "deploy/k8s/README.md"]
+LINKING = [
+    *PAGES,
+    "CHANGELOG.md",
+    "deploy/alerts.md",
+    "deploy/metrics.md",
+    "deploy/runbook.md",
+    "deploy/helm/README.md",
+    "deploy/k8s/README.md",
+]
 # A module with its folders, or a path in the tree, between backticks.
 NAMED = re.compile(r"`((?:service|model|indexer)(?:\.\w+)+|(?:service|model|indexer|deploy|docs|tests)/[\w./*-]*)`")
 IMPORTED = re.compile(r"^from ((?:service|model|indexer)[\w.]*) import ([\w, ]+)", re.MULTILINE)
