@@ -42,7 +42,7 @@ from service.store.jobs import JobQueue
 from service.store.notes import RedisStore
 from service.store.records import Event, StoredNote, StoredPrediction
 from service.store.registry import Registry
-from service.store.rollout import take_over
+from service.store.rollout import Gap, take_over
 from service.store.schema import JOBS, WORKERS
 
 OLD, NEW = "0000000000000001", "0000000000000002"
@@ -406,6 +406,9 @@ async def test_a_turn_of_learning_waits_without_a_process_and_ships_its_model_or
         environment = rollout.indexers.environment
         return (await asyncio.to_thread(CliRunner().invoke, cli, arguments, env=environment)).output
 
+    async def lacking(*_: object) -> Gap:
+        return Gap(3, 1)
+
     share, turn = ("--share", "0.5"), judged_turn(tmp_path / "turns")
     await rollout.community.write({f"n{row}": f"title {row}" for row in range(NOTES)})
     async with rollout.worker(OLD):
@@ -432,6 +435,11 @@ async def test_a_turn_of_learning_waits_without_a_process_and_ships_its_model_or
                     assert "holds no answers yet" in await learn(*share)
                     assert "decision    waits             for the experiment" in await learn("status")
                     await read_lists(rollout.redis, running.name, clicks)
+                    if outcome == "shipped":
+                        with monkeypatch.context() as its_workers_were_away:
+                            its_workers_were_away.setattr("service.cli.learn.trial.gap_of", lacking)
+                            assert "it lacks 3 notes" in await learn(*share)
+                        assert await rollout.registry.active() == OLD
             assert f"turn-0001 is over, {outcome}" in await learn(*share)
             [ended] = await Experiments(rollout.redis).all()
             assert ended.shipped == ("B" if outcome == "shipped" else None)

@@ -67,9 +67,7 @@ def judge(serving: Contender, new: Contender, pool: Sequence[Note], gold: Pairs,
     return verdict(before, after, seconds_in_turns(serving, new, pool), gold, k)
 
 
-def verdict(
-    serving: Measured, new: Measured, seconds_R2: NDArray[np.float64], gold: Pairs, k: int, slower: float = _SLOWER
-) -> Verdict:
+def verdict(serving: Measured, new: Measured, seconds_R2: NDArray[np.float64], gold: Pairs, k: int) -> Verdict:
     """What the figures of two models say. ``seconds_R2`` has the serving model's first."""
     targets = np.unique(np.array(gold.note_ids), return_inverse=True)[1]
     recall = paired_bootstrap(new.hit_P, serving.hit_P, targets)
@@ -87,7 +85,7 @@ def verdict(
             _guard("F1 of hashtags", serving.f1_H, new.f1_H),
             _guard("right categories", serving.right_C, new.right_C),
             _guard("categories in the closed set", 1 - serving.illegal_C, 1 - new.illegal_C),
-            Row("seconds to embed a note", before_s, after_s, took, "falls" if took.low > slower else "holds"),
+            Row("seconds to embed a note", before_s, after_s, took, "falls" if took.low > _SLOWER else "holds"),
         )
     )
 

@@ -94,6 +94,8 @@ def decision(turn: Turn, answers: Path, *, exports: bool) -> Done | Waits:
         return Waits(f"the experiment {found.name}: {decided.why}")
     inputs = {arm.name: arm.model for arm in found.arms}
     if decided.do == "ship":
+        if isinstance(lacking := index(turn), Waits):
+            return lacking  # its workers were away during the experiment
         run(lambda service: ship_arm(service, found.name, NEW, force=True))
         return Done(inputs, {"verdict": decided.why}, "shipped", decided.why)
     run(lambda service: stop_experiment(service, found.name))

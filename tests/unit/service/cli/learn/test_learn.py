@@ -27,7 +27,7 @@ from service.cli.learn import lessons
 from service.cli.learn.turn import Turn
 from service.cli.main import cli
 
-SETTINGS = ("--recall-at", "10", "--set", "steps=12", "--set", "learning_rate=0.01", "--set", "pairs_per_batch=16")
+SETTINGS = ("--recall-at", "10", "--set", "steps=6", "--set", "learning_rate=0.01", "--set", "pairs_per_batch=16")
 OFFLINE = ["data", "train", "calibrate", "gate"]
 
 
@@ -54,6 +54,8 @@ def learn(data: Path, serving: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("NOTELLM_CHECKPOINT", str(serving))
     # How long a note takes on a busy machine is no part of these tests.
     monkeypatch.setattr("model.evaluation.gate.verdict._SLOWER", 100.0)
+    monkeypatch.setattr("model.evaluation.gate.measured._ROUNDS", 2)
+    monkeypatch.setattr(lessons, "_LIMIT", 10)
 
     def run(*words: str) -> Result:
         given = words if words and words[0] in ("status", "abandon") else ("--data", str(data), *SETTINGS, *words)
@@ -102,7 +104,7 @@ def test_a_turn_that_is_killed_behind_every_step_goes_on_with_it_and_ends_as_one
     lessons.gather(again, load_notes(data), load_events(data))
     assert lessons.train(again).found["fingerprint"] == turn.found("train")["fingerprint"]
     recipe = load_manifest(turn.checkpoint).recipe
-    assert (recipe.base_model, recipe.steps) == (str(serving), 12)
+    assert (recipe.base_model, recipe.steps) == (str(serving), 6)
 
     shown = learn("status").output
     assert "next              the new model's index lacks nothing" in shown
