@@ -102,6 +102,7 @@ for i = 1, #ARGV do
     tally(ARGV[i], 1)
   end
 end
+settle()
 """
 )
 

@@ -60,6 +60,7 @@ for i = 3, #ARGV, 3 do
     outcome[1] = outcome[1] + publish(model, stored.id, number, stored, prediction, ARGV[i + 2], ARGV[2])
   end
 end
+settle()
 return outcome
 """
 )

@@ -155,6 +155,26 @@ local function rank_tag(tag)
     redis.call('ZADD', TAG_NAMES, 0, tag)
   end
 end
+-- What `count_tags` adds, by key and member, until `settle`: notes of one script share most of their hashtags.
+local counted, ranked, days = {{}}, {{}}, {{}}
+local function add_later(key, member)
+  local members = counted[key] or {{}}
+  counted[key], members[member] = members, (members[member] or 0) + 1
+end
+local function move_tag(tag, step)
+  local notes = tonumber(redis.call('ZSCORE', TAGS, tag) or 0)
+  if notes < -1 then redis.call('ZINCRBY', TAGS, -step, tag) else rank_tag(tag) end
+end
+local function expire_day(day) redis.call('EXPIREAT', NEW_TAGS .. day, (day + {NEW_DAYS}) * 86400) end
+-- Every script that counts hashtags of stored notes ends with this.
+local function settle()
+  for key, members in pairs(counted) do
+    for member, step in pairs(members) do add(key, member, step) end
+  end
+  for tag, step in pairs(ranked) do move_tag(tag, step) end
+  for day in pairs(days) do expire_day(day) end
+  counted, ranked, days = {{}}, {{}}, {{}}
+end
 local function today() return math.floor(tonumber(redis.call('TIME')[1]) / 86400) end
 -- The date of an RFC 3339 time, as it is written there, in days since 1970.
 local function day_of(time)
@@ -168,23 +188,31 @@ end
 local function count_day(note, day, now, step)
   if step < 0 then
     redis.call('ZREM', NEW_NOTES, note.id)
-  else
-    if day <= now - {NEW_DAYS} then return end
-    redis.call('ZADD', NEW_NOTES, day, note.id)
-    redis.call('ZREMRANGEBYSCORE', NEW_NOTES, '-inf', now - {NEW_DAYS})
+    add(NEW_TAGS .. day, '', step)
+    for tag in pairs(note.tags or {{}}) do add(NEW_TAGS .. day, tag, step) end
+    return expire_day(day)
   end
-  add(NEW_TAGS .. day, '', step)
-  for tag in pairs(note.tags or {{}}) do add(NEW_TAGS .. day, tag, step) end
-  redis.call('EXPIREAT', NEW_TAGS .. day, (day + {NEW_DAYS}) * 86400)
+  if day <= now - {NEW_DAYS} then return end
+  redis.call('ZADD', NEW_NOTES, day, note.id)
+  redis.call('ZREMRANGEBYSCORE', NEW_NOTES, '-inf', now - {NEW_DAYS})
+  add_later(NEW_TAGS .. day, '')
+  for tag in pairs(note.tags or {{}}) do add_later(NEW_TAGS .. day, tag) end
+  days[day] = true
 end
 -- Counts a note's hashtags (1), or no longer (-1), unless it is hidden. A note without created_at is of `day`, today
--- without one. Returns the day that it was counted for, 0 for one long ago, nil if it was not.
+-- without one. What is added is written by `settle`. Returns the day that it was counted for, 0 for one long ago, nil
+-- if it was not.
 local function count_tags(note, step, day)
   if note.hidden then return nil end
+  if step < 0 then settle() end  -- a note that this script counted may be the one that it no longer counts
   for tag, spelling in pairs(note.tags or {{}}) do
-    add(TAG .. tag, spelling, step)
-    local notes = tonumber(redis.call('ZSCORE', TAGS, tag) or 0)
-    if notes < -1 then redis.call('ZINCRBY', TAGS, -step, tag) else rank_tag(tag) end
+    if step < 0 then
+      add(TAG .. tag, spelling, step)
+      move_tag(tag, step)
+    else
+      add_later(TAG .. tag, spelling)
+      ranked[tag] = (ranked[tag] or 0) + 1
+    end
   end
   local now = today()
   if step < 0 then

@@ -22,7 +22,7 @@ from service.store.interfaces import HashtagRule, HashtagStore, NoteStore, UsedH
 from service.store.memory import MemoryStore
 from service.store.notes import RedisStore
 from service.store.records import StoredNote
-from service.store.schema import COMPLETED, NEW_NOTES, NEW_TAGS, NOTE, TAG_NAMES, TAGS
+from service.store.schema import COMPLETED, NEW_NOTES, NEW_TAGS, NOTE, TAG, TAG_NAMES, TAGS
 
 Stores = tuple[NoteStore, HashtagStore]
 
@@ -262,6 +262,44 @@ async def test_an_edit_makes_a_note_no_newer(redis: Redis):
     assert await redis.zscore(NEW_NOTES, "n1") == day
     assert dict(await redis.zrange(f"{NEW_TAGS}{day}", 0, -1, withscores=True)) == {b"": 1, b"sea": 1, b"sun": 1}
     assert await redis.keys(f"{NEW_TAGS}{day + 40}") == []
+
+
+async def test_notes_of_one_write_count_as_one_by_one(redis: Redis):
+    rng, store = random.Random(7), RedisStore(redis, max_queue=10_000)
+    notes = [
+        replace(
+            carrying(
+                f"n{rng.randrange(40)}", *rng.sample(["sea", "Sea", "sun", "tea"], 2), days_ago=rng.choice([0, 5, 200])
+            ),
+            hidden=rng.random() < 0.2,
+            author=str(number),
+        )
+        for number in range(120)
+    ]
+
+    async def counts() -> dict[bytes, object]:
+        keys = [TAGS, TAG_NAMES, NEW_NOTES, *await redis.keys(NEW_TAGS + "*"), *await redis.keys(TAG + "*")]
+        return {key: (await redis.zrange(key, 0, -1, withscores=True), await redis.ttl(key) > 0) for key in keys}
+
+    for start in range(0, len(notes), 30):  # ids come twice
+        await store.put(notes[start : start + 30])
+    together = await counts()
+    await redis.flushall()
+    for note in notes:
+        await store.put([note])
+
+    assert together == await counts()
+    seen = [
+        {tag.lower() for tag in note.note.hashtags}
+        for note in {one.note.id: one for one in notes}.values()
+        if not note.hidden
+    ]
+    used = Counter(tag for tags in seen for tag in tags)
+    assert {tag.decode(): -count for tag, count in together[TAGS][0]} == used
+    await redis.flushall()
+    await store.put(many("n", 2, "sea", days_ago=9))
+    [day] = await redis.keys(NEW_TAGS + "*")
+    assert await redis.ttl(day) > 0
 
 
 async def test_a_store_of_an_older_release_is_completed_while_notes_are_written(redis: Redis, monkeypatch):

@@ -31,6 +31,7 @@ for i = 1, #ARGV do
     local note = cmsgpack.unpack(record)
     local now = today()
     if note.created_at and not note.hidden then count_day(note, math.min(day_of(note.created_at), now), now, 1) end
+    settle()
   end
 end
 """

@@ -162,6 +162,7 @@ for i = 4, #ARGV do
   if not at_expected(old, ARGV[2]) then return 0 end
   versions[i - 3] = put_note(ARGV[i], stored[i], old, models, nil, ARGV[3])
 end
+settle()
 return remember(versions)
 """
 )
