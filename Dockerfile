@@ -1,6 +1,7 @@
 # One small image a process: docker build --target gateway|indexer|worker|worker-cuda|trainer|trainer-cuda .
-# For x86-64. Packages come by version and hash, as deploy/requirements/lock.py wrote them. Where pip needs a
-# configuration of its own (a mirror, a password), give it as a secret; where torch's CPU build is, as an argument:
+# For x86-64; gateway and indexer for arm64, too. Packages come by version and hash, as deploy/requirements/lock.py wrote
+# them. Where pip needs a configuration of its own (a mirror, a password), give it as a secret; where torch's CPU build
+# is, as an argument:
 #   docker build --secret id=pip,src=pip.conf --build-arg PIP_EXTRA_INDEX_URL --target worker .
 ARG BASE=docker.io/library/python:3.11.14-slim-bookworm@sha256:65a93d69fa75478d554f4ad27c85c1e69fa184956261b4301ebaf6dbb0a3543d
 

@@ -10,7 +10,7 @@ MODEL ?= smollm2
 WEIGHTS := $(if $(filter smollm2,$(MODEL)),$(VENV)/.smollm2-weights)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test vllm-test check bench-filters bench-gateway bench-index bench-overload bench-peers bench-worker chart client conformance faults openapi mini smollm2 constraints screenshots dashboard dashboard-picture deploy-test images-test requirements sbom audit clean
+.PHONY: help demo test vllm-test check bench-filters bench-gateway bench-index bench-overload bench-peers bench-worker chart client conformance faults openapi mini smollm2 constraints screenshots dashboard dashboard-picture deploy-test images-test requirements sbom audit wheels clean
 
 help: ## Say what each target does.
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -92,6 +92,9 @@ faults: $(VENV)/.dev-installed ## Kill, stop, cut and fill for hours, and look f
 
 client: $(VENV)/.dev-installed ## Build the wheel of the Python client into dist/.
 	$(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation -w dist ./deploy/client
+
+wheels: client ## Build both wheels, of the service and of the client, into dist/.
+	$(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation -w dist .
 
 chart: $(VENV)/.dev-installed $(VENV)/.deploy-installed ## Build the Helm chart into dist/helm/ from the overlays of deploy/k8s.
 	$(BIN)/python deploy/helm/chart.py

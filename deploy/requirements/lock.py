@@ -1,8 +1,9 @@
 """Writes the requirements of every image, one file a target: each package by version and by the hash of one file.
 
-Run it with the Python of the images (3.11 on x86-64 Linux, glibc 2.28 or newer), so that pip resolves for it. Versions
-are those of constraints.txt. ``torch`` is the CPU build in all images but those for CUDA: pip has to find it
-(``PIP_FIND_LINKS`` or ``PIP_EXTRA_INDEX_URL``). Where packages come from is pip's configuration; no file names a host.
+Images without torch have the hash of the file for arm64 behind it, where that is another file. Run it with the Python
+of the images (3.11 on x86-64 Linux, glibc 2.28 or newer), so that pip resolves for it. Versions are those of
+constraints.txt. ``torch`` is the CPU build in all images but those for CUDA: pip has to find it (``PIP_FIND_LINKS`` or
+``PIP_EXTRA_INDEX_URL``). Where packages come from is pip's configuration; no file names a host.
 """
 
 import json
@@ -28,6 +29,9 @@ TARGETS = {
     "trainer": (".[train]", EARLY),
     "trainer-cuda": (".[train]", EARLY, CUDA_TORCH),
 }
+# torch's CPU build is not at the same place for arm64.
+ARM64 = ("build", "gateway", "indexer")
+_ARM64_PLATFORMS = ("manylinux_2_28_aarch64", "manylinux_2_17_aarch64", "manylinux2014_aarch64")
 
 
 def main() -> None:
@@ -37,7 +41,19 @@ def main() -> None:
         torch = [line for line in lines if line.startswith("torch==")]
         if torch and ("+cpu" in torch[0]) == target.endswith("-cuda"):
             sys.exit(f"{target}: {torch[0].split()[0]} is the wrong build; let pip find the CPU build, too")
+        if target in ARM64:
+            lines = list(_with_arm64(lines))
         (FOLDER / f"{target}.txt").write_text("\n".join([f"# Made by lock.py for the target {target}.", *lines, ""]))
+
+
+def _with_arm64(lines: list[str]) -> Iterator[str]:
+    """The same packages, with the hashes of their files for arm64."""
+    options = ["--no-deps", "--only-binary=:all:", "--target=none", "--python-version=3.11"]
+    pins = [line.partition(" ")[0] for line in lines]
+    found = _resolved((*options, *(f"--platform={one}" for one in _ARM64_PLATFORMS), *pins))
+    hashes = {line.partition(" ")[0]: line.rpartition(" ")[2] for line in _pinned(found)}
+    for line, pin in zip(lines, pins, strict=True):
+        yield line if line.endswith(hashes[pin]) else f"{line} {hashes[pin]}"
 
 
 def _resolved(requirements: tuple[str, ...]) -> list[dict[str, Any]]:

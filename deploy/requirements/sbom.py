@@ -65,7 +65,7 @@ def path(target: str) -> Path:
 def pinned(target: str) -> Iterator[Pin]:
     """The packages of a target, in the order of their names."""
     for line in (FOLDER / f"{target}.txt").read_text().splitlines():
-        if pin := re.fullmatch(r"(\S+)==(\S+)(?: ;.*)? --hash=sha256:(\w+)", line):
+        if pin := re.fullmatch(r"(\S+)==(\S+)(?: ;.*)? --hash=sha256:(\w+)(?: --hash=\S+)?", line):
             yield Pin(*pin.groups())
 
 
