@@ -133,3 +133,10 @@ def test_the_wheels_say_the_pythons_that_they_are_tried_on():
         assert [found[1] for found in said if found] == tried
         assert project["requires-python"].startswith(f">={tried[0]}")
         assert project["version"] == VERSION
+
+
+def test_the_docs_say_what_every_extra_is_for_that_is_not_for_tests():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"].keys()
+    [section] = re.findall(r"(?ms)^## With pip\n(.*?)^## ", (ROOT / "docs/deployment.md").read_text())
+    said = {name for row in re.findall(r"(?m)^\| (`.*?`) \|", section) for name in re.findall(r"`([\w-]+)`", row)}
+    assert said == extras - {"bench", "browser", "deploy", "dev", "test", "vllm-test", "vocabularies"}
