@@ -10,7 +10,7 @@ MODEL ?= smollm2
 WEIGHTS := $(if $(filter smollm2,$(MODEL)),$(VENV)/.smollm2-weights)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test vllm-test check bench-filters bench-gateway bench-index bench-overload bench-peers bench-worker chart client conformance faults openapi mini smollm2 constraints screenshots dashboard dashboard-picture deploy-test images-test requirements sbom audit wheels clean
+.PHONY: help demo test vllm-test check bench-filters bench-gateway bench-index bench-overload bench-pairs bench-peers bench-worker chart client conformance faults openapi mini smollm2 constraints screenshots dashboard dashboard-picture deploy-test images-test requirements sbom audit wheels clean
 
 help: ## Say what each target does.
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -67,6 +67,9 @@ bench-worker: $(VLLM_VENV)/.installed ## Measure what a note costs the worker, o
 
 bench-filters: $(VENV)/.dev-installed ## Measure what a filter costs a search, by the share of notes that pass it; the last line is one JSON object.
 	$(BIN)/python tests/bench/filters.py
+
+bench-pairs: $(VENV)/.dev-installed ## Measure the pairs of five million events on DuckDB and on Spark, and compare them; the last line is one JSON object.
+	$(BIN)/python tests/bench/pairs.py
 
 bench-gateway: $(VENV)/.dev-installed ## Measure related with a large store, at 1, 16 and 64 connections; the last line is one JSON object.
 	$(BIN)/python tests/bench/gateway.py

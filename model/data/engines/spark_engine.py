@@ -25,6 +25,10 @@ from model.data.parquet_events import CHECK, MET, ParquetEvents
 from model.data.rows import listed
 
 JAVA = "Spark needs Java 17 or newer: apt-get install openjdk-17-jre-headless, or say in JAVA_HOME where one is"
+NOT_STARTED = f"Spark did not start, and its Java says why above. {JAVA}"
+ENDED = "the cluster does not answer, or ended the session; --conf spark.log.level=ERROR shows what it says"
+# Of a wrong one Spark says so in a stack of Java.
+_MASTER = re.compile(r"local(\[[^\]]+\])?|yarn|(spark|k8s)://.+")
 # Types of columns, as Spark calls them, by our names.
 _TYPES = {"user_id": ("string",), "note_id": ("string",), "event": ("string",)}
 _WHOLE = ("tinyint", "smallint", "int", "bigint")
@@ -106,6 +110,8 @@ def spark_engine(master: str | None = None, conf: Mapping[str, str] | None = Non
     Raises:
         ValueError: if Spark does not start.
     """
+    if master is not None and not _MASTER.fullmatch(master):
+        raise ValueError("a master is local[4], spark://host:7077, k8s://https://host:443 or yarn")
     running = SparkSession.getActiveSession()
     if running:
         yield SparkEngine(running)
@@ -148,10 +154,12 @@ def _in_one_line() -> Iterator[None]:
         yield
     except (PySparkException, Py4JError) as error:
         text = str(error)
-        raise ValueError(JAVA if "JAVA_GATEWAY" in text else f"Spark: {_reason(text)}") from None
+        if "JAVA_GATEWAY" in text:
+            raise ValueError(NOT_STARTED) from None
+        raise ValueError(f"Spark: {ENDED if 'stopped SparkContext' in text else reason(text)}") from None
 
 
-def _reason(text: str) -> str:
+def reason(text: str) -> str:
     """Of a stack, what caused the first error of it; else the first line."""
     lines = [line.strip(": ") for line in text.splitlines() if line.strip()]
     causes = [line.removeprefix("Caused by: ") for line in lines if line.startswith("Caused by: ")]

@@ -17,7 +17,7 @@ from support.programs import need
 from model.data.cooccurrence import PairRules, related_pairs
 from model.data.engines.duckdb_engine import DuckDbEngine
 from model.data.engines.query import Engine
-from model.data.engines.spark_engine import JAVA, SparkEngine, spark_engine
+from model.data.engines.spark_engine import JAVA, SparkEngine, reason, spark_engine
 from model.data.events import EventTable, load_events
 from model.data.files import DataError
 from model.data.parquet_events import ParquetEvents, open_events
@@ -356,6 +356,18 @@ def test_the_command_gives_the_same_file_with_both_engines(spark, tmp_path):
     status, said = run(folder, "--engine", "spark", "--events", "file:///nowhere")
     assert (status, said.count("\n")) == (1, 1)
     assert "Path does not exist" in said
+    status, said = run(folder, "--engine", "spark", "--master", "nonsense")
+    assert (status, said) == (1, "Error: a master is local[4], spark://host:7077, k8s://https://host:443 or yarn\n")
+
+
+def test_an_error_of_java_is_the_line_that_caused_it():
+    stack = "An error occurred while calling o7.x.\n: Outer: \n\tat a.b(c)\n"
+    for text, line in (
+        (stack + "Caused by: Middle\nCaused by: Inner: why\n\tat d", "Inner: why"),
+        (stack, "Outer"),
+        ("[PATH] gone.\nmore", "[PATH] gone."),
+    ):
+        assert reason(text) == line
 
 
 @pytest.mark.parametrize(
