@@ -81,6 +81,16 @@ REACH_GINI = Gauge(
     "notellm_reach_gini", "How unequally places in these lists fall to notes: 0 alike, near 1 all to few."
 )
 REACH_HUBS = Gauge("notellm_reach_hubs", "Notes in more of these lists than two standard deviations above the mean.")
+GUARD = Gauge(
+    "notellm_guard",
+    "1 while this is so of the model that was activated last, else 0.",
+    ["state"],  # watching | blocked: it should be taken back and cannot be | taken_back: within a day
+)
+MODELS_TAKEN_BACK = Counter(
+    "notellm_models_taken_back_total",
+    "Models that were taken back for this worker's.",
+    ["reason"],  # those of service.experiments.guard
+)
 NOTES_LOOKED_UP = Counter(
     "notellm_cards_total",
     "Notes looked up for answers.",

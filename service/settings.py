@@ -227,6 +227,28 @@ class AttributionSettings(BaseModel, frozen=True, extra="forbid"):
     days: PositiveFloat = Field(default=30.0, description="Days that it keeps an answer at most.")
 
 
+class GuardSettings(BaseModel, frozen=True, extra="forbid"):
+    """When a model that was activated is taken back by itself: its bounds, against the model before."""
+
+    hours: NonNegativeFloat = Field(default=24, description="Hours that a model is watched for; 0 watches none.")
+    minutes: PositiveInt = Field(
+        default=5, le=60, description="Minutes on end in each of which its answers have to be worse."
+    )
+    answers: PositiveInt = Field(default=200, description="Answers in these minutes below which nothing is decided.")
+    failed: PositiveFloat = Field(default=0.01, le=1, description="Share of answers that may fail beyond before.")
+    empty: PositiveFloat = Field(default=0.05, le=1, description="Share of lists that may be empty beyond before.")
+    slow: float = Field(
+        default=2.0, ge=1, description="How many times as long as before the 95th percentile may take; 50 ms always."
+    )
+    clicks: float = Field(
+        default=0.7, gt=0, lt=1, description="What the share of shown items that are clicked must keep of that before."
+    )
+    click_minutes: PositiveFloat = Field(
+        default=15, description="Minutes from its activation to the first look at clicks, for they come later."
+    )
+    impressions: PositiveInt = Field(default=1000, description="Items shown below which clicks decide nothing.")
+
+
 class Settings(BaseSettings):
     """All settings of all processes."""
 
@@ -276,6 +298,7 @@ class Settings(BaseSettings):
     worker: WorkerSettings = WorkerSettings()
     index: IndexSettings = IndexSettings()
     attribution: AttributionSettings = AttributionSettings()
+    guard: GuardSettings = GuardSettings()
 
     @model_validator(mode="before")
     @classmethod

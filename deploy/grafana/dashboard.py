@@ -220,6 +220,39 @@ ROWS = (
         ),
     ),
     Row(
+        "Readers and models",
+        (
+            Panel(
+                "Events of readers",
+                "ops",
+                {"{{outcome}}": rate("notellm_events_total", "outcome")},
+                "As they were delivered.",
+                stacked=True,
+            ),
+            Panel(
+                "Records of answers",
+                "ops",
+                {"{{outcome}}": rate("notellm_answers_logged_total", "outcome")},
+                "Those that are dropped are missing in reports and experiments.",
+                stacked=True,
+            ),
+            Panel(
+                "Reach of lists",
+                "percentunit",
+                {"coverage": "max(notellm_reach_coverage)", "Gini": "max(notellm_reach_gini)"},
+                "Of today and yesterday: the share of notes in a list, and how unequally places fall to them.",
+                top=1,
+            ),
+            Panel(
+                "Guard of the last model",
+                "short",
+                {"{{state}}": "max by (state) (notellm_guard)"},
+                "1 while it is watched; should be taken back, and cannot be; was taken back within a day.",
+                top=1,
+            ),
+        ),
+    ),
+    Row(
         "Redis",
         (
             Panel(

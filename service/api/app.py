@@ -28,6 +28,7 @@ from service.logs import REQUEST_ID, outline
 from service.recommend.recommender import Recommender
 from service.settings import Settings
 from service.store.attribution.buffer import AnswerBuffer
+from service.store.experiments.watch import Watch
 from service.store.interfaces import Answers
 
 log = logging.getLogger(__name__)
@@ -47,10 +48,12 @@ def create_app(
     warnings: Callable[[], list[str]] = list,
     buffer: AnswerBuffer | None = None,
     reach: Callable[[], Reach | None] = lambda: None,
+    watch: Callable[[], Watch | None] = lambda: None,
 ) -> FastAPI:
     """The public API, for callers with a key if there are ``keys``. ``answers`` are those of idempotent writes.
 
-    ``warnings`` says in `/status` what is wrong although the service answers, ``reach`` how far its lists reach.
+    ``warnings`` says in `/status` what is wrong although the service answers, ``reach`` how far its lists reach,
+    ``watch`` what became of the model that was activated last.
     ``buffer`` takes what is answered, for reports.
     Every request calls ``recommender`` once, with its reader if it has one: its answer is that of one model, the active
     one or that of the reader's arm. Of a batch, every request does.
@@ -62,6 +65,7 @@ def create_app(
     app.state.keys = keys
     app.state.warnings = warnings
     app.state.reach = reach
+    app.state.watch = watch
     app.state.buffer = buffer or AnswerBuffer()
     app.state.same_origin = SameOrigin(settings.http.host, settings.http.hosts, settings.http.cors_origins)
     app.add_exception_handler(NoteLLMError, _answer_our_error)

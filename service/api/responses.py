@@ -2,6 +2,7 @@
 
 from base64 import b64encode
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from itertools import chain, repeat
 from typing import Any
 
@@ -18,6 +19,7 @@ from service.recommend.query import SCORE_DIGITS
 from service.recommend.ranking import RelatedNote, in_common
 from service.recommend.recommender import Recommender, ServiceStatus, TagSuggestions
 from service.recommend.related import RelatedNotes
+from service.store.experiments.watch import Watch
 from service.store.records import pack_vector
 
 _END = b"},"  # of a related note
@@ -172,7 +174,9 @@ def notes_out(listed: NoteList) -> dict[str, Any]:
     return {"items": list(map(note_out, listed.notes)), "next": listed.next}
 
 
-def status_out(status: ServiceStatus, fingerprint: str, reach: Reach | None, warnings: Sequence[str]) -> dict[str, Any]:
+def status_out(
+    status: ServiceStatus, fingerprint: str, reach: Reach | None, watch: Watch | None, warnings: Sequence[str]
+) -> dict[str, Any]:
     """Of `GET /status`."""
     counts, shards = status.counts, status.shards
     return {
@@ -198,5 +202,20 @@ def status_out(status: ServiceStatus, fingerprint: str, reach: Reach | None, war
             "hubs": reach.hubs,
             "hub_share": round(reach.hub_share, SCORE_DIGITS),
         },
+        "watch": watch
+        and {
+            "model": watch.model,
+            "before": watch.before,
+            "state": watch.state,
+            "since": _time(watch.since),
+            "ended": None if watch.ended is None else _time(watch.ended),
+            "reason": watch.reason or None,
+            "detail": watch.detail or None,
+            "blocked": watch.blocked or None,
+        },
         "warnings": warnings,
     }
+
+
+def _time(seconds: int) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%SZ}"

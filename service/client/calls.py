@@ -123,15 +123,20 @@ class Calls:
         if_version: int | Literal["any"] | None = None,
         if_absent: bool = False,
         idempotency_key: str | None = None,
+        reader: str | None = None,
+        answer_id: str | None = None,
     ) -> Call[WrittenOut]:
-        """Store a note, replacing the whole of an older one; wait up to ``wait_s`` (0..10) for it to be searchable."""
+        """Store a note, replacing the whole of an older one; wait up to ``wait_s`` (0..10) for it to be searchable.
+
+        ``answer_id`` is that of the suggestions (`tags`) with which ``reader`` wrote it.
+        """
         conditions = _if_version(if_version) | ({"If-None-Match": "*"} if if_absent else {})
         return Call(
             "PUT",
             _note(note_id),
             _as(WrittenOut),
             [("wait", str(wait_s))] if wait_s else (),
-            _JSON | conditions | _idempotency(idempotency_key),
+            _JSON | conditions | _idempotency(idempotency_key) | _reader(reader) | _answer(answer_id),
             _json(note),
             repeatable=not conditions or idempotency_key is not None,
             wait_s=wait_s,
@@ -145,15 +150,17 @@ class Calls:
         wait_s: float = 0.0,
         if_version: int | Literal["any"] | None = None,
         idempotency_key: str | None = None,
+        reader: str | None = None,
+        answer_id: str | None = None,
     ) -> Call[WrittenOut]:
-        """Change parts of a note and leave the others; wait up to ``wait_s`` (0..10) for it to be searchable."""
+        """Change parts of a note and leave the others; see `put` for the rest."""
         conditions = _if_version(if_version)
         return Call(
             "PATCH",
             _note(note_id),
             _as(WrittenOut),
             [("wait", str(wait_s))] if wait_s else (),
-            _MERGE_PATCH | conditions | _idempotency(idempotency_key),
+            _MERGE_PATCH | conditions | _idempotency(idempotency_key) | _reader(reader) | _answer(answer_id),
             _json(changes),
             repeatable=not conditions or idempotency_key is not None,
             wait_s=wait_s,
@@ -301,6 +308,10 @@ def _if_version(version: int | Literal["any"] | None) -> dict[str, str]:
 
 def _reader(reader: str | None) -> dict[str, str]:
     return {} if reader is None else {"X-Reader-ID": quote(reader, safe="")}
+
+
+def _answer(answer_id: str | None) -> dict[str, str]:
+    return {} if answer_id is None else {"X-Answer-ID": answer_id}
 
 
 def _idempotency(key: str | None) -> dict[str, str]:

@@ -207,6 +207,16 @@ EXAMPLES: dict[str, Any] = {
         "model": _FINGERPRINT,
         "freshness_s": {"p50": 0.18, "p99": 0.74},
         "reach": {"coverage": 0.62, "gini": 0.71, "hubs": 38, "hub_share": 0.19},
+        "watch": {
+            "model": _FINGERPRINT,
+            "before": "0a9b8c7d6e5f4a3b",
+            "state": "kept",
+            "since": "2026-05-04T09:30:00Z",
+            "ended": "2026-05-05T09:30:00Z",
+            "reason": None,
+            "detail": None,
+            "blocked": None,
+        },
         "warnings": [],
     },
 }

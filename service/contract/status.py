@@ -1,5 +1,7 @@
 """The state of the service."""
 
+from typing import Literal
+
 from pydantic import BaseModel, Field
 
 
@@ -57,6 +59,21 @@ class ReachOut(BaseModel):
     hub_share: float = Field(description="The share of all places that these take.")
 
 
+class WatchOut(BaseModel):
+    """The model that was activated last, and whether the one before it had to be active again."""
+
+    model: str
+    before: str
+    state: Literal["watching", "kept", "taken_back", "unwatched"] = Field(
+        description="`unwatched` is a model that answered before, or was taken back once."
+    )
+    since: str = Field(description="When it was activated, RFC 3339.")
+    ended: str | None = Field(description="Since when it is kept or taken back.")
+    reason: Literal["failed", "empty", "slow_lists", "slow_tags", "clicks"] | None
+    detail: str | None = Field(description="The reason, with figures.")
+    blocked: str | None = Field(description="Why it is not taken back, although it should be.")
+
+
 class StatusOut(BaseModel):
     """The state of the service."""
 
@@ -66,6 +83,7 @@ class StatusOut(BaseModel):
     model: str
     freshness_s: FreshnessOut
     reach: ReachOut | None = Field(default=None, description="Null before the first list that was logged.")
+    watch: WatchOut | None = Field(default=None, description="Null before a second model was activated.")
     warnings: list[str] = Field(
         description="What is wrong with the store although it answers, one line each: it may lose notes, for example."
     )

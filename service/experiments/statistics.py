@@ -122,10 +122,13 @@ def lift(first: Counts, second: Counts) -> Change | None:
     )
 
 
-def difference(first: Counts, second: Counts) -> Change | None:
-    """The second arm's rate minus the first's, of which one may be 0; None when too little is known."""
+def difference(first: Counts, second: Counts, fewest: int = FEWEST_READERS) -> Change | None:
+    """The second arm's rate minus the first's, of which one may be 0; None when too little is known.
+
+    ``fewest`` is for counts of groups of readers, whose sums are nearer to normal than those of readers.
+    """
     variance = first.variance + second.variance
-    if min(first.effective, second.effective) < FEWEST_READERS or not variance > 0:
+    if min(first.effective, second.effective) < fewest or not variance > 0:
         return None
     return _change(second.rate - first.rate, variance, TYPICAL_DIFFERENCE)
 

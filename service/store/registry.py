@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from redis.exceptions import NoPermissionError, ResponseError
 
 from service.store.connection import redis_errors
+from service.store.experiments.watches import POINT
 from service.store.schema import ACTIVE, EXPERIMENTS, FAILED, FILLED, JOBS, LUA, MODELS, READINGS, WORKERS
 
 if TYPE_CHECKING:
@@ -19,9 +20,10 @@ if TYPE_CHECKING:
 # ARGV: the model. 1 when it is active from now on.
 ACTIVATE = (
     LUA
+    + POINT
     + """
 if not registered(ARGV[1]) then return 0 end
-redis.call('SET', ACTIVE, ARGV[1])
+point(ARGV[1])
 return 1
 """
 )
@@ -119,7 +121,7 @@ class Registry:
         return sum(failure is not None for failure in failures)
 
     async def activate(self, fingerprint: str) -> bool:
-        """Make this model the active one. False if it is not registered."""
+        """Make this model the active one, watched against the one before. False if it is not registered."""
         with redis_errors():
             return bool(await self._activate(args=[fingerprint]))
 

@@ -18,6 +18,9 @@ log = logging.getLogger(__name__)
 
 TAKE_OVER_EVERY_S = 1.0
 LACKS_TIMEOUT_S = 60.0
+_STATUS_S = 5.0
+# A way back may lose one note in so many: those written a moment ago, or dead-lettered.
+_MAY_LACK = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,20 @@ async def gap(registry: Registry, searcher: "ShardedSearcher", fingerprint: str,
     """The gap of a model's index. Raises StoreUnavailable, and ShardUnavailable when a shard does not answer."""
     lacking = await searcher.of(fingerprint).missing(active, timeout_s=LACKS_TIMEOUT_S)
     return Gap(lacking.count, await registry.dead_lettered(fingerprint, lacking.ids))
+
+
+async def obstacle(registry: Registry, searcher: "ShardedSearcher", fingerprint: str, active: str) -> str | None:
+    """Why a model that was active cannot be so again, in words; None if it can. Raises StoreUnavailable."""
+    if fingerprint not in (await registry.registered()).dims:
+        return f"{fingerprint} is retired"
+    try:
+        lacking = await gap(registry, searcher, fingerprint, active)
+    except ShardUnavailable as error:
+        return f"{error}, so the notes that {fingerprint} lacks are unknown"
+    states = await searcher.of(fingerprint).status(timeout_s=_STATUS_S)
+    if lacking.notes > sum(state.notes for state in states) // _MAY_LACK:
+        return f"{fingerprint} lacks {lacking.notes} notes"
+    return None
 
 
 async def take_over(registry: Registry, searcher: "ShardedSearcher", fingerprint: str) -> None:

@@ -23,6 +23,7 @@ key                                 holds
 ``notellm:v1:servedcounts``         hash: answers in ``served``, erasures of readers from it
 ``notellm:v1:listed:<day>:<m>``     hash: id -> in how many lists of the day the note stood, of one in m notes; expires
 ``notellm:v1:outcomes:<day>``       hash: events of the day that name an answer, see `attribution.outcomes`; expires
+``notellm:v1:answered:<time>``      hash: answers of ten seconds by model, see `attribution.quality`; expires
 ``notellm:v1:forgotten``            hash: name of an erased reader -> when; expires. Of them nothing older is logged
 ``notellm:v1:readerkey``            the key under which logs and files name readers, see `attribution.readers`
 ``notellm:v1:exposure``             hash: id -> how often events say that the note was shown, see `attribution.exposure`
@@ -40,6 +41,8 @@ key                                 holds
 ``notellm:v1:experiments``          hash: name -> JSON, an `Experiment`; "" -> number of changes
 ``notellm:v1:webhook``              hash: how far the webhook was told, see `webhook.notices`
 ``notellm:v1:webhookholder``        the gateway that tells it; expires
+``notellm:v1:watch``                hash: the last `Watch` over a model that was activated
+``notellm:v1:guardian``             the gateway that judges by it; expires
 ``notellm:v1:completed``            set: what was filled in for notes and events of older releases
 ``notellm:v1:counts``               hash: live, deleted
 ``notellm:v1:cursors``              hash: ``<indexer>/<model>`` -> cursor of the oldest snapshot that the indexer
@@ -69,6 +72,7 @@ SERVED = "notellm:v1:served"
 SERVED_COUNTS = "notellm:v1:servedcounts"
 LISTED = "notellm:v1:listed:"
 OUTCOMES = "notellm:v1:outcomes:"
+ANSWERED = "notellm:v1:answered:"
 FORGOTTEN = "notellm:v1:forgotten"
 EXPOSURE = "notellm:v1:exposure"
 EXPOSED = "notellm:v1:exposed"
@@ -84,6 +88,8 @@ RULES = "notellm:v1:tagrules"
 EXPERIMENTS = "notellm:v1:experiments"
 WEBHOOK = "notellm:v1:webhook"
 WEBHOOK_HOLDER = "notellm:v1:webhookholder"
+WATCH = "notellm:v1:watch"
+GUARDIAN = "notellm:v1:guardian"
 COMPLETED = "notellm:v1:completed"
 COUNTS = "notellm:v1:counts"
 CURSORS = "notellm:v1:cursors"

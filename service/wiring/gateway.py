@@ -5,6 +5,7 @@ import contextlib
 import gc
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from model.network.checkpoint import CheckpointError
@@ -58,6 +59,8 @@ async def _serve(settings: Settings) -> None:
     from service.api import audit
     from service.api.app import create_app
     from service.experiments.assignment import Assignments
+    from service.experiments.guard import EVERY_S as EVERY_GUARD_S
+    from service.experiments.guard import Guard
     from service.keys import open_keyring
     from service.recommend.active_model import ActiveModel
     from service.recommend.recommender import Recommender
@@ -69,14 +72,17 @@ async def _serve(settings: Settings) -> None:
     from service.store.attribution.exposure import EVERY_S as EVERY_EXPOSURE_S
     from service.store.attribution.exposure import Exposure
     from service.store.attribution.log import RedisAnswerLog
+    from service.store.attribution.quality import Quality
     from service.store.attribution.reach import EVERY_S as EVERY_REACH_S
     from service.store.attribution.reach import ReachWatch
     from service.store.events import RedisEvents
     from service.store.experiments.experiments import Experiments
+    from service.store.experiments.watches import Watches
     from service.store.hashtags.completion import Completion
     from service.store.hashtags.vocabulary import RedisHashtags
     from service.store.idempotency import RedisAnswers
     from service.store.registry import Registry
+    from service.store.rollout import obstacle
 
     manifest = manifest_of(settings)
     with setup_errors(CheckpointError):
@@ -98,7 +104,7 @@ async def _serve(settings: Settings) -> None:
             logged = settings.attribution
             answer_log = RedisAnswerLog(redis, logged.answers, logged.days)
             buffer = AnswerBuffer(answer_log, logged.share)
-            watch = ReachWatch(answer_log)
+            reach = ReachWatch(answer_log)
             events = RedisEvents(redis, answer_log)
             vocabulary = HashtagVocabulary(RedisHashtags(redis), settings.http.related_s)
 
@@ -109,7 +115,11 @@ async def _serve(settings: Settings) -> None:
                 return Recommender(store, events, vocabulary, *own, settings, fingerprint, calibrated)
 
             assignments = Assignments(Experiments(redis).changed)
-            active = ActiveModel(Registry(redis).active, manifest.fingerprint, recommender, assignments)
+            registry = Registry(redis)
+            quality = Quality(redis, buffer.counts)
+            way_back = partial(obstacle, registry, searcher)
+            guard = Guard(Watches(redis), quality, way_back, settings.guard)
+            active = ActiveModel(registry.active, manifest.fingerprint, recommender, assignments)
             await active.follow()
             await assignments.follow()
             await vocabulary.follow()
@@ -120,7 +130,8 @@ async def _serve(settings: Settings) -> None:
                 keys,
                 warnings=lambda: missing.warnings,
                 buffer=buffer,
-                reach=lambda: watch.latest,
+                reach=lambda: reach.latest,
+                watch=lambda: guard.latest,
             )
             admission = Admission(traces.around(app), settings.limits, keys, app.routes)
             server = GatewayServer(admission, missing.leave, settings.http.cors_origins)
@@ -146,8 +157,10 @@ async def _serve(settings: Settings) -> None:
                 every(_PROBE_EVERY_S, probe),
                 every(_KEYS_EVERY_S, _follow(keys)),
                 every(_ANSWERS_EVERY_S, buffer.flush),
+                every(_ANSWERS_EVERY_S, quality.flush),
+                every(EVERY_GUARD_S, guard),
                 every(EVERY_EXPOSURE_S, Exposure(redis)),
-                every(EVERY_REACH_S, watch),
+                every(EVERY_REACH_S, reach),
                 every(_REPORT_EVERY_S, admission.report),
                 every(_REPORT_EVERY_S, app.state.refusals.report),
                 _webhook(settings, redis, searcher),

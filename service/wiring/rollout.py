@@ -12,15 +12,17 @@ from service.wiring.process import share_secret
 if TYPE_CHECKING:
     from indexer.serving.client import ShardedSearcher
     from service.store.experiments.experiments import Experiments
+    from service.store.experiments.watches import Watches
     from service.store.registry import Registered, Registry
 
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """What the commands about models ask: the registry, what it said, and the shards."""
+    """What the commands about models ask: the registry, what it said, the last watch, and the shards."""
 
     registry: "Registry"
     experiments: "Experiments"
+    watches: "Watches"
     registered: "Registered"
     searcher: "ShardedSearcher"
 
@@ -31,6 +33,7 @@ async def rollout(settings: Settings) -> AsyncIterator[Rollout]:
     from indexer.serving.client import ShardedSearcher
     from service.processes.state import reach
     from service.store.experiments.experiments import Experiments
+    from service.store.experiments.watches import Watches
     from service.store.registry import Registry
 
     share_secret(settings)
@@ -38,7 +41,7 @@ async def rollout(settings: Settings) -> AsyncIterator[Rollout]:
     redis, searcher = open_redis(url), ShardedSearcher(shards, "")
     try:
         registry = Registry(redis)
-        yield Rollout(registry, Experiments(redis), await registry.registered(), searcher)
+        yield Rollout(registry, Experiments(redis), Watches(redis), await registry.registered(), searcher)
     finally:
         await searcher.close()
         await redis.aclose()

@@ -45,6 +45,8 @@ def run(settings: Settings) -> None:
 
 async def _serve(settings: Settings) -> None:
     from indexer.rpc.server import serve
+    from service.experiments.way_back import EVERY_S, WayBack
+    from service.store.experiments.watches import Watches
     from service.store.jobs import JobQueue
     from service.worker import precomputed
     from service.worker.category_sampler import CategorySampler
@@ -83,7 +85,8 @@ async def _serve(settings: Settings) -> None:
                 with serving_at(address, "NOTELLM_WORKER__ADDRESSES"):
                     server = await serve(address, draft_handlers(engine))
                 taking_over = task(_take_over(settings, redis, manifest.fingerprint))
-                async with every(LOOK_EVERY_S, look), taking_over, on_event(stop, worker.stop):
+                way_back = every(EVERY_S, WayBack(manifest.fingerprint, Watches(redis).take_back))
+                async with every(LOOK_EVERY_S, look), taking_over, way_back, on_event(stop, worker.stop):
                     await worker.run()
                 await engine.drain(GRACE_S)
                 await server.close()

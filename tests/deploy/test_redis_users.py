@@ -19,10 +19,12 @@ from support.service import NOTELLM, UNSET, until
 
 from service.client import NoteLLMClient
 from service.processes.local_redis import redis_binary
-from service.store import changes, events, jobs
-from service.store.attribution import exposure
+from service.store import changes, events, jobs, registry
+from service.store.attribution import exposure, quality
 from service.store.attribution import log as attribution_log
+from service.store.experiments import watches
 from service.store.hashtags import completion, rules
+from service.store.schema import ACTIVE, WATCH
 from service.store.scripts import notes
 
 ROOT = Path(__file__).parent.parent.parent
@@ -40,12 +42,15 @@ SCRIPTS = {
         attribution_log.FORGET,
         attribution_log.REPLACE,
         exposure.PUBLISH_EXPOSURE,
+        quality.ADD,
+        watches.WRITE,
+        watches.LEASE,
         rules.PUT_RULE,
         rules.REMOVE_RULE,
         completion.RANK_TAGS,
         completion.COUNT_DAYS,
     ],
-    "worker": [jobs.REGISTER, jobs.FILL, jobs.PUBLISH, jobs.DEAD_LETTER],
+    "worker": [registry.ACTIVATE, watches.TAKE_BACK, jobs.REGISTER, jobs.FILL, jobs.PUBLISH, jobs.DEAD_LETTER],
     "indexer": [changes.REFUSE, changes.KEEP, changes.LAG],
 }
 
@@ -129,6 +134,7 @@ def test_no_component_is_denied_anything_while_the_service_works(stack):
             until(lambda: _listens(stack.api))
             _use(stack, notellm)
         assert _lists_models(stack)
+        _take_back(ops)
 
         denied = [(entry["username"], entry["context"], entry["object"]) for entry in ops.acl_log()]
 
@@ -163,6 +169,18 @@ def _use(stack: Stack, notellm: NoteLLMClient) -> None:
     notellm.erase_user("u")
     until(lambda: notellm.status().notes.searchable == len(notes) - 1)
     until(lambda: (stack.folder / "index").is_dir() and any((stack.folder / "index").rglob("CURRENT")))
+
+
+def _take_back(ops: Redis) -> None:
+    """Another model than the worker's was activated: gateways measure, and one orders the way back, which it takes."""
+    before = ops.get(ACTIVE)
+    fields = {"model": "other", "before": before, "since": int(time.time()), "state": "watching"}
+    ops.hset(WATCH, mapping=fields)
+    ops.set(ACTIVE, "other")
+    until(lambda: ops.hget(WATCH, "baseline"))
+    ops.hset(WATCH, "order", "1")
+    until(lambda: ops.get(ACTIVE) == before)
+    assert ops.hget(WATCH, "state") == b"taken_back"
 
 
 def _lists_models(stack: Stack) -> bool:

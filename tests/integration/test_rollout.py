@@ -5,6 +5,7 @@ import subprocess
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,37 +14,43 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from redis.asyncio import Redis
+from support.aging import grow_older
 from support.indexers import Indexers
 from support.redis import RedisServer
 from support.service import NOTELLM
 from support.working import until, working
 
 from indexer.serving.client import ShardedSearcher
-from indexer.types import ShardUnavailable
+from indexer.types import Hits, ShardUnavailable
 from model.inference.hashing import HashingBackend, text_vector
 from model.note import Note
 from service.api.app import create_app
 from service.cli.learn.turn import Turn
 from service.cli.main import cli
 from service.experiments.assignment import Assignments
+from service.experiments.guard import Guard
+from service.experiments.way_back import WayBack
 from service.recommend.active_model import ActiveModel
 from service.recommend.recommender import Recommender
 from service.recommend.vocabulary import HashtagVocabulary
 from service.recommend.workers import WorkerPool
-from service.settings import HttpSettings, IndexSettings, Settings
+from service.settings import GuardSettings, HttpSettings, IndexSettings, Settings
 from service.store.attribution.answers import ServedAnswer
+from service.store.attribution.buffer import AnswerBuffer
 from service.store.attribution.log import RedisAnswerLog
+from service.store.attribution.quality import Quality
 from service.store.connection import open_redis
 from service.store.events import RedisEvents
 from service.store.experiments.experiments import Experiments
+from service.store.experiments.watches import Watches
 from service.store.hashtags.vocabulary import RedisHashtags
 from service.store.idempotency import RedisAnswers
 from service.store.jobs import JobQueue
 from service.store.notes import RedisStore
 from service.store.records import Event, StoredNote, StoredPrediction
 from service.store.registry import Registry
-from service.store.rollout import Gap, take_over
-from service.store.schema import JOBS, WORKERS
+from service.store.rollout import Gap, obstacle, take_over
+from service.store.schema import JOBS, WATCH, WORKERS
 
 OLD, NEW = "0000000000000001", "0000000000000002"
 SHARDS = 2
@@ -90,13 +97,32 @@ class Rollout:
         workers = WorkerPool([], "")
         seams = self.store, RedisEvents(redis), HashtagVocabulary(RedisHashtags(redis), 1.0)
 
+        self.slow_s: dict[str, float] = {}
+
         def recommender(model: str) -> Recommender:
-            return Recommender(*seams, self.searcher.of(model), workers.of(model), settings, model)
+            return Recommender(*seams, self._delayed(model), workers.of(model), settings, model)
 
         self.assignments = Assignments(Experiments(redis).changed)
         self.active = ActiveModel(self.registry.active, "", recommender, self.assignments)
-        transport = httpx.ASGITransport(create_app(self.active, RedisAnswers(redis), settings))
+        buffer = AnswerBuffer()
+        app = create_app(self.active, RedisAnswers(redis), settings, buffer=buffer, watch=lambda: self.guard.latest)
+        self.quality, self.watches = Quality(redis, buffer.counts), Watches(redis)
+        way_back = partial(obstacle, self.registry, self.searcher)
+        self.guard = Guard(self.watches, self.quality, way_back, GuardSettings(minutes=1, answers=NOTES))
+        transport = httpx.ASGITransport(app)
         self.client = httpx.AsyncClient(transport=transport, base_url="http://localhost")
+
+    def _delayed(self, model: str) -> ShardedSearcher:
+        """The searcher of a model, which takes as long as the test says."""
+        searcher = self.searcher.of(model)
+        search = searcher.search
+
+        async def late(*words: Any, **named: Any) -> Hits:
+            await asyncio.sleep(self.slow_s.get(model, 0))
+            return await search(*words, **named)
+
+        searcher.search = late
+        return searcher
 
     @asynccontextmanager
     async def following(self) -> AsyncIterator[None]:
@@ -451,6 +477,57 @@ async def test_a_turn_of_learning_waits_without_a_process_and_ships_its_model_or
             assert "is gone" in await learn("abandon")
             assert [path.name for path in (tmp_path / "turns").iterdir()] == ["events"]
             assert [key for key in await rollout.redis.keys() if NEW.encode() in key] == []
+
+
+async def test_a_model_that_answers_late_after_it_was_shipped_is_taken_back_and_commands_say_so(rollout):
+    async def run(*words: str) -> str:
+        return (await asyncio.to_thread(CliRunner().invoke, cli, words, env=rollout.indexers.environment)).output
+
+    async def minute() -> None:
+        await rollout.quality.flush()
+        await grow_older(rollout.redis, 60)
+        await rollout.guard()
+
+    await rollout.community.write({f"n{row}": f"title {row}" for row in range(NOTES)})
+    arms = "--arms", f"A={OLD}", f"B={NEW}"
+    async with rollout.worker(NEW):
+        async with rollout.worker(OLD):
+            await until(both(rollout))
+            await rollout.registry.activate(OLD)
+            await rollout.redis.delete(WATCH)  # which of the two was first is chance
+            await rollout.answers_as(OLD)
+            await minute()
+            await run("experiment", "start", "fast", *arms)
+            await run("experiment", "ship", "fast", "B")
+            await rollout.guard()
+        await until(lambda: rollout._follows(NEW))
+        assert f"{NEW} is watched since" in await run("experiment", "status", "fast")
+
+        async def reads() -> None:
+            await asyncio.gather(*map(rollout.related, rollout.community.titles))
+            await minute()
+
+        rollout.slow_s[NEW] = 1.0
+        for _ in range(3):
+            await reads()
+        assert f"but no worker of {OLD} runs" in await run("model", "list")
+        async with rollout.worker(OLD):
+            worker_of_old = WayBack(OLD, rollout.watches.take_back)
+            await worker_of_old()
+            await rollout.guard()
+            assert (await rollout.watches.now())[0].blocked == ""
+            await worker_of_old()
+            await rollout.answers_as(OLD)
+
+        await rollout.guard()
+        assert f"{NEW} was taken back for {OLD} at" in await run("experiment", "status", "fast")
+        watch = (await rollout.client.get("/status")).json()["watch"]
+        assert (watch["state"], watch["model"], watch["reason"], watch["blocked"]) == (
+            "taken_back",
+            NEW,
+            "slow_lists",
+            None,
+        )
 
 
 async def test_a_worker_that_takes_over_activates_its_model_once_it_lacks_nothing_that_can_be_read(rollout):

@@ -14,7 +14,15 @@ from starlette.requests import ClientDisconnect
 
 from service.api.queries import parse_query
 from service.contract.fields import ID_PATTERN
-from service.errors import BadRequest, Malformed, TooLarge, UnsupportedMedia
+from service.errors import (
+    BadRequest,
+    IndexUnavailable,
+    Internal,
+    Malformed,
+    TooLarge,
+    UnsupportedMedia,
+    WorkerUnavailable,
+)
 from service.keys import Key
 from service.recommend.recommender import Recommender
 from service.settings import HttpSettings
@@ -26,6 +34,8 @@ JSON = "application/json"
 REPLAYED = "Idempotency-Replayed"
 READER, ANSWER = "X-Reader-ID", "X-Answer-ID"
 UNKNOWN = "X-Unknown-Attributes"
+# Errors that another model may not have.
+_OF_MODEL = {IndexUnavailable.code, WorkerUnavailable.code, Internal.code}
 _MAX_KEY_CHARS = 255
 _ANSWER = re.compile(r"[!-~]{1,64}")
 _READER = re.compile(r"[!-~]{1,1536}")  # 128 characters of four bytes, percent-encoded
@@ -62,15 +72,21 @@ class Answering:
     def log(self, scenario: Scenario, digest: str, ids: Sequence[str], *, note_id: str = "", category: str = "") -> str:
         """Log an answer with these ids, in order, to rules of this digest; returns its own id, which events name."""
         model = self.recommender.fingerprint
-        answer_id = new_answer_id(scenario, model, self.arm)
+        answer_id, seconds = new_answer_id(scenario, model, self.arm), self._seconds
         source = scenario, model, ids, digest, self.reader, self.experiment, self.arm
-        self.buffer.add(ServedAnswer(answer_id, time.time(), *source, note_id, category, self._seconds))
+        self.buffer.add(ServedAnswer(answer_id, time.time(), *source, note_id, category, seconds))
+        if scenario == "tags":
+            self.buffer.counts.answered(model, "tags", seconds)
+        else:
+            self.buffer.counts.answered(model, "list", seconds, empty=not ids)
         return answer_id
 
     def log_failure(self, code: str) -> None:
-        """Log an error of ours in the place of an answer, if the reader is in an experiment: it counts for the arm."""
+        """Count an error of ours in the place of an answer; log it if the reader is in an experiment, for the arm."""
+        model = self.recommender.fingerprint
+        if code in _OF_MODEL:
+            self.buffer.counts.failed(model)
         if self.arm:
-            model = self.recommender.fingerprint
             answer_id = new_answer_id("failed", model, self.arm)
             source = "", self.reader, self.experiment, self.arm
             failure = ServedAnswer(answer_id, time.time(), "failed", model, [code], *source, seconds=self._seconds)

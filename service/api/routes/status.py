@@ -29,4 +29,4 @@ async def get_status(request: Request) -> Response:
     recommender = recommender_of(request)
     status = await recommender.status()
     state = request.app.state
-    return json_answer(status_out(status, recommender.fingerprint, state.reach(), state.warnings()))
+    return json_answer(status_out(status, recommender.fingerprint, state.reach(), state.watch(), state.warnings()))

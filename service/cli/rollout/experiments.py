@@ -110,8 +110,14 @@ def report(name: str, data: Path, memory: str) -> None:
         from service.experiments.report import format_report
         from service.experiments.results import results_of
 
-        found = run(lambda service: find_experiment(service, name))
+        async def find(service: "Rollout") -> "tuple[Experiment, str]":
+            one = await find_experiment(service, name)
+            return one, await _since_shipped(service, one)
+
+        found, since = run(find)
         echo(format_report(found, results_of(found, data, memory)))
+        if since:
+            echo(f"\nSince it was shipped: {since}.")
 
 
 @experiment.command()
@@ -204,6 +210,15 @@ async def _status(service: "Rollout", name: str) -> None:
     echo(f"{name}: {_state(found)}, {found.share:.1%} of the readers, from {_time(found.started_at)}{until} UTC")
     for arm in found.arms:
         echo(f"  {arm}: {await _health(service, arm.model)}")
+    if since := await _since_shipped(service, found):
+        echo(f"  {since}")
+
+
+async def _since_shipped(service: "Rollout", experiment: "Experiment") -> str:
+    """What became of the model that was shipped, in a sentence; empty if another one was activated since."""
+    shipped = experiment.shipped and experiment.arm(experiment.shipped)
+    watch, _ = await service.watches.now()
+    return str(watch) if shipped and watch and watch.model == shipped.model else ""
 
 
 async def _health(service: "Rollout", model: str) -> str:

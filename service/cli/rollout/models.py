@@ -52,7 +52,9 @@ def activate(fingerprint: str, force: bool) -> None:
     """Let the model FINGERPRINT answer from now on.
 
     Refused unless its index holds every note, in its present version, that the index of the active model holds.
-    Every gateway follows within half a second; each request is answered by one model from start to end.
+    Every gateway follows within half a second; each request is answered by one model from start to end. For a day it
+    is watched: where its answers are clearly worse than before, the model before is activated again, as long as workers
+    of it run (NOTELLM_GUARD__*).
 
     \b
     Example:
@@ -93,6 +95,9 @@ async def _list(service: "Rollout") -> None:
                 lacks = "unknown"
         state = "active" if fingerprint == active else ""
         echo(line.format(fingerprint, state, progress.predicted, progress.dead_lettered, progress.waiting, lacks))
+    watch, _ = await service.watches.now()
+    if watch and watch.state in ("watching", "taken_back"):
+        echo(str(watch))
 
 
 async def _activate(service: "Rollout", fingerprint: str, *, force: bool) -> None:

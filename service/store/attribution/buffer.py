@@ -6,6 +6,7 @@ import zlib
 from service import metrics
 from service.errors import StoreUnavailable
 from service.store.attribution.answers import ServedAnswer
+from service.store.attribution.figures import AnswerCounts
 from service.store.interfaces import AnswerLog
 
 log = logging.getLogger(__name__)
@@ -23,10 +24,11 @@ class AnswerBuffer:
     """Holds answers until `flush` has logged them: at most ``capacity``, further ones are dropped and counted.
 
     A ``share`` below 1 logs the answers to that share of readers, the same ones always; of answers without a reader, as
-    many. None stays without a log.
+    many. None stays without a log. ``counts`` are of all answers, logged or not.
     """
 
     def __init__(self, log: AnswerLog | None = None, share: float = 1.0, capacity: int = CAPACITY) -> None:
+        self.counts = AnswerCounts()
         self._log = log
         self._below = int(share * _HASHES) if log else 0
         self._capacity = capacity

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from service.store.connection import redis_errors
 from service.store.experiments.records import Arm, Experiment, free_slots
+from service.store.experiments.watches import POINT
 from service.store.schema import EXPERIMENTS, LUA
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ REVISION = ""
 # it needs. 0 if there was another change, -1 if one of the models is not registered.
 _PUT = (
     LUA
+    + POINT
     + f"""
 if (redis.call('HGET', '{EXPERIMENTS}', '{REVISION}') or '0') ~= ARGV[1] then return 0 end
 for i = 5, #ARGV do
@@ -27,7 +29,7 @@ for i = 5, #ARGV do
 end
 redis.call('HSET', '{EXPERIMENTS}', ARGV[2], ARGV[3])
 redis.call('HINCRBY', '{EXPERIMENTS}', '{REVISION}', 1)
-if ARGV[4] ~= '' then redis.call('SET', ACTIVE, ARGV[4]) end
+if ARGV[4] ~= '' then point(ARGV[4]) end
 return 1
 """
 )

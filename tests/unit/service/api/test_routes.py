@@ -1054,6 +1054,7 @@ class TestStatus:
             "model": FINGERPRINT,
             "freshness_s": {"p50": None, "p99": None},
             "reach": None,
+            "watch": None,
             "warnings": [],
         }
 

@@ -178,6 +178,16 @@ class TestNotes:
         with pytest.raises(Refused, match="422 idempotency_key_reused"):
             await notellm.delete("n1", idempotency_key="k 1")
 
+    async def test_name_their_reader_and_the_suggestions_that_they_took(self, notellm, gateway):
+        suggestions = await notellm.tags("harbor tram", reader="ä/1")
+        await notellm.put("n1", {"title": "a", "hashtags": ["x"]}, reader="ä/1", answer_id=suggestions.answer_id)
+        await notellm.patch("n1", {"hashtags": ["y"]}, answer_id=suggestions.answer_id)
+        await gateway.buffer.flush()
+
+        asked, put, patched = gateway.served.kept
+        assert [(one.answer_id, list(one.ids)) for one in (put, patched)] == [(asked.answer_id, [tag]) for tag in "xy"]
+        assert put.reader == asked.reader != patched.reader == ""
+
 
 class TestRelated:
     async def test_takes_every_parameter(self, gateway, notellm, monkeypatch):
