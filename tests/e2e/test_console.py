@@ -865,6 +865,33 @@ class TestService:
         expect(page.locator("#recall-hint")).to_contain_text("Recall is not measured here yet.")
         assert page.locator("#shards-head").inner_text().split() == ["Shard", "Notes", "Generation", "Recipe"]
 
+    def test_draws_what_readers_clicked_and_tells_of_a_model_that_was_taken_back(self, visit, service):
+        person = visit()
+        watch = {"model": "6f1d0c2ab3e49587", "before": "0a9b8c7d6e5f4a3b", "state": "taken_back", "blocked": None}
+        watch |= {"since": "2026-05-04T09:30:00Z", "ended": "2026-05-04T09:41:00Z", "reason": "clicks"}
+        detail = "2.10% of items shown are clicked, where 8.32% were before"
+        person.answer("**/status", 200, status(service) | {"watch": watch | {"detail": detail}})
+        rates = [
+            {"shown": 4000, "clicked": 333, "rate": 0.0832, "low": 0.07, "high": 0.1},
+            {"shown": 900, "clicked": 19, "rate": 0.021, "low": None, "high": None},
+        ]
+        sources = [
+            {"scenario": "related", "model": model, "arm": "", **rate}
+            for model, rate in zip(("0a9b8c7d", "6f1d0c2a"), rates, strict=True)
+        ]
+        person.answer("**/outcomes", 200, {"sources": sources, "positions": [{"position": 1} | rates[0]]})
+
+        page = person.open("#service")
+
+        expect(page.locator("#watch")).to_have_text(
+            f"6f1d0c2ab3e49587 was taken back for 0a9b8c7d6e5f4a3b at 2026-05-04 09:41 UTC: {detail}."
+        )
+        drawn = page.locator("#outcomes tr")
+        expect(drawn).to_have_count(3)
+        expect(page.locator("#outcomes .interval")).to_have_count(2)
+        dots = [float(dot.get_attribute("cx") or 0) for dot in page.locator("#outcomes circle").all()]
+        assert dots == [pytest.approx(4 + 152 * one) for one in (0.832, 0.21, 0.832)]
+
     def test_names_what_is_not_as_it_should_be(self, visit, service):
         person = visit()
         now = status(service)

@@ -1091,7 +1091,7 @@ async function poll(signal) {
   nextPoll = setTimeout(() => polling.run(poll), POLL_MS);
 }
 
-function showStatus({ notes, queue, index, model, freshness_s: freshness, reach, warnings }) {
+function showStatus({ notes, queue, index, model, freshness_s: freshness, reach, watch, warnings }) {
   $("figures").hidden = false;
   $("warnings").hidden = warnings.length === 0;
   $("warnings").replaceChildren(...warnings.map((line) => make("p", {}, line)));
@@ -1121,6 +1121,7 @@ function showStatus({ notes, queue, index, model, freshness_s: freshness, reach,
       ? `Of the notes, today and yesterday. Hubs stand in many more lists than others, and take ${fine(reach.hub_share)} of the places.`
       : "No list was logged yet.",
   });
+  showWatch(watch);
   showRecall(index.shards);
   showShards(index, model);
   draw($("freshness-chart"), "Freshness", duration, [
@@ -1185,8 +1186,36 @@ function showShards(index, model) {
   $("shards").replaceChildren(...rows);
 }
 
+function showWatch(watch) {
+  $("watch").hidden = !watch;
+  if (!watch) return;
+  const { model, before, state, since, ended, detail, blocked } = watch;
+  $("watch").classList.toggle("failed", Boolean(blocked) || state === "taken_back");
+  const time = (text) => text.slice(0, 16).replace("T", " ");
+  $("watch").textContent = {
+    watching: blocked
+      ? `${model} should be taken back for ${before} (${detail}), but ${blocked}.`
+      : `${model} is watched since ${time(since)} UTC, against ${before} before it.`,
+    kept: `${model} was watched until ${time(ended ?? since)} UTC, and kept.`,
+    taken_back: `${model} was taken back for ${before} at ${time(ended ?? since)} UTC: ${detail}.`,
+    unwatched: `${model} is not watched: it answered before, or was taken back once.`,
+  }[state];
+}
+
 const makeRow = (cell, texts, attributes = {}) =>
   make("tr", {}, ...texts.map((text) => make(cell, attributes, String(text))));
+
+// A rate as a dot on its interval, on the scale of all; the numbers stand beside it.
+function drawRate({ rate, low, high }, most) {
+  const x = (share) => 4 + (152 * share) / most;
+  return makeSvg(
+    "svg",
+    { viewBox: "0 0 160 16", class: "rate", "aria-hidden": "true" },
+    makeSvg("line", { x1: x(0), x2: x(most), y1: 8, y2: 8, class: "scale" }),
+    ...(low === null ? [] : [makeSvg("line", { x1: x(low), x2: x(high), y1: 8, y2: 8, class: "interval" })]),
+    makeSvg("circle", { cx: x(rate), cy: 8, r: 3.5 }),
+  );
+}
 
 function showOutcomes({ sources, positions }) {
   const row = (name, { shown, clicked, rate, low, high }) => [
@@ -1200,8 +1229,16 @@ function showOutcomes({ sources, positions }) {
     ...sources.map((one) => row([one.scenario, one.model, one.arm].filter(Boolean).join(" · "), one)),
     ...positions.map((one) => row(`place ${one.position}${one.position === 11 ? " and below" : ""}`, one)),
   ];
-  const nothing = make("tr", {}, make("td", { colspan: 5 }, "No event of these days names an answer."));
-  $("outcomes").replaceChildren(...(rows.length ? rows.map((texts) => makeRow("td", texts)) : [nothing]));
+  const all = [...sources, ...positions];
+  const most = Math.max(...all.map(({ rate, high }) => high ?? rate), Number.EPSILON);
+  $("outcomes-scale").textContent = all.length ? `0 to ${fine(most)}` : "";
+  const nothing = make("tr", {}, make("td", { colspan: 6 }, "No event of these days names an answer."));
+  const drawn = rows.map((texts, place) => {
+    const made = makeRow("td", texts);
+    made.append(make("td", {}, drawRate(all[place], most)));
+    return made;
+  });
+  $("outcomes").replaceChildren(...(drawn.length ? drawn : [nothing]));
 }
 
 function showHistory() {
