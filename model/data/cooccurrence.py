@@ -72,7 +72,7 @@ def related_pairs(
     """
     if rules.timed and events.untimed:
         raise ValueError(f"{events.untimed} of {len(events)} events have no ts: without an order, use unordered pairs")
-    return engine.related(events, rules, within)
+    return engine.related(events, rules.in_unit_of(events.newest), within)
 
 
 def _draw(note_id: str, seed: int) -> float:

@@ -47,6 +47,11 @@ class EventTable:
     def __len__(self) -> int:
         return len(self.users)
 
+    @property
+    def newest(self) -> float:
+        """The largest ``ts``."""
+        return float(self.ts.max(initial=0))
+
 
 def has_events(folder: Path) -> bool:
     """Whether a folder holds events at all; some data sets are notes alone."""

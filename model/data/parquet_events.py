@@ -17,12 +17,13 @@ def _literals(kinds: Iterable[str]) -> str:
 
 
 # Of the files as they are, in SQL that DuckDB and Spark share: the events that count, those of them without a time,
-# and the rows with a mistake.
+# the rows with a mistake, and the largest time.
 CHECK = f"""
 SELECT count(*) FILTER (WHERE event NOT IN ({_literals(NOT_MET)})) AS events,
        count(*) FILTER (WHERE ts IS NULL AND event NOT IN ({_literals(NOT_MET)})) AS untimed,
        count(*) FILTER (WHERE user_id IS NULL OR user_id = '' OR note_id IS NULL OR note_id = '' OR event IS NULL
-                              OR event NOT IN ({_literals([*CLICKS, *NOT_MET])})) AS wrong
+                              OR event NOT IN ({_literals([*CLICKS, *NOT_MET])})) AS wrong,
+       max(ts) AS newest
 FROM files
 """  # noqa: S608  (words of ours)
 # The events that count; ``ts`` is 0 where there is none.
@@ -43,6 +44,7 @@ class ParquetEvents:
     files: Sequence[str]
     count: int
     untimed: int
+    newest: float = 0.0  # the largest ``ts``
 
     def __len__(self) -> int:
         return self.count
@@ -69,10 +71,10 @@ def _checked(files: Sequence[Path]) -> ParquetEvents | None:
     try:
         with duckdb.connect() as connection:
             connection.read_parquet(names).create_view("files")
-            [(count, untimed, wrong)] = connection.execute(CHECK).fetchall()
+            [(count, untimed, wrong, newest)] = connection.execute(CHECK).fetchall()
     except duckdb.Error:
         return None
-    return ParquetEvents(names, count, untimed) if count and not wrong else None
+    return ParquetEvents(names, count, untimed, newest or 0) if count and not wrong else None
 
 
 def _is_plain(file: Path, label: str) -> bool:

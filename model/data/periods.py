@@ -10,7 +10,7 @@ from model.data.engines.query import Engine
 from model.data.events import EventTable
 from model.data.notes import is_blank
 from model.data.pairs import Pairs
-from model.data.times import Times
+from model.data.times import Times, in_unit_of
 from model.note import Note
 
 
@@ -24,7 +24,7 @@ class Periods:
 
 
 def split_periods(events: EventTable, *, start: float | None = None, share: float | None = None) -> Periods:
-    """The notes first seen before ``start`` (in the unit of ``ts``), and those first seen from then on.
+    """The notes first seen before ``start`` (in the unit of ``ts``, or in seconds), and those first seen from then on.
 
     Args:
         share: sets the start instead: from then on this share of the notes was first seen.
@@ -41,6 +41,7 @@ def split_periods(events: EventTable, *, start: float | None = None, share: floa
         if share is None or not 0 < share < 1:
             raise ValueError(f"the test period's share of the notes must be within 0..1, got {share}")
         start = np.quantile(first_N, 1 - share, method="higher").item()
+    start = in_unit_of(events.newest, start)
     ids = np.array(events.note_ids, dtype=object)
     before, after = frozenset(ids[first_N < start]), frozenset(ids[first_N >= start])
     if not before or not after:

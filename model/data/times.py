@@ -61,6 +61,16 @@ def seconds(text: str) -> float:
     return time.timestamp()
 
 
+def in_unit_of(newest: float, time: float) -> float:
+    """A time in seconds since 1970, as dates are, in the unit of a log whose largest time is ``newest``.
+
+    Numbers that no year reaches in seconds count milliseconds or microseconds; a time of that size stays as it is.
+    """
+    if time > MOST_SECONDS or newest <= MOST_SECONDS:
+        return time
+    return time * (1e6 if newest > 1000 * MOST_SECONDS else 1e3)
+
+
 def event_time(row: Mapping[str, Any], where: str, unit: Unit) -> int | float | None:
     """A row's ``ts``; None where it is not given. Raises DataError."""
     value = given(row, "ts")

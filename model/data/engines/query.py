@@ -4,12 +4,13 @@ Parameters are marked as in ``:top``. DuckDB marks them with a dollar sign; noth
 """
 
 from collections.abc import Set
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import Protocol, Self
 
 from model.data.events import EventTable
 from model.data.pairs import Pairs
 from model.data.parquet_events import ParquetEvents
+from model.data.times import in_unit_of
 
 # Of the tables ``log`` (user_code, note, ts, clicked) and ``candidates`` (note). Notes are in the order of their ids.
 # An engine may divide before it drops the users without a click, hence `nullif`.
@@ -59,7 +60,7 @@ class PairRules:
         upper, lower: bounds of a score, both inclusive; pairs outside are dropped first.
         top: related notes of one note at most, those of the highest scores; ties by id.
         ordered: A was viewed strictly before B was clicked. False: in any order, which needs no ``ts``.
-        since, until: only events of this period count, ``since <= ts < until``, in the unit of ``ts``.
+        since, until: only events of this period count, ``since <= ts < until``, in the unit of ``ts``, or in seconds.
         max_clicks: users with more distinct clicks than this add nothing; the pairs say how many there were. A user
             with N clicks adds 1/N to N^2 pairs: beyond this next to nothing, at most of the cost.
         max_views: of the notes that a user viewed and never clicked, the last so many count. A crawler views all.
@@ -78,6 +79,11 @@ class PairRules:
     def timed(self) -> bool:
         """Whether every event needs a ``ts``."""
         return self.ordered or self.since is not None or self.until is not None
+
+    def in_unit_of(self, newest: float) -> Self:
+        """The same rules, with a period in the unit of a log whose largest time is ``newest``."""
+        since, until = (None if time is None else in_unit_of(newest, time) for time in (self.since, self.until))
+        return replace(self, since=since, until=until)
 
 
 class Engine(Protocol):

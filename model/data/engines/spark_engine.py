@@ -57,7 +57,7 @@ class SparkEngine:
                     f"{listed(wrong)} is missing or of another type"
                 )
             files.createOrReplaceTempView("files")
-            [(count, untimed, mistakes)] = self.session.sql(CHECK).collect()
+            [(count, untimed, mistakes, newest)] = self.session.sql(CHECK).collect()
         if mistakes:
             kinds_of_events = listed((*CLICKS, *NOT_MET))
             raise DataError(
@@ -65,7 +65,7 @@ class SparkEngine:
             )
         if not count:
             raise DataError("there are no events")
-        return ParquetEvents((url,), count, untimed)
+        return ParquetEvents((url,), count, untimed, newest or 0)
 
     def related(self, events: EventTable | ParquetEvents, rules: PairRules, within: Set[str] | None) -> Pairs:
         """See `Engine`."""

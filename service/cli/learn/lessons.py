@@ -48,6 +48,7 @@ def gather(turn: Turn, notes: "Sequence[Note]", events: "EventTable") -> Done:
     from model.data.notes import is_blank, write_notes
     from model.data.pairs import write_pairs
     from model.data.periods import split_periods, temporal_pairs
+    from model.data.times import in_unit_of
     from model.evaluation.retrieval import fitting
     from model.network.adapter import merged
     from model.network.checkpoint import load_manifest
@@ -55,7 +56,7 @@ def gather(turn: Turn, notes: "Sequence[Note]", events: "EventTable") -> Done:
     asked, serving = turn.asked, merged(turn.serving)
     manifest = load_manifest(serving)
     warm(manifest.recipe, serving, asked["set"])  # a mistake in it is told now
-    since = None if asked["from"] is None else in_unit_of(events, asked["from"])
+    since = None if asked["from"] is None else in_unit_of(events.newest, asked["from"])
     periods = split_periods(events, share=asked["test_share"])
     if since is not None and since >= periods.start:
         raise ValueError(
@@ -87,13 +88,6 @@ def gather(turn: Turn, notes: "Sequence[Note]", events: "EventTable") -> Done:
             "unseen": unseen(_learned_from(turn.serving) or older, newest, manifest.categories),
         },
     )
-
-
-def in_unit_of(events: "EventTable", seconds: float) -> float:
-    """A time in seconds since 1970 in the unit of a log, which its largest number tells."""
-    most = float(events.ts.max())
-    scale = 1e6 if most > 1e14 else 1e3 if most > 1e11 else 1.0
-    return seconds * scale if seconds < 1e11 else seconds
 
 
 def _check_size(pairs: "Pairs", gold: "Pairs") -> None:

@@ -15,6 +15,7 @@ from support.rows import jsonl, parquet
 from model.data.cooccurrence import PairRules, related_pairs
 from model.data.events import load_events
 from model.data.files import DataError
+from model.data.parquet_events import open_events
 from model.data.periods import split_periods
 from model.data.times import seconds
 
@@ -153,3 +154,24 @@ def test_fractions_decide_what_came_first_and_what_is_in_a_period(tmp_path):
     assert related_pairs(events, PairRules(since=9.5)).ends() == [("b", "c")]
     assert split_periods(events, start=9.5).after == {"b", "c"}
     assert split_periods(events, share=0.5).start == 9.75
+
+
+@pytest.mark.parametrize("scale", [1, 1000, 1_000_000])
+@pytest.mark.parametrize("name", ["events.jsonl", "events.parquet"])
+def test_a_date_is_one_in_every_unit_that_a_log_may_have(tmp_path, scale, name):
+    """Exported events count microseconds."""
+    days = [seconds("2026-01-30T12:00"), seconds("2026-01-31"), seconds("2026-01-31T12:00"), seconds("2026-02-01")]
+    rows = [
+        {"user_id": "u", "note_id": note, "event": "click", "ts": int(day * scale)}
+        for note, day in zip("abcd", days, strict=True)
+    ]
+    if name == "events.jsonl":
+        jsonl(tmp_path / name, rows)
+    else:
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / name)
+    start, end = seconds("2026-01-31"), seconds("2026-02-01")
+
+    for log in (load_events(tmp_path), open_events(tmp_path)):
+        assert related_pairs(log, PairRules(since=start, until=end)).ends() == [("b", "c")]
+        assert related_pairs(log, PairRules(since=start * scale, until=end * scale)).ends() == [("b", "c")]
+    assert split_periods(load_events(tmp_path), start=start).after == {"b", "c", "d"}
