@@ -38,7 +38,7 @@ def targets(service: Service) -> list[str]:
 
 
 def load(service: Service, notes: int = NOTES) -> None:
-    """What a community does: notes that are written, read and drafted, and a mistake."""
+    """What a community does: notes that are written, read, clicked and drafted, and a mistake."""
     samples = list(islice(sample_notes(), notes))
     with service.client(timeout_s=LOAD_S, patience_s=30) as notellm:
         for note in samples:
@@ -50,6 +50,8 @@ def load(service: Service, notes: int = NOTES) -> None:
             time.sleep(0.2)
         for note in samples:
             notellm.related(note.id)
+        click = {"event_id": "e1", "user_id": "u1", "note_id": "last", "type": "click", "ts": time.time()}
+        notellm.record([click, click])
         notellm.tags("A weekend of ramen in Osaka", "Four bowls in two days, ranked.")
         with pytest.raises(Refused):
             notellm.get("nobody-wrote-this")
