@@ -37,6 +37,7 @@ key                                 fate     why
 ``notellm:v1:servedcounts``         dropped  with it
 ``notellm:v1:forgotten``            dropped  with it
 ``notellm:v1:listed:<day>:<m>``     dropped  figures of two days
+``notellm:v1:answered:<time>``      dropped  figures of two hours
 ``notellm:v1:outcomes:<day>``       dropped  figures of two weeks; reports are made of exported events
 ``notellm:v1:readerkey``            kept     or readers would have other names than in the files exported so far
 ``notellm:v1:ids``                  rebuilt  the live ones of the notes
@@ -48,6 +49,8 @@ key                                 fate     why
 ``notellm:v1:newnotes``             rebuilt  with them
 ``notellm:v1:tagrules``             kept     or what was blocked would be suggested again
 ``notellm:v1:experiments``          kept     or readers would leave their arms, and reports lose theirs
+``notellm:v1:watch``                dropped  nothing is known of the model before, whose figures are gone
+``notellm:v1:guardian``             dropped  with it
 ``notellm:v1:webhook``              dropped  streams begin anew, and the webhook hears what comes then
 ``notellm:v1:webhookholder``        dropped  with it
 ``notellm:v1:counts``               rebuilt  counted from the notes

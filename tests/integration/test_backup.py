@@ -38,12 +38,15 @@ from service.errors import NotAsExpected, StoreUnavailable
 from service.settings import MINI
 from service.store import schema
 from service.store.attribution.answers import ServedAnswer, new_answer_id
+from service.store.attribution.figures import AnswerCounts
 from service.store.attribution.log import RedisAnswerLog
+from service.store.attribution.quality import Quality
 from service.store.changes import RedisChangeStream
 from service.store.connection import open_sync_redis
 from service.store.events import RedisEvents
 from service.store.experiments.experiments import Experiments
 from service.store.experiments.records import Arm
+from service.store.experiments.watches import Watches
 from service.store.hashtags.completion import Completion
 from service.store.hashtags.vocabulary import RedisHashtags
 from service.store.idempotency import RedisAnswers
@@ -51,6 +54,7 @@ from service.store.interfaces import Answer, HashtagRule, Suggestion
 from service.store.jobs import JobQueue
 from service.store.notes import RedisStore
 from service.store.records import Event, StoredNote, StoredPrediction, digest_of
+from service.store.registry import Registry
 from service.store.schema import RESTORING
 from service.store.webhook.notices import RedisNotices
 
@@ -172,6 +176,12 @@ async def use(redis: Redis, notes: int = 60) -> RedisStore:
         await RedisHashtags(redis).put_rule(rule)
     arms = Arm("A", MODELS[0], {}), Arm("B", MODELS[1], {"diversity": 0.2, "duplicates": "keep"})
     assert await Experiments(redis).start("spread", arms, 0.3) == "done"
+    for model in (MODELS[1], MODELS[0]):
+        assert await Registry(redis).activate(model)
+    assert await Watches(redis).lease("g1")
+    counts = AnswerCounts()
+    counts.failed(MODELS[0])
+    await Quality(redis, counts).flush()
     notices = RedisNotices(redis)
     assert await notices.hold()
     await notices.tell((await notices.read()).told)
