@@ -68,7 +68,8 @@ class Webhook:
     async def __call__(self) -> None:
         """Tell all there is; nothing while a failed request waits to be tried again, or another gateway tells."""
         with suppress(StoreUnavailable):  # the next call finds everything where it was
-            while self._clock() >= self._not_before and await self._notices.hold() and await self._tell_next():
+            # Held while it waits, too: another gateway would not know that it has to.
+            while await self._notices.hold() and self._clock() >= self._not_before and await self._tell_next():
                 pass
 
     async def _tell_next(self) -> bool:
@@ -112,8 +113,9 @@ class Webhook:
                 return False
             outcome = "dropped"
         metrics.WEBHOOK_NOTICES.labels(outcome).inc(len(notices))
+        self._failing_since = None  # the next ones have an hour of their own
         if outcome != "dropped":
-            self._failing_since, self._wait_s = None, FIRST_WAIT_S
+            self._wait_s = FIRST_WAIT_S
         return True
 
     async def _asked(self, body: bytes, notices: Sequence[Notice]) -> str:

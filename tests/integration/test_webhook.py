@@ -226,6 +226,8 @@ async def test_waits_grow_and_after_an_hour_it_goes_on_with_what_is_next(communi
         asked += [community.now - start] * (len(receiver.heard) - before)
         community.now += 1
     await community.write("n2")
+    await community.gateway()  # fails once, and is not dropped with those before
+    community.now += LONGEST_WAIT_S
     receiver.status = 204
     await community.gateway()
 
@@ -233,7 +235,18 @@ async def test_waits_grow_and_after_an_hour_it_goes_on_with_what_is_next(communi
     assert waits[:10] == [1, 2, 4, 8, 16, 32, 64, 128, 256, 300]
     assert metrics.WEBHOOK_NOTICES.labels("dropped")._value.get() == dropped + 1
     assert [event["note_id"] for event in receiver.events()][-1] == "n2"
-    assert [event["note_id"] for event in receiver.events()].count("n2") == 1
+    assert [event["note_id"] for event in receiver.events()].count("n2") == 2
+
+
+async def test_a_gateway_that_waits_to_try_again_keeps_others_from_asking(community, receiver):
+    receiver.status = 500
+    await community.write("n1")
+    await community.gateway()
+    await community.redis.delete(WEBHOOK_HOLDER)  # as if ten seconds were over
+    await community.gateway()
+    await community.another_gateway()()
+
+    assert len(receiver.heard) == 1
 
 
 @pytest.mark.parametrize("status", [400, 401, 410, 302])
