@@ -31,6 +31,8 @@ _GROUP_GONE = ("NOGROUP", "UNBLOCKED")
 # Idle for longer than any `take_over_s`: abandoned at once.
 _LONG_AGO_MS = 24 * 3600 * 1000
 SCAN_COUNT = 1000
+# Behind every entry: a read of the pending ones from here on touches none.
+_LAST_ENTRY = f"{2**64 - 1}-0"
 
 # ARGV: the model, the dimension of its vectors. A store's first model is active. 1 when all notes are queued for it.
 REGISTER = (
@@ -200,11 +202,14 @@ class JobQueue:
         return queued
 
     async def claim(self, limit: int, block_s: float) -> list[Claimed]:
-        """The next new jobs, at most ``limit``, or none after ``block_s``."""
+        """The next new jobs, at most ``limit``, or none after ``block_s``: then `Registry.progress` knows that it asked."""
         with _group_errors():
             answer: Any = await self._redis.xreadgroup(
                 WORKERS, self._consumer, {self._jobs: ">"}, count=limit, block=max(1, int(block_s * 1000))
             )
+            if not answer:
+                # Before 7.2 Redis notes down who waits only when there is something to read, as its own past always is.
+                await self._redis.xreadgroup(WORKERS, self._consumer, {self._jobs: _LAST_ENTRY}, count=1)
         return await self._decode([(entry, fields, 1) for entry, fields in answer[0][1]]) if answer else []
 
     async def has_abandoned(self) -> bool:

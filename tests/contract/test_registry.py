@@ -1,5 +1,7 @@
 """The registry of models in Redis, and what the store and the streams promise when there are several."""
 
+import asyncio
+
 import numpy as np
 import pytest
 from redis.asyncio import Redis
@@ -13,7 +15,7 @@ from service.store.jobs import JobQueue
 from service.store.notes import RedisStore
 from service.store.records import StoredNote, StoredPrediction
 from service.store.registry import Progress, Registered, Registry
-from service.store.schema import ACTIVE, CURSORS, FILLED, JOBS, MODELS
+from service.store.schema import ACTIVE, CURSORS, FILLED, JOBS, MODELS, WORKERS
 
 VECTOR = np.array([0.6, 0.8], dtype=np.float32)
 
@@ -202,6 +204,25 @@ async def test_progress_counts_predicted_dead_lettered_and_waiting_notes_and_say
     assert await registry.dead_lettered("old", []) == 0
     await redis.hset(MODELS, "new", 2)
     assert await registry.progress("new") == Progress(0, 0, 0, filled=False, idle_s=None)
+
+
+async def test_progress_knows_of_a_worker_that_asks_and_was_never_given_a_job_and_when_it_no_longer_does(
+    redis, store, registry, old
+):
+    """Before 7.2 Redis knows nothing of one that only waits."""
+    assert await old.queue.claim(1, 0.01) == []
+    assert (first := (await registry.progress("old")).idle_s) is not None
+    await asyncio.sleep(0.3)
+    stopped = (await registry.progress("old")).idle_s
+    assert stopped >= 0.3 > first
+
+    await write(store, "a")
+    [claimed] = await old.queue.claim(1, 0.01)
+    for _ in range(2):  # its own jobs stay its own, and are delivered once
+        assert await old.queue.claim(1, 0.01) == []
+    assert (await registry.progress("old")).idle_s < 0.3
+    [pending] = await redis.xpending_range(JOBS + "old", WORKERS, "-", "+", 10)
+    assert (pending["message_id"].decode(), pending["times_delivered"]) == (claimed.entry, 1)
 
 
 async def test_everything_of_a_model_is_what_that_model_read(redis_server: RedisServer, store, old, new):
