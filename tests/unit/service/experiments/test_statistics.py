@@ -9,7 +9,9 @@ from support.readers import DAYS, Readers, unclustered
 
 from service.experiments.statistics import (
     ERROR_RATE,
+    SPLIT_ERROR_RATE,
     TYPICAL_LIFT,
+    TYPICAL_SPLIT,
     Counts,
     difference,
     lift,
@@ -101,13 +103,45 @@ def test_the_interval_is_where_the_mixed_likelihood_ratio_stays_below_the_bound(
     assert change.interval[0] < change.at_once[0] < change.estimate < change.at_once[1] < change.interval[1]
 
 
-def test_a_split_that_is_as_planned_passes_and_a_broken_one_does_not():
-    even = {"A": 1.0, "B": 1.0}
+EVEN = {"A": 1.0, "B": 1.0}
 
-    assert split_p_value({"A": 5030, "B": 4970}, even) == pytest.approx(stats.binomtest(5030, 10_000).pvalue, abs=0.02)
-    assert split_p_value({"A": 5200, "B": 4800}, even) < 0.001
+
+def test_a_split_that_is_as_planned_passes_and_a_broken_one_does_not():
+    assert split_p_value({"A": 5030, "B": 4970}, EVEN) == 1
+    assert split_p_value({"A": 5300, "B": 4700}, EVEN) < SPLIT_ERROR_RATE
     assert split_p_value({"A": 9000, "B": 1000}, {"A": 0.9, "B": 0.1}) == 1
-    assert split_p_value({"A": 0, "B": 0}, even) == 1
+    assert split_p_value({"A": 0, "B": 0}, EVEN) == 1
+
+
+def test_the_p_value_of_a_split_is_the_plans_likelihood_over_that_of_a_mixture_around_it():
+    """Written out: two arms as a beta-binomial distribution, three as a Dirichlet-multinomial one."""
+    two = stats.binom.pmf(530, 1000, 0.5) / stats.betabinom.pmf(530, 1000, TYPICAL_SPLIT / 2, TYPICAL_SPLIT / 2)
+    shares, counts = [0.5, 0.3, 0.2], [520, 240, 240]
+    mixture = stats.dirichlet_multinomial.pmf(counts, [TYPICAL_SPLIT * share for share in shares], 1000)
+    three = stats.multinomial.pmf(counts, 1000, shares) / mixture
+
+    assert split_p_value({"A": 530, "B": 470}, EVEN) == pytest.approx(two)
+    assert split_p_value(dict(zip("ABC", counts, strict=True)), dict(zip("ABC", [5, 3, 2], strict=True))) == (
+        pytest.approx(three)
+    )
+    assert 0 < three < two < 1
+
+
+@pytest.mark.parametrize(("lost", "least", "most"), [(0.0, 0.0, SPLIT_ERROR_RATE), (0.25, 0.99, 1.0)])
+def test_a_sound_split_is_seldom_refused_at_any_of_14_daily_looks_and_a_broken_one_is_caught(lost, least, most):
+    """A twin, the chi-square test for one look, refuses sound ones more often than it says."""
+    chance = np.random.default_rng(3)
+    daily_ED = chance.poisson(3000 / DAYS, (2000, DAYS))
+    second_ED = chance.binomial(daily_ED, (1 - lost) / (2 - lost)).cumsum(1)
+    first_ED = daily_ED.cumsum(1) - second_ED
+    refused = twin = 0
+    for days in zip(first_ED.tolist(), second_ED.tolist(), strict=True):
+        looks = list(zip(*days, strict=True))
+        refused += min(split_p_value({"A": one, "B": other}, EVEN) for one, other in looks) < SPLIT_ERROR_RATE
+        twin += max((one - other) ** 2 / (one + other) for one, other in looks) > stats.chi2.isf(SPLIT_ERROR_RATE, 1)
+
+    assert least <= refused / 2000 <= most
+    assert twin / 2000 > 2 * SPLIT_ERROR_RATE
 
 
 def test_without_a_lift_daily_looks_alarm_seldom_and_those_of_a_twin_for_one_look_often(readers):
