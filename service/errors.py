@@ -16,6 +16,7 @@
      ├── Unauthorized           401 unauthorized          WWW-Authenticate
      ├── Forbidden              403 forbidden
      ├── NoteNotFound           404 note_not_found
+     ├── ExperimentNotFound     404 experiment_not_found
      ├── NotePending            409 note_pending          Retry-After
      ├── AliasLoop              409 alias_loop
      ├── NotAsExpected          412 precondition_failed
@@ -125,6 +126,12 @@ class NoteNotFound(NoteLLMError):
     """No note of this id was ever stored, or it was deleted."""
 
     status, code = 404, "note_not_found"
+
+
+class ExperimentNotFound(NoteLLMError):
+    """No experiment of this name was ever started."""
+
+    status, code = 404, "experiment_not_found"
 
 
 class NotePending(NoteLLMError):

@@ -23,6 +23,7 @@ from service.api.responses import error_body
 from service.api.routes import ROUTES
 from service.api.same_origin import SameOrigin
 from service.errors import Internal, Malformed, NoRoute, NoteLLMError, WrongMethod
+from service.experiments.overview import Overview
 from service.keys import Keyring
 from service.logs import REQUEST_ID, outline
 from service.recommend.recommender import Recommender
@@ -49,11 +50,12 @@ def create_app(
     buffer: AnswerBuffer | None = None,
     reach: Callable[[], Reach | None] = lambda: None,
     watch: Callable[[], Watch | None] = lambda: None,
+    overview: Overview | None = None,
 ) -> FastAPI:
     """The public API, for callers with a key if there are ``keys``. ``answers`` are those of idempotent writes.
 
     ``warnings`` says in `/status` what is wrong although the service answers, ``reach`` how far its lists reach,
-    ``watch`` what became of the model that was activated last.
+    ``watch`` what became of the model that was activated last. ``overview`` has the experiments and turns of learning.
     ``buffer`` takes what is answered, for reports.
     Every request calls ``recommender`` once, with its reader if it has one: its answer is that of one model, the active
     one or that of the reader's arm. Of a batch, every request does.
@@ -66,6 +68,7 @@ def create_app(
     app.state.warnings = warnings
     app.state.reach = reach
     app.state.watch = watch
+    app.state.overview = overview or Overview()
     app.state.buffer = buffer or AnswerBuffer()
     app.state.same_origin = SameOrigin(settings.http.host, settings.http.hosts, settings.http.cors_origins)
     app.add_exception_handler(NoteLLMError, _answer_our_error)

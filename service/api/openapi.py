@@ -80,6 +80,7 @@ TAGS = {
     "users": "The readers.",
     "hashtags": "The community's hashtags, and the rules for suggesting them.",
     "status": "How the service is.",
+    "experiments": "What readers say of two models, and how the service learns from them.",
 }
 
 _JSON = "application/json"

@@ -2,7 +2,6 @@
 
 from base64 import b64encode
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
 from itertools import chain, repeat
 from typing import Any
 
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from model.backend import Embedding
 from model.evaluation.online.reach import Reach
 from service.contract.embeddings import Encoding
+from service.contract.fields import time_of
 from service.recommend.note_cache import NoteSummary
 from service.recommend.notes import NoteDetails, NoteList
 from service.recommend.query import SCORE_DIGITS
@@ -207,15 +207,11 @@ def status_out(
             "model": watch.model,
             "before": watch.before,
             "state": watch.state,
-            "since": _time(watch.since),
-            "ended": None if watch.ended is None else _time(watch.ended),
+            "since": time_of(watch.since),
+            "ended": None if watch.ended is None else time_of(watch.ended),
             "reason": watch.reason or None,
             "detail": watch.detail or None,
             "blocked": watch.blocked or None,
         },
         "warnings": warnings,
     }
-
-
-def _time(seconds: int) -> str:
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%SZ}"

@@ -49,6 +49,7 @@ key                                 fate     why
 ``notellm:v1:newnotes``             rebuilt  with them
 ``notellm:v1:tagrules``             kept     or what was blocked would be suggested again
 ``notellm:v1:experiments``          kept     or readers would leave their arms, and reports lose theirs
+``notellm:v1:findings``             dropped  `notellm experiment report` and `notellm learn` tell them again
 ``notellm:v1:watch``                dropped  nothing is known of the model before, whose figures are gone
 ``notellm:v1:guardian``             dropped  with it
 ``notellm:v1:webhook``              dropped  streams begin anew, and the webhook hears what comes then

@@ -22,7 +22,8 @@ def events() -> None:
 @click.option("--to", "folder", type=FOLDER, required=True, help="The folder; a later run goes on in it.")
 @click.option("--remove", is_flag=True, help="Remove what is exported from Redis. Then export to one folder only.")
 @click.option("--keep-days", type=click.IntRange(min=1), help="Remove older days from the folder.")
-def export(folder: Path, remove: bool, keep_days: int | None) -> None:
+@click.option("--reports", is_flag=True, help="Make the reports of running experiments anew, for the console.")
+def export(folder: Path, remove: bool, keep_days: int | None, reports: bool) -> None:
     """Write the events and answers since the last run into Parquet files by day, for `notellm pairs` and `report`.
 
     Writes TO/dt=YYYY-MM-DD/part-*.parquet with user_id, note_id, event, ts, source_note_id, event_id, value, answer_id
@@ -32,6 +33,9 @@ def export(folder: Path, remove: bool, keep_days: int | None) -> None:
 
     user_id and reader are names that a key in Redis makes of the readers' ids: the same in all runs, and no way back.
     Readers who were erased since the last run are removed from the files. The service may run during an export.
+
+    With --reports, gateways show what running experiments say by these files (`GET /experiments/NAME`), as `notellm
+    experiment report` does.
 
     `notellm pairs`, `evaluate` and `reproduce` take a folder with notes.jsonl or notes.parquet and this one as
     `events`.
@@ -51,6 +55,12 @@ def export(folder: Path, remove: bool, keep_days: int | None) -> None:
     answers = f" and {exported.answers} answers" if exported.answers else ""
     erased = f", {exported.erased} of erased readers removed" if exported.erased else ""
     echo(f"{exported.events} new events{answers} in {folder}{erased}")
+    if reports:
+        from service.cli.rollout.checks import run
+        from service.cli.rollout.experiments import tell_reports
+
+        with mistakes():
+            run(lambda service: tell_reports(service, folder))
 
 
 @click.command()

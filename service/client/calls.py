@@ -11,7 +11,9 @@ from pydantic import BaseModel
 
 from ..contract.embeddings import EmbeddingsOut
 from ..contract.events import EventsOut
+from ..contract.experiments import ExperimentsOut, ReportedExperimentOut
 from ..contract.hashtags import HashtagsOut, RuleOut, RulesOut, TrendsOut
+from ..contract.learning import LearningOut
 from ..contract.notes import BulkOut, NoteOut, NotesOut, WrittenOut
 from ..contract.outcomes import OutcomesOut
 from ..contract.related import AnswersOut, ListOut, RelatedOut
@@ -242,6 +244,18 @@ class Calls:
     def outcomes(self, *, days: int = 7) -> Call[OutcomesOut]:
         """How often what was shown was clicked in the last days, by the events that name an answer."""
         return Call("GET", "/outcomes", _as(OutcomesOut), [("days", str(days))])
+
+    def experiments(self) -> Call[ExperimentsOut]:
+        """All experiments, the last one first."""
+        return Call("GET", "/experiments", _as(ExperimentsOut))
+
+    def experiment(self, name: str) -> Call[ReportedExperimentOut]:
+        """One experiment, with the report that was made of it last."""
+        return Call("GET", f"/experiments/{_escaped(name)}", _as(ReportedExperimentOut))
+
+    def learning(self) -> Call[LearningOut]:
+        """The last turns of learning."""
+        return Call("GET", "/learning", _as(LearningOut))
 
     def status(self) -> Call[StatusOut]:
         """Notes by status, the queue, the index, the model, and how fresh the index is."""

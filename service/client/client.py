@@ -77,6 +77,9 @@ class NoteLLMClient(Connection[httpx.Client, httpx.BaseTransport]):
     remove_hashtag_rule = _blocking(Calls.remove_hashtag_rule)
     status = _blocking(Calls.status)
     outcomes = _blocking(Calls.outcomes)
+    experiments = _blocking(Calls.experiments)
+    experiment = _blocking(Calls.experiment)
+    learning = _blocking(Calls.learning)
 
     def put_all(self, notes: Iterable[BulkNote], *, size: int = MAX_BULK) -> Iterator[BulkOut]:
         """Store any number of notes, ``size`` of them a request, and yield each answer as it comes.
@@ -148,6 +151,9 @@ class AsyncNoteLLMClient(Connection[httpx.AsyncClient, httpx.AsyncBaseTransport]
     remove_hashtag_rule = _awaited(Calls.remove_hashtag_rule)
     status = _awaited(Calls.status)
     outcomes = _awaited(Calls.outcomes)
+    experiments = _awaited(Calls.experiments)
+    experiment = _awaited(Calls.experiment)
+    learning = _awaited(Calls.learning)
 
     async def put_all(self, notes: Iterable[BulkNote], *, size: int = MAX_BULK) -> AsyncIterator[BulkOut]:
         """See `NoteLLMClient.put_all`."""

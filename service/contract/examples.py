@@ -15,6 +15,18 @@ _NOTE = {
     "language": None,
     "hidden": False,
 }
+_EXPERIMENT: dict[str, Any] = {
+    "name": "winter-model",
+    "state": "runs",
+    "share": 0.5,
+    "started": "2026-05-04T09:30:00Z",
+    "ended": None,
+    "shipped": None,
+    "arms": [
+        {"name": "A", "model": "0a9b8c7d6e5f4a3b", "rules": {}},
+        {"name": "B", "model": _FINGERPRINT, "rules": {"diversity": 0.3}},
+    ],
+}
 _SHORT_NOTE = {"title": "Lentil soup for a week"}
 _ITEM: dict[str, Any] = {
     "note_id": "kyoto-5",
@@ -183,6 +195,105 @@ EXAMPLES: dict[str, Any] = {
             }
         ],
         "positions": [{"position": 1, "shown": 9120, "clicked": 711, "rate": 0.077961, "low": 0.071, "high": 0.0849}],
+    },
+    "experiments": {"items": [_EXPERIMENT]},
+    "experiment": _EXPERIMENT
+    | {
+        "report": {
+            "made": "2026-05-18T03:30:12Z",
+            "until": "2026-05-18T03:30:04Z",
+            "finding": "better",
+            "verdict": "B is better: it gets 2.1% to 14.3% more clicks an item than A.",
+            "arms": [
+                {
+                    "name": "A",
+                    "readers": 5012,
+                    "answers": 48120,
+                    "shown": 402310,
+                    "clicked": 17702,
+                    "ctr": {"value": 0.044001, "low": 0.042912, "high": 0.04509},
+                    "suggested": 0,
+                    "accepted": 0,
+                    "acceptance": None,
+                    "slow_s": 0.0412,
+                },
+                {
+                    "name": "B",
+                    "readers": 4987,
+                    "answers": 48377,
+                    "shown": 404120,
+                    "clicked": 19195,
+                    "ctr": {"value": 0.047498, "low": 0.0463, "high": 0.048696},
+                    "suggested": 0,
+                    "accepted": 0,
+                    "acceptance": None,
+                    "slow_s": 0.0398,
+                },
+            ],
+            "clicks": {"value": 0.0795, "low": 0.021, "high": 0.143, "p_value": 0.0021},
+            "hashtags": None,
+            "split": {"p_value": 0.8, "holds": True},
+            "guards": [
+                {"name": "failed", "first": 0.0, "second": 0.0, "low": None, "high": None, "says": ""},
+                {"name": "empty", "first": 0.0012, "second": 0.0011, "low": -0.0009, "high": 0.0007, "says": ""},
+                {"name": "seconds", "first": 0.0121, "second": 0.0119, "low": -0.04, "high": 0.01, "says": ""},
+                {"name": "notes", "first": 18230.0, "second": 19011.0, "low": None, "high": None, "says": ""},
+            ],
+            "days": [
+                {
+                    "day": "2026-05-17",
+                    "first": {"value": 0.0443, "low": 0.0421, "high": 0.0465},
+                    "second": {"value": 0.0478, "low": 0.0455, "high": 0.0501},
+                }
+            ],
+            "impressions": True,
+        }
+    },
+    "learning": {
+        "turns": [
+            {
+                "name": "turn-0002",
+                "begun": "2026-05-04T03:30:00Z",
+                "told": "2026-05-04T04:12:31Z",
+                "serving": "0a9b8c7d6e5f4a3b",
+                "model": _FINGERPRINT,
+                "outcome": None,
+                "why": "",
+                "steps": [
+                    {
+                        "name": "gate",
+                        "about": "the new model against the serving one, on the newest notes",
+                        "state": "done",
+                        "at": "2026-05-04T04:12:30Z",
+                        "took_s": 48.2,
+                        "says": "passed",
+                    },
+                    {
+                        "name": "index",
+                        "about": "the new model's index lacks nothing",
+                        "state": "waits",
+                        "at": None,
+                        "took_s": None,
+                        "says": f"a worker of the new model, {_FINGERPRINT}: "
+                        "NOTELLM_CHECKPOINT=turns/candidate notellm worker",
+                    },
+                ],
+                "gate": [
+                    {
+                        "name": "Recall@100",
+                        "serving": 0.2805,
+                        "new": 0.3203,
+                        "change": 0.0398,
+                        "low": 0.0037,
+                        "high": 0.0781,
+                        "says": "better",
+                    }
+                ],
+                "experiment": None,
+                "hashtags": {"new": 12, "share": 0.031, "most": ["cherryblossom2026"]},
+                "categories": {"new": 0, "share": 0.0, "most": []},
+            }
+        ]
     },
     "figures": {
         "notes": {"live": 1632, "searchable": 1630, "pending": 2, "failed": 0},

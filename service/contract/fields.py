@@ -57,6 +57,11 @@ def _rfc_3339(text: str) -> str:
     raise ValueError("must be an RFC 3339 time with an offset")
 
 
+def time_of(seconds: float) -> str:
+    """Seconds since 1970 as an RFC 3339 time, to the second."""
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%SZ}"
+
+
 def seconds(time: str) -> float:
     """An RFC 3339 time as seconds since 1970; a leap second is the same as the next one. Raises ValueError."""
     time = time.upper()

@@ -1,7 +1,9 @@
 """The report of an experiment, for somebody who has to decide: one sentence, then the figures behind it."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Literal
 
 from model.evaluation.tables import markdown
 from service.experiments.results import ArmResults, Results
@@ -10,6 +12,7 @@ from service.experiments.statistics import (
     SPLIT_ERROR_RATE,
     Change,
     Counts,
+    Interval,
     difference,
     lift,
     rate_interval,
@@ -21,6 +24,8 @@ from service.store.experiments.records import Experiment
 _SLOWER, _FEWER = 0.1, 0.2
 _WIDTH = 61
 
+Finding = Literal["nothing", "broken_split", "too_early", "better", "worse", "no_difference"]
+
 
 def split(results: Results) -> float:
     """The p-value of the sample-ratio test: both arms are to have as many readers."""
@@ -28,48 +33,89 @@ def split(results: Results) -> float:
     return split_p_value({"first": first.readers, "second": second.readers}, {"first": 1.0, "second": 1.0})
 
 
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """What the second arm may not do worse than the first: both values, None where nothing was measured.
+
+    ``interval`` is of the change, a difference of shares or a lift, and holds at every look; None where there is none.
+    ``says`` how it falls, in words; empty where it holds.
+    """
+
+    name: Literal["failed", "empty", "seconds", "notes"]
+    values: tuple[float | None, float | None]
+    interval: Interval | None
+    says: str
+
+
+def guards(results: Results) -> list[Guard]:
+    """The guards of an experiment; that of the notes, of which there is no interval, is the last."""
+    first, second = results.arms
+    is_narrow = second.seconds.readers >= FEWEST_READERS and second.notes < (1 - _FEWER) * first.notes
+    fewer = f"its lists reach {1 - second.notes / first.notes:.0%} fewer notes" if is_narrow else ""
+    return [
+        _guard("failed", first.failed, second.failed, difference, 0.0, "it fails more often"),
+        _guard("empty", first.empty, second.empty, difference, 0.0, "more of its lists are empty"),
+        _guard("seconds", first.seconds, second.seconds, lift, _SLOWER, "its lists take at least {:.0%} longer"),
+        Guard("notes", (first.notes, second.notes), None, fewer),
+    ]
+
+
+def _guard(
+    name: Literal["failed", "empty", "seconds"],
+    first: Counts,
+    second: Counts,
+    compare: Callable[[Counts, Counts], Change | None],
+    most: float,
+    says: str,
+) -> Guard:
+    """It falls where the change is surely more than ``most``."""
+    values = (first.rate if first.readers else None, second.rate if second.readers else None)
+    interval = change.interval if (change := compare(first, second)) else None
+    return Guard(name, values, interval, says.format(interval[0]) if interval and interval[0] > most else "")
+
+
 def harm(results: Results) -> list[str]:
     """What the second arm surely does worse than the first, beside its clicks, in words; it holds at every look."""
-    first, second = results.arms
-    fallen = []
-    if (failed := difference(first.failed, second.failed)) and failed.is_more:
-        fallen.append("it fails more often")
-    if (empty := difference(first.empty, second.empty)) and empty.is_more:
-        fallen.append("more of its lists are empty")
-    if (slower := lift(first.seconds, second.seconds)) and slower.interval[0] > _SLOWER:
-        fallen.append(f"its lists take at least {slower.interval[0]:.0%} longer")
-    return fallen
+    return [guard.says for guard in guards(results) if guard.says and guard.name != "notes"]
 
 
 def fallen_guards(results: Results) -> list[str]:
     """The same, and how far its lists reach, of which there is no interval."""
-    first, second = results.arms
-    fallen = harm(results)
-    if second.seconds.readers >= FEWEST_READERS and second.notes < (1 - _FEWER) * first.notes:
-        fallen.append(f"its lists reach {1 - second.notes / first.notes:.0%} fewer notes")
-    return fallen
+    return [guard.says for guard in guards(results) if guard.says]
+
+
+def finding(results: Results) -> Finding:
+    """What the experiment says, in a word: of its clicks, or why nothing is said of them."""
+    if not any(arm.readers for arm in results.arms):
+        return "nothing"
+    if split(results) < SPLIT_ERROR_RATE:
+        return "broken_split"
+    change = lift(results.arms[0].clicks, results.arms[1].clicks)
+    if change is None:
+        return "too_early"
+    return "better" if change.is_more else "worse" if change.is_less else "no_difference"
 
 
 def verdict(experiment: Experiment, results: Results) -> str:
-    """What the experiment says, in a sentence or two."""
+    """The same, in a sentence or two, with the guards that fall."""
     first, second = (arm.name for arm in experiment.arms)
-    if not any(arm.readers for arm in results.arms):
+    found, change = finding(results), lift(results.arms[0].clicks, results.arms[1].clicks)
+    if found == "nothing":
         return "Nothing to say yet: no answer to a reader of it is in the log."
-    if split(results) < SPLIT_ERROR_RATE:
+    if found == "broken_split":
         return (
             f"Do not trust these figures: {first} has {results.arms[0].readers:,} readers and {second} "
             f"{results.arms[1].readers:,}, which is no even split. Something loses answers of one arm; stop the "
             "experiment, mend that, and start another."
         )
-    change = lift(results.arms[0].clicks, results.arms[1].clicks)
-    guards = fallen_guards(results)
-    but = f" But {'; '.join(guards)}." if guards else ""
+    fallen = fallen_guards(results)
+    but = f" But {'; '.join(fallen)}." if fallen else ""
     if change is None:
         return f"Too early to say which arm gets more clicks: too few readers, or a few have most of the items.{but}"
     low, high = change.interval
-    if change.is_more:
+    if found == "better":
         return f"{second} is better: it gets {low:.1%} to {high:.1%} more clicks an item than {first}.{but}"
-    if change.is_less:
+    if found == "worse":
         return f"{second} is worse: it gets {-high:.1%} to {-low:.1%} fewer clicks an item than {first}.{but}"
     between = f"between {-low:.1%} fewer and {high:.1%} more clicks an item"
     return f"No difference so far: {second} gets {between} than {first}.{but}"

@@ -6,13 +6,14 @@ are reported at all, every item of a list counts as shown.
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import duckdb
 
+from model.evaluation.online.ratio import Rate, rate
 from model.text.hashtags import fold
 from service.experiments.statistics import Counts
 from service.store.experiments.records import Experiment
@@ -37,7 +38,7 @@ SELECT arm, reader, answer_id, events.note_id, bool_or(event <> 'impression') AS
 FROM read_parquet($files, union_by_name = true) AS events JOIN answered USING (answer_id)
 WHERE is_list AND event IN ('impression', 'click', 'like', 'save') GROUP BY ALL
 """
-_NO_ITEMS = "CREATE TEMP TABLE items (arm VARCHAR, reader VARCHAR, clicked BOOLEAN, seen BOOLEAN)"
+_NO_ITEMS = "CREATE TEMP TABLE items (arm VARCHAR, reader VARCHAR, answer_id VARCHAR, clicked BOOLEAN, seen BOOLEAN)"
 _READERS = """
 SELECT * FROM (
     SELECT arm, reader, count(*) AS answers, count(*) FILTER (scenario = 'failed') AS failed,
@@ -55,6 +56,19 @@ _REACHED = (
 )
 _TAGS = """
 SELECT arm, reader, answered.ids, written.ids FROM answered JOIN written USING (answer_id) WHERE scenario = 'tags'
+"""
+# By the day (UTC) of the answer, with what an interval that knows readers needs: see `model.evaluation.online.ratio`.
+_DAYS = """
+SELECT day, arm, sum(shown)::DOUBLE, sum(clicked)::DOUBLE, count(*), sum(clicked * clicked)::DOUBLE,
+       sum(clicked * shown)::DOUBLE, sum(shown * shown)::DOUBLE
+FROM (
+    SELECT ts // 86400000000 AS day, arm, reader, coalesce(sum(clicked), 0) AS clicked,
+           sum(CASE WHEN $seen THEN coalesce(shown, 0) ELSE len(ids) END) AS shown
+    FROM answered LEFT JOIN (
+        SELECT answer_id, count(*) AS shown, count(*) FILTER (clicked) AS clicked FROM items GROUP BY answer_id
+    ) USING (answer_id)
+    WHERE is_list GROUP BY ALL
+) WHERE shown > 0 GROUP BY day, arm ORDER BY day, arm
 """
 _SEEN = "SELECT coalesce(bool_or(seen), false) FROM items"
 _LAST = "SELECT max(ts) FROM answered"
@@ -83,12 +97,14 @@ class ArmResults:
 class Results:
     """Of both arms, in their order; ``until_s`` is the time of the last answer, None without any.
 
-    ``has_impressions`` says that what counts as shown was reported.
+    ``has_impressions`` says that what counts as shown was reported. ``days`` have the clicks of the lists of each day,
+    by days since 1970 (UTC) and arm.
     """
 
     arms: tuple[ArmResults, ArmResults]
     until_s: float | None
     has_impressions: bool
+    days: Mapping[tuple[int, str], Rate]
 
 
 def results_of(experiment: Experiment, folder: Path, memory: str = "1GB") -> Results:
@@ -136,7 +152,11 @@ def _results(log: duckdb.DuckDBPyConnection, names: Sequence[str]) -> Results:
         )
         for name in names
     )
-    return Results((first, second), None if last is None else last / 1e6, bool(seen))
+    days = {
+        (day, arm): rate(shown, clicked, *of_readers)
+        for day, arm, shown, clicked, *of_readers in log.execute(_DAYS, {"seen": seen}).fetchall()
+    }
+    return Results((first, second), None if last is None else last / 1e6, bool(seen), days)
 
 
 def _arm(readers: Sequence[dict[str, Any]], accepted: Counts, slow_s: float, notes: int, *, shown: str) -> ArmResults:

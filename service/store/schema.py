@@ -39,6 +39,8 @@ key                                 holds
 ``notellm:v1:newnotes``             sorted set: id -> day of the notes that ``newtags`` counts
 ``notellm:v1:tagrules``             hash: key of a hashtag -> its rule, see `hashtags.rules`; "" -> number of changes
 ``notellm:v1:experiments``          hash: name -> JSON, an `Experiment`; "" -> number of changes
+``notellm:v1:findings``             hash: kind and name -> JSON, what gateways show of experiments and turns of
+                                    learning, see `experiments.findings`; "" -> number of changes
 ``notellm:v1:webhook``              hash: how far the webhook was told, see `webhook.notices`
 ``notellm:v1:webhookholder``        the gateway that tells it; expires
 ``notellm:v1:watch``                hash: the last `Watch` over a model that was activated
@@ -86,6 +88,7 @@ NEW_TAGS = "notellm:v1:newtags:"
 NEW_NOTES = "notellm:v1:newnotes"
 RULES = "notellm:v1:tagrules"
 EXPERIMENTS = "notellm:v1:experiments"
+FINDINGS = "notellm:v1:findings"
 WEBHOOK = "notellm:v1:webhook"
 WEBHOOK_HOLDER = "notellm:v1:webhookholder"
 WATCH = "notellm:v1:watch"

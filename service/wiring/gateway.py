@@ -61,6 +61,8 @@ async def _serve(settings: Settings) -> None:
     from service.experiments.assignment import Assignments
     from service.experiments.guard import EVERY_S as EVERY_GUARD_S
     from service.experiments.guard import Guard
+    from service.experiments.overview import EVERY_S as EVERY_OVERVIEW_S
+    from service.experiments.overview import Overview
     from service.keys import open_keyring
     from service.recommend.active_model import ActiveModel
     from service.recommend.recommender import Recommender
@@ -77,6 +79,7 @@ async def _serve(settings: Settings) -> None:
     from service.store.attribution.reach import ReachWatch
     from service.store.events import RedisEvents
     from service.store.experiments.experiments import Experiments
+    from service.store.experiments.findings import Findings
     from service.store.experiments.watches import Watches
     from service.store.hashtags.completion import Completion
     from service.store.hashtags.vocabulary import RedisHashtags
@@ -114,7 +117,9 @@ async def _serve(settings: Settings) -> None:
                 calibrated = scores if fingerprint == manifest.fingerprint else None
                 return Recommender(store, events, vocabulary, *own, settings, fingerprint, calibrated)
 
-            assignments = Assignments(Experiments(redis).changed)
+            experiments = Experiments(redis)
+            assignments = Assignments(experiments.changed)
+            overview = Overview(experiments.changed, Findings(redis).changed)
             registry = Registry(redis)
             quality = Quality(redis, buffer.counts)
             way_back = partial(obstacle, registry, searcher)
@@ -132,6 +137,7 @@ async def _serve(settings: Settings) -> None:
                 buffer=buffer,
                 reach=lambda: reach.latest,
                 watch=lambda: guard.latest,
+                overview=overview,
             )
             admission = Admission(traces.around(app), settings.limits, keys, app.routes)
             server = GatewayServer(admission, missing.leave, settings.http.cors_origins)
@@ -151,6 +157,7 @@ async def _serve(settings: Settings) -> None:
                 every(FOLLOW_EVERY_S, active.follow),
                 every(FOLLOW_EVERY_S, assignments.follow),
                 every(FOLLOW_EVERY_S, vocabulary.follow),
+                every(EVERY_OVERVIEW_S, overview.follow),
                 every(_COMPLETE_EVERY_S, Completion(redis)),
                 every(_COMPLETE_EVERY_S, events.complete),
                 every(_INDEX_IDS_EVERY_S, index_ids),

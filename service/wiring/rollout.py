@@ -12,17 +12,19 @@ from service.wiring.process import share_secret
 if TYPE_CHECKING:
     from indexer.serving.client import ShardedSearcher
     from service.store.experiments.experiments import Experiments
+    from service.store.experiments.findings import Findings
     from service.store.experiments.watches import Watches
     from service.store.registry import Registered, Registry
 
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """What the commands about models ask: the registry, what it said, the last watch, and the shards."""
+    """What the commands ask: the registry and what it said, what is kept of experiments, and the shards."""
 
     registry: "Registry"
     experiments: "Experiments"
     watches: "Watches"
+    findings: "Findings"
     registered: "Registered"
     searcher: "ShardedSearcher"
 
@@ -33,6 +35,7 @@ async def rollout(settings: Settings) -> AsyncIterator[Rollout]:
     from indexer.serving.client import ShardedSearcher
     from service.processes.state import reach
     from service.store.experiments.experiments import Experiments
+    from service.store.experiments.findings import Findings
     from service.store.experiments.watches import Watches
     from service.store.registry import Registry
 
@@ -41,7 +44,8 @@ async def rollout(settings: Settings) -> AsyncIterator[Rollout]:
     redis, searcher = open_redis(url), ShardedSearcher(shards, "")
     try:
         registry = Registry(redis)
-        yield Rollout(registry, Experiments(redis), Watches(redis), await registry.registered(), searcher)
+        kept = Experiments(redis), Watches(redis), Findings(redis)
+        yield Rollout(registry, *kept, await registry.registered(), searcher)
     finally:
         await searcher.close()
         await redis.aclose()

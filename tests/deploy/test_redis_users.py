@@ -160,6 +160,7 @@ def _use(stack: Stack, notellm: NoteLLMClient) -> None:
     assert notellm.hashtags("ra", limit=1).items[0].tag == "ramen"
     assert notellm.hashtags("rame").items == notellm.hashtags().items[:1]
     notellm.trending()
+    assert (notellm.experiments().items, notellm.learning().turns) == ([], [])
     notellm.alias_hashtag("noodles", "ramen")
     notellm.block_hashtag("spam")
     notellm.remove_hashtag_rule("spam")

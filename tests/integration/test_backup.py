@@ -45,6 +45,7 @@ from service.store.changes import RedisChangeStream
 from service.store.connection import open_sync_redis
 from service.store.events import RedisEvents
 from service.store.experiments.experiments import Experiments
+from service.store.experiments.findings import Findings
 from service.store.experiments.records import Arm
 from service.store.experiments.watches import Watches
 from service.store.hashtags.completion import Completion
@@ -176,6 +177,7 @@ async def use(redis: Redis, notes: int = 60) -> RedisStore:
         await RedisHashtags(redis).put_rule(rule)
     arms = Arm("A", MODELS[0], {}), Arm("B", MODELS[1], {"diversity": 0.2, "duplicates": "keep"})
     assert await Experiments(redis).start("spread", arms, 0.3) == "done"
+    await Findings(redis).tell("turn", "learn-1", "{}")
     for model in (MODELS[1], MODELS[0]):
         assert await Registry(redis).activate(model)
     assert await Watches(redis).lease("g1")

@@ -27,8 +27,10 @@ from model.note import Note
 from service.api.app import create_app
 from service.cli.learn.turn import Turn
 from service.cli.main import cli
+from service.contract.experiments import ReportOut
 from service.experiments.assignment import Assignments
 from service.experiments.guard import Guard
+from service.experiments.overview import Overview
 from service.experiments.way_back import WayBack
 from service.recommend.active_model import ActiveModel
 from service.recommend.recommender import Recommender
@@ -42,6 +44,7 @@ from service.store.attribution.quality import Quality
 from service.store.connection import open_redis
 from service.store.events import RedisEvents
 from service.store.experiments.experiments import Experiments
+from service.store.experiments.findings import Findings
 from service.store.experiments.watches import Watches
 from service.store.hashtags.vocabulary import RedisHashtags
 from service.store.idempotency import RedisAnswers
@@ -50,7 +53,7 @@ from service.store.notes import RedisStore
 from service.store.records import Event, StoredNote, StoredPrediction
 from service.store.registry import Registry
 from service.store.rollout import Gap, obstacle, take_over
-from service.store.schema import JOBS, WATCH, WORKERS
+from service.store.schema import FINDINGS, JOBS, WATCH, WORKERS
 
 OLD, NEW = "0000000000000001", "0000000000000002"
 SHARDS = 2
@@ -371,6 +374,13 @@ async def test_an_experiment_splits_its_readers_between_two_models_until_one_is_
             data = str(rollout.indexers.folder)
             assert "holds no answers" in await run("experiment", "report", "second", "--data", data)
             assert "no experiment of this name" in await run("experiment", "report", "other", "--data", data)
+            exported = "events", "export", "--to", f"{data}/events", "--reports"
+            assert "0 new events" in await run(*exported)
+            assert await rollout.redis.hlen(FINDINGS) == 0
+            await read_lists(rollout.redis, "second", {"A": 0.1, "B": 0.3})
+            await run(*exported)
+            _, told = await Findings(rollout.redis).changed(None)
+            assert ReportOut.model_validate_json(told["experiment", "second"]).finding == "better"
             shown = await run("experiment", "status", "second")
             assert f"A={OLD}: active, 0 notes wait for its workers, its index is whole" in shown
 
@@ -468,6 +478,12 @@ async def test_a_turn_of_learning_waits_without_a_process_and_ships_its_model_or
                         assert await rollout.registry.active() == OLD
             assert f"turn-0001 is over, {outcome}" in await learn(*share)
             [ended] = await Experiments(rollout.redis).all()
+            overview = Overview(Experiments(rollout.redis).changed, Findings(rollout.redis).changed)
+            await overview.follow()
+            [told], report = overview.turns(), overview.experiment(ended.name).report
+            assert (told.outcome, told.model, told.experiment) == (outcome.replace(" ", "_"), NEW, ended.name)
+            assert told.why.startswith("the experiment") or told.why == report.verdict
+            assert (report.finding, report.arms[0].shown) == ("better" if outcome == "shipped" else "worse", 1440)
             assert ended.shipped == ("B" if outcome == "shipped" else None)
             assert await rollout.registry.active() == (NEW if outcome == "shipped" else OLD)
 
@@ -477,6 +493,8 @@ async def test_a_turn_of_learning_waits_without_a_process_and_ships_its_model_or
             assert "is gone" in await learn("abandon")
             assert [path.name for path in (tmp_path / "turns").iterdir()] == ["events"]
             assert [key for key in await rollout.redis.keys() if NEW.encode() in key] == []
+            await overview.follow()
+            assert overview.turns() == []
 
 
 async def test_a_model_that_answers_late_after_it_was_shipped_is_taken_back_and_commands_say_so(rollout):

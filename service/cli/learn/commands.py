@@ -2,7 +2,6 @@
 
 import shutil
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,6 +11,7 @@ from service.cli.common import FOLDER, TIME, Command, echo, load_settings, mista
 
 if TYPE_CHECKING:
     from service.cli.learn.turn import Turn
+    from service.contract.learning import UnseenOut
 
 
 def turns_option(command: Command) -> Command:
@@ -160,6 +160,7 @@ def abandon(turns: Path) -> None:
             turn = _last(turns)
             trial.undo(turn)
             turn.remove()
+            trial.forget(turn)
     echo(f"{turn.folder} is gone")
 
 
@@ -174,6 +175,7 @@ def _last(turns: Path) -> "Turn":
 
 def _turn(turns: Path, asked: dict[str, Any], every: float) -> "Turn | None":
     """The turn to go on with, or a new one; None if it is too early for one."""
+    from service.cli.learn.trial import forget
     from service.cli.learn.turn import Turn
 
     last = Turn.last(turns)
@@ -186,6 +188,7 @@ def _turn(turns: Path, asked: dict[str, Any], every: float) -> "Turn | None":
         return last
     if last is not None and last.outcome is None:
         last.remove()  # a mistake, or a kill, kept it from its first step
+        forget(last)
         last = Turn.last(turns)
     if last is not None and (rest := every * 86_400 - (time.time() - last.begun_at)) > 0:
         echo(f"{last.folder} is over ({last.outcome}); the next turn begins in {rest / 86_400:.1f} days")
@@ -218,68 +221,28 @@ def _serving(turns: Path) -> dict[str, str]:
 
 def _status(turn: "Turn") -> str:
     from service.cli.learn.lessons import GATE
-    from service.cli.learn.steps import STEPS
+    from service.cli.learn.summary import summary
 
+    told = summary(turn)
     state = f"over, {turn.outcome}: {turn.why}" if turn.outcome else "not over"
-    lines = [f"{turn.folder}, begun {_time(turn.begun_at)} UTC from {turn.asked['fingerprint']}: {state}", ""]
-    left = [name for name in STEPS if name not in turn.steps and turn.outcome is None]
-    for name, about in STEPS.items():
-        if name in turn.steps:
-            state, said = _time(turn.steps[name]["at"]), _said(turn, name)
-        elif name in left[:1]:
-            state, said = ("waits", f"for {turn.waits_for}") if turn.waits_for else ("next", about)
-        else:
-            state, said = "", about
-        lines.append(f"  {name:10}  {state:16}  {said}")
-    if "gate" in turn.steps:
+    lines = [f"{turn.folder}, begun {_minute(told.begun)} UTC from {told.serving}: {state}", ""]
+    for step in told.steps:
+        when = {"done": _minute(step.at or ""), "open": ""}.get(step.state, step.state)
+        says = f"for {step.says}" if step.state == "waits" else step.says or step.about
+        lines.append(f"  {step.name:10}  {when:16}  {says}")
+    if told.gate:
         lines += ["", (turn.folder / GATE).read_text(encoding="utf-8").rstrip()]
-    if seen := turn.found("data").get("unseen"):
-        lines += ["", *(_unseen(kind, seen[kind]) for kind in ("hashtags", "categories"))]
+    if told.hashtags and told.categories:
+        lines += ["", _unseen("hashtags", told.hashtags), _unseen("categories", told.categories)]
     return "\n".join(lines)
 
 
-def _said(turn: "Turn", step: str) -> str:
-    """What a step found, on one line."""
-    found = turn.found(step)
-    match step:
-        case "data":
-            return (
-                f"{found['pairs']:,} pairs of {found['notes']:,} notes; {found['newest_pairs']:,} pairs of "
-                f"{found['newest_notes']:,} newest notes held out"
-            )
-        case "train":
-            new = f"; new categories: {', '.join(found['new_categories'])}" if found["new_categories"] else ""
-            return f"{found['fingerprint']}, {found['steps']:,} steps{new}"
-        case "calibrate":
-            errors = (f"{name} {one['after']:.3f}" for name, one in found.get("errors", {}).items())
-            return (
-                f"calibration error: {', '.join(errors)}"
-                if found["calibrated"]
-                else f"left out: {found['because'].partition(', ')[0]}"
-            )
-        case "gate":
-            return f"refused: {turn.why}" if turn.outcome == "refused" else "passed"
-        case "index":
-            return (
-                f"lacks {found['dead_lettered']:,} notes, which no worker can read"
-                if found["dead_lettered"]
-                else "whole"
-            )
-        case "experiment":
-            return str(found["name"])
-        case "decision":
-            return str(found["verdict"])
-    raise AssertionError(step)
-
-
-def _unseen(kind: str, found: dict[str, Any]) -> str:
-    if not found["new"]:
+def _unseen(kind: str, found: "UnseenOut") -> str:
+    if not found.new:
         return f"{kind.capitalize()} of the newest notes: none is new."
-    most = ", ".join(found["most"])
-    return (
-        f"{kind.capitalize()} of the newest notes that are new: {found['new']:,}, {found['share']:.1%} of all: {most}"
-    )
+    most = ", ".join(found.most)
+    return f"{kind.capitalize()} of the newest notes that are new: {found.new:,}, {found.share:.1%} of all: {most}"
 
 
-def _time(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M")
+def _minute(time: str) -> str:
+    return time[:16].replace("T", " ")

@@ -1,31 +1,26 @@
 """A turn from step to step, until one waits or the turn is over."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from click import ClickException
+
 from model.data.events import load_events
 from model.data.notes import has_notes, load_notes
-from service.cli.common import echo
+from service.cli.common import echo, on_one_line
 from service.cli.learn import lessons, trial
 from service.cli.learn.lessons import Done
+from service.cli.learn.summary import STEPS
 from service.cli.learn.trial import Waits
 from service.cli.learn.turn import Turn
 
 if TYPE_CHECKING:
     from model.training.distributed import Strategy
 
-STEPS = {
-    "data": "notes and related pairs; the newest are held out",
-    "train": "a new model, from the serving one",
-    "calibrate": "scores that mean what they say",
-    "gate": "the new model against the serving one, on the newest notes",
-    "index": "the new model's index lacks nothing",
-    "experiment": "both models on readers",
-    "decision": "shipped, or taken back",
-}
 _LOOK_EVERY_S = 2.0
 
 
@@ -36,21 +31,41 @@ def go_on(turn: Turn, wait_s: float, processes: int, strategy: "Strategy") -> No
         if name in turn.steps:
             continue
         echo(f"{turn.folder.name}: {name}, {STEPS[name]}", err=True)
+        trial.tell(turn, runs=name)
         started = time.monotonic()
-        done = work[name]()
-        while isinstance(done, Waits) and name == "index" and time.monotonic() - started < wait_s:
-            time.sleep(_LOOK_EVERY_S)
+        with _told_of_failures(turn):
             done = work[name]()
+            while isinstance(done, Waits) and name == "index" and time.monotonic() - started < wait_s:
+                if done.for_what != turn.waits_for:
+                    _wait(turn, done)
+                time.sleep(_LOOK_EVERY_S)
+                done = work[name]()
         if isinstance(done, Waits):
-            turn.wait(done.for_what)
+            _wait(turn, done)
             echo(f"{turn.folder.name} waits for {done.for_what}")
             return
         turn.record(name, time.monotonic() - started, done.inputs, done.found, done.outcome, done.why)
         if name == "gate":
             echo((turn.folder / lessons.GATE).read_text(encoding="utf-8"))
         if turn.outcome:
+            trial.tell(turn)
             echo(f"{turn.folder.name} is over, {turn.outcome}: {turn.why}")
             return
+
+
+def _wait(turn: Turn, done: Waits) -> None:
+    turn.wait(done.for_what)
+    trial.tell(turn)
+
+
+@contextmanager
+def _told_of_failures(turn: Turn) -> Iterator[None]:
+    """Who looks at the turn elsewhere hears why a step did not end."""
+    try:
+        yield
+    except Exception as error:
+        trial.tell(turn, failed=on_one_line(error.message if isinstance(error, ClickException) else str(error)))
+        raise
 
 
 def _work(turn: Turn, processes: int, strategy: "Strategy") -> dict[str, Callable[[], Done | Waits]]:

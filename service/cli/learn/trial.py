@@ -1,6 +1,7 @@
 """The steps of a turn on the running service: the new model's index, the experiment, and what becomes of it."""
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,9 +10,10 @@ import click
 
 from service.cli.common import load_settings, store
 from service.cli.learn.lessons import Done
+from service.cli.learn.summary import summary
 from service.cli.learn.turn import Turn
 from service.cli.rollout.checks import gap_of, run
-from service.cli.rollout.experiments import find_experiment, ship_arm, start_experiment, stop_experiment
+from service.cli.rollout.experiments import find_experiment, ship_arm, start_experiment, stop_experiment, tell_report
 from service.cli.rollout.models import retire_model
 
 if TYPE_CHECKING:
@@ -89,7 +91,9 @@ def decision(turn: Turn, answers: Path, *, exports: bool) -> Done | Waits:
         export_events(answers)
     if not any(answers.glob("_answers/dt=*/part-*.parquet")):
         return Waits(f"the experiment {found.name}: {answers} holds no answers yet")
-    decided = decide(found, results_of(found, answers), time.time(), turn.asked["days"])
+    results = results_of(found, answers)
+    run(lambda service: tell_report(service, found, results))
+    decided = decide(found, results, time.time(), turn.asked["days"])
     if decided.do == "wait":
         return Waits(f"the experiment {found.name}: {decided.why}")
     inputs = {arm.name: arm.model for arm in found.arms}
@@ -133,6 +137,19 @@ def undo(turn: Turn) -> None:
             await retire_model(service, fingerprint)
 
     run(take_back)
+
+
+def tell(turn: Turn, *, runs: str = "", failed: str = "") -> None:
+    """Let gateways show the turn; see `summary`. Where no store answers, they show what they heard last."""
+    record = summary(turn, runs=runs, failed=failed).model_dump_json()
+    with suppress(click.ClickException):
+        run(lambda service: service.findings.tell("turn", turn.experiment, record))
+
+
+def forget(turn: Turn) -> None:
+    """Let gateways show it no longer, if a store answers."""
+    with suppress(click.ClickException):
+        run(lambda service: service.findings.forget("turn", turn.experiment))
 
 
 def export_events(folder: Path) -> None:

@@ -10,6 +10,7 @@ from service.cli.common import FOLDER, echo, mistakes
 from service.cli.rollout.checks import check_known, check_whole, run
 
 if TYPE_CHECKING:
+    from service.experiments.results import Results
     from service.store.experiments.records import Arm, Experiment
     from service.wiring.rollout import Rollout
 
@@ -100,7 +101,8 @@ def report(name: str, data: Path, memory: str) -> None:
     """Say what the experiment NAME shows so far: clicks and accepted hashtags, and what else changed.
 
     It may be looked at as often as you like: the changes hold at every look. Items are counted by the events that name
-    their answer (`answer_id`), hashtags by the writes that do. The first line is the verdict.
+    their answer (`answer_id`), hashtags by the writes that do. The first line is the verdict. Gateways show the report
+    from then on, as it is now: `GET /experiments/NAME`, and the console.
 
     \b
     Example:
@@ -115,7 +117,9 @@ def report(name: str, data: Path, memory: str) -> None:
             return one, await _since_shipped(service, one)
 
         found, since = run(find)
-        echo(format_report(found, results_of(found, data, memory)))
+        results = results_of(found, data, memory)
+        run(lambda service: tell_report(service, found, results))
+        echo(format_report(found, results))
         if since:
             echo(f"\nSince it was shipped: {since}.")
 
@@ -257,6 +261,26 @@ async def ship_arm(service: "Rollout", name: str, arm: str, *, force: bool) -> N
     if shipped.parameters:
         rules = ", ".join(f"{rule}={value}" for rule, value in shipped.parameters.items())
         echo(f"{arm} was tried with {rules}: requests have to give that from now on")
+
+
+async def tell_report(service: "Rollout", experiment: "Experiment", results: "Results") -> None:
+    """Let gateways show the report."""
+    import time
+
+    from service.experiments.figures import report_out
+
+    record = report_out(experiment, results, time.time()).model_dump_json()
+    await service.findings.tell("experiment", experiment.name, record)
+
+
+async def tell_reports(service: "Rollout", folder: "Path") -> None:
+    """Let gateways show what the running experiments say by a folder of exported answers, if it holds some."""
+    from service.experiments.results import results_of
+
+    if any(folder.glob("_answers/dt=*/part-*.parquet")):
+        for one in await service.experiments.all():
+            if one.runs:
+                await tell_report(service, one, results_of(one, folder))
 
 
 async def find_experiment(service: "Rollout", name: str) -> "Experiment":

@@ -43,6 +43,9 @@ CONTRACT = {
     "PUT /hashtags/{tag}": "admin",
     "DELETE /hashtags/{tag}": "admin",
     "GET /outcomes": "read",
+    "GET /experiments": "read",
+    "GET /experiments/{name}": "read",
+    "GET /learning": "read",
     "GET /status": "read",
 }
 

@@ -45,6 +45,9 @@ ROUTES = {
     "PUT /hashtags/{tag}": "put_rule",
     "DELETE /hashtags/{tag}": "delete_rule",
     "GET /outcomes": "get_outcomes",
+    "GET /experiments": "list_experiments",
+    "GET /experiments/{name}": "get_experiment",
+    "GET /learning": "get_learning",
     "GET /status": "get_status",
 }
 _BODY = "request_timeout too_large unsupported_media_type"
@@ -75,6 +78,9 @@ CODES = {
     "PUT /hashtags/{tag}": f"{_BODY} alias_loop idempotency_key_reused request_in_progress store_unavailable",
     "DELETE /hashtags/{tag}": "idempotency_key_reused request_in_progress store_unavailable",
     "GET /outcomes": "store_unavailable",
+    "GET /experiments": "store_unavailable",
+    "GET /experiments/{name}": "experiment_not_found store_unavailable",
+    "GET /learning": "store_unavailable",
     "GET /status": "store_unavailable",
 }
 WRITES = {

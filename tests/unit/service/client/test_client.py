@@ -21,9 +21,12 @@ from service.api.responses import error_body
 from service.client import AsyncNoteLLMClient, NoAnswer, NoteLLMClient, Refused
 from service.client.bodies import BulkNote
 from service.contract.events import EventsOut
+from service.contract.examples import EXAMPLES
 from service.contract.notes import RejectedOut, WrittenOut
+from service.experiments.overview import Overview
 from service.recommend.memory import FINGERPRINT, bag_of_words
 from service.recommend.query import RelatedQuery
+from service.store.experiments.records import Arm, Experiment
 
 EVENT = {"event_id": "e1", "user_id": "u1", "note_id": "n1", "type": "click", "ts": 1767225600}
 
@@ -282,6 +285,26 @@ class TestOtherCalls:
         assert [(one.tag, one.alias_of, one.blocked) for one in (await notellm.hashtag_rules()).items] == [
             ("京都旅行", "kyoto", None)
         ]
+
+    async def test_experiments_and_turns_are_typed(self, gateway, notellm):
+        arms = Arm("A", "old", {}), Arm("B", "new", {"diversity": 0.2})
+        [turn] = EXAMPLES["learning"]["turns"]
+
+        async def experiments(_):
+            return 1, [Experiment("spread", arms, ((0, 500),), 1767225600.0)]
+
+        async def findings(_):
+            return 1, {("turn", "t"): json.dumps(turn).encode()}
+
+        gateway.app.state.overview = Overview(experiments, findings)
+        await gateway.app.state.overview.follow()
+
+        [listed] = (await notellm.experiments()).items
+        found = await notellm.experiment("spread")
+        assert (listed.arms[1].rules, found.state, found.report) == ({"diversity": 0.2}, "runs", None)
+        assert (await notellm.learning()).turns[0].gate[0].says == "better"
+        with pytest.raises(Refused, match="experiment_not_found"):
+            await notellm.experiment("other")
 
     async def test_status_is_typed(self, gateway, notellm):
         await gateway.publish(Note("a", "harbor"))

@@ -1,5 +1,6 @@
 """The report by exported files: what is counted, and what somebody who decides by it reads."""
 
+from collections import Counter
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from service.backup.events import ANSWER_SCHEMA, SCHEMA
 from service.experiments.decision import decide
+from service.experiments.figures import report_out
 from service.experiments.report import fallen_guards, format_report, verdict
 from service.experiments.results import Results, results_of
 from service.store.experiments.records import Arm, Experiment
@@ -148,6 +150,43 @@ def test_what_surely_is_better_and_does_no_harm_is_shipped_and_nothing_else(made
 
     assert decided.do == done
     assert verdict(EXPERIMENT, results_of(EXPERIMENT, tmp_path)) in decided.why
+
+
+def test_the_figures_that_are_drawn_are_those_of_the_log_and_the_words_those_of_the_report(tmp_path):
+    log = community(clicks_b=0.16, slower_b=2.0)
+    clicks = Counter(event["answer_id"] for event in log.events if event["event"] == "click")
+    arms = {name: [one for one in log.answers if one["arm"] == name] for name in "AB"}
+
+    told = report_out(EXPERIMENT, results := log.results(tmp_path), 1767312000.5)
+
+    assert (told.made, told.until) == ("2026-01-02T00:00:00Z", "2026-01-01T00:00:00Z")
+    assert (told.finding, told.verdict) == ("better", verdict(EXPERIMENT, results))
+    for arm in told.arms:
+        clicked = sum(clicks[one["answer_id"]] for one in arms[arm.name])
+        assert (arm.readers, arm.answers, arm.shown, arm.clicked) == (150, 600, 2400, clicked)
+        assert arm.ctr.low < arm.ctr.value == clicked / 2400 < arm.ctr.high
+        assert arm.acceptance is None
+    low, high = told.clicks.low, told.clicks.high
+    assert f"it gets {low:.1%} to {high:.1%} more clicks" in told.verdict
+    assert told.split.holds
+    assert {guard.name: guard.says for guard in told.guards if guard.says} == {
+        "seconds": f"its lists take at least {told.guards[2].low:.0%} longer"
+    }
+    assert [guard.first for guard in told.guards] == [0.0, 0.0, pytest.approx(0.015, rel=0.1), 20]
+
+
+def test_each_day_has_the_clicks_of_its_own_lists_also_where_nobody_reports_impressions(tmp_path):
+    log = Log()
+    for day, arm, clicked in ((0, "A", 1), (0, "B", 0), (1, "A", 3), (1, "A", 0)):
+        answer = log.answer(arm, f"{arm}{day}{clicked}", NOTES[:4], ts=(20454 + day) * 86_400_000_000)
+        for note in NOTES[:clicked]:
+            log.event(answer, note, "click")
+
+    days = report_out(EXPERIMENT, log.results(tmp_path), 0.0).days
+
+    shares = [(day.day, day.first.value, day.second and day.second.value) for day in days]
+    assert shares == [("2026-01-01", 1 / 4, 0), ("2026-01-02", 3 / 8, None)]
+    assert (days[0].first.low, days[1].first.low) == (None, 0)  # of one reader, and of two who differ
 
 
 def test_guards_fall_for_an_arm_that_fails_is_empty_or_shows_always_the_same(tmp_path):

@@ -24,6 +24,7 @@ from model.inference.many import embed_all, predict_all
 from model.inference.open import open_backend
 from model.network.checkpoint import load_manifest
 from service.cli.learn import lessons
+from service.cli.learn.summary import summary
 from service.cli.learn.turn import Turn
 from service.cli.main import cli
 
@@ -106,6 +107,11 @@ def test_a_turn_that_is_killed_behind_every_step_goes_on_with_it_and_ends_as_one
     recipe = load_manifest(turn.checkpoint).recipe
     assert (recipe.base_model, recipe.steps) == (str(serving), 6)
 
+    states = [step.state for step in summary(turn).steps]
+    assert states == ["done"] * 4 + ["next", "open", "open"]
+    assert [step.state for step in summary(turn, runs="index").steps][4] == "runs"
+    [row] = [row for row in summary(turn).gate if row.name == "Recall@10"]
+    assert (row.serving, row.low > 0, row.says) == (rows["Recall@10"]["serving"], True, "better")
     shown = learn("status").output
     assert "next              the new model's index lacks nothing" in shown
     assert "| Recall@10, % |" in shown
