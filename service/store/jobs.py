@@ -202,7 +202,7 @@ class JobQueue:
         return queued
 
     async def claim(self, limit: int, block_s: float) -> list[Claimed]:
-        """The next new jobs, at most ``limit``, or none after ``block_s``: then `Registry.progress` knows that it asked."""
+        """The next new jobs, at most ``limit``, or none after ``block_s``; `Registry.progress` knows that it asked."""
         with _group_errors():
             answer: Any = await self._redis.xreadgroup(
                 WORKERS, self._consumer, {self._jobs: ">"}, count=limit, block=max(1, int(block_s * 1000))

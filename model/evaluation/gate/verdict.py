@@ -1,7 +1,8 @@
 """The gate: the new model has to be surely better at finding related notes, and surely worse at nothing else.
 
 Every figure is a difference on the same pairs or notes, with the 95% interval of a paired bootstrap. "Surely" means
-that the whole interval says so.
+that the whole interval says so. Pairs of one reader are mostly chance, and a reader of many notes makes many of them:
+they judge only where those of two readers are too few.
 """
 
 from collections.abc import Sequence
@@ -14,24 +15,31 @@ from numpy.typing import NDArray
 from model.data.pairs import Pairs
 from model.evaluation.gate.measured import Contender, Measured, measure, seconds_in_turns
 from model.evaluation.metrics import Interval, bootstrap, paired_bootstrap
+from model.evaluation.report import MIN_USERS
 from model.evaluation.tables import markdown
 from model.note import Note
 
 # A new model may take that much longer to embed a note.
 _SLOWER = 0.1
+# Notes with a pair of two readers from which on these pairs stand alone: then they tell a change as surely as all do.
+ENOUGH_TARGETS = 100
+# Notes below which a bootstrap says nothing, so that no guard falls.
+_FEWEST_NOTES = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
     """One figure: of the serving model, of the new one, and the change from the first to the second.
 
-    ``says``: "better" or "not better" of the figure that decides; "holds" or "falls" of a guard; "not measured".
+    ``of``: how many pairs or notes it is a mean over, in words. ``says``: "better" or "not better" of the figure that
+    decides; "holds" or "falls" of a guard; "not measured".
     """
 
     name: str
     serving: float | None
     new: float | None
     change: Interval | None
+    of: str
     says: str
 
 
@@ -61,8 +69,15 @@ class Verdict:
         return [asdict(row) for row in self.rows]
 
 
+def to_believe(pairs: Pairs) -> Pairs:
+    """Those of two readers or more, where `ENOUGH_TARGETS` notes have one; else all."""
+    supported = pairs.supported_by(MIN_USERS)
+    return supported if len(set(supported.note_ids)) >= ENOUGH_TARGETS else pairs
+
+
 def judge(serving: Contender, new: Contender, pool: Sequence[Note], gold: Pairs, *, k: int, limit: int) -> Verdict:
-    """Compare two models on held-out notes; see `measure`."""
+    """Compare two models on held-out notes, by the pairs `to_believe`; see `measure`."""
+    gold = to_believe(gold)
     before, after = (measure(model, pool, gold, k, limit) for model in (serving, new))
     return verdict(before, after, seconds_in_turns(serving, new, pool), gold, k)
 
@@ -80,12 +95,20 @@ def verdict(serving: Measured, new: Measured, seconds_R2: NDArray[np.float64], g
                 float(serving.hit_P.mean()),
                 float(new.hit_P.mean()),
                 recall,
+                pairs_of(gold),
                 "better" if recall.low > 0 else "not better",
             ),
             _guard("F1 of hashtags", serving.f1_H, new.f1_H),
             _guard("right categories", serving.right_C, new.right_C),
             _guard("categories in the closed set", 1 - serving.illegal_C, 1 - new.illegal_C),
-            Row("seconds to embed a note", before_s, after_s, took, "falls" if took.low > _SLOWER else "holds"),
+            Row(
+                "seconds to embed a note",
+                before_s,
+                after_s,
+                took,
+                f"{len(seconds_R2)} rounds",
+                "falls" if took.low > _SLOWER else "holds",
+            ),
         )
     )
 
@@ -100,13 +123,20 @@ def format_verdict(found: Verdict) -> str:
             row.change and f"{100 * row.change.mean:+.2f} ({100 * row.change.low:+.2f} to {100 * row.change.high:+.2f})"
         )
         name = row.name.replace("seconds", "milliseconds")
-        body.append([name if scale == 1000 else f"{name}, %", *cells, between or "", row.says])
-    return markdown(["", "serving", "new", "change (95% interval)", ""], body)
+        body.append([name if scale == 1000 else f"{name}, %", *cells, between or "", row.of, row.says])
+    return markdown(["", "serving", "new", "change (95% interval)", "of", ""], body)
+
+
+def pairs_of(pairs: Pairs) -> str:
+    """How many pairs, and whether single readers have made some of them, in words."""
+    by = "of two readers or more" if len(pairs) and pairs.users.min() >= MIN_USERS else "also of single readers"
+    return f"{len(pairs):,} pairs ({by})"
 
 
 def _guard(name: str, serving: NDArray[np.float64], new: NDArray[np.float64]) -> Row:
     """A figure of which more is better, that may not surely be less."""
-    if not len(serving):
-        return Row(name, None, None, None, "not measured")
+    of = f"{len(serving):,} notes"
+    if len(serving) < _FEWEST_NOTES:
+        return Row(name, None, None, None, of, "not measured")
     change = paired_bootstrap(new, serving)
-    return Row(name, float(serving.mean()), float(new.mean()), change, "falls" if change.high < 0 else "holds")
+    return Row(name, float(serving.mean()), float(new.mean()), change, of, "falls" if change.high < 0 else "holds")

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 HOLDOUT, SEED = 0.1, 0
 # Notes among the newest that have related ones: below this the gate could pass nothing, and the training is wasted.
 FEWEST_TARGETS = 30
+# A training that goes through its pairs more often learns them by heart, and no longer what they have in common.
+_PASSES = 4
 # Notes that are predicted for calibration, and for each figure of the gate, at most.
 _LIMIT = 1000
 _NAMED = 10
@@ -49,13 +51,14 @@ def gather(turn: Turn, notes: "Sequence[Note]", events: "EventTable") -> Done:
     from model.data.pairs import write_pairs
     from model.data.periods import split_periods, temporal_pairs
     from model.data.times import in_unit_of
+    from model.evaluation.gate.verdict import pairs_of, to_believe
     from model.evaluation.retrieval import fitting
     from model.network.adapter import merged
     from model.network.checkpoint import load_manifest
 
     asked, serving = turn.asked, merged(turn.serving)
     manifest = load_manifest(serving)
-    warm(manifest.recipe, serving, asked["set"])  # a mistake in it is told now
+    recipe = warm(manifest.recipe, serving, asked["set"])  # a mistake in it is told now
     since = None if asked["from"] is None else in_unit_of(events.newest, asked["from"])
     periods = split_periods(events, share=asked["test_share"])
     if since is not None and since >= periods.start:
@@ -69,6 +72,7 @@ def gather(turn: Turn, notes: "Sequence[Note]", events: "EventTable") -> Done:
     pairs, gold = temporal_pairs(learned, events, periods, PairRules(since=since))
     fitting((asked["recall_at"],), len(newest))
     _check_size(pairs, gold)
+    pairs = training_pairs(pairs, recipe)
     staged = turn.folder / ".data"
     shutil.rmtree(staged, ignore_errors=True)
     shutil.rmtree(turn.data, ignore_errors=True)
@@ -82,8 +86,10 @@ def gather(turn: Turn, notes: "Sequence[Note]", events: "EventTable") -> Done:
         {
             "notes": len(older),
             "pairs": len(pairs),
+            "learns": pairs_of(pairs),
             "newest_notes": len(newest),
             "newest_pairs": len(gold),
+            "judged_by": pairs_of(to_believe(gold)),
             "newest_from": periods.start,
             "unseen": unseen(_learned_from(turn.serving) or older, newest, manifest.categories),
         },
@@ -98,6 +104,15 @@ def _check_size(pairs: "Pairs", gold: "Pairs") -> None:
             f"{targets} of the newest notes have related ones and {FEWEST_TARGETS} are needed to judge a model by: "
             "a larger --test-share, or more events, are needed"
         )
+
+
+def training_pairs(pairs: "Pairs", recipe: "Recipe") -> "Pairs":
+    """The pairs `to_believe`, unless the recipe would go through them more than `_PASSES` times: then all."""
+    from model.evaluation.gate.verdict import to_believe
+
+    believed = to_believe(pairs)
+    passes = recipe.steps * recipe.pairs_per_batch / len(believed) or recipe.epochs
+    return believed if passes <= _PASSES else pairs
 
 
 def _learned_from(checkpoint: Path) -> "list[Note]":

@@ -62,9 +62,11 @@ def _said(turn: Turn, step: str) -> str:
     found = turn.found(step)
     match step:
         case "data":
+            # Turns of an older release tell numbers alone.
+            learns = found.get("learns") or f"{found['pairs']:,} pairs"
+            judged_by = found.get("judged_by") or f"{found['newest_pairs']:,} pairs"
             return (
-                f"{found['pairs']:,} pairs of {found['notes']:,} notes; {found['newest_pairs']:,} pairs of "
-                f"{found['newest_notes']:,} newest notes held out"
+                f"{learns} of {found['notes']:,} notes; {judged_by} of {found['newest_notes']:,} newest notes held out"
             )
         case "train":
             new = f"; new categories: {', '.join(found['new_categories'])}" if found["new_categories"] else ""

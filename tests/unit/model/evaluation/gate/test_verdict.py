@@ -10,7 +10,7 @@ from support.topics import topic_notes
 from model.backend import Prediction, Scored
 from model.data.pairs import Pairs
 from model.evaluation.gate.measured import Contender, Measured
-from model.evaluation.gate.verdict import Verdict, format_verdict, judge, verdict
+from model.evaluation.gate.verdict import Row, Verdict, format_verdict, judge, verdict
 from model.note import Note
 
 TOPICS = 8
@@ -64,12 +64,12 @@ class Model:
         return [self.writes[place % len(self.writes)] for place in range(len(notes))]
 
 
-def contest(serving: Model, new: Model) -> Verdict:
+def contest(serving: Model, new: Model, gold: Pairs | None = None) -> Verdict:
     models = [
         Contender(name, one.embed, one.predict, one.write, CATEGORIES)
         for name, one in (("serving", serving), ("new", new))
     ]
-    found = judge(models[0], models[1], NOTES, pairs(), k=K, limit=1000)
+    found = judge(models[0], models[1], NOTES, gold or pairs(), k=K, limit=1000)
     # What this machine is doing meanwhile is no part of these tests.
     return Verdict(tuple(replace(row, says="holds") if row.name.startswith("seconds") else row for row in found.rows))
 
@@ -117,6 +117,43 @@ def test_the_interval_is_over_targets_so_that_one_note_with_many_pairs_decides_n
     before, after = measured([0.0] * 52), measured([1.0] * 50 + [0.0, 0.0])
 
     assert not verdict(before, after, np.ones((3, 2)), gold, K).passes
+
+
+def test_pairs_of_single_readers_have_no_say_where_those_of_two_are_enough(monkeypatch):
+    """Each of these readers clicks two notes of different topics: who knows the topics does not find them."""
+    related = pairs()
+    ends = [
+        (one.id, other.id)
+        for place, one in enumerate(NOTES)
+        for other in NOTES
+        if int(other.id[1:]) % TOPICS != place % TOPICS
+    ]
+    names = [
+        own + more for own, more in zip((related.note_ids, related.related_ids), zip(*ends, strict=True), strict=True)
+    ]
+    noisy = Pairs(*names, np.ones(len(names[0])), np.concatenate([related.users, np.ones(len(ends), np.int64)]))
+
+    def recall(gold: Pairs, enough: int) -> Row:
+        monkeypatch.setattr("model.evaluation.gate.verdict.ENOUGH_TARGETS", enough)
+        return contest(Model(knows=0.4), Model(), gold).rows[0]
+
+    assert recall(noisy, enough=88) == recall(related, enough=88)
+    assert (recall(noisy, 88).says, recall(noisy, 88).of) == ("better", "168 pairs (of two readers or more)")
+    assert recall(noisy, 89).says == "not better"
+    assert recall(noisy, 89).of == f"{len(noisy):,} pairs (also of single readers)"
+
+
+def test_a_guard_over_few_notes_says_nothing():
+    gold, hits = pairs(), [0.0] * len(pairs())
+    better = [1.0] * len(hits)
+    for notes, says in ((9, "not measured"), (10, "falls")):
+        known, forgotten = (
+            Measured(np.array(hit), np.full(notes, f1), *[np.empty(0)] * 2) for hit, f1 in ((hits, 1.0), (better, 0.0))
+        )
+        [row] = [
+            row for row in verdict(known, forgotten, np.ones((3, 2)), gold, K).rows if row.name == "F1 of hashtags"
+        ]
+        assert (row.says, row.of) == (says, f"{notes} notes")
 
 
 def test_it_is_drawn_as_a_table():

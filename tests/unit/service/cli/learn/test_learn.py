@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from support.topics import topic_events, topic_notes, write_topics
 from model.data.cooccurrence import split_notes
 from model.data.events import load_events
 from model.data.notes import load_notes
-from model.data.pairs import load_pairs
+from model.data.pairs import Pairs, load_pairs
 from model.evaluation import reliability
 from model.evaluation.metrics import calibration_error, chance_calibration_error
 from model.inference.calibration import scores_of
@@ -28,7 +29,8 @@ from service.cli.learn.summary import summary
 from service.cli.learn.turn import Turn
 from service.cli.main import cli
 
-SETTINGS = ("--recall-at", "10", "--set", "steps=6", "--set", "learning_rate=0.01", "--set", "pairs_per_batch=16")
+FIELDS = ("steps=6", "learning_rate=0.01", "pairs_per_batch=16", "seed=1")
+SETTINGS = ("--recall-at", "10", *(word for field in FIELDS for word in ("--set", field)))
 OFFLINE = ["data", "train", "calibrate", "gate"]
 
 
@@ -115,10 +117,24 @@ def test_a_turn_that_is_killed_behind_every_step_goes_on_with_it_and_ends_as_one
     shown = learn("status").output
     assert "next              the new model's index lacks nothing" in shown
     assert "| Recall@10, % |" in shown
+    assert "299 pairs (of two readers or more) of" in shown
+    assert "103 pairs (also of single readers) of 47 newest notes held out" in shown
     assert (
         "was begun with another --share: give the same, or `notellm learn abandon` it" in learn("--share", "0.5").output
     )
     assert "no `notellm serve` runs" in learn("abandon").output  # it knows whether the model is registered
+
+
+def test_it_learns_from_pairs_of_two_readers_where_they_are_enough_for_its_steps(serving):
+    recipe = replace(load_manifest(serving).recipe, pairs_per_batch=10, steps=40, epochs=1)
+    names = tuple(f"n{number}" for number in range(200))
+    pairs = Pairs(names, names[1:] + names[:1], np.ones(200), np.repeat([2, 1], 100))
+
+    assert lessons.training_pairs(pairs, recipe).ends() == pairs.ends()[:100]  # in four passes
+    assert len(lessons.training_pairs(pairs, replace(recipe, steps=41))) == 200
+    assert len(lessons.training_pairs(pairs, replace(recipe, steps=0))) == 100
+    few = replace(pairs, users=np.repeat([2, 1], [99, 101]))
+    assert len(lessons.training_pairs(few, replace(recipe, steps=0))) == 200
 
 
 def test_a_sabotaged_model_is_refused_and_the_turn_ends_and_leaves_nothing_when_it_is_abandoned(
