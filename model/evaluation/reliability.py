@@ -4,7 +4,7 @@ A suggestion is right when the note's author gave it that hashtag. Shapes: C sug
 features, N notes that are not held out, Q query notes, D embedding size.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from model.backend import Prediction
 from model.data.cooccurrence import HOLDOUT, SEED, split_notes
 from model.data.notes import is_blank
 from model.evaluation.hashtag_baselines import nearest_notes
@@ -33,15 +34,15 @@ PARTS = 5
 
 
 class NothingToCalibrate(ValueError):
-    """Too few held-out notes have hashtags, or no suggestion for them is right."""
+    """Too few held-out notes have hashtags or a category, or no suggestion for them is right."""
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """Suggestions for held-out notes, and whether they were right.
+    """Suggestions for held-out notes with hashtags, and whether they were right; none where too few have any.
 
     ``note_C`` is the note of each candidate. ``category_Q`` are probabilities of the predicted categories, of the notes
-    that have one, and ``named_Q`` whether they were right; both empty where no note has one.
+    that have one, and ``named_Q`` whether they were right; both empty where too few have one.
     """
 
     candidates: list[Candidate]
@@ -52,8 +53,8 @@ class Evidence:
 
     @property
     def notes(self) -> int:
-        """How many notes have suggestions."""
-        return len(np.unique(self.note_C))
+        """How many notes have suggestions, or a category where none has."""
+        return len(np.unique(self.note_C)) or len(self.category_Q)
 
     def part(self, kept_C: NDArray[np.bool_], kept_Q: NDArray[np.bool_]) -> "Evidence":
         """Only these suggestions and categories."""
@@ -95,50 +96,66 @@ def gather(
         limit: notes to predict at most, see `sample_notes`.
 
     Raises:
-        NothingToCalibrate: if there are fewer than `LEAST_NOTES` notes to predict.
+        NothingToCalibrate: if fewer than `LEAST_NOTES` notes have hashtags, and fewer a category.
         ValueError: if all are held out.
     """
     held_out = split_notes((note.id for note in notes), holdout, seed)
     community = [note for note in notes if note.id not in held_out and not is_blank(note)]
-    asked = [note for note in notes if note.id in held_out and (note.title + note.content).strip()]
-    asked = sample_notes([note for note in asked if any(map(fold, note.hashtags))], limit)
-    if len(asked) < LEAST_NOTES:
+    drafts = [note for note in notes if note.id in held_out and (note.title + note.content).strip()]
+    tagged = sample_notes([note for note in drafts if any(map(fold, note.hashtags))], limit)
+    sorted_in = sample_notes([note for note in drafts if note.category], limit)
+    if max(len(tagged), len(sorted_in)) < LEAST_NOTES:
         raise NothingToCalibrate(
-            f"{len(asked)} held-out notes have text and hashtags, {LEAST_NOTES} are needed to calibrate: "
-            "more notes, or a larger holdout in training and here"
+            f"{len(tagged)} held-out notes have text and hashtags, and {len(sorted_in)} a category; {LEAST_NOTES} of "
+            "either are needed to calibrate: more notes, or a larger holdout in training and here"
         )
     if not community:
         raise ValueError("every note is held out: nothing is left for neighbors")
+    tagged, sorted_in = (asked if len(asked) >= LEAST_NOTES else [] for asked in (tagged, sorted_in))
+    asked = list({note.id: note for note in [*tagged, *sorted_in]}.values())
     predictions = predict([replace(note, hashtags=(), category=None) for note in asked])
-    emb_ND = embed(community)
-    unit_ND = emb_ND / np.linalg.norm(emb_ND, axis=1, keepdims=True)
-    near = nearest_notes(
-        np.stack([prediction.vector for prediction in predictions]), unit_ND, [n.hashtags for n in community]
-    )
+    by_id = {note.id: prediction for note, prediction in zip(asked, predictions, strict=True)}
+    suggestions, note_C, right_C = _suggested(tagged, by_id, community, embed)
+    named = [
+        (predicted.score, predicted.name == note.category)
+        for note in sorted_in
+        if (predicted := by_id[note.id].category)
+    ]
+    category_Q, named_Q = np.array(named, dtype=np.float64).reshape(-1, 2).T
+    return Evidence(suggestions, note_C, right_C, category_Q, named_Q.astype(bool))
+
+
+def _suggested(
+    tagged: Sequence[Note], predicted: Mapping[str, Prediction], community: Sequence[Note], embed: Embed
+) -> tuple[list[Candidate], NDArray[np.int64], NDArray[np.bool_]]:
+    """What the model and neighbors in the community suggest for each note, of which, and whether it is right."""
     suggestions: list[Candidate] = []
     rows: list[tuple[int, bool]] = []
-    named: list[tuple[float, bool]] = []
-    for row, (note, prediction, neighbors) in enumerate(zip(asked, predictions, near, strict=True)):
-        truth = set(map(fold, note.hashtags))
-        suggested = candidates([(tag.name, tag.score) for tag in prediction.hashtags], neighbors)
-        suggestions += suggested
-        rows += [(row, candidate.key in truth) for candidate in suggested]
-        if note.category and prediction.category:
-            named.append((prediction.category.score, prediction.category.name == note.category))
+    if tagged:
+        emb_ND = embed(community)
+        unit_ND = emb_ND / np.linalg.norm(emb_ND, axis=1, keepdims=True)
+        query_QD = np.stack([predicted[note.id].vector for note in tagged])
+        near = nearest_notes(query_QD, unit_ND, [note.hashtags for note in community])
+        for row, (note, neighbors) in enumerate(zip(tagged, near, strict=True)):
+            truth = set(map(fold, note.hashtags))
+            suggested = candidates([(tag.name, tag.score) for tag in predicted[note.id].hashtags], neighbors)
+            suggestions += suggested
+            rows += [(row, candidate.key in truth) for candidate in suggested]
     note_C, right_C = np.array(rows, dtype=np.int64).reshape(-1, 2).T
-    category_Q, named_Q = np.array(named, dtype=np.float64).reshape(-1, 2).T
-    return Evidence(suggestions, note_C, right_C.astype(bool), category_Q, named_Q.astype(bool))
+    return suggestions, note_C, right_C.astype(bool)
 
 
 def fit(evidence: Evidence) -> Calibration:
-    """The maps that make the evidence likeliest; a map without evidence is flat."""
-    generated_C = np.array([candidate.probability is not None for candidate in evidence.candidates], dtype=bool)
-    probabilities = [candidate.probability for candidate in evidence.candidates if candidate.probability is not None]
-    by_category = None
+    """The maps that make the evidence likeliest; None without suggestions, or with few categories."""
+    suggestions = by_model = by_category = None
+    if evidence.candidates:
+        generated_C = np.array([candidate.probability is not None for candidate in evidence.candidates], dtype=bool)
+        said = [candidate.probability for candidate in evidence.candidates if candidate.probability is not None]
+        suggestions = fit_suggestions(evidence.candidates, evidence.right_C)
+        by_model = fit_logit(said, evidence.right_C[generated_C])
     if len(evidence.category_Q) >= LEAST_NOTES:
         by_category = fit_logit(evidence.category_Q.tolist(), evidence.named_Q)
-    suggestions = fit_suggestions(evidence.candidates, evidence.right_C)
-    return Calibration(suggestions, fit_logit(probabilities, evidence.right_C[generated_C]), by_category, {})
+    return Calibration(suggestions, by_model, by_category, {})
 
 
 def fit_suggestions(suggested: Sequence[Candidate], right_C: NDArray[np.bool_]) -> SuggestionMap:
@@ -161,7 +178,7 @@ def measure(evidence: Evidence, seed: int = 0) -> list[Panel]:
     The notes are dealt into `PARTS` parts, and each part is scored by maps that were fitted on the others. The saved
     maps are fitted on all parts, which is nearly the same.
     """
-    part_C = _dealt(int(evidence.note_C.max()) + 1, seed)[evidence.note_C]
+    part_C = _dealt(int(evidence.note_C.max(initial=-1)) + 1, seed)[evidence.note_C]
     part_Q = _dealt(len(evidence.category_Q), seed)
     after_C, after_Q = np.zeros(len(part_C)), np.zeros(len(part_Q))
     for part in range(PARTS):
@@ -170,12 +187,14 @@ def measure(evidence: Evidence, seed: int = 0) -> list[Panel]:
             after_C[place] = maps.suggestion(evidence.candidates[place])
         for place in np.flatnonzero(part_Q == part):
             after_Q[place] = maps.category(float(evidence.category_Q[place]))
-    plain = Uncalibrated()
-    before_C = np.array([plain.suggestion(candidate) for candidate in evidence.candidates])
-    (old, old_first), (new, new_first) = (_shown(score_C, evidence.note_C) for score_C in (before_C, after_C))
-    right_C = evidence.right_C
-    hashtags = _panel("hashtags", (before_C[old], right_C[old]), (after_C[new], right_C[new]))
-    panels = [replace(hashtags, first=(float(right_C[old_first].mean()), float(right_C[new_first].mean())))]
+    panels = []
+    if evidence.candidates:
+        plain = Uncalibrated()
+        before_C = np.array([plain.suggestion(candidate) for candidate in evidence.candidates])
+        (old, old_first), (new, new_first) = (_shown(score_C, evidence.note_C) for score_C in (before_C, after_C))
+        right_C = evidence.right_C
+        hashtags = _panel("hashtags", (before_C[old], right_C[old]), (after_C[new], right_C[new]))
+        panels.append(replace(hashtags, first=(float(right_C[old_first].mean()), float(right_C[new_first].mean()))))
     if len(part_Q) >= LEAST_NOTES:
         panels.append(_panel("category", (evidence.category_Q, evidence.named_Q), (after_Q, evidence.named_Q)))
     return panels
@@ -191,10 +210,12 @@ def calibrate(
     holdout: float = HOLDOUT,
     seed: int = SEED,
     limit: int | None = None,
+    otherwise: Calibration | None = None,
 ) -> tuple[Manifest, list[Panel]]:
     """Fit a checkpoint's calibration, put it into its manifest, and write how reliable it is to ``out``.
 
-    See `gather`.
+    See `gather`. ``otherwise`` has maps for hashtags or categories of which the notes tell nothing; their panel is
+    missing.
 
     Raises:
         NothingToCalibrate, ValueError: as `gather` does, and if no suggestion is right.
@@ -202,10 +223,13 @@ def calibrate(
     """
     evidence = gather(notes, predict, embed, holdout=holdout, seed=seed, limit=limit)
     if not evidence.right_C.any():
-        raise NothingToCalibrate(
-            f"none of {len(evidence.candidates)} suggestions is right: there is nothing to calibrate"
-        )
+        wrong = len(evidence.candidates)
+        evidence = evidence.part(np.zeros(wrong, dtype=bool), np.ones(len(evidence.category_Q), dtype=bool))
+        if len(evidence.category_Q) < LEAST_NOTES:
+            raise NothingToCalibrate(f"none of {wrong} suggestions is right: there is nothing to calibrate")
     calibration, panels = fit(evidence), measure(evidence)
+    if otherwise is not None:
+        calibration = calibration.completed(otherwise)
     errors = {panel.name: {"before": panel.error_before, "after": panel.error_after} for panel in panels}
     about = {
         "notes": evidence.notes,

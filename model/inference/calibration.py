@@ -55,27 +55,40 @@ class SuggestionMap:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """The maps of one checkpoint; see `Scores`. ``by_category`` is None for a model without categories.
+    """The maps of one checkpoint; see `Scores`.
 
-    ``measured`` is free-form: on how many notes and suggestions the maps were fitted, and how well they do.
+    None where nothing tells: ``suggestions`` and ``by_model`` without hashtags, ``by_category`` without categories.
+    There the model's own probabilities stand. ``measured`` is free-form: on how many notes and suggestions the maps
+    were fitted, and how well they do.
     """
 
-    suggestions: SuggestionMap
-    by_model: LogitMap
+    suggestions: SuggestionMap | None
+    by_model: LogitMap | None
     by_category: LogitMap | None
     measured: Mapping[str, Any]
 
     def suggestion(self, candidate: Candidate) -> float:
         """See `Scores`."""
+        if self.suggestions is None:
+            return Uncalibrated().suggestion(candidate)
         return self.suggestions(candidate.probability, candidate.vote)
 
     def alone(self, probability: float) -> float:
         """See `Scores`."""
-        return self.by_model(probability)
+        return probability if self.by_model is None else self.by_model(probability)
 
     def category(self, probability: float) -> float:
         """See `Scores`."""
         return probability if self.by_category is None else self.by_category(probability)
+
+    def completed(self, other: "Calibration") -> "Calibration":
+        """With the other's maps where it has none of its own."""
+        return dataclasses.replace(
+            self,
+            suggestions=self.suggestions or other.suggestions,
+            by_model=self.by_model or other.by_model,
+            by_category=self.by_category or other.by_category,
+        )
 
     def encode(self) -> dict[str, Any]:
         """For the manifest."""
@@ -85,11 +98,15 @@ class Calibration:
     def decode(cls, written: Mapping[str, Any]) -> Self:
         """From the manifest. Raises CheckpointError when it is not readable, or was made for other votes."""
         try:
-            votes, category = written["votes"], written["by_category"]
+            votes, suggestions = written["votes"], written["suggestions"]
+            by_model, by_category = (
+                None if written[name] is None else LogitMap(**_numbers(written[name]))
+                for name in ("by_model", "by_category")
+            )
             calibration = cls(
-                SuggestionMap(**_numbers(written["suggestions"])),
-                LogitMap(**_numbers(written["by_model"])),
-                None if category is None else LogitMap(**_numbers(category)),
+                None if suggestions is None else SuggestionMap(**_numbers(suggestions)),
+                by_model,
+                by_category,
                 written["measured"],
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -49,7 +49,7 @@ def calibrate(
     fingerprint stays, so no note is embedded again; restart the gateways. Writes reliability.md and
     reliability.svg: how scores and truth agree, on notes that were not fitted on.
 
-    Needs 50 held-out notes with hashtags at least, and embeds all that are not held out.
+    Needs 50 held-out notes with hashtags at least, or 50 with a category, and embeds all that are not held out.
 
     \b
     Example:

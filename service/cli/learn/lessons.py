@@ -211,27 +211,39 @@ def warm(recipe: "Recipe", serving: Path, settings: Sequence[str]) -> "Recipe":
 def calibrate(turn: Turn) -> Done:
     """Scores that mean what they say, fitted on older notes that training did not see.
 
-    Left out where too few notes have hashtags. Raises ValueError if the serving model's scores mean what they say.
+    Where too few have hashtags, or a category, the maps of the serving model stay, if it has any.
     """
     from model.data.notes import load_notes
     from model.evaluation.reliability import NothingToCalibrate
     from model.evaluation.reliability import calibrate as run
+    from model.inference.calibration import Calibration
     from model.inference.many import embed_all, predict_all
     from model.inference.open import open_backend
-    from model.network.checkpoint import described
+    from model.network.checkpoint import add_calibration, described
 
-    notes = load_notes(turn.data)
+    notes, serving = load_notes(turn.data), described(turn.serving).calibration
+    kept = None if serving is None else Calibration.decode(serving)
     inputs = {"fingerprint": turn.found("train")["fingerprint"], "notes": digest(turn.data / "notes.parquet")}
     backend = open_backend("hf", turn.checkpoint)
     about = partial(predict_all, backend), partial(embed_all, backend)
     try:
-        _, panels = run(turn.checkpoint, turn.checkpoint, notes, *about, holdout=HOLDOUT, seed=SEED, limit=_LIMIT)
+        _, panels = run(
+            turn.checkpoint,
+            turn.checkpoint,
+            notes,
+            *about,
+            holdout=HOLDOUT,
+            seed=SEED,
+            limit=_LIMIT,
+            otherwise=kept,
+        )
     except NothingToCalibrate as error:
-        if described(turn.serving).calibration is not None:
-            raise
-        return Done(inputs, {"calibrated": False, "because": str(error)})
+        if kept is not None:
+            add_calibration(turn.checkpoint, kept.encode())
+        return Done(inputs, {"calibrated": False, "because": str(error), "kept": kept is not None})
     errors = {panel.name: {"before": panel.error_before, "after": panel.error_after} for panel in panels}
-    return Done(inputs, {"calibrated": True, "errors": errors})
+    left_out = [name for name in ("hashtags", "category") if name not in errors]
+    return Done(inputs, {"calibrated": True, "errors": errors, "left_out": left_out, "kept": kept is not None})
 
 
 def gate(turn: Turn) -> Done:

@@ -72,12 +72,12 @@ def _said(turn: Turn, step: str) -> str:
             new = f"; new categories: {', '.join(found['new_categories'])}" if found["new_categories"] else ""
             return f"{found['fingerprint']}, {found['steps']:,} steps{new}"
         case "calibrate":
-            errors = (f"{name} {one['after']:.3f}" for name, one in found.get("errors", {}).items())
-            return (
-                f"calibration error: {', '.join(errors)}"
-                if found["calibrated"]
-                else f"left out: {found['because'].partition(', ')[0]}"
-            )
+            stay = "; the serving model's maps stay" if found.get("kept") else ""
+            if not found["calibrated"]:
+                return f"left out: {found['because'].partition(': ')[0]}{stay}"
+            errors = ", ".join(f"{name} {one['after']:.3f}" for name, one in found["errors"].items())
+            left_out = "".join(f"; left out: {name}, of too few notes{stay}" for name in found.get("left_out", ()))
+            return f"calibration error: {errors}{left_out}"
         case "gate":
             return f"refused: {turn.why}" if turn.outcome == "refused" else "passed"
         case "index":

@@ -2,6 +2,7 @@
 
 import re
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from model.evaluation.reliability import (
     gather,
     measure,
 )
-from model.inference.calibration import scores_of
+from model.inference.calibration import Calibration, LogitMap, SuggestionMap, scores_of
 from model.network.checkpoint import load_manifest
 from model.note import Note
 from model.text.suggestions import Candidate
@@ -216,8 +217,38 @@ def test_a_checkpoint_is_calibrated_on_held_out_notes_with_a_report(checkpoint, 
 def test_too_few_held_out_notes_are_refused(checkpoint):
     places = Places(LEAST_NOTES)
 
-    with pytest.raises(ValueError, match=f"{LEAST_NOTES} are needed to calibrate"):
+    with pytest.raises(ValueError, match=f"{LEAST_NOTES} of either are needed to calibrate"):
         gather(places.notes, places.read, places.embed, holdout=0.5)
+
+
+@pytest.mark.parametrize("tagged", [0, 10])
+def test_a_community_with_few_hashtags_has_its_categories_calibrated_alone(tagged, tmp_path):
+    tiny_checkpoint(tmp_path)
+    places = Places()
+    notes = [note if row < tagged else replace(note, hashtags=()) for row, note in enumerate(places.notes)]
+    kept = Calibration(SuggestionMap(1.0, 0.0, 0.0, 0.0, 0.0), LogitMap(1.0, 0.0), LogitMap(9.0, 0.0), {})
+
+    manifest, panels = calibrate(tmp_path, tmp_path, notes, places.read, places.embed, holdout=0.5, otherwise=kept)
+
+    assert [panel.name for panel in panels] == ["category"]
+    assert panels[0].error_after < 0.1 < panels[0].error_before
+    scores = scores_of(manifest)
+    assert scores.category(0.99) == pytest.approx(0.5, abs=0.1)
+    assert scores.alone(0.3) == kept.alone(0.3)
+    assert f"{len(places.asked)} held-out notes" in (tmp_path / MARKDOWN).read_text()
+    assert "hashtags" not in format_calibration(tmp_path, manifest)
+    manifest, _ = calibrate(tmp_path, tmp_path, notes, places.read, places.embed, holdout=0.5)
+    assert scores_of(manifest).alone(0.3) == 0.3
+
+
+def test_a_community_without_categories_has_its_hashtags_calibrated_alone(checkpoint, tmp_path):
+    places = Places()
+    notes = [replace(note, category=None) for note in places.notes]
+
+    manifest, panels = calibrate(checkpoint, tmp_path, notes, places.read, places.embed, holdout=0.5)
+
+    assert [panel.name for panel in panels] == ["hashtags"]
+    assert scores_of(manifest).category(0.99) == 0.99
 
 
 def test_a_model_that_is_never_right_is_refused_and_not_changed(checkpoint, tmp_path):

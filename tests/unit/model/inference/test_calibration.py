@@ -42,6 +42,16 @@ def test_the_maps_are_the_formulas_of_their_docstrings():
     assert replace(MAPS, by_category=None).category(0.9) == 0.9
 
 
+def test_without_a_map_the_models_own_probability_stands_and_another_calibration_may_have_one():
+    part = replace(MAPS, suggestions=None, by_model=None, measured={})
+
+    assert part.suggestion(suggested(0.8, 0.3)) == Uncalibrated().suggestion(suggested(0.8, 0.3))
+    assert (part.alone(0.3), part.category(0.9)) == (0.3, MAPS.category(0.9))
+    assert Calibration.decode(part.encode()) == part
+    other = Calibration(SuggestionMap(1.0, 1.0, 1.0, 1.0, 1.0), LogitMap(1.0, 1.0), LogitMap(1.0, 1.0), {"notes": 3})
+    assert part.completed(other) == replace(other, by_category=MAPS.by_category, measured={})
+
+
 @given(st.builds(SuggestionMap, biases, biases, slopes, slopes, slopes), shares, shares, shares, shares)
 def test_a_hashtag_of_which_more_is_said_never_scores_less(maps, one, other, vote, louder):
     low, high = sorted((one, other))
@@ -81,7 +91,8 @@ def test_calibrating_changes_nothing_that_names_the_model(tmp_path: Path):
         ({"by_model": {"bias": 0.0, "slope": "steep"}}, "not readable"),
         ({"by_category": {"bias": 0.0, "slope": math.inf}}, "not readable"),
         ({"suggestions": [1, 2, 3]}, "not readable"),
-        ({"votes": None, "suggestions": None}, "not readable"),
+        ({"votes": None, "suggestions": None}, "made for other votes"),
+        ({"suggestions": 7, "by_model": None}, "not readable"),
     ],
 )
 def test_a_calibration_that_does_not_fit_is_refused_with_what_to_do(tmp_path, change, message):

@@ -65,7 +65,12 @@ def test_the_report_can_be_written_elsewhere(checkpoint, tmp_path):
 @pytest.mark.parametrize(
     ("notes", "name", "more", "message"),
     [
-        (20, "", (), r"Error: \d+ held-out notes have text and hashtags, 50 are needed to calibrate: .*\n"),
+        (
+            20,
+            "",
+            (),
+            r"Error: \d+ held-out notes have text and .*; 50 of either are needed to calibrate: .*\n",
+        ),
         (160, "", ("--holdout", "1"), r"Error: every note is held out: .*\n"),
         (160, "elsewhere", (), r"Error: no checkpoint in .*elsewhere: notellm.json is missing\n"),
     ],

@@ -20,10 +20,10 @@ from model.data.notes import load_notes
 from model.data.pairs import Pairs, load_pairs
 from model.evaluation import reliability
 from model.evaluation.metrics import calibration_error, chance_calibration_error
-from model.inference.calibration import scores_of
+from model.inference.calibration import Calibration, LogitMap, SuggestionMap, scores_of
 from model.inference.many import embed_all, predict_all
 from model.inference.open import open_backend
-from model.network.checkpoint import load_manifest
+from model.network.checkpoint import add_calibration, load_manifest
 from service.cli.learn import lessons
 from service.cli.learn.summary import summary
 from service.cli.learn.turn import Turn
@@ -194,6 +194,45 @@ def test_a_checkpoint_that_is_not_there_is_one_line(learn, tmp_path, monkeypatch
 
     assert "no checkpoint in" in learn().output
     assert list((tmp_path / "turns").iterdir()) == []
+
+
+MAPS = Calibration(SuggestionMap(-1.0, 0.5, 0.6, 2.0, 1.5), LogitMap(0.3, 0.8), LogitMap(-0.4, 0.5), {"notes": 9})
+
+
+@pytest.mark.parametrize(
+    ("tagged", "sorted_in", "notes", "said", "tags", "categories"),
+    [
+        (0, 720, 720, "; left out: hashtags, of too few notes; the serving", "not measured", "holds"),
+        (10, 0, 240, "left out: 1 held-out notes have text and hashtags, and 0 a category; 50", *["not measured"] * 2),
+        (240, 0, 240, "50 of either are needed to calibrate; the serving model's maps stay", "holds", "not measured"),
+    ],
+)
+def test_a_community_learns_with_what_it_has(
+    learn, serving, tmp_path, monkeypatch, tagged, sorted_in, notes, said, tags, categories
+):
+    """Without hashtags, with ten notes that have some, without categories; what cannot be fitted stays as it was."""
+    monkeypatch.setattr(lessons, "_LIMIT", 100)
+    own = tmp_path / "serving"
+    shutil.copytree(serving, own)
+    add_calibration(own, MAPS.encode())
+    monkeypatch.setenv("NOTELLM_CHECKPOINT", str(own))
+    rows = topic_notes(notes)
+    for place, row in enumerate(rows):
+        row["hashtags"] = row["hashtags"] if place < tagged else []
+        row["category"] = row["category"] if place < sorted_in else None
+    folder = tmp_path / "own"
+    folder.mkdir()
+    answer = learn("--data", str(write(folder, notes=rows, events=topic_events(rows, readers=notes * 2 // 3))))
+
+    turn = last(tmp_path)
+    assert list(turn.steps) == OFFLINE, answer.output
+    shown = learn("status").output
+    assert said in shown
+    rows = {row["name"]: row for row in turn.found("gate")["rows"]}
+    assert (rows["F1 of hashtags"]["says"], rows["right categories"]["says"]) == (tags, categories)
+    kept, fitted = scores_of(load_manifest(turn.checkpoint)), turn.found("calibrate").get("errors", {})
+    assert kept.suggestions == MAPS.suggestions
+    assert (kept.by_category == MAPS.by_category) == ("category" not in fitted)
 
 
 def test_a_new_category_joins_the_closed_set_and_the_scores_of_the_others_mean_what_they_did(serving, tmp_path):
