@@ -27,6 +27,7 @@ class GateRowOut(BaseModel):
     change: float | None = Field(description="A difference; of seconds, a ratio minus one.")
     low: float | None
     high: float | None
+    of: str = Field(default="", description="The pairs, notes or rounds that it is a mean over; empty of old turns.")
     says: Literal["better", "not better", "holds", "falls", "not measured"]
 
 

@@ -102,5 +102,6 @@ def _row(row: dict[str, Any]) -> GateRowOut:
         change=change["mean"],
         low=change["low"],
         high=change["high"],
+        of=row.get("of", ""),
         says=row["says"],
     )
