@@ -286,6 +286,7 @@ EXAMPLES: dict[str, Any] = {
                         "change": 0.0398,
                         "low": 0.0037,
                         "high": 0.0781,
+                        "of": "1,180 pairs (also of single readers)",
                         "says": "better",
                     }
                 ],
