@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from model.data.notes import LabeledNote
-from model.inference.bulk import BulkError, BulkLoad, embedded_notes, finished_load
+from model.inference.bulk.load import BulkError, BulkLoad, embedded_notes, finished_load
 from model.note import Note
 from model.progress import bar
 from service.api.records import note_records

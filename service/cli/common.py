@@ -139,7 +139,9 @@ def mistakes() -> Iterator[None]:
         yield
     except ModuleNotFoundError as error:
         package = (error.name or str(error)).partition(".")[0]
-        extra = {"vllm": "vllm", "gguf": "smollm2", "pyspark": "spark", "py4j": "spark"}.get(package, "train")
+        extra = {"vllm": "vllm", "gguf": "smollm2", "pyspark": "spark", "py4j": "spark", "ray": "ray"}.get(
+            package, "train"
+        )
         raise click.ClickException(
             f"{package} is not installed; this command needs: pip install 'notellm[{extra}]'"
         ) from error

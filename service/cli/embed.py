@@ -1,11 +1,16 @@
 """The command `notellm embed`: vectors of many notes, without a running service."""
 
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from service.cli.common import FOLDER, echo, mistakes, open_model, runtime_options
+from service.cli.common import FOLDER, echo, mistakes, open_model, runtime_options, was_given
+
+if TYPE_CHECKING:
+    from model.backend import Backend
 
 
 def _shard(_context: click.Context, _option: click.Parameter, given: str) -> tuple[int, int]:
@@ -33,6 +38,14 @@ def _shard(_context: click.Context, _option: click.Parameter, given: str) -> tup
     help="Embed the I-th of N shards, counted from 0: N processes share the work, on one machine or many.",
 )
 @click.option(
+    "--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True,
+    help="What embeds: this process, or actors of Ray, on the cluster that RAY_ADDRESS names or on this machine.",
+)  # fmt: skip
+@click.option(
+    "--actors", type=click.IntRange(min=1),
+    help="Actors of Ray, each with the model; by default one for every GPU (every --tensor-parallel GPUs), or one.",
+)  # fmt: skip
+@click.option(
     "--notes-per-part", type=click.IntRange(min=1), default=10_000, show_default=True,
     help="Notes in memory at once, and what a crash can cost at most.",
 )  # fmt: skip
@@ -41,6 +54,8 @@ def embed(
     out: Path,
     checkpoint: Path,
     shard: tuple[int, int],
+    engine: str,
+    actors: int | None,
     notes_per_part: int,
     **runtime: Any,
 ) -> None:
@@ -50,36 +65,56 @@ def embed(
     float32) a note; the model's fingerprint stands in every file's metadata. Whatever ends a run, kill -9
     included, the same command goes on where it was: parts that are finished are not done again. A folder
     that was begun with another checkpoint or another input is refused. With --shard, several processes write
-    into one folder; `notellm load --vectors` refuses it until all parts are there.
+    into one folder; `notellm load --vectors` refuses it until all parts are there. With --engine ray, this process
+    reads the notes and writes the parts, and actors embed them: each machine of the cluster needs the checkpoint at the
+    same place and the same version of notellm. An actor that dies is replaced, and its part is done again.
 
     \b
     Examples:
       notellm embed --in notes.parquet --out vectors --checkpoint ./checkpoint
       notellm embed --in ./data --out vectors --checkpoint ./checkpoint --backend vllm
       notellm embed --in ./data --out vectors --checkpoint ./checkpoint --shard 3/8
+      RAY_ADDRESS=auto notellm embed --in ./data --out vectors --checkpoint /models/checkpoint --engine ray
 
     \b
     Read them back as one table:
       python -c 'import pyarrow.parquet as pq; print(pq.read_table("vectors").num_rows)'
     """
+    if engine == "ray" and was_given("shard"):
+        raise click.UsageError("--shard is of --engine local; --actors says how many share the work on Ray")
+    if engine == "local" and actors is not None:
+        raise click.UsageError("--actors is of --engine ray")
     with mistakes():
-        from model.inference import golden
-        from model.inference.abstention import AbstainingBackend
-        from model.inference.bulk import begin, embed_missing
-        from model.network.checkpoint import load_manifest, prompt_builder
+        from model.inference.bulk.load import begin, embed_missing
+        from model.network.checkpoint import load_manifest
 
-        manifest = load_manifest(checkpoint)
-        load = begin(source, out, manifest.fingerprint, notes_per_part)
+        load = begin(source, out, load_manifest(checkpoint).fingerprint, notes_per_part)
         parts = load.shard(*shard)
         finished = len(load.finished().intersection(parts))
         if finished < len(parts):
-            backend = open_model(checkpoint, runtime)
-            if manifest.golden is not None:
-                golden.check(backend, manifest)
-            embed_missing(load, AbstainingBackend(backend, prompt_builder(checkpoint, manifest).reads), parts)
+            open_backend = partial(_open, checkpoint.absolute(), runtime)
+            if engine == "ray":
+                from model.inference.bulk.ray_engine import embed_on_ray
+
+                embed_on_ray(load, open_backend, actors=actors, gpus=runtime["tensor_parallel"])
+            else:
+                embed_missing(load, open_backend(), parts)
     before = f", {finished} of them finished before" if finished else ""
     vectors = sum(map(load.size, parts))
     echo(f"{vectors} vectors of model {load.fingerprint} in {len(parts)} parts{before}, in {out}")
     missing = load.parts - len(load.finished())
     if missing:
         echo(f"{missing} of the {load.parts} parts are those of other shards, and missing yet")
+
+
+def _open(checkpoint: Path, runtime: Mapping[str, Any]) -> "Backend":
+    """The model, which gave its golden answers. Actors of Ray call it, too."""
+    from model.inference import golden
+    from model.inference.abstention import AbstainingBackend
+    from model.network.checkpoint import load_manifest, prompt_builder
+
+    manifest = load_manifest(checkpoint)
+    backend = open_model(checkpoint, runtime)
+    if manifest.golden is not None:
+        golden.check(backend, manifest)
+    return AbstainingBackend(backend, prompt_builder(checkpoint, manifest).reads)

@@ -14,7 +14,7 @@ from support.checkpoint import tiny_checkpoint
 from support.redis import RedisServer
 from support.service import NOTELLM, Service, running, until
 
-from model.inference.bulk import BulkError, begin, embed_missing
+from model.inference.bulk.load import BulkError, begin, embed_missing
 from model.inference.hashing import HashingBackend, text_vector
 from model.note import Note
 from service.backup.vectors import load_vectors

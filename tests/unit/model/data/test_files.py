@@ -247,7 +247,7 @@ def test_duckdb_reads_only_files_of_the_same_plain_types(tmp_path):
 
 
 def test_bulk_digest_of_parts_sees_each(tmp_path: Path):
-    from model.inference.bulk import begin, finished_load
+    from model.inference.bulk.load import begin, finished_load
 
     parts = tmp_path / "notes"
     parts.mkdir()

@@ -138,9 +138,23 @@ def test_a_mistake_is_one_line(checkpoint: Path, begun: Path, changed: dict[str,
     assert "Traceback" not in answer.output
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--engine", "ray", "--shard", "0/2"], "--shard is of --engine local"),
+        (["--actors", "2"], "--actors is of --engine ray"),
+    ],
+)
+def test_an_option_of_the_other_engine_is_refused(options: list[str], said: str):
+    answer = CliRunner().invoke(embed, ["--in", "notes.jsonl", "--out", "vectors", "--checkpoint", "m", *options])
+
+    assert answer.exit_code == 2
+    assert said in answer.output
+
+
 def test_choices_and_defaults_are_the_models():
     """They are repeated in the command, because importing them would load numpy for `--help`."""
-    from model.inference.bulk import NOTES_PER_PART
+    from model.inference.bulk.load import NOTES_PER_PART
     from model.inference.open import BACKENDS, Runtime
 
     options = {found.name: found for found in embed.params}

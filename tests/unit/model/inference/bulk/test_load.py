@@ -18,7 +18,7 @@ from support.tiny import NOTES
 from model.data.files import DataError
 from model.data.notes import load_notes
 from model.files import FolderInUse
-from model.inference.bulk import BulkError, BulkLoad, begin, embed_missing
+from model.inference.bulk.load import BulkError, BulkLoad, begin, embed_missing
 from model.inference.hashing import HashingBackend
 from model.inference.hf import HfBackend
 from model.inference.many import embed_all

@@ -1,4 +1,4 @@
-"""The first load of millions of notes: a file of notes becomes a folder of vectors, part by part.
+"""A file of notes becomes a folder of vectors, part by part.
 
 ::
 
@@ -15,7 +15,8 @@ folders skip names that begin with a dot or an underscore. Memory holds one part
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -136,24 +137,48 @@ def embed_missing(load: BulkLoad, backend: Backend, parts: range | None = None) 
         FolderInUse: if another process is at work on one of them.
     """
     assert backend.fingerprint == load.fingerprint
-    own = range(load.parts) if parts is None else parts
-    finished = load.finished()
+    with progress_of(load, parts) as progress:
+        for part, notes in missing(load, parts):
+            with writing(load, part, notes) as write:
+                write(embed_part(backend, notes, progress))
+
+
+def progress_of(load: BulkLoad, parts: range | None = None) -> "tqdm[Any]":
+    """A bar of the notes of these parts, of all by default, that starts at those of finished ones."""
+    own, finished = _own(load, parts), load.finished()
     done = sum(load.size(part) for part in own if part in finished)
-    notes = stream_notes(load.source)
-    with tqdm(total=sum(map(load.size, own)), initial=done, desc="embed", unit="note") as progress:
-        for part in range(load.parts):
-            of_part = list(islice(notes, load.notes_per_part))
-            if part in own and not load.path(part).exists():  # by now
-                _embed_part(load, part, of_part, backend, progress)
+    return tqdm(total=sum(map(load.size, own)), initial=done, desc="embed", unit="note")
 
 
-def _embed_part(load: BulkLoad, part: int, notes: Sequence[Note], backend: Backend, progress: "tqdm[Any]") -> None:
+def missing(load: BulkLoad, parts: range | None = None) -> Iterator[tuple[int, list[Note]]]:
+    """Those of the parts, of all by default, that are not finished by their turn, with their notes, in order."""
+    notes, own = stream_notes(load.source), _own(load, parts)
+    for part in range(load.parts):
+        of_part = list(islice(notes, load.notes_per_part))
+        if part in own and not load.path(part).exists():
+            yield part, of_part
+
+
+@contextmanager
+def writing(load: BulkLoad, part: int, notes: Sequence[Note]) -> Iterator[Callable[[NDArray[np.float32]], None]]:
+    """What publishes the vectors of a part, shape (notes, D), while no other process is at work on it.
+
+    Raises:
+        FolderInUse: if one is.
+    """
     path = load.path(part)
     staged = path.with_name(f".{path.name}")
-    with lock_file(staged):
-        vectors_ND = embed_part(backend, notes, progress)
+
+    def write(vectors_ND: NDArray[np.float32]) -> None:
         _write_vectors(staged, [note.id for note in notes], vectors_ND, load.fingerprint)
         publish(staged, path)
+
+    with lock_file(staged):
+        yield write
+
+
+def _own(load: BulkLoad, parts: range | None) -> range:
+    return range(load.parts) if parts is None else parts
 
 
 def _write_vectors(path: Path, ids: Sequence[str], vectors_ND: NDArray[np.float32], fingerprint: str) -> None:
