@@ -3,9 +3,11 @@
 # each other, the password of Grafana.
 # The folder is closed to others; the files in it are readable, for in their containers other users read them.
 #   sh deploy/secrets.sh [FOLDER]
+#   sh deploy/secrets.sh FOLDER HOST:PORT,HOST:PORT    on a Redis Cluster of these nodes: docs/cluster.md
 set -eu
 here=$(dirname "$0")
 folder=${1:-$here/secrets}
+nodes=${2:-}
 umask 077
 mkdir -p "$folder"
 chmod 700 "$folder"
@@ -22,16 +24,21 @@ if [ -e "$folder/redis-users" ]; then
   exit 0
 fi
 
-hashes=""
-for user in gateway worker indexer ops; do
+users="$here/redis/users.acl" names="gateway worker indexer ops" hashes="" scheme=redis place=redis:6379/0
+if [ -n "$nodes" ]; then
+  users="$users $here/redis/cluster.acl" names="$names replica cluster" scheme=redis+cluster place=$nodes
+  hashes=";s/notellm:v1:/notellm:v1:{c00}:/g"
+fi
+for user in $names; do
   secret=$(password)
-  printf 'redis://%s:%s@redis:6379/0\n' "$user" "$secret" >"$folder/redis-$user"
+  printf '%s://%s:%s@%s\n' "$scheme" "$user" "$secret" "$place" >"$folder/redis-$user"
   name=$(echo "$user" | tr '[:lower:]' '[:upper:]')
   hashes="$hashes;s/@$name@/$(printf %s "$secret" | sha256sum | cut -d ' ' -f 1)/"
 done
 password >"$folder/grafana-admin"
 # One line a user: a line that begins with a space goes on with the one before.
-sed -e '/^#/d' -e '/^$/d' -e "${hashes#;}" "$here/redis/users.acl" |
+# shellcheck disable=SC2086 # one word a file
+sed -e '/^#/d' -e '/^$/d' -e "${hashes#;}" $users |
   awk '/^ / { sub(/^ +/, " "); printf "%s", $0; next } NR > 1 { print "" } { printf "%s", $0 } END { print "" }' \
     >"$folder/redis-users"
 chmod 444 "$folder"/*

@@ -255,10 +255,17 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="NOTELLM_", env_nested_delimiter="__", frozen=True, extra="forbid")
 
     redis_url: SecretStr | None = Field(
-        default=None, description="redis:// or unix:// URL; without it `serve` starts a private Redis."
+        default=None,
+        description="redis:// or unix:// URL, or redis+cluster://HOST:PORT,HOST:PORT of a cluster; without it `serve` "
+        "starts a private Redis.",
     )
     redis_url_file: Path | None = Field(
         default=None, description="File that holds the URL instead, such as a secret of a container."
+    )
+    redis_wait: NonNegativeInt | None = Field(
+        default=None,
+        description="Replicas of Redis that have to have a write before it is acknowledged; without it 1 on a cluster, "
+        "else 0.",
     )
     rpc_secret: SecretStr | None = Field(
         default=None,

@@ -3,6 +3,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 from hypothesis import HealthCheck, settings
 from redis.asyncio import Redis
+from support.cluster import Cluster
 from support.redis import RedisServer
 
 from service.store.connection import open_redis
@@ -18,6 +19,24 @@ def redis_server() -> Iterator[RedisServer]:
     server.start()
     yield server
     server.close()
+
+
+@pytest.fixture(scope="session")
+def running_cluster() -> Iterator[Cluster]:
+    cluster = Cluster()
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.close()
+
+
+@pytest.fixture
+def cluster(running_cluster: Cluster) -> Cluster:
+    """An empty Redis Cluster."""
+    running_cluster.settle()
+    running_cluster.primary()("FLUSHALL")
+    return running_cluster
 
 
 @pytest.fixture

@@ -64,6 +64,7 @@ key                                 fate     why
 ``notellm:v1:answer:<digest>``      dropped  one may acknowledge a write that the backup lacks; repeated, a write
                                              that it holds changes nothing
 ``notellm:v1:restoring``            dropped  there is no backup of half a store
+``notellm:v1:fence``                dropped  it holds nothing
 ==================================  =======  ==================================================================
 
 A backup is made while the service runs. Each note, with every model's predictions for it, is as of one moment between

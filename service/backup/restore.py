@@ -106,15 +106,17 @@ settle()
 """
 )
 
-# ARGV: the hash, 'old' if records of an earlier version of a live note count, too, then ids and records.
+# ARGV: the model, the kind, then ids and records. Of predictions those of an earlier version of a live note count, too.
 PUT_PREDICTIONS = (
     LIBRARY
     + """
+local old_count = ARGV[2] == 'predictions'
+local kept = (old_count and READINGS or FAILED) .. ARGV[1]
 for i = 3, #ARGV, 2 do
   local note, number = redis.call('GET', NOTE .. ARGV[i]), version(ARGV[i + 1])
-  local old = redis.call('HGET', ARGV[1], ARGV[i])
-  local counts = note and not deleted(note) and (version(note) == number or ARGV[2] == 'old' and version(note) > number)
-  if counts and not (old and version(old) >= number) then redis.call('HSET', ARGV[1], ARGV[i], ARGV[i + 1]) end
+  local old = redis.call('HGET', kept, ARGV[i])
+  local counts = note and not deleted(note) and (version(note) == number or old_count and version(note) > number)
+  if counts and not (old and version(old) >= number) then redis.call('HSET', kept, ARGV[i], ARGV[i + 1]) end
 end
 """
 )
@@ -231,14 +233,14 @@ class _Restore:
         file = self._folder / vectors_file(model)
         with _readable(file), file.open("rb") as vectors:
             for lines in self._batches(predictions_file(model), f"predictions of {model}"):
-                args: list[Any] = [READINGS + model, "old"]
+                args: list[Any] = [model, "predictions"]
                 for line in lines:
                     args += [line["id"], prediction_of(line, model, vectors.read(size)).encode()]
                 self._put_predictions(args=args)
 
     def failures(self, model: str) -> None:
         for lines in self._batches(failures_file(model), f"failures of {model}"):
-            args: list[Any] = [FAILED + model, ""]
+            args: list[Any] = [model, "failures"]
             for line in lines:
                 args += [line["id"], StoredFailure(line["version"], line["reason"]).encode()]
             self._put_predictions(args=args)

@@ -26,8 +26,10 @@ class RedisCheck:
     password. What a process cannot reach now, `Readiness.missing` says.
     """
 
-    def __init__(self, url: str, readiness: Readiness) -> None:
+    def __init__(self, url: str, readiness: Readiness, replicas: int = 0) -> None:
+        """``replicas`` are those that writes wait for."""
         self._url = url
+        self._replicas = replicas
         self._readiness = readiness
         self._report = Report()
 
@@ -44,7 +46,8 @@ class RedisCheck:
         """Look once; call it periodically. While Redis does not answer, it is taken to be as it was."""
         try:
             # What is denied once is not asked again: every time would stand in the log of Redis' ACL.
-            found = await examine(self._url, configuration="fsync" not in self._report.unknown)
+            configuration = "fsync" not in self._report.unknown
+            found = await examine(self._url, configuration=configuration, replicas=self._replicas)
         except StoreUnavailable:
             return
         before, self._report = self._report, found

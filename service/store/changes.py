@@ -153,17 +153,20 @@ class RedisChangeStream:
 
     def _predictions(self) -> Iterator[Change]:
         cursor = 0
-        while True:
-            with redis_errors():
-                page: Any = self._redis.hscan(READINGS + self._model, cursor, count=SCAN_COUNT)
-                cursor, predictions = page
-                notes: Any = self._redis.mget([NOTE.encode() + id_ for id_ in predictions]) if predictions else []
-                counts: Any = self._redis.hmget(EXPOSURE, list(predictions)) if predictions else []
-            for (id_, prediction), note, count in zip(predictions.items(), notes, counts, strict=True):
-                if change := self._change(id_.decode(), prediction, note, int(count or 0)):
-                    yield change
-            if not cursor:
-                return
+        with redis_errors():  # one connection: a scan that goes on elsewhere would miss notes
+            connection = self._redis.client()  # type: ignore[no-untyped-call]
+        with connection:
+            while True:
+                with redis_errors():
+                    page: Any = connection.hscan(READINGS + self._model, cursor, count=SCAN_COUNT)
+                    cursor, predictions = page
+                    notes: Any = connection.mget([NOTE.encode() + id_ for id_ in predictions]) if predictions else []
+                    counts: Any = connection.hmget(EXPOSURE, list(predictions)) if predictions else []
+                for (id_, prediction), note, count in zip(predictions.items(), notes, counts, strict=True):
+                    if change := self._change(id_.decode(), prediction, note, int(count or 0)):
+                        yield change
+                if not cursor:
+                    return
 
     def _change(self, id_: str, prediction: bytes, note: bytes | None, shown: int) -> Change | None:
         """The last change of a note, unless it was deleted meanwhile."""

@@ -1,11 +1,11 @@
-"""Connections to Redis, and the errors of a Redis that cannot serve as StoreUnavailable."""
+"""Clients of Redis or of a Redis Cluster, and the errors of a Redis that cannot serve as StoreUnavailable."""
 
 import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
 from service import metrics
@@ -25,28 +25,64 @@ CANNOT_SERVE = ("OOM ", "READONLY ", "MISCONF ", "LOADING ", "BUSY ", "NOREPLICA
 CLOSED = "the handler is closed"
 
 
+# redis+cluster://USER:PASSWORD@HOST:PORT,HOST:PORT/?OPTIONS, as for one Redis, but for the nodes.
+_CLUSTER = re.compile(r"(rediss?)\+cluster://((?:[^/?#]*@)?)([^/?#@]*)(.*)", re.DOTALL)
+
+
 def redis_url(settings: Settings) -> str:
     """With its password. Raises SetupError when there is none, or it is no URL of a Redis."""
     if settings.redis_url is None:
         raise SetupError("NOTELLM_REDIS_URL is not set; `notellm serve` starts a private Redis by itself")
     url = settings.redis_url.get_secret_value()
-    if wrong := _wrong_in(url):
-        # Nothing of the URL: it may be the password.
-        raise SetupError(f"NOTELLM_REDIS_URL {wrong}")
+    for one in node_urls(url) or [url]:
+        if wrong := _wrong_in(one):
+            # Nothing of the URL: it may be the password.
+            raise SetupError(f"NOTELLM_REDIS_URL {wrong}")
+    nodes = [_arguments(one) for one in node_urls(url)]
+    if not all("host" in node for node in nodes):
+        raise SetupError("NOTELLM_REDIS_URL has no host where a node of the cluster belongs: write HOST:PORT,HOST:PORT")
+    if any(node.get("db") for node in nodes):
+        raise SetupError("NOTELLM_REDIS_URL names a database, and a cluster has none but 0")
     return url
+
+
+def redis_wait(settings: Settings) -> int:
+    """How many replicas have to have a write before it is acknowledged: one on a cluster, unless it is set."""
+    if settings.redis_wait is None:
+        return int(settings.redis_url is not None and is_cluster(settings.redis_url.get_secret_value()))
+    return settings.redis_wait
+
+
+def is_cluster(url: str) -> bool:
+    """Whether a URL names a Redis Cluster."""
+    return _CLUSTER.fullmatch(url) is not None
+
+
+def node_urls(url: str) -> list[str]:
+    """A URL for each node of the cluster that is named; none of a single Redis."""
+    if not (parts := _CLUSTER.fullmatch(url)):
+        return []
+    scheme, user, nodes, rest = parts.groups()
+    return [f"{scheme}://{user}{node}{rest}" for node in nodes.split(",")]
+
+
+def _arguments(url: str) -> dict[str, Any]:
+    from redis.connection import parse_url
+
+    return dict(parse_url(url))  # type: ignore[no-untyped-call]
 
 
 def _wrong_in(url: str) -> str:
     """What is wrong with a URL, or with how redis-py would read it; empty when nothing is."""
-    from redis.connection import ConnectionPool, parse_url
+    from redis.connection import ConnectionPool
     from redis.exceptions import RedisError
 
     try:
-        arguments = parse_url(url)  # type: ignore[no-untyped-call]
+        arguments = _arguments(url)
     except ValueError as error:
         if "Invalid value" in str(error):
             return "has an option whose value cannot be read, such as ?db= without a number"
-        return "is not a redis://, rediss:// or unix:// URL"
+        return "is not a redis://, rediss://, unix:// or redis+cluster:// URL"
     parts = urlsplit(url)
     if parts.fragment or "@" in parts.path + parts.query:
         return "has a #, / or ? where none belongs: in a password they are written %23, %2F and %3F"
@@ -63,40 +99,44 @@ def _wrong_in(url: str) -> str:
     return ""
 
 
-def open_redis(url: str, *, timeout_s: float = 5.0, connections: int = 64) -> "Redis":
-    """A client that never retries by itself (a lost reply must not become a second write) and never hangs.
+def open_redis(url: str, *, timeout_s: float = 5.0, connections: int = 64, replicas: int = 0) -> "Redis":
+    """A client that never repeats what may have been done (a lost reply must not become a second write) nor hangs.
 
-    A call waits for a free connection at most ``timeout_s``, and as long again for the answer.
+    A call waits for a free connection at most ``timeout_s``, and as long again for the answer. What is told to clients
+    as done waits for ``replicas`` (`service.store.cluster.replicas`).
     """
-    from redis.asyncio import BlockingConnectionPool, Redis
+    from redis.asyncio import BlockingConnectionPool
     from redis.asyncio.retry import Retry
     from redis.backoff import NoBackoff
 
-    pool = BlockingConnectionPool.from_url(
-        url,
-        max_connections=connections,
-        timeout=timeout_s,
-        socket_timeout=timeout_s,
-        socket_connect_timeout=timeout_s,
-        retry=Retry(NoBackoff(), 0),
-        protocol=2,
-    )
-    return Redis.from_pool(pool)
+    from service.store.cluster.clients import open_cell
+    from service.store.cluster.replicas import StoreRedis
+
+    options = _options(timeout_s) | {"retry": Retry(NoBackoff(), 0), "max_connections": connections}
+    if nodes := node_urls(url):
+        client: StoreRedis = open_cell(nodes, timeout=timeout_s, **options)
+    else:
+        pool = BlockingConnectionPool.from_url(url, timeout=timeout_s, **options)
+        client = cast(StoreRedis, StoreRedis.from_pool(pool))
+    client.replicas = replicas
+    return client
 
 
 def open_sync_redis(url: str, *, timeout_s: float = 10.0) -> "SyncRedis":
-    """A blocking client that never retries by itself. ``timeout_s`` must exceed every ``block_s``."""
+    """A blocking client that never repeats anything. ``timeout_s`` must exceed every ``block_s``."""
     from redis import Redis
     from redis.backoff import NoBackoff
     from redis.retry import Retry
 
-    return Redis.from_url(
-        url,
-        socket_timeout=timeout_s,
-        socket_connect_timeout=timeout_s,
-        retry=Retry(NoBackoff(), 0),
-        protocol=2,
-    )
+    from service.store.cluster.clients import open_sync_cell
+
+    options = _options(timeout_s) | {"retry": Retry(NoBackoff(), 0)}
+    nodes = node_urls(url)
+    return open_sync_cell(nodes, **options) if nodes else Redis.from_url(url, **options)
+
+
+def _options(timeout_s: float) -> dict[str, Any]:
+    return {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s, "protocol": 2}
 
 
 @contextmanager

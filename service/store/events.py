@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from service.store.attribution.exposure import SHOWN
 from service.store.attribution.outcomes import ATTRIBUTED, Outcomes, outcomes_of
+from service.store.cluster.replicas import acknowledged
 from service.store.connection import redis_errors
 from service.store.idempotency import OUTCOME, REQUEST
 from service.store.interfaces import AnswerLog
@@ -120,9 +121,9 @@ class RedisEvents:
         """``answers`` loses a reader who is erased, too."""
         self._redis = redis
         self._answers = answers
-        self._append = redis.register_script(APPEND)
+        self._append = acknowledged(redis, APPEND)
         self._see = redis.register_script(SEE)
-        self._erase = redis.register_script(ERASE)
+        self._erase = acknowledged(redis, ERASE)
         self._completed = False
 
     async def append(self, events: Sequence[Event]) -> int:

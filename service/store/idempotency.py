@@ -30,19 +30,21 @@ ANSWER_EXPIRES_S = 24 * 3600
 # Longer than a write may take. One that is later still, finds the outcome of the one that came before it.
 MARK_EXPIRES_S = 5
 
-# The first two arguments of a script that writes: key and digest of the request that this task answers; empty when it
-# came without an idempotency key.
+# The first two arguments of a script that writes: digests of the idempotency key and of the request that this task
+# answers; empty when it came without a key.
 REQUEST: ContextVar[tuple[str, str]] = ContextVar("request", default=("", ""))
 
-# Scripts that write begin with this: KEY and DIGEST are those arguments. They return what they `remember`, also when
+# Scripts that write begin with this: NAME and DIGEST are those arguments. They return what they `remember`, also when
 # the request had written before. The first byte of a record tells how many parts it has.
 OUTCOME = f"""
-local KEY, DIGEST = table.remove(ARGV, 1), table.remove(ARGV, 1)
-local kept = KEY ~= '' and redis.call('GET', KEY)
+local NAME, DIGEST = table.remove(ARGV, 1), table.remove(ARGV, 1)
+local kept = NAME ~= '' and redis.call('GET', '{ANSWER}' .. NAME)
 if kept and string.byte(kept) == 0x92 then return cmsgpack.unpack(kept)[2] end
 if kept and string.byte(kept) == 0x94 then return redis.error_reply('READONLY a later try was answered') end
 local function remember(outcome)
-  if KEY ~= '' then redis.call('SET', KEY, cmsgpack.pack({{DIGEST, outcome}}), 'EX', {ANSWER_EXPIRES_S}) end
+  if NAME ~= '' then
+    redis.call('SET', '{ANSWER}' .. NAME, cmsgpack.pack({{DIGEST, outcome}}), 'EX', {ANSWER_EXPIRES_S})
+  end
   return outcome
 end
 """
@@ -60,12 +62,12 @@ class RedisAnswers:
 
     async def once(self, key: str, request: bytes, run: Callable[[], Awaitable[Answer]]) -> tuple[Answer, bool]:
         """See `Answers`."""
-        name = ANSWER + hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
+        name = hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
         digest = hashlib.blake2b(request, digest_size=16).hexdigest()
         mark = msgpack.packb([digest])
         with redis_errors():
-            first = await self._redis.set(name, mark, nx=True, ex=MARK_EXPIRES_S)
-            kept = None if first else await self._redis.get(name)
+            first = await self._redis.set(ANSWER + name, mark, nx=True, ex=MARK_EXPIRES_S)
+            kept = None if first else await self._redis.get(ANSWER + name)
         answer = None if kept is None else _kept_answer(msgpack.unpackb(kept), digest)
         if answer is not None:
             return answer, True
@@ -74,13 +76,13 @@ class RedisAnswers:
             answer = await run()
         except NoteLLMError:
             with redis_errors():
-                await self._forget(keys=[name], args=[mark])
+                await self._forget(keys=[ANSWER + name], args=[mark])
             raise
         finally:
             REQUEST.reset(token)
         with redis_errors():
             record = msgpack.packb([digest, answer.status, answer.body, answer.etag])
-            await self._redis.set(name, record, ex=ANSWER_EXPIRES_S)
+            await self._redis.set(ANSWER + name, record, ex=ANSWER_EXPIRES_S)
         return answer, kept is not None
 
 

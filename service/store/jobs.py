@@ -197,8 +197,10 @@ class JobQueue:
             self._own_pending = True
             if filled:
                 return 0
-            queued = await self._queue_all()
-            await self._redis.sadd(FILLED, self._model)
+            # One connection: a scan that goes on elsewhere, after a restart or a failover of Redis, would miss notes.
+            async with self._redis.client() as connection:
+                queued = await self._queue_all(connection)
+                await connection.sadd(FILLED, self._model)
         return queued
 
     async def claim(self, limit: int, block_s: float) -> list[Claimed]:
@@ -320,10 +322,10 @@ class JobQueue:
             if "BUSYGROUP" not in str(error):
                 raise
 
-    async def _queue_all(self) -> int:
+    async def _queue_all(self, connection: "Redis") -> int:
         cursor, queued = 0, 0
         while True:
-            cursor, keys = await self._redis.scan(cursor, match=NOTE + "*", count=SCAN_COUNT)
+            cursor, keys = await connection.scan(cursor, match=NOTE + "*", count=SCAN_COUNT)
             if keys:
                 queued += int(await self._fill(args=[self._model, *(key[len(NOTE) :] for key in keys)]))
             if not cursor:

@@ -11,6 +11,7 @@ from model.note import Note
 from model.text.hashtags import fold
 from service.errors import NotAsExpected, QueueFull, StoreUnavailable
 from service.store.attribution.exposure import ask_for_notes, notes_of
+from service.store.cluster.replicas import acknowledged
 from service.store.connection import redis_errors
 from service.store.idempotency import REQUEST
 from service.store.interfaces import (
@@ -41,8 +42,8 @@ class RedisStore:
     def __init__(self, redis: "Redis", max_queue: int) -> None:
         self._redis = redis
         self._max_queue = max_queue
-        self._put = redis.register_script(PUT)
-        self._delete = redis.register_script(DELETE)
+        self._put = acknowledged(redis, PUT)
+        self._delete = acknowledged(redis, DELETE)
         self._page = redis.register_script(PAGE)
         self._listed = redis.register_script(LISTED)
 

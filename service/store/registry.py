@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import NoPermissionError, ResponseError
 
+from service.store.cluster.replicas import acknowledged
 from service.store.connection import redis_errors
 from service.store.experiments.watches import POINT
 from service.store.schema import ACTIVE, EXPERIMENTS, FAILED, FILLED, JOBS, LUA, MODELS, READINGS, WORKERS
@@ -82,8 +83,8 @@ class Registry:
 
     def __init__(self, redis: "Redis") -> None:
         self._redis = redis
-        self._activate = redis.register_script(ACTIVATE)
-        self._retire = redis.register_script(RETIRE)
+        self._activate = acknowledged(redis, ACTIVATE)
+        self._retire = acknowledged(redis, RETIRE)
 
     async def registered(self) -> Registered:
         """All models, as of now."""

@@ -1,8 +1,8 @@
 """What a Redis must be, and what is wrong with the one that is there: the only module that knows these rules.
 
 `UNUSABLE` are the causes for which nothing of the service works, so that a process refuses to start. With an `UNSAFE`
-one everything works, but what was acknowledged may be lost. Every line says what is wrong and what to do, and quotes
-nothing of an error that may be a password or the text of a note.
+one it starts: what was acknowledged may be lost or, without replicas that writes wait for, nothing is. Every line says
+what is wrong and what to do, and quotes nothing of an error that may be a password or the text of a note.
 """
 
 import re
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 UNUSABLE = ("password", "right", "database", "certificate", "protocol", "sentinel", "cluster", "replica", "version")
-UNSAFE = ("eviction", "persistence", "fsync")
+UNSAFE = ("eviction", "persistence", "fsync", "replicas")
 OLDEST = (6, 2)
 
 REMEDY = "give it the rights that deploy/redis/users.acl lists"
@@ -23,9 +23,10 @@ _LINES = {
     "?ssl_ca_certs=FILE",
     "protocol": "what answers at NOTELLM_REDIS_URL does not speak as Redis does",
     "sentinel": "NOTELLM_REDIS_URL names a Sentinel: name the primary that it watches, or a proxy that follows it",
-    "cluster": "NOTELLM_REDIS_URL names a Redis Cluster, on which the service does not run: name a Redis of its own",
+    "cluster": "NOTELLM_REDIS_URL names a Redis Cluster as if it were one Redis: write redis+cluster://HOST:PORT,HOST:PORT",
     "replica": "NOTELLM_REDIS_URL names a replica, which takes no writes: name its primary",
 }
+_NO_CLUSTER = "NOTELLM_REDIS_URL names a Redis Cluster, and what answers is one Redis: write redis://HOST:PORT"
 _NOT_GIVEN = "Redis asks for a password, and NOTELLM_REDIS_URL has none"
 # What Redis says, by cause; redis-py takes off the first word where it has a class for it.
 _SAID = {
@@ -65,15 +66,18 @@ class Report:
         return [problem.line for problem in self.problems]
 
 
-def report(info: Mapping[str, Any] | None, appendfsync: str | None) -> Report:
-    """The report on a Redis of which this is INFO and this its ``appendfsync``; None where they may not be asked."""
+def report(
+    info: Mapping[str, Any] | None, appendfsync: str | None, *, cluster: bool = False, replicas: int = 0
+) -> Report:
+    """The report on a Redis of which this is INFO and this its ``appendfsync``; None where they may not be asked.
+
+    It has to be part of a cluster or not, and writes wait for so many of its replicas.
+    """
     if info is None:
-        return Report(
-            unknown=frozenset(("eviction", "persistence", "fsync", "sentinel", "cluster", "replica", "version"))
-        )
+        return Report(unknown=frozenset((*UNSAFE, "sentinel", "cluster", "replica", "version")))
     if info.get("redis_mode") == "sentinel":  # it has none of the other figures
         return Report((Problem("sentinel", _LINES["sentinel"]),))
-    problems = (*_unusable(info), *_unsafe(info, appendfsync))
+    problems = (*_unusable(info, cluster=cluster), *_unsafe(info, appendfsync), *_lacking(info, replicas))
     unknown = {"fsync"} if info.get("aof_enabled") and appendfsync is None else set()
     return Report(problems, frozenset(unknown))
 
@@ -113,9 +117,9 @@ def _refused(error: BaseException) -> Problem | None:
     )
 
 
-def _unusable(info: Mapping[str, Any]) -> Iterator[Problem]:
-    if info.get("redis_mode") == "cluster" or info.get("cluster_enabled"):
-        yield Problem("cluster", _LINES["cluster"])
+def _unusable(info: Mapping[str, Any], *, cluster: bool) -> Iterator[Problem]:
+    if cluster != (info.get("redis_mode") == "cluster" or bool(info.get("cluster_enabled"))):
+        yield Problem("cluster", _NO_CLUSTER if cluster else _LINES["cluster"])
     if info.get("role") == "slave":
         yield Problem("replica", _LINES["replica"])
     version = str(info.get("redis_version", ""))
@@ -135,6 +139,16 @@ def _unsafe(info: Mapping[str, Any], appendfsync: str | None) -> Iterator[Proble
     elif appendfsync not in (None, "always"):
         yield Problem(
             "fsync", f"Redis acknowledges what is not on disk yet (appendfsync {appendfsync}): set it to always"
+        )
+
+
+def _lacking(info: Mapping[str, Any], replicas: int) -> Iterator[Problem]:
+    there = info.get("connected_slaves", 0)
+    if there < replicas:
+        yield Problem(
+            "replicas",
+            f"Redis has {there} replicas and NOTELLM_REDIS_WAIT demands {replicas}, so that no write is acknowledged: "
+            "bring replicas back, or set it lower",
         )
 
 

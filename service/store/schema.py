@@ -50,6 +50,7 @@ key                                 holds
 ``notellm:v1:cursors``              hash: ``<indexer>/<model>`` -> cursor of the oldest snapshot that the indexer
                                     may fall back to, and the time of its last word
 ``notellm:v1:restoring``            exists until a restore is finished: the digest of its backup
+``notellm:v1:fence``                empty: written behind a write that replicas have to have, see `cluster.replicas`
 ==================================  ==========================================================================
 
 A model's records stand in three keys of its own, so that it is retired in one step.
@@ -97,6 +98,7 @@ COMPLETED = "notellm:v1:completed"
 COUNTS = "notellm:v1:counts"
 CURSORS = "notellm:v1:cursors"
 RESTORING = "notellm:v1:restoring"
+FENCE = "notellm:v1:fence"
 WORKERS = "workers"
 # A cache that is further behind starts empty, so a short stream is enough.
 WRITES_KEPT = 10_000

@@ -16,7 +16,7 @@ from service.background import every
 from service.processes.health import Readiness, operations
 from service.processes.redis_check import EVERY_S, RedisCheck
 from service.settings import OpsSettings, Settings, SetupError, is_loopback
-from service.store.connection import open_redis, redis_url
+from service.store.connection import open_redis, redis_url, redis_wait
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -53,9 +53,10 @@ def own_address(addresses: Sequence[str], number: int, variable: str) -> str:
 async def watched_redis(settings: Settings, readiness: Readiness, *, timeout_s: float = 5.0) -> "AsyncIterator[Redis]":
     """Redis, whose settings are looked at before and every minute. Raises SetupError if they are refused."""
     url = redis_url(settings)
-    check = RedisCheck(url, readiness)
+    replicas = redis_wait(settings)
+    check = RedisCheck(url, readiness, replicas)
     await check.start()
-    redis = open_redis(url, timeout_s=timeout_s)
+    redis = open_redis(url, timeout_s=timeout_s, replicas=replicas)
     try:
         async with every(EVERY_S, check.look):
             yield redis

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from service.settings import Settings
-from service.store.connection import open_redis
+from service.store.connection import open_redis, redis_wait
 from service.wiring.process import share_secret
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ async def rollout(settings: Settings) -> AsyncIterator[Rollout]:
 
     share_secret(settings)
     url, shards = reach(settings)
-    redis, searcher = open_redis(url), ShardedSearcher(shards, "")
+    redis, searcher = open_redis(url, replicas=redis_wait(settings)), ShardedSearcher(shards, "")
     try:
         registry = Registry(redis)
         kept = Experiments(redis), Watches(redis), Findings(redis)

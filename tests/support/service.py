@@ -104,7 +104,7 @@ class Service:
 class Gateway:
     """The real `notellm gateway` on a Redis, and nothing else: notes are stored, and none becomes searchable."""
 
-    def __init__(self, folder: Path, checkpoint: Path, redis_url: str) -> None:
+    def __init__(self, folder: Path, checkpoint: Path, redis_url: str, **settings: str) -> None:
         self.port = free_port("127.0.0.1", 0, "")
         self.api = f"http://127.0.0.1:{self.port}"
         self._log = folder / "gateway.log"
@@ -116,6 +116,7 @@ class Gateway:
             "NOTELLM_OPS__PORT": "0",
             "NOTELLM_INDEX__ADDRESSES": json.dumps([str(folder / "no-shard.sock")]),
             "NOTELLM_WORKER__ADDRESSES": json.dumps([str(folder / "no-worker.sock")]),
+            **settings,
         }
 
     def __enter__(self) -> Self:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from service.store.attribution.answers import ServedAnswer, holds, pack, unpack
 from service.store.attribution.readers import key_of, name_of
+from service.store.cluster.replicas import acknowledged
 from service.store.connection import redis_errors
 from service.store.schema import COUNTS, FORGOTTEN, LISTED, SERVED, SERVED_COUNTS, UNLESS_RESTORING
 
@@ -95,8 +96,8 @@ class RedisAnswerLog:
         self._most = most
         self._kept_ms = int(days * DAY_S * 1000)
         self._append = redis.register_script(APPEND)
-        self._forget = redis.register_script(FORGET)
-        self._replace = redis.register_script(REPLACE)
+        self._forget = acknowledged(redis, FORGET)
+        self._replace = acknowledged(redis, REPLACE)
 
     async def append(self, answers: Sequence[ServedAnswer]) -> None:
         """See `AnswerLog`."""

@@ -7,6 +7,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from service.store.cluster.replicas import acknowledged
 from service.store.connection import redis_errors
 from service.store.experiments.records import Arm, Experiment, free_slots
 from service.store.experiments.watches import POINT
@@ -42,7 +43,7 @@ class Experiments:
 
     def __init__(self, redis: "Redis") -> None:
         self._redis = redis
-        self._put = redis.register_script(_PUT)
+        self._put = acknowledged(redis, _PUT)
 
     async def changed(self, revision: int | None) -> tuple[int, list[Experiment]] | None:
         """All experiments by their start, and their revision; None if it is still this one: then it asks for a number.

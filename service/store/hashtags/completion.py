@@ -53,16 +53,18 @@ class Completion:
             return
         with redis_errors():
             if not await self._redis.sismember(COMPLETED, NAME):
-                await self._scan(TAG, self._rank_tags)
-                await self._scan(NOTE, self._count_days)
-                await self._redis.sadd(COMPLETED, NAME)
+                # One connection: a scan that goes on elsewhere would miss keys.
+                async with self._redis.client() as connection:
+                    await self._scan(connection, TAG, self._rank_tags)
+                    await self._scan(connection, NOTE, self._count_days)
+                    await connection.sadd(COMPLETED, NAME)
                 log.info("hashtags_completed")
         self._done = True
 
-    async def _scan(self, prefix: str, script: Any) -> None:
+    async def _scan(self, connection: "Redis", prefix: str, script: Any) -> None:
         cursor = 0
         while True:
-            cursor, keys = await self._redis.scan(cursor, match=prefix + "*", count=_SCANNED)
+            cursor, keys = await connection.scan(cursor, match=prefix + "*", count=_SCANNED)
             if keys:
                 await script(args=[key[len(prefix) :] for key in keys])
             if not cursor:

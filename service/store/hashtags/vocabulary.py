@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from model.text.hashtags import fold
 from service.errors import AliasLoop
+from service.store.cluster.replicas import acknowledged
 from service.store.connection import redis_errors
 from service.store.hashtags.lists import Place, common, cursor_of, place_of, trends
 from service.store.hashtags.rules import PUT_RULE, REMOVE_RULE, REVISION, decode_rule, encode_rule
@@ -37,8 +38,8 @@ class RedisHashtags:
 
     def __init__(self, redis: "Redis") -> None:
         self._redis = redis
-        self._put_rule = redis.register_script(PUT_RULE)
-        self._remove_rule = redis.register_script(REMOVE_RULE)
+        self._put_rule = acknowledged(redis, PUT_RULE)
+        self._remove_rule = acknowledged(redis, REMOVE_RULE)
 
     async def page(self, prefix: str, after: str, limit: int) -> HashtagPage:
         """See `HashtagStore`."""

@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from service.settings import Settings, SetupError, check_addresses, describe, environment_names, reason_of
-from service.store.connection import redis_url
+from service.store.connection import node_urls, redis_url, redis_wait
 
 
 @pytest.fixture(autouse=True)
@@ -232,6 +232,14 @@ def test_a_file_without_url_and_a_url_twice_are_refused(monkeypatch, tmp_path):
         ("redis://:12/hunter2@h:1/0", "written %23, %2F"),
         ("redis://h:1/0?nonsense=hunter2", "does not know"),
         ("rediss://h:1/0?ssl_ca_certs=/nowhere/hunter2", "not there"),
+        ("redis+cluster://:hunter2@h:1,h:x", "is not a redis://"),
+        ("redis+cluster://:hunter2@h:1,", "no host where a node"),
+        ("redis+cluster://:hunter2@", "no host where a node"),
+        ("redis+cluster://:12#hunter2@h:1,h:2", "written %23"),
+        ("redis+cluster://h:1,h:2/1", "none but 0"),
+        ("redis+cluster://h:1,h:2?db=1", "none but 0"),
+        ("rediss+cluster://h:1,h:2?nonsense=hunter2", "does not know"),
+        ("unix+cluster://h:1", "is not a redis://"),
     ],
 )
 def test_a_url_that_would_be_read_in_another_way_is_refused_and_not_quoted(url, told):
@@ -254,7 +262,26 @@ def test_a_url_that_would_be_read_in_another_way_is_refused_and_not_quoted(url, 
         "rediss://h:1/0?ssl_cert_reqs=none",
         "unix:///run/redis.sock?db=2",
         "redis://h:1?db=2&health_check_interval=5",
+        "redis+cluster://h:1,h:2",
+        "redis+cluster://user:p,%23@h:1,[::1]:2,h/0?health_check_interval=5",
+        "rediss+cluster://h:1?ssl_cert_reqs=none",
     ],
 )
 def test_a_url_of_any_redis_is_taken_as_it_is(url):
     assert redis_url(Settings(redis_url=url)) == url
+
+
+def test_a_url_of_a_cluster_stands_for_one_of_each_node():
+    assert node_urls("rediss+cluster://user:p,@h:1,[::1]:2/0?x=y") == [
+        "rediss://user:p,@h:1/0?x=y",
+        "rediss://user:p,@[::1]:2/0?x=y",
+    ]
+    assert node_urls("redis://h:1") == node_urls("unix:///redis.sock") == []
+
+
+@pytest.mark.parametrize(
+    ("url", "given", "expected"),
+    [("redis://h", None, 0), ("redis+cluster://h", None, 1), ("redis+cluster://h", 0, 0), ("redis://h", 2, 2)],
+)
+def test_writes_to_a_cluster_wait_for_one_replica_unless_another_number_is_set(url, given, expected):
+    assert redis_wait(Settings(redis_url=url, redis_wait=given)) == expected

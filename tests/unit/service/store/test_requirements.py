@@ -62,6 +62,20 @@ def test_what_is_wrong_is_named_by_its_cause(info, expected):
     assert causes(**info) == expected
 
 
+@pytest.mark.parametrize(
+    ("info", "wanted", "expected"),
+    [
+        ({"cluster_enabled": 1, "redis_mode": "cluster"}, {"cluster": True}, []),
+        ({}, {"cluster": True}, ["cluster"]),
+        ({"connected_slaves": 1}, {"replicas": 1}, []),
+        ({"connected_slaves": 1}, {"replicas": 2}, ["replicas"]),
+        ({}, {"replicas": 1}, ["replicas"]),
+    ],
+)
+def test_a_cluster_and_replicas_that_the_settings_name_have_to_be_there(info, wanted, expected):
+    assert [problem.cause for problem in report(SAFE | info, "always", **wanted).problems] == expected
+
+
 def test_what_nothing_works_on_is_unusable_and_what_may_lose_notes_is_not():
     assert report(SAFE | {"maxmemory": 1, "maxmemory_policy": "allkeys-lru"}, "always").unusable == ""
     assert "replica" in report(SAFE | {"role": "slave"}, "always").unusable
