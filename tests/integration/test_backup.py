@@ -169,6 +169,7 @@ async def use(redis: Redis, notes: int = 60) -> RedisStore:
     answer_id = new_answer_id("related", MODELS[0])
     await RedisEvents(redis).append([Event("shown", "u1", "n30", "impression", time.time(), answer_id=answer_id)])
     await redis.set(schema.ERASING + "u3", "0-0")
+    await redis.set(schema.FENCE, "")
     answers = RedisAnswerLog(redis, 10, 1)
     await answers.append([ServedAnswer("a1", time.time(), "related", MODELS[0], ["n1"], reader="u1")])
     await answers.erase("u3")
