@@ -43,6 +43,7 @@ PAGES = (
     Page("/", "service.api", "console/index.html"),
     Page("/console.css", "service.api", "console/console.css"),
     Page("/console.js", "service.api", "console/console.js"),
+    Page("/experiments.js", "service.api", "console/experiments.js"),
     Page("/vocabulary.js", "service.api", "console/vocabulary.js"),
     Page("/favicon.svg", "service.api", "console/favicon.svg"),
     Page("/docs", "service.api", "reference/index.html", _REFERENCE_POLICY),

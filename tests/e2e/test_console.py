@@ -17,10 +17,20 @@ from support.browser import Visit, chromium
 from support.service import Service, running, until
 
 from model.data.samples.generate import sample_notes
+from service.contract.examples import EXAMPLES
 from service.settings import MINI
 
 CATEGORIES = ("Travel", "Restaurants", "Dogs", "Coffee", "Yoga")
-VIEWS = ("#explore", "#explore/travel-01", "#explore?text=A weekend of ramen", "#write", "#vocabulary", "#service")
+VIEWS = (
+    "#explore",
+    "#explore/travel-01",
+    "#explore?text=A weekend of ramen",
+    "#write",
+    "#vocabulary",
+    "#experiments",
+    "#service",
+)
+EXPERIMENT: dict = EXAMPLES["experiment"]
 HOSTILE = (
     "<img src=x onerror=alert(1)>",
     "<script>alert(2)</script>",
@@ -798,6 +808,104 @@ class TestHashtags:
         expect(page.locator("#rules")).to_contain_text("None yet")
 
 
+class TestExperiments:
+    """Of answers as the contract shows them: what a person decides by has to be what the API said."""
+
+    @pytest.fixture
+    def person(self, visit) -> Visit:
+        return self.told(visit())
+
+    @staticmethod
+    def told(person: Visit) -> Visit:
+        [turn] = EXAMPLES["learning"]["turns"]
+        refused = turn | {"name": "turn-0001", "outcome": "refused", "why": "Recall@100 is not surely better"}
+        over = EXPERIMENT | {"name": "spread", "state": "shipped", "shipped": "B", "ended": "2026-05-01T09:30:00Z"}
+        person.answer("**/experiments", 200, {"items": [EXPERIMENT, over]})
+        person.answer("**/experiments/winter-model", 200, EXPERIMENT)
+        person.answer("**/experiments/spread", 200, over)
+        person.answer("**/learning", 200, {"turns": [turn, refused]})
+        return person
+
+    def test_shows_the_verdict_what_to_type_and_the_figures_with_their_intervals(self, person):
+        report = EXPERIMENT["report"]
+        page = person.open("#experiments")
+        card = page.locator("#running article")
+
+        expect(card.locator(".verdict.better")).to_have_text(report["verdict"])
+        expect(card.locator("pre")).to_have_text("notellm experiment ship winter-model B")
+        expect(card).to_contain_text("Requests have to give its rules (diversity=0.3) from then on.")
+        rows = card.locator("table").nth(0).locator("tbody tr")
+        expect(rows.nth(1)).to_contain_text("404,120")
+        expect(rows.nth(1)).to_contain_text("4.63 % to 4.87 %")
+        expect(card.locator("table").nth(1)).to_contain_text("+2.1 % to +14.3 %")
+        # On a scale as wide as the farther bound on both sides, zero is in the middle.
+        change = card.locator("table").nth(1).locator("svg")
+        ends = [float(change.locator(".interval").get_attribute(name) or 0) for name in ("x1", "x2")]
+        assert ends == [pytest.approx(80 + 76 * share / 0.143, abs=0.1) for share in (0.021, 0.143)]
+        assert float(change.locator(".zero").get_attribute("x1") or 0) == 80
+        expect(card.locator("table").nth(2)).to_contain_text("−0.09 to +0.07 points")
+
+        page.click("text=spread: shipped B 2026-05-01 09:30")
+        expect(page.locator("#over .verdict")).to_have_text(report["verdict"])
+        expect(page.locator("#over pre")).to_have_count(0)
+
+    def test_shows_where_a_turn_stands_and_why_one_was_refused(self, person):
+        page = person.open("#experiments")
+        last = page.locator("#turns article")
+
+        expect(last.locator(".verdict")).to_contain_text("Waits for a worker of the new model")
+        assert last.locator(".steps .state").all_inner_texts() == ["done", "waits"]
+        expect(last.locator("table")).to_contain_text("+0.37 to +7.81 points")
+        expect(last).to_contain_text(
+            "12 hashtags, 3.1 % of all that the newest notes carry (#cherryblossom2026 and others)"
+        )
+        page.click("text=turn-0001: refused")
+        expect(page.locator("#turns details .verdict.refused")).to_have_text(
+            "Refused before any reader saw it: Recall@100 is not surely better. 0a9b8c7d6e5f4a3b goes on serving."
+        )
+
+    def test_leaves_what_somebody_opened_open_until_something_changes(self, person):
+        person.page.clock.install()
+        page = person.open("#experiments")
+        page.click("text=turn-0001: refused")
+        with page.expect_response("**/experiments/winter-model"):
+            page.clock.run_for(10_000)
+        expect(page.locator("#turns details[open]")).to_have_count(1)
+        person.answer("**/learning", 200, {"turns": []})
+        page.clock.run_for(10_000)
+        expect(page.locator("#turns .none")).to_contain_text("No turn yet.")
+
+    def test_says_what_to_do_next(self, visit):
+        report = EXPERIMENT["report"]
+        slow = [report["guards"][2] | {"says": "its lists take at least 12% longer"}]
+        stop, export = "notellm experiment stop winter-model", "notellm events export --to ./data/events --reports"
+        cases = [
+            (report, False, "notellm experiment ship winter-model B"),
+            (report | {"guards": slow}, False, stop),
+            (report | {"finding": "no_difference"}, False, export),
+            (report | {"finding": "no_difference", "guards": slow}, False, stop),
+            (report | {"finding": "too_early"}, False, export),
+            (report | {"finding": "worse"}, False, stop),
+            (report | {"finding": "broken_split"}, False, stop),
+            (report, True, "notellm learn"),
+            (None, False, export),
+        ]
+        page = visit().open("#experiments")
+        ask = """([one, cases]) => import('/experiments.js').then(({ nextStep }) =>
+          cases.map(([report, learned]) => nextStep(one, report, learned).command))"""
+
+        assert page.evaluate(ask, [EXPERIMENT, [case[:2] for case in cases]]) == [command for *_, command in cases]
+
+    def test_has_no_fault_that_axe_knows_with_everything_open(self, visit):
+        page = self.told(visit(width=390, scheme="dark")).open("#experiments")
+        for summary in page.locator("summary:visible").all():
+            summary.click()
+        expect(page.locator("#over .verdict")).to_be_visible()
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        page.evaluate("scrollTo(0, 0)")
+        TestEveryView.has_no_fault(page)
+
+
 class TestService:
     def test_shows_the_figures_of_status(self, visit, service):
         httpx.put(f"{service.api}/notes/fresh-1?wait=10", json={"title": "Fresh tea"}, timeout=30)
@@ -1098,7 +1206,7 @@ class TestEveryView:
 
     def test_has_a_title_and_marks_its_tab(self, visit):
         page = visit().open()
-        for name in ("Explore", "Write", "Hashtags", "Service"):
+        for name in ("Explore", "Write", "Hashtags", "Experiments", "Service"):
             page.click(f".views >> text={name}")
             expect(page).to_have_title(f"{name} – NoteLLM")
             expect(page.locator("[aria-current=page]")).to_have_text(name)
@@ -1115,6 +1223,7 @@ class TestEveryView:
             "#service": "#figures",
             "#explore": "#examples",
             "#vocabulary": "#used tr >> nth=9",
+            "#experiments": "#turns .none",
         }
         expect(page.locator(shown.get(place, "#results .result >> nth=0"))).to_be_visible()
         expect(page.locator("[aria-busy]")).to_have_count(0)

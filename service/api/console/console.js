@@ -1,11 +1,12 @@
-// The console: three views over the HTTP API, switched by the part of the address behind `#`.
+// The console: views over the HTTP API, switched by the part of the address behind `#`.
 //
 //   #explore/<id>?diversity=0.3     a stored note, its related notes and how they are refined
 //   #explore?text=<text>            the same for a text that is not stored
-//   #write, #vocabulary, #service
+//   #write, #vocabulary, #experiments, #service
 //
 // What the API says reaches the page as text nodes only. The key is kept in this module's memory alone.
 
+import { Experiments } from "./experiments.js";
 import { Vocabulary } from "./vocabulary.js";
 
 const ID = /^[A-Za-z0-9._~:-]{1,128}$/;
@@ -15,6 +16,7 @@ const TITLES = {
   explore: "Explore",
   write: "Write",
   vocabulary: "Hashtags",
+  experiments: "Experiments",
   service: "Service",
 };
 const EXAMPLES = [
@@ -1060,6 +1062,10 @@ for (const field of ["draft-title", "draft-content"]) $(field).addEventListener(
 
 const vocabulary = new Vocabulary({ $, make, makeButton, ask, announce, whole, count, Loader });
 
+// Experiments
+
+const experiments = new Experiments({ $, make, makeSvg, ask, announce, whole, count, duration, Loader });
+
 // Service
 
 const polling = new Loader($("service-notice"), $("polled"));
@@ -1349,6 +1355,8 @@ function route(moved = true) {
   if (place.view !== "explore") exploring.stop();
   if (place.view === "vocabulary") vocabulary.open();
   else vocabulary.close();
+  if (place.view === "experiments") experiments.open();
+  else experiments.close();
   if (place.view === "service") startPolling();
   else stopPolling();
   if (place.view === "explore") openExplore(place, moved);
@@ -1387,9 +1395,9 @@ document.addEventListener("keydown", (event) => {
   }
 });
 document.addEventListener("visibilitychange", () => {
-  if (readHash().view !== "service") return;
-  if (document.hidden) stopPolling();
-  else startPolling();
+  const { view } = readHash();
+  if (view === "service") (document.hidden ? stopPolling : startPolling)();
+  if (view === "experiments") document.hidden ? experiments.close() : experiments.open();
 });
 $("skip").addEventListener("click", (event) => {
   event.preventDefault();

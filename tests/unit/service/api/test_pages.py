@@ -14,6 +14,7 @@ CONSOLE = {
     "/": "text/html; charset=utf-8",
     "/console.css": "text/css; charset=utf-8",
     "/console.js": "text/javascript; charset=utf-8",
+    "/experiments.js": "text/javascript; charset=utf-8",
     "/vocabulary.js": "text/javascript; charset=utf-8",
     "/favicon.svg": "image/svg+xml",
 }
@@ -166,7 +167,9 @@ class TestMarkup:
             assert (await client.get(f"/{reference}")).status_code == 200
 
     async def test_has_every_element_that_the_script_asks_for(self, client):
-        script = "".join([(await client.get(path)).text for path in ("/console.js", "/vocabulary.js")])
+        script = "".join(
+            [(await client.get(path)).text for path in ("/console.js", "/experiments.js", "/vocabulary.js")]
+        )
         ids = set(Markup((await client.get("/")).text).ids)
 
         made = set(re.findall(r'\bid: "([a-z-]+)"', script))
@@ -177,7 +180,7 @@ class TestTheConsole:
     def test_is_five_files_with_no_step_between_them_and_the_browser(self):
         names = {file.name for file in files("service.api").joinpath("console").iterdir()}
 
-        assert names == {"index.html", "console.css", "console.js", "vocabulary.js", "favicon.svg"}
+        assert names == {"index.html", "console.css", "console.js", "experiments.js", "vocabulary.js", "favicon.svg"}
 
     @pytest.mark.parametrize(
         "sink",
@@ -195,7 +198,7 @@ class TestTheConsole:
         ],
     )
     async def test_never_turns_text_into_code_and_stores_nothing(self, client, sink):
-        for script in ("/console.js", "/vocabulary.js"):
+        for script in ("/console.js", "/experiments.js", "/vocabulary.js"):
             assert sink not in (await client.get(script)).text
 
     async def test_asks_nothing_of_other_hosts(self, client):
@@ -210,7 +213,7 @@ def test_the_wheel_holds_every_page(tmp_path):
 
     assert {
         f"service/api/console/{name}"
-        for name in ("index.html", "console.css", "console.js", "vocabulary.js", "favicon.svg")
+        for name in ("index.html", "console.css", "console.js", "experiments.js", "vocabulary.js", "favicon.svg")
     } <= listed
     assert {"service/api/reference/index.html", "service/api/reference/reference.js"} <= listed
 
