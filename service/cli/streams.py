@@ -66,13 +66,19 @@ def export(folder: Path, remove: bool, keep_days: int | None, reports: bool) -> 
 @click.command()
 @click.option("--data", type=FOLDER, required=True, help="Folder with the events and answers; notes beside them help.")
 @click.option("--from", "since", type=TIME, default=0.0, help="Only answers and events from this time on: 2026-01-31.")
+@click.option(
+    "--checkpoint", type=FOLDER,
+    help="The model to which the newest notes are compared; without it, that is the older notes.",
+)  # fmt: skip
 @click.option("--plot", type=FILE, help="Draw it, too: an .svg file.")
 @click.option("--memory", default="1GB", show_default=True, help="Memory of the joins; what does not fit goes to disk.")
-def report(data: Path, since: float, plot: Path | None, memory: str) -> None:
+def report(data: Path, since: float, checkpoint: Path | None, plot: Path | None, memory: str) -> None:
     """Report what readers did with what was shown: clicks, accepted hashtags, and how far lists reach.
 
     DATA is the folder of `notellm events export`, or one that holds it as `events`, beside notes.parquet or
-    notes.jsonl, of which note_id and created_at are read.
+    notes.jsonl: then rates are by age of the note, too (created_at), and hashtags and categories of the newest notes
+    are named that no older note has; with --checkpoint, those that this model was not trained on, as `notellm learn
+    status` does.
 
     Items are counted by the events that name their answer (`answer_id`): shown are those with an impression or a click,
     clicked those with a click, like or save. Rates are in percent, with 95% intervals that know that the items of one
@@ -85,7 +91,7 @@ def report(data: Path, since: float, plot: Path | None, memory: str) -> None:
     with mistakes():
         from model.evaluation.online.report import draw_online, format_online, online_report
 
-        found = online_report(data, since, memory)
+        found = online_report(data, since, memory, checkpoint)
         echo(format_online(found))
         if plot is not None:
             plot.write_bytes(draw_online(found))

@@ -13,7 +13,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 from PIL import Image
@@ -22,6 +21,7 @@ from support.browser import Visit, chromium
 from support.service import NOTELLM, Service, running, until
 
 from model.data.samples.generate import sample_notes
+from service.client.bodies import EventFields
 from service.settings import MINI
 
 COLORS = 128
@@ -75,38 +75,23 @@ def show_experiments(page: Page, api: str) -> None:
 
 def run_experiment(demo: Service) -> None:
     """An experiment on simulated readers, of whom those in its second arm click half as much again."""
-    model = httpx.get(f"{demo.api}/status").json()["model"]
-    events = demo.folder / "events"
-    _notellm(demo, "experiment", "start", "diverse-lists", "--arms", f"A={model}", f"B={model},diversity=0.3")
-    until(lambda: "arm" in _ask(demo, "reader-0"))
-    draw, seen = random.Random(0), []
+    draw, seen, folder = random.Random(0), list[EventFields](), demo.folder / "events"
     notes = [note.id for note in sample_notes()]
-    for reader in (f"reader-{number}" for number in range(300)):
-        for _ in range(4):
-            answer = _ask(demo, reader, draw.choice(notes))
-            likely = {"A": 0.12, "B": 0.18}[answer["arm"]]
-            seen += [
-                {
-                    "event_id": f"e-{len(seen) + place}",
-                    "user_id": reader,
-                    "note_id": item["note_id"],
-                    "type": "click" if draw.random() < likely else "impression",
-                    "ts": time.time(),
-                    "answer_id": answer["answer_id"],
-                    "position": place,
-                }
-                for place, item in enumerate(answer["items"], start=1)
-            ]
-    for first in range(0, len(seen), 1000):
-        httpx.post(f"{demo.api}/events", json={"events": seen[first : first + 1000]}, timeout=30).raise_for_status()
+    with demo.client() as client:
+        model = client.status().model
+        _notellm(demo, "experiment", "start", "diverse-lists", "--arms", f"A={model}", f"B={model},diversity=0.3")
+        until(lambda: client.related("travel-01", reader="reader-0").arm)
+        for reader in [f"reader-{number}" for number in range(300)] * 4:
+            answer = client.related(draw.choice(notes), k=5, reader=reader)
+            likely = {"A": 0.12, "B": 0.18}[answer.arm or ""]
+            for place, item in enumerate(answer.items, start=1):
+                event = {"event_id": f"e-{len(seen)}", "user_id": reader, "note_id": item.note_id, "ts": time.time()}
+                event |= {"type": "click" if draw.random() < likely else "impression", "position": place}
+                seen.append(EventFields(**event, answer_id=answer.answer_id))
+        for first in range(0, len(seen), 1000):
+            client.record(seen[first : first + 1000])
     time.sleep(6)  # a gateway logs its answers every five seconds
-    _notellm(demo, "events", "export", "--to", str(events), "--reports")
-
-
-def _ask(demo: Service, reader: str, note_id: str = "travel-01") -> dict[str, Any]:
-    headers = {"X-Reader-ID": reader}
-    answer = httpx.get(f"{demo.api}/notes/{note_id}/related?k=5", headers=headers, timeout=30).raise_for_status()
-    return dict(answer.json())
+    _notellm(demo, "events", "export", "--to", str(folder), "--reports")
 
 
 def _notellm(demo: Service, *words: str) -> None:
@@ -128,7 +113,7 @@ def take(browser: Browser, api: str, folder: Path) -> None:
         prepare(visit.page, api)
         picture = Image.open(io.BytesIO(visit.page.screenshot())).convert("RGB")
         path = folder / f"console-{name}.png"
-        picture.quantize(COLORS, dither=Image.Dither.NONE).save(path, optimize=True)
+        picture.quantize(COLORS, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(path, optimize=True)
         assert path.stat().st_size < MAX_BYTES
         print(f"{path}: {path.stat().st_size} bytes")
         visit.close()

@@ -9,6 +9,7 @@ from model.evaluation.online.rates import DIMENSIONS, rates
 from model.evaluation.online.ratio import Rate
 from model.evaluation.online.reach import Reach, reach
 from model.evaluation.online.shown import open_log
+from model.evaluation.online.unseen import News, news_of
 from model.evaluation.plots import COLORS, INK, OURS_COLOR, draw_curve, panels_of, svg
 from model.evaluation.tables import markdown, percent
 
@@ -33,17 +34,20 @@ _CATALOG = "SELECT count(*) FROM {}"
 
 @dataclass(frozen=True, slots=True)
 class OnlineReport:
-    """Rates by dimension and value, the suggestions of each model, and the reach of lists."""
+    """Rates by dimension and value, the suggestions of each model, the reach of lists, what is new in the notes."""
 
     answers: int
     rates: dict[str, dict[str, Rate]]
     suggested: dict[str, Suggested]
     reach: Reach | None
     catalog: str
+    news: News | None
 
 
-def online_report(folder: Path, since_s: float = 0.0, memory: str = "1GB") -> OnlineReport:
-    """Of a folder's log; see `open_log` for the arguments and errors."""
+def online_report(
+    folder: Path, since_s: float = 0.0, memory: str = "1GB", checkpoint: Path | None = None
+) -> OnlineReport:
+    """Of a folder's log; see `open_log` and, for what is new to the model of ``checkpoint``, `news_of`."""
     with open_log(folder, since_s, memory) as log:
         [(answers,)] = log.connection.execute(
             "SELECT count(*) FROM answers WHERE scenario NOT IN ('written', 'failed')"
@@ -53,7 +57,8 @@ def online_report(folder: Path, since_s: float = 0.0, memory: str = "1GB") -> On
         [(notes,)] = log.connection.execute(_CATALOG.format(table)).fetchall()
         by = {dimension: rates(log, dimension) for dimension in DIMENSIONS}
         catalog = "the notes of the folder" if log.has_notes else "the notes that stand in a list or in an event"
-        return OnlineReport(answers, by, suggested(log), reach(times, notes), catalog)
+        news = news_of(folder, checkpoint)
+        return OnlineReport(answers, by, suggested(log), reach(times, notes), catalog, news)
 
 
 def format_online(report: OnlineReport) -> str:
@@ -71,7 +76,18 @@ def format_online(report: OnlineReport) -> str:
         parts.append(f"Hashtags suggested to writers\n\n{_hashtags(report.suggested)}")
     if report.reach:
         parts.append(f"Reach of the lists, among {report.catalog}\n\n{_reach(report.reach)}")
+    if report.news:
+        parts.append(f"New in the fifth of the notes that was seen last\n\n{_news(report.news)}")
     return "\n\n".join(parts)
+
+
+def _news(found: News) -> str:
+    header = ["", "new", "share of all that they carry, %", "most frequent"]
+    kinds = {"hashtags": found.hashtags, "categories": found.categories}
+    return markdown(
+        header,
+        [[name, f"{one.new:,}", f"{100 * one.share:.2f}", ", ".join(one.most) or "-"] for name, one in kinds.items()],
+    )
 
 
 def _hashtags(found: dict[str, Suggested]) -> str:

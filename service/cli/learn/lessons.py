@@ -1,7 +1,6 @@
 """The steps of a turn that need no service: data, training, calibration and the gate."""
 
 import shutil
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -26,7 +25,6 @@ FEWEST_TARGETS = 30
 _PASSES = 4
 # Notes that are predicted for calibration, and for each figure of the gate, at most.
 _LIMIT = 1000
-_NAMED = 10
 GATE = "gate.md"
 
 
@@ -52,6 +50,7 @@ def gather(turn: Turn, notes: "Sequence[Note]", events: "EventTable") -> Done:
     from model.data.periods import split_periods, temporal_pairs
     from model.data.times import in_unit_of
     from model.evaluation.gate.verdict import pairs_of, to_believe
+    from model.evaluation.online.unseen import notes_of_turn, tags_of, unseen
     from model.evaluation.retrieval import fitting
     from model.network.adapter import merged
     from model.network.checkpoint import load_manifest
@@ -73,6 +72,7 @@ def gather(turn: Turn, notes: "Sequence[Note]", events: "EventTable") -> Done:
     fitting((asked["recall_at"],), len(newest))
     _check_size(pairs, gold)
     pairs = training_pairs(pairs, recipe)
+    known = tags_of(notes_of_turn(turn.serving) or older)
     staged = turn.folder / ".data"
     shutil.rmtree(staged, ignore_errors=True)
     shutil.rmtree(turn.data, ignore_errors=True)
@@ -91,7 +91,7 @@ def gather(turn: Turn, notes: "Sequence[Note]", events: "EventTable") -> Done:
             "newest_pairs": len(gold),
             "judged_by": pairs_of(to_believe(gold)),
             "newest_from": periods.start,
-            "unseen": unseen(_learned_from(turn.serving) or older, newest, manifest.categories),
+            "unseen": unseen(known, manifest.categories, newest).encode(),
         },
     )
 
@@ -113,33 +113,6 @@ def training_pairs(pairs: "Pairs", recipe: "Recipe") -> "Pairs":
     believed = to_believe(pairs)
     passes = recipe.steps * recipe.pairs_per_batch / len(believed) or recipe.epochs
     return believed if passes <= _PASSES else pairs
-
-
-def _learned_from(checkpoint: Path) -> "list[Note]":
-    """The notes that a model was trained on, if a turn has made it."""
-    from model.data.notes import load_notes
-
-    made = Turn(checkpoint.parent, {}, 0.0)
-    return load_notes(made.data) if checkpoint == made.checkpoint and made.data.is_dir() else []
-
-
-def unseen(learned_from: "Sequence[Note]", newest: "Sequence[Note]", categories: Sequence[str]) -> dict[str, Any]:
-    """Hashtags of the newest notes that the others lack, and categories out of the serving model's closed set.
-
-    Each with its share of all that the newest notes carry, and the most frequent ones.
-    """
-    from model.text.hashtags import fold
-
-    known = {fold(tag) for note in learned_from for tag in note.hashtags}
-    tags = Counter(fold(tag) for note in newest for tag in note.hashtags if fold(tag))
-    named = Counter(note.category for note in newest if note.category)
-    return {"hashtags": _share(tags, known), "categories": _share(named, set(categories))}
-
-
-def _share(counts: Counter[str], known: set[str]) -> dict[str, Any]:
-    new = Counter({name: count for name, count in counts.items() if name not in known})
-    share = new.total() / counts.total() if counts else 0.0
-    return {"new": len(new), "share": round(share, 4), "most": [name for name, _ in new.most_common(_NAMED)]}
 
 
 def train(turn: Turn, processes: int = 1, strategy: "Strategy" = "ddp") -> Done:

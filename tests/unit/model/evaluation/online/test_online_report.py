@@ -10,12 +10,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
+from support.checkpoint import tiny_checkpoint
 
 from model.data.files import DataError
 from model.evaluation.metrics import Figure
 from model.evaluation.online.ratio import Rate, rate
 from model.evaluation.online.reach import Reach, reach
 from model.evaluation.online.report import format_online, online_report
+from model.evaluation.online.unseen import News, Unseen
 from service.backup.events import ANSWER_SCHEMA, SCHEMA
 from service.cli.main import cli
 
@@ -109,6 +111,49 @@ def test_positions_come_from_the_answer_where_events_name_none(tmp_path):
     events = [event("impression", "search", "n1", "u2"), event("impression", "related", "n9")]
 
     assert counted(online_report(write(tmp_path, events)).rates["position"]) == {"2": (1, 0, 1)}
+
+
+def with_news(folder: Path) -> Path:
+    """Ten notes, each first seen a day after the one before; the last two carry what is new."""
+    write(folder, [event("view", "none", f"n{number}", "u1", at_s=NOW_S + number * DAY_S) for number in range(10)])
+    rows = [{"note_id": f"n{number}", "hashtags": ["Kyoto", "tram"], "category": "Travel"} for number in range(8)]
+    rows += [
+        {"note_id": "n8", "hashtags": ["kyoto", "Harbor", "ferry"], "category": "Boats"},
+        {"note_id": "n9", "hashtags": ["#harbor"], "category": "Travel"},
+        {"note_id": "unseen", "hashtags": ["nobody"], "category": "None"},
+    ]
+    (folder / "notes.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return folder
+
+
+def test_what_is_new_in_the_newest_notes_is_named_with_its_share(tmp_path):
+    report = online_report(with_news(tmp_path))
+
+    assert report.news == News(Unseen(2, 0.75, ["harbor", "ferry"]), Unseen(1, 0.5, ["Boats"]))
+    assert "| hashtags | 2 | 75.00 | harbor, ferry |" in " ".join(format_online(report).split(" ")).replace("  ", " ")
+
+
+def test_to_a_model_is_new_what_it_was_not_trained_on(tmp_path):
+    data, turn = with_news(tmp_path / "data"), tmp_path / "turns" / "turn-0001"
+    manifest = tiny_checkpoint(turn / "checkpoint")
+    assert "Boats" not in manifest.categories
+    assert "Travel" in manifest.categories
+    assert online_report(data, checkpoint=turn / "checkpoint").news.hashtags.most == ["harbor", "ferry"]
+
+    (turn / "data").mkdir()
+    note = {"note_id": "n8", "title": "", "hashtags": ["kyoto", "ferry"], "category": "Boats"}
+    (turn / "data" / "notes.jsonl").write_text(json.dumps(note))
+    news = online_report(data, checkpoint=turn / "checkpoint").news
+
+    assert news.encode() == {
+        "hashtags": {"new": 1, "share": 0.5, "most": ["harbor"]},
+        "categories": {"new": 1, "share": 0.5, "most": ["Boats"]},
+    }
+
+
+def test_without_times_or_notes_nothing_is_said_of_what_is_new(tmp_path):
+    assert online_report(write(tmp_path / "one")).news is None  # all at one moment
+    assert online_report(write(tmp_path / "two", notes=False)).news is None
 
 
 def test_a_later_start_leaves_out_what_was_before(tmp_path):

@@ -24,7 +24,7 @@ from model.inference.calibration import Calibration, LogitMap, SuggestionMap, sc
 from model.inference.many import embed_all, predict_all
 from model.inference.open import open_backend
 from model.network.checkpoint import add_calibration, load_manifest
-from service.cli.learn import lessons
+from service.cli.learn import lessons, trial
 from service.cli.learn.summary import summary
 from service.cli.learn.turn import Turn
 from service.cli.main import cli
@@ -180,13 +180,19 @@ def write(folder: Path, **rows: list[dict[str, Any]]) -> Path:
         (("--set", "stpes=3"), {}, "'stpes=3' is no setting"),
     ],
 )
-def test_what_cannot_be_learned_from_is_one_line_and_binds_to_nothing(learn, data, tmp_path, options, change, said):
+def test_what_cannot_be_learned_from_is_one_line_and_binds_to_nothing(
+    learn, data, tmp_path, monkeypatch, options, change, said
+):
+    told = []
+    monkeypatch.setattr(trial, "tell", lambda turn, **how: told.append(summary(turn, **how).steps[0]))
     shutil.copytree(data, tmp_path / "own")
     answer = learn("--data", str(write(tmp_path / "own", **change)), *options)
 
     assert answer.exit_code == 1
     assert said in answer.output.splitlines()[-1]
     assert not last(tmp_path).steps  # so that other options may be given
+    assert [step.state for step in told] == ["runs", "failed"]
+    assert said in told[1].says
 
 
 def test_a_checkpoint_that_is_not_there_is_one_line(learn, tmp_path, monkeypatch):
