@@ -856,6 +856,7 @@ class TestExperiments:
         expect(last.locator(".verdict")).to_contain_text("Waits for a worker of the new model")
         assert last.locator(".steps .state").all_inner_texts() == ["done", "waits"]
         expect(last.locator("table")).to_contain_text("+0.37 to +7.81 points")
+        expect(last.locator("table")).to_contain_text("1,180 pairs (also of single readers)")
         expect(last).to_contain_text(
             "12 hashtags, 3.1 % of all that the newest notes carry (#cherryblossom2026 and others)"
         )

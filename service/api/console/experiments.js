@@ -403,13 +403,14 @@ export class Experiments {
         make("td", {}, value(row.serving)),
         make("td", {}, value(row.new)),
         make("td", {}, `${between(row.low, row.high, bound)}${unit}`),
+        make("td", {}, row.of || "–"),
         make("td", { class: bad ? "failed" : null }, row.says),
         make("td", {}, row.low === null ? "" : this.#interval(drawn, -reach, reach)),
       );
     });
     return this.#table(
       `Gate of ${name}`,
-      ["On the newest notes", "Serving", "New", "Change, 95% interval", ""],
+      ["On the newest notes", "Serving", "New", "Change, 95% interval", "Of", ""],
       rows,
       "less or more than the serving one",
     );
