@@ -1,11 +1,11 @@
 """Notes that were embedded without the service, into its store with their vectors: no worker reads them again."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,8 @@ from service.store.scripts.notes import PUT_NOTE, refusal
 if TYPE_CHECKING:
     from redis import Redis as SyncRedis
 
+T = TypeVar("T")
+R = TypeVar("R")
 # Notes of one script, which nothing else in Redis runs beside.
 _BATCH = 200
 _SHOWN = 5
@@ -97,23 +99,51 @@ def load_vectors(redis: "SyncRedis", source: Path, folder: Path) -> LoadedVector
     """
     load = finished_load(source, folder)
     done = LoadedVectors(load.fingerprint)
-    with redis_errors(), bar("load", load.notes, "note") as progress, ThreadPoolExecutor(1) as storing:
+    with (
+        redis_errors(),
+        bar("load", load.notes, "note") as progress,
+        ThreadPoolExecutor(1) as preparing,
+        ThreadPoolExecutor(1) as storing,
+    ):
         put = redis.register_script(PUT_PREDICTED)
-        before: tuple[list[Note], Future[Any]] | None = None
-        for part, (notes, vectors_ND) in enumerate(embedded_notes(load)):
-            if not part:
-                _open(redis, load, vectors_ND.shape[1])
-            for start in range(0, len(notes), _BATCH):
-                batch = slice(start, start + _BATCH)
-                sent, args = _prepared(done, notes[batch], vectors_ND[batch])
-                # Redis works on one batch while the next is made.
-                if before:
-                    _count(done, *before)
-                before = (sent, storing.submit(put, args=args)) if sent else None
-                progress.update(len(notes[batch]))
-        if before:
-            _count(done, *before)
+        prepared = _one_ahead(preparing, lambda batch: _prepared(load.fingerprint, *batch), _batches(redis, load))
+        stored = _one_ahead(storing, lambda batch: (batch, put(args=batch.args) if batch.sent else [0]), prepared)
+        for batch, outcome in stored:
+            _count(done, batch, outcome)
+            progress.update(batch.size)
     return done
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """Notes of one script, and its arguments; of the notes that the contract does not take, why."""
+
+    size: int
+    sent: list[Note]
+    args: list[Any]
+    refused: list[tuple[Note, str]]
+
+
+def _batches(redis: "SyncRedis", load: BulkLoad) -> Iterator[tuple[list[LabeledNote], NDArray[np.float32]]]:
+    for part, (notes, vectors_ND) in enumerate(embedded_notes(load)):
+        if not part:
+            _open(redis, load, vectors_ND.shape[1])
+        for start in range(0, len(notes), _BATCH):
+            batch = slice(start, start + _BATCH)
+            yield notes[batch], vectors_ND[batch]
+
+
+def _one_ahead(pool: ThreadPoolExecutor, step: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """The step of each item, in order. The next item is fetched while it runs: Redis works on one batch while the
+    languages of the next are detected, which takes no lock of Python, and one more is read."""
+    before: Future[R] | None = None
+    for item in items:
+        following = pool.submit(step, item)
+        if before is not None:
+            yield before.result()
+        before = following
+    if before is not None:
+        yield before.result()
 
 
 def _open(redis: "SyncRedis", load: BulkLoad, dim: int) -> None:
@@ -125,28 +155,27 @@ def _open(redis: "SyncRedis", load: BulkLoad, dim: int) -> None:
         )
 
 
-def _prepared(
-    done: LoadedVectors, notes: Sequence[LabeledNote], vectors_ND: NDArray[np.float32]
-) -> tuple[list[Note], list[Any]]:
-    """The notes that the contract takes, and the script's arguments for them."""
-    checked = []
+def _prepared(model: str, notes: Sequence[LabeledNote], vectors_ND: NDArray[np.float32]) -> _Batch:
+    checked, refused = [], []
     for labeled, vector in zip(notes, vectors_ND, strict=True):
         try:
             checked.append((labeled.note, _checked(labeled), vector))
         except ValidationError as error:
-            _reject(done, labeled.note, explain(error))
-    args: list[Any] = [done.model, int(time.time() * 1000)]
+            refused.append((labeled.note, explain(error)))
+    args: list[Any] = [model, int(time.time() * 1000)]
     for record, (_, _, vector) in zip(note_records([body for _, body, _ in checked]), checked, strict=True):
-        args += [record.encode(), StoredPrediction(0, done.model, vector, (), None).encode(), pack_vector(vector)]
-    return [note for note, _, _ in checked], args
+        args += [record.encode(), StoredPrediction(0, model, vector, (), None).encode(), pack_vector(vector)]
+    return _Batch(len(notes), [note for note, _, _ in checked], args, refused)
 
 
-def _count(done: LoadedVectors, sent: Sequence[Note], outcome: "Future[Any]") -> None:
-    new, *refusals = outcome.result()
+def _count(done: LoadedVectors, batch: _Batch, outcome: Sequence[Any]) -> None:
+    for note, problem in batch.refused:
+        _reject(done, note, problem)
+    new, *refusals = outcome
     done.new += int(new)
-    done.notes += len(sent) - len(refusals)
+    done.notes += len(batch.sent) - len(refusals)
     for place, *why in refusals:
-        _reject(done, sent[int(place)], str(refusal(why)))
+        _reject(done, batch.sent[int(place)], str(refusal(why)))
 
 
 def _reject(done: LoadedVectors, note: Note, problem: str) -> None:

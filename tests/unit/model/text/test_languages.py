@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from model.data.samples.generate import sample_notes
-from model.text.languages import LANGUAGES, detect_language, detect_languages
+from model.text.languages import LANGUAGES, _detector, detect_language, detect_languages
 
 CLEAR = {
     "en": "How to make the best sourdough bread at home",
@@ -58,6 +58,28 @@ def test_what_says_nothing_clear_has_none(text):
 
 def test_the_beginning_decides_however_long_the_text():
     assert detect_language("", CLEAR["de"] * 20 + CLEAR["ru"] * 500) == "de"
+
+
+def test_a_beginning_that_is_unclear_is_read_on():
+    unclear = "123 OOTD! 456, ok? " * 5
+    assert detect_language("", unclear) is None
+
+    assert detect_languages([("", unclear + CLEAR["de"]), ("", unclear + CLEAR["fr"])]) == ["de", "fr"]
+    assert detect_language("", unclear + CLEAR["de"]) == "de"
+
+
+def test_a_clear_beginning_tells_what_the_whole_would():
+    texts = [f"{note.title}\n{note.content}"[:200] for note in sample_notes()[::8]]
+    texts += [f"{text}. {other}. {text}" for text in CLEAR.values() for other in (CLEAR["en"], text)]
+    whole = [
+        best.language.iso_code_639_1.name.lower() if best.value >= 0.8 else None
+        for best, *_ in _detector().compute_language_confidence_values_in_parallel([text[:200] for text in texts])
+    ]
+
+    differ = sum(
+        found != one for found, one in zip(detect_languages([("", text) for text in texts]), whole, strict=True)
+    )
+    assert differ <= len(texts) // 100
 
 
 def test_many_are_detected_as_each_alone_in_order():
