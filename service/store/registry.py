@@ -13,7 +13,7 @@ from redis.exceptions import NoPermissionError, ResponseError
 from service.store.cluster.replicas import acknowledged
 from service.store.connection import redis_errors
 from service.store.experiments.watches import POINT
-from service.store.schema import ACTIVE, EXPERIMENTS, FAILED, FILLED, JOBS, LUA, MODELS, READINGS, WORKERS
+from service.store.schema import ACTIVE, EXPERIMENTS, FAILED, FILLED, JOBS, LUA, MODELS, READINGS, WATCH, WORKERS
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -125,6 +125,12 @@ class Registry:
         """Make this model the active one, watched against the one before. False if it is not registered."""
         with redis_errors():
             return bool(await self._activate(args=[fingerprint]))
+
+    async def was_taken_back(self, fingerprint: str) -> bool:
+        """Whether this model was active last, and had to go for its answers."""
+        with redis_errors():
+            model, state = await self._redis.hmget(WATCH, ["model", "state"])
+        return (model, state) == (fingerprint.encode(), b"taken_back")
 
     async def retire(self, fingerprint: str) -> bool:
         """Delete the model's predictions and jobs; indexers then remove its index.

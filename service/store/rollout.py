@@ -52,11 +52,17 @@ async def obstacle(registry: Registry, searcher: "ShardedSearcher", fingerprint:
 
 
 async def take_over(registry: Registry, searcher: "ShardedSearcher", fingerprint: str) -> None:
-    """Activate a model as soon as its index lacks dead-lettered notes alone; then return."""
+    """Activate a model as soon as its index lacks dead-lettered notes alone; then return.
+
+    Nothing is done for a model that was taken back: to try it again takes somebody's word.
+    """
     while True:
         with suppress(StoreUnavailable, ShardUnavailable):
             registered = await registry.registered()
             if registered.active == fingerprint:
+                return
+            if await registry.was_taken_back(fingerprint):
+                log.warning("model_not_activated", extra={"fingerprint": fingerprint, "why": "it was taken back"})
                 return
             if registered.active and fingerprint in registered.dims:
                 lacking = await gap(registry, searcher, fingerprint, registered.active)

@@ -560,6 +560,13 @@ async def test_a_worker_that_takes_over_activates_its_model_once_it_lacks_nothin
         await taking_over
         assert await rollout.registry.active() == NEW
         await rollout.answers_as(NEW)
+        async with rollout.worker(OLD):
+            await until(lambda: rollout.complete(OLD))
+            await rollout.registry.activate(OLD)
+            # Once it was taken back, a start of its workers is no reason to try it again.
+            await rollout.redis.hset(WATCH, mapping={"model": NEW, "state": "taken_back"})
+            await take_over(rollout.registry, rollout.searcher, NEW)
+            assert await rollout.registry.active() == OLD
 
 
 async def test_an_indexer_that_starts_while_redis_is_away_answers_for_every_model_from_its_snapshots(tmp_path):

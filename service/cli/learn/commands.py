@@ -117,13 +117,19 @@ def learn(
     }
     with mistakes():
         from model.files import lock_folder
+        from service.cli.learn.current import CURRENT, follow
         from service.cli.learn.steps import go_on
 
         turns.mkdir(parents=True, exist_ok=True)
         with lock_folder(turns):
+            follow(turns)
             turn = _turn(turns, asked, every)
             if turn is not None:
                 go_on(turn, wait_s, processes, strategy)
+            if fingerprint := follow(turns):
+                echo(
+                    f"{turns / CURRENT} is {fingerprint} from now on: start workers and gateways anew with it", err=True
+                )
 
 
 @learn.command()
@@ -201,17 +207,13 @@ def _turn(turns: Path, asked: dict[str, Any], every: float) -> "Turn | None":
 def _serving(turns: Path) -> dict[str, str]:
     """The checkpoint that is set, which has to be that of the model that answers."""
     from model.network.checkpoint import described
+    from service.cli.learn.current import CURRENT, fingerprint_in
     from service.cli.learn.trial import active_model
 
-    folder = load_settings().checkpoint.absolute()
+    folder = load_settings().checkpoint.resolve()  # of a link, what it leads to now
     fingerprint, active = described(folder).fingerprint, active_model()
     if active not in (None, fingerprint):
-        known = [
-            path
-            for path in turns.glob("turn-*/checkpoint/notellm.json")
-            if described(path.parent).fingerprint == active
-        ]
-        hint = f", such as {known[-1].parent}" if known else ""
+        hint = f", such as {turns / CURRENT}" if fingerprint_in(turns / CURRENT) == active else ""
         raise click.ClickException(
             f"{active} answers, and NOTELLM_CHECKPOINT is {fingerprint}: set it to the checkpoint of the model that "
             f"answers{hint}, here and for its workers"

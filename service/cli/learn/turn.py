@@ -4,6 +4,7 @@
 
     turns/
       candidate -> turn-0002/checkpoint     what the workers of the new model open, while there is one
+      current -> turn-0001/checkpoint       the model that answers, as of the last run
       events/, answers                      exported from the service, where no other folder is given
       turn-0002/
         turn.json                           what was asked for, the steps that are done, the outcome
@@ -133,11 +134,7 @@ class Turn:
     def offer(self) -> Path:
         """Let the link `CANDIDATE` lead to the new model; the link."""
         link = self.folder.parent / CANDIDATE
-        staged = link.with_name(f".{CANDIDATE}")
-        staged.unlink(missing_ok=True)
-        staged.symlink_to(Path(self.folder.name) / self.checkpoint.name)
-        staged.replace(link)
-        sync(link.parent)
+        lead(link, self.checkpoint)
         return link
 
     def withdraw(self) -> None:
@@ -151,6 +148,15 @@ class Turn:
         shutil.rmtree(gone, ignore_errors=True)
         self.folder.rename(gone)
         shutil.rmtree(gone)
+
+
+def lead(link: Path, folder: Path) -> None:
+    """Let a link lead to a folder, by a relative path where that is beside it: such a folder may be moved."""
+    staged = link.with_name(f".{link.name}")
+    staged.unlink(missing_ok=True)
+    staged.symlink_to(folder.relative_to(link.parent) if folder.is_relative_to(link.parent) else folder.resolve())
+    staged.replace(link)
+    sync(link.parent)
 
 
 def digest(path: Path) -> str:
