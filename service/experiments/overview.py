@@ -3,9 +3,9 @@
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import TypeVar
+from dataclasses import dataclass
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from service.contract.experiments import ArmOut, ExperimentOut, ReportedExperimentOut, ReportOut
 from service.contract.fields import time_of
@@ -17,9 +17,15 @@ log = logging.getLogger(__name__)
 
 EVERY_S = 2.0
 
-M = TypeVar("M", bound=BaseModel)
+_KINDS: dict[str, type[ReportOut] | type[TurnOut]] = {"experiment": ReportOut, "turn": TurnOut}
 Revised = Callable[[int | None], Awaitable[tuple[int, list[Experiment]] | None]]
 Told = Callable[[int | None], Awaitable[tuple[int, dict[tuple[str, str], bytes]] | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Finding:
+    record: bytes
+    shown: ReportOut | TurnOut | None
 
 
 async def _unheard(_: int | None) -> None:
@@ -38,8 +44,7 @@ class Overview:
         self._revision: int | None = None
         self._told: int | None = None
         self._experiments: list[Experiment] = []
-        self._reports: dict[str, ReportOut] = {}
-        self._turns: list[TurnOut] = []
+        self._findings: dict[tuple[str, str], _Finding] = {}
 
     async def follow(self) -> None:
         """Hear of changes; what is known stays when the store does not answer."""
@@ -48,9 +53,11 @@ class Overview:
                 self._revision, self._experiments = heard
             if told := await self._ask_findings(self._told):
                 self._told, records = told
-                self._reports = _read(ReportOut, "experiment", records)
-                turns = _read(TurnOut, "turn", records).values()
-                self._turns = sorted(turns, key=lambda turn: (turn.begun, turn.name), reverse=True)
+                # Only what is new is decoded: a hundred reports would hold all requests up for tens of milliseconds.
+                self._findings = {
+                    of: known if (known := self._findings.get(of)) and known.record == record else _finding(of, record)
+                    for of, record in records.items()
+                }
 
     def experiments(self) -> list[ExperimentOut]:
         """All of them, the last one first. Raises StoreUnavailable before the store has answered once."""
@@ -63,12 +70,14 @@ class Overview:
         found = next((one for one in self._experiments if one.name == name), None)
         if found is None:
             return None
-        return ReportedExperimentOut.model_validate(_fields(found) | {"report": self._reports.get(name)})
+        told = self._findings.get(("experiment", name))
+        return ReportedExperimentOut.model_validate(_fields(found) | {"report": told and told.shown})
 
     def turns(self) -> list[TurnOut]:
         """The last turns, the last one first. Raises StoreUnavailable, as above."""
         self._check()
-        return self._turns
+        turns = [one.shown for one in self._findings.values() if isinstance(one.shown, TurnOut)]
+        return sorted(turns, key=lambda turn: (turn.begun, turn.name), reverse=True)
 
     def _check(self) -> None:
         if self._told is None:
@@ -87,13 +96,11 @@ def _fields(one: Experiment) -> dict[str, object]:
     }
 
 
-def _read(model: type[M], kind: str, records: dict[tuple[str, str], bytes]) -> dict[str, M]:
-    """Those of a kind by name; one that cannot be read, of a later release, is left out."""
-    read = {}
-    for (of, name), record in records.items():
-        if of == kind:
-            try:
-                read[name] = model.model_validate_json(record)
-            except ValidationError:
-                log.warning("finding_unreadable", extra={"kind": kind, "finding": name})
-    return read
+def _finding(of: tuple[str, str], record: bytes) -> _Finding:
+    """One that cannot be read, of a later release, is not shown."""
+    kind, name = of
+    try:
+        return _Finding(record, _KINDS[kind].model_validate_json(record))
+    except (KeyError, ValidationError):
+        log.warning("finding_unreadable", extra={"kind": kind, "finding": name})
+        return _Finding(record, None)

@@ -82,6 +82,13 @@ async def test_the_last_ones_come_first_and_a_report_stands_with_its_experiment(
     assert overview.experiment("two").report is None
     assert overview.experiment("one").model_dump(mode="json")["report"] == report
 
+    # What did not change is not decoded again, and what did is.
+    before, newer = overview.turns()[1], TURN.model_copy(update={"name": "turn-0004"})
+    store.revision, store.findings = 2, store.findings | {("turn", "b"): newer.model_dump_json().encode()}
+    await overview.follow()
+    assert newer in overview.turns()
+    assert any(turn is before for turn in overview.turns())
+
 
 def _json(value: object) -> bytes:
     import json
