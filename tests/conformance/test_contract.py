@@ -23,6 +23,7 @@ DOCUMENT: dict[str, Any] = json.loads((Path(__file__).parents[2] / "docs" / "ope
 # Refusals of a request that is as the document says: they depend on what was written before.
 BY_STATE = {
     "note_not_found",
+    "experiment_not_found",
     "note_pending",
     "precondition_failed",
     "alias_loop",
