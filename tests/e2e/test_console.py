@@ -899,6 +899,7 @@ class TestExperiments:
 
     def test_has_no_fault_that_axe_knows_with_everything_open(self, visit):
         page = self.told(visit(width=390, scheme="dark")).open("#experiments")
+        expect(page.locator("#over summary")).to_be_visible()
         for summary in page.locator("summary:visible").all():
             summary.click()
         expect(page.locator("#over .verdict")).to_be_visible()
