@@ -10,20 +10,26 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 import yaml
 from redis import Redis
 from redis.exceptions import AuthenticationError, NoPermissionError
 from redis.exceptions import ConnectionError as ConnectionFailed
+from support.cluster import Cluster
 from support.service import NOTELLM, UNSET, until
 
+from model.note import Note
 from service.client import NoteLLMClient
 from service.processes.local_redis import redis_binary
 from service.store import changes, events, jobs, registry
 from service.store.attribution import exposure, quality
 from service.store.attribution import log as attribution_log
+from service.store.connection import open_redis, open_sync_redis
 from service.store.experiments import watches
 from service.store.hashtags import completion, rules
+from service.store.notes import RedisStore
+from service.store.records import StoredNote, StoredPrediction
 from service.store.schema import ACTIVE, WATCH
 from service.store.scripts import notes
 
@@ -322,6 +328,51 @@ def test_secrets_are_random_closed_to_others_and_made_once(tmp_path):
     passwords = [url.split(":")[2].partition("@")[0] for url in urls]
     assert all(password not in made[0]["redis-users"] for password in passwords)
     assert len(set(passwords)) == len(passwords) == 4
+
+
+async def test_on_a_cluster_each_component_gets_by_with_its_own_and_with_no_more(tmp_path):
+    subprocess.run(["sh", ROOT / "deploy/secrets.sh", tmp_path / "secrets", "NODES"], check=True)
+    secrets = {
+        user: (tmp_path / f"secrets/redis-{user}").read_text().strip() for user in (*SCRIPTS, "replica", "cluster")
+    }
+    passwords = {user: url.split(":")[2].partition("@")[0] for user, url in secrets.items()}
+    follows = ("--masteruser", "replica", "--masterauth", passwords["replica"])
+    users = ("--aclfile", str(tmp_path / "secrets/redis-users"))
+    cluster = Cluster(*users, *follows, user=("cluster", passwords["cluster"]))
+    try:
+        cluster.start()
+        urls = {user: url.replace("NODES", cluster.url.partition("//")[2]) for user, url in secrets.items()}
+        await _pass_a_note_on(urls)
+        cluster.fail_over()
+        cluster.settle()
+        cluster.move()
+        await _pass_a_note_on(urls)
+        for user in SCRIPTS:
+            with Redis(port=cluster.primary().port, username=user, password=passwords[user]) as client:
+                for key in ("notellm:v1:active", "{c00}:notellm:v1:active", "notellm:v1:{c01}:active"):
+                    with pytest.raises(NoPermissionError):
+                        client.get(key)
+    finally:
+        cluster.close()
+
+
+async def _pass_a_note_on(urls: dict[str, str]) -> None:
+    """From a write over the worker to an index."""
+    gateway, worker = (open_redis(urls[user], replicas=1) for user in ("gateway", "worker"))
+    [version] = await RedisStore(gateway, 10).put([StoredNote(Note("n1", f"Kyoto {time.time()}", ""), 0)])
+    queue = jobs.JobQueue(worker, "w", "00000000000000aa", 4)
+    await queue.open()
+    [claimed] = await queue.claim(10, 0.1)
+    said = StoredPrediction(version, "00000000000000aa", np.eye(4, dtype=np.float32)[0], (), None)
+    assert await queue.publish([(claimed, said)]) == 1
+    with open_sync_redis(urls["indexer"]) as redis:
+        stream = changes.RedisChangeStream(redis, "00000000000000aa")
+        assert stream.read("0-0", 10, 0)[-1].version == version
+        cursor, everything = stream.everything()
+        assert [change.id for change in everything] == ["n1"]
+        stream.keep(cursor)
+    for client in (gateway, worker):
+        await client.aclose()
 
 
 def _answers(client: Redis) -> bool:

@@ -30,6 +30,7 @@ class Node:
     port: int
     folder: Path
     options: tuple[str, ...]
+    user: tuple[str, str] | None
     process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -68,7 +69,8 @@ class Node:
 
     def __call__(self, *command: Any) -> Any:
         """Ask it."""
-        with Redis(port=self.port, socket_timeout=10) as client:
+        name, password = self.user or (None, None)
+        with Redis(port=self.port, username=name, password=password, socket_timeout=10) as client:
             return client.execute_command(*command)
 
     def _end(self, how: Signals) -> None:
@@ -79,16 +81,16 @@ class Node:
 
 
 class Cluster:
-    """Six nodes. ``options`` are more of their command line."""
+    """Six nodes. ``options`` are more of their command line; ``user`` is who asks them, with a password."""
 
-    def __init__(self, *options: str) -> None:
+    def __init__(self, *options: str, user: tuple[str, str] | None = None) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="notellm-cluster-"))
         self.nodes = []
         for _ in range(2 * PRIMARIES):
             port = self._free_port()
             folder = self.folder / str(port)
             folder.mkdir()
-            self.nodes.append(Node(port, folder, options))
+            self.nodes.append(Node(port, folder, options, user))
 
     @property
     def url(self) -> str:
@@ -168,10 +170,11 @@ class Cluster:
     def finish_move(self, source: Node, target: Node, pause_s: float = 0.0) -> None:
         """The others: the keys, and then all primaries hear of it."""
         slot, new = cell_slot(source), self._self(target)["node_id"]
+        login = ("AUTH2", *source.user) if source.user else ()
         while keys := source("CLUSTER GETKEYSINSLOT", slot, 100):
             for key in keys:
                 time.sleep(pause_s)
-                source("MIGRATE", "127.0.0.1", target.port, key, 0, 5000)
+                source("MIGRATE", "127.0.0.1", target.port, key, 0, 5000, *login)
         for node in (target, source, *(one for one in self.nodes if self._is_primary(one))):
             node("CLUSTER SETSLOT", slot, "NODE", new)
 
