@@ -1,6 +1,7 @@
 """A real Redis Cluster for tests: three primaries with a replica each, on loopback, on disk before they answer."""
 
 import itertools
+import math
 import shutil
 import subprocess
 import tempfile
@@ -86,6 +87,7 @@ class Cluster:
     def __init__(self, *options: str, user: tuple[str, str] | None = None) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="notellm-cluster-"))
         self.nodes = []
+        self._failed_over = -math.inf
         for _ in range(2 * PRIMARIES):
             port = self._free_port()
             folder = self.folder / str(port)
@@ -139,15 +141,19 @@ class Cluster:
 
     def fail_over(self) -> None:
         """Let the replica take the cell over, as an operator does for an upgrade."""
+        # For so long the others vote for no other replica of the same primary, and until they do, writes stand still.
+        time.sleep(max(0.0, self._failed_over + 2 * NODE_TIMEOUT_MS / 1000 - time.monotonic()))
         replica = self.replica()
         replica("CLUSTER FAILOVER")
         until(lambda: self._serves(replica))
+        self._failed_over = time.monotonic()
 
     def replace_primary(self) -> None:
         """kill -9 of the primary; its replica takes the cell over, and it comes back as a replica."""
         primary = self.primary()
         primary.kill()
         self.primary()
+        self._failed_over = time.monotonic()
         primary.start()
 
     def another_primary(self) -> Node:

@@ -6,11 +6,12 @@ put it into the keys of each command, and into the text of scripts, as key prefi
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 PREFIX = "notellm:v1:"
 CELL = PREFIX + "{c00}:"
+_PREFIX, _CELL = PREFIX.encode(), CELL.encode()
 
 # By the words of redis-py, to whom "XGROUP CREATE" is one.
 _NO_KEY = re.compile(r"CONFIG GET|INFO|PING|SCRIPT [A-Z]+|TIME|WAIT")
@@ -23,9 +24,8 @@ _KEYS = re.compile(r"DEL|EXISTS|MGET|UNLINK")
 
 def tagged(command: Sequence[Any]) -> tuple[Any, ...]:
     """The command with the keys of the cell. Raises ValueError of a command, or a key, that no store of ours has."""
-    name = command[0]
-    places = set(_places(name, command))
-    return tuple(_tagged(part) if place in places else part for place, part in enumerate(command))
+    first, end = _keys_of(command)
+    return (*command[:first], *map(_tagged, command[first:end]), *command[end:])
 
 
 def tagged_script(text: str) -> str:
@@ -35,33 +35,35 @@ def tagged_script(text: str) -> str:
 
 def untagged(keys: Iterable[bytes]) -> list[bytes]:
     """The keys as the store names them."""
-    return [PREFIX.encode() + key.removeprefix(CELL.encode()) for key in keys]
+    return [_PREFIX + key.removeprefix(_CELL) for key in keys]
 
 
-def _places(name: str, command: Sequence[Any]) -> Iterable[int]:
+def _keys_of(command: Sequence[Any]) -> tuple[int, int]:
+    """Where the keys begin and where they end: they stand one behind the other."""
+    name = command[0]
     if _NO_KEY.fullmatch(name):
-        return ()
+        return 1, 1
     if _ONE_KEY.fullmatch(name):
-        return (1,)
+        return 1, 2
     if _KEYS.fullmatch(name):
-        return range(1, len(command))
+        return 1, len(command)
     if name in ("EVAL", "EVALSHA"):
-        return range(3, 3 + int(command[2]))
+        return 3, 3 + int(command[2])
     if name in ("XREAD", "XREADGROUP"):
-        return _streams(command)
+        first = _behind("STREAMS", command)
+        return first, first + (len(command) - first) // 2  # behind them come as many entries
     if name == "SCAN":
-        return (1 + next(place for place, part in enumerate(command) if part in (b"MATCH", "MATCH")),)
+        first = _behind("MATCH", command)
+        return first, first + 1
     raise ValueError(f"where the keys of {name} stand is not known")
 
 
-def _streams(command: Sequence[Any]) -> Iterator[int]:
-    """Behind the word STREAMS come as many keys as entries."""
-    first = 1 + next(place for place, part in enumerate(command) if part in (b"STREAMS", "STREAMS"))
-    yield from range(first, first + (len(command) - first) // 2)
+def _behind(word: str, command: Sequence[Any]) -> int:
+    return 1 + next(place for place, part in enumerate(command) if part in (word, word.encode()))
 
 
 def _tagged(key: str | bytes) -> bytes:
     encoded = key.encode() if isinstance(key, str) else key
-    if not encoded.startswith(PREFIX.encode()):
+    if not encoded.startswith(_PREFIX):
         raise ValueError("a key without the prefix of the store")
-    return CELL.encode() + encoded.removeprefix(PREFIX.encode())
+    return _CELL + encoded[len(_PREFIX) :]

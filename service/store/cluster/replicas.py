@@ -10,7 +10,7 @@ from service.errors import StoreUnavailable
 from service.store.schema import FENCE
 
 # How long a write waits for them, as a part of the time that a call may take.
-_PART = 0.5
+_PART = 0.75
 
 
 class StoreRedis(Redis):
