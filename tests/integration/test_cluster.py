@@ -154,10 +154,12 @@ async def test_a_store_moves_into_a_cluster_by_backup_and_restore_whatever_fails
                 assert not error.cause  # noqa: PT017 - it passes by itself
 
     assert (restored.live, restored.deleted) == (2999, 1)
-    moved = RedisStore(client, 100_000)
     assert tries >= 3
     ids = [f"n{number}" for number in range(3000)]
-    assert await moved.get(ids) == await store.get(ids)
+    assert await RedisStore(client, 100_000).get(ids) == await store.get(ids)
+    with open_sync_redis(cluster.url) as target:  # the way back
+        manifest = back_up(target, tmp_path / "back")
+    assert (manifest.live, manifest.deleted, manifest.malformed) == (2999, 1, 0)
 
 
 def test_a_thread_never_goes_on_with_another_primary_unaware(cluster):
