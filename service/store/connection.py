@@ -146,7 +146,7 @@ def redis_errors() -> Iterator[None]:
     Its ``cause`` is that of `service.store.requirements`, where there is one.
     """
     from redis.exceptions import ConnectionError as ConnectionFailed
-    from redis.exceptions import InvalidResponse, OutOfMemoryError, ReadOnlyError, ResponseError
+    from redis.exceptions import InvalidResponse, NoScriptError, OutOfMemoryError, ReadOnlyError, ResponseError
     from redis.exceptions import TimeoutError as TimedOut
 
     try:
@@ -159,7 +159,8 @@ def redis_errors() -> Iterator[None]:
             raise StoreUnavailable(problem.line, problem.cause) from error
         if isinstance(error, RuntimeError) and not str(error).endswith(CLOSED):
             raise
-        if not isinstance(error, ResponseError):
+        # A script that is unknown although it was just loaded: another Redis answers now.
+        if not isinstance(error, ResponseError) or isinstance(error, NoScriptError):
             raise StoreUnavailable("the store does not answer") from error
         # redis-py strips the prefix it knows, and a script's error carries it in the middle.
         if isinstance(error, (OutOfMemoryError, ReadOnlyError)) or any(word in f"{error} " for word in CANNOT_SERVE):

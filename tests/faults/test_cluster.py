@@ -42,7 +42,7 @@ def hand_over(cluster: Cluster, _: random.Random) -> None:
 
 
 def move(cluster: Cluster, chance: random.Random) -> None:
-    cluster.move(chance.uniform(0, 0.003))
+    cluster.move(chance.uniform(0, 0.01))
 
 
 FAULTS = (fail, hand_over, move)

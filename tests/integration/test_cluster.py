@@ -75,6 +75,7 @@ async def test_a_planned_failover_refuses_no_write(cluster):
 async def test_a_write_that_no_replica_has_is_not_acknowledged_however_often_it_comes(cluster):
     clients = [open_redis(cluster.url, timeout_s=0.4, replicas=1) for _ in range(2)]
     one, other = (RedisStore(client, 100) for client in clients)
+    cluster.primary()("SCRIPT FLUSH")
     assert await one.put([note(1)]) == [1]
     replica = cluster.replica()
     replica.send(SIGSTOP)

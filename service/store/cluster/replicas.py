@@ -37,8 +37,7 @@ class ReplicatedScript:
         """What the script returns. Raises StoreUnavailable when too few have it in time: then it may be lost."""
         outcome, there = await self._run(args)
         if isinstance(outcome, NoScriptError):
-            await self._redis.script_load(self._script.script)
-            outcome, there = await self._run(args)
+            outcome, there = await self._run(args, load=True)
         for failed in (outcome, there):
             if isinstance(failed, Exception):
                 raise failed
@@ -46,12 +45,14 @@ class ReplicatedScript:
             raise StoreUnavailable("too few replicas of the store have the write, so that it may be lost: repeat it")
         return outcome
 
-    async def _run(self, args: Sequence[Any]) -> tuple[Any, Any]:
+    async def _run(self, args: Sequence[Any], *, load: bool = False) -> tuple[Any, Any]:
         async with self._redis.pipeline(transaction=False) as pipe:
+            if load:  # here, for on another connection it may be another node that learns it
+                pipe.script_load(self._script.script)
             pipe.evalsha(self._script.sha, 0, *args)
             pipe.set(FENCE, "")
             pipe.wait(self._replicas, self._wait_ms)
-            outcome, fence, there = await pipe.execute(raise_on_error=False)
+            *_, outcome, fence, there = await pipe.execute(raise_on_error=False)
         return outcome, fence if isinstance(fence, Exception) else there
 
 

@@ -10,6 +10,7 @@ from redis.exceptions import (
     MasterDownError,
     MovedError,
     NoPermissionError,
+    NoScriptError,
     ReadOnlyError,
     ResponseError,
 )
@@ -121,7 +122,8 @@ def test_an_answer_that_will_not_change_by_itself_is_named(error, cause):
 @pytest.mark.parametrize(
     "error",
     [ConnectionFailed("Error 111 connecting"), OSError("reset"), ResponseError("LOADING Redis is loading"),
-     ReadOnlyError("a restore is not finished"), ResponseError("MISCONF Errors writing to the AOF file")],
+     NoScriptError("No matching script."), ReadOnlyError("a restore is not finished"),
+     ResponseError("MISCONF Errors writing to the AOF file")],
 )  # fmt: skip
 def test_what_passes_by_itself_has_no_cause(error):
     with pytest.raises(StoreUnavailable) as refused, redis_errors():
