@@ -40,6 +40,7 @@ class Node:
         at = command.index("--port")
         command[at + 1] = str(self.port)
         own = ["--cluster-enabled", "yes", "--cluster-node-timeout", str(NODE_TIMEOUT_MS), *self.options]
+        own += ["--repl-diskless-sync-delay", "0"]  # Redis 7 waits 5 s for more replicas to copy to
         self.process = subprocess.Popen([*command, "--bind", "127.0.0.1", *own])
         until(self.answers)
 
