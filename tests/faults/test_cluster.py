@@ -4,10 +4,12 @@ A primary that is killed has not told its replica of its last writes, and the re
 not wait for it is lost, as the twin shows.
 """
 
+import os
 import random
 import signal
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 
@@ -26,7 +28,11 @@ def service(cluster: Cluster, tmp_path: Path, checkpoint: Path) -> Iterator[Serv
     service.environment["NOTELLM_REDIS_URL"] = cluster.url
     with running(service):
         yield service
+        children = service.children().values()
         service.stop(signal.SIGKILL)
+        for child in children:  # or they write into the next test's cluster
+            with suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
 
 
 def fail(cluster: Cluster, chance: random.Random) -> None:

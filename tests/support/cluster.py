@@ -21,7 +21,7 @@ from service.store.cluster.keys import CELL
 
 SLOTS = 16384
 PRIMARIES = 3
-NODE_TIMEOUT_MS = 1000
+NODE_TIMEOUT_MS = 2000
 
 
 @dataclass(slots=True)
