@@ -182,8 +182,8 @@ class WorkerSettings(BaseModel, frozen=True, extra="forbid"):
     threads: NonNegativeInt = Field(default=0, description="Threads of the network; 0 leaves it to the backend.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto",
-        description="Precision of the network; auto is bfloat16 on a GPU, and on a CPU that computes in it (vllm: "
-        "only if the model was saved so), else float32.",
+        description="Precision of the network; auto is bfloat16 on a GPU, and on a CPU that computes in it if the "
+        "model was saved so, else float32.",
     )
     serving_dir: Path = Field(default=Path("serving"), description="Where vLLM's form of a checkpoint is written.")
     tensor_parallel: PositiveInt = Field(default=1, description="GPUs that share one copy of the weights; vllm only.")

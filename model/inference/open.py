@@ -42,7 +42,7 @@ def open_backend(name: str, checkpoint: Path, runtime: Runtime | None = None) ->
         raise ValueError(f"unknown backend {name!r}; known: {', '.join(BACKENDS)}")
     runtime = runtime or Runtime()
     manifest = load_manifest(checkpoint)
-    dtype = precision(runtime.dtype, for_cpu=name == "hf" or manifest.recipe.saved_dtype == "bfloat16")
+    dtype = precision(runtime.dtype, manifest.recipe.saved_dtype)
     if name == "vllm":
         return _open_vllm(checkpoint, runtime, manifest.fingerprint, dtype)
     import torch
@@ -61,9 +61,9 @@ def default_device() -> "torch.device":
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def precision(dtype: str, *, for_cpu: bool = False) -> str:
-    """The precision itself, or, for ``auto``, bfloat16 on a GPU, and, if that is good ``for_cpu``, on a CPU with
-    instructions for it (docs/decisions/100); float32 otherwise."""
+def precision(dtype: str, saved: str = "float32") -> str:
+    """The precision itself, or, for ``auto``, bfloat16 on a GPU, and on a CPU with instructions for it if the weights
+    were ``saved`` so; float32 otherwise."""
     import torch
 
     if dtype != "auto":
@@ -72,7 +72,7 @@ def precision(dtype: str, *, for_cpu: bool = False) -> str:
         return "bfloat16"
     capabilities = torch.cpu.get_capabilities()
     has_it = any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
-    return "bfloat16" if has_it and for_cpu else "float32"
+    return "bfloat16" if has_it and saved == "bfloat16" else "float32"
 
 
 def gpu_memory() -> int:

@@ -86,8 +86,8 @@ def runtime_options(command: Command) -> Command:
         ),
         click.option(
             "--dtype", type=click.Choice(["auto", "float32", "bfloat16", "float16"]), default="auto", show_default=True,
-            help="Precision of the weights; auto is bfloat16 on a GPU, and on a CPU that computes in it (vllm: only if "
-            "the model was saved so), else float32.",
+            help="Precision of the weights; auto is bfloat16 on a GPU, and on a CPU that computes in it if the model "
+            "was saved so, else float32.",
         ),
         click.option(
             "--tensor-parallel", type=click.IntRange(min=1), default=1, show_default=True,

@@ -34,9 +34,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def service(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    service = Service(tmp_path_factory.mktemp("state"), checkpoint)
-    service.environment["NOTELLM_WORKER__DTYPE"] = "float32"  # as `prediction` is
-    with running(service):
+    with running(Service(tmp_path_factory.mktemp("state"), checkpoint)) as service:
         yield service
 
 

@@ -15,6 +15,7 @@ from service.store.idempotency import REQUEST, RedisAnswers
 from service.store.interfaces import Answer
 from service.store.notes import RedisStore
 from service.store.records import Event, StoredNote
+from service.store.schema import ANSWER
 
 
 @pytest.fixture
@@ -109,8 +110,8 @@ async def test_a_write_that_comes_late_changes_nothing_once_its_retry_was_answer
 
     await answers.once("k", b"request", put)
     await store.put([text("of another client")])
-    [name] = await redis.keys("notellm:v1:answer:*")
-    token = REQUEST.set((name.decode(), "digest"))
+    [name] = await redis.keys(ANSWER + "*")
+    token = REQUEST.set((name.decode().removeprefix(ANSWER), "digest"))
     try:
         with pytest.raises(StoreUnavailable):
             await store.put([text("first")])

@@ -47,7 +47,7 @@ def notellm(*args: object) -> subprocess.Popen[str]:
 def test_killed_and_given_again_it_finishes_the_rest(checkpoint: Path, tmp_path: Path):
     source = write_notes(tmp_path / "notes.jsonl", 400)
     out = tmp_path / "vectors"
-    args = ("--in", source, "--out", out, "--checkpoint", checkpoint, "--notes-per-part", 2, "--dtype", "float32")
+    args = ("--in", source, "--out", out, "--checkpoint", checkpoint, "--notes-per-part", 2)
     first = notellm(*args)
     while first.poll() is None and not (out / "part-00002.parquet").exists():
         time.sleep(0.001)
