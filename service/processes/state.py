@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import random
 import shutil
 import socket
 import tempfile
@@ -10,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from model.files import read_bounded
 from service.processes.ports import address_of, binding
@@ -24,6 +25,8 @@ PRIVATE = 0o700
 _OTHERS = 0o077
 _OURS = {"lock", "run", "redis", "index", "logs", "models", "serving"}
 _LEFTOVERS_S = 20.0
+# No connection to somewhere takes one of these before a child listens at it: Linux begins with 32,768.
+_QUIET_PORTS, _TRIES = range(16_384, 32_768), 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,11 +145,18 @@ def runtime_folder(state: Path) -> Iterator[Path]:
 def free_port(host: str, port: int, variable: str) -> int:
     """The port, or a free one for 0. Raises SetupError, which names the variable, when it is taken."""
     with binding(host, port, variable):
-        family, address = address_of(host, port)
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-            return int(probe.getsockname()[1])
+        family, (own, _, *scope) = address_of(host, port)
+        for quiet in () if port else random.sample(_QUIET_PORTS, _TRIES):
+            with suppress(OSError):
+                return _bound(family, (own, quiet, *scope))
+        return _bound(family, (own, port, *scope))
+
+
+def _bound(family: socket.AddressFamily, address: tuple[Any, ...]) -> int:
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(address)
+        return int(probe.getsockname()[1])
 
 
 def _is_own(link: Path, state: Path) -> bool:
