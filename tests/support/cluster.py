@@ -186,8 +186,8 @@ class Cluster:
 
     @staticmethod
     def _free_port() -> int:
-        # The bus has the port that is 10,000 higher.
-        while (port := free_port("127.0.0.1", 0, "")) > 55_000:
+        # The bus has the port that is 10,000 higher, which no connection should take either.
+        while (port := free_port("127.0.0.1", 0, "")) + 10_000 >= 32_768:
             pass
         return port
 
