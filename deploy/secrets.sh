@@ -4,10 +4,12 @@
 # The folder is closed to others; the files in it are readable, for in their containers other users read them.
 #   sh deploy/secrets.sh [FOLDER]
 #   sh deploy/secrets.sh FOLDER HOST:PORT,HOST:PORT    on a Redis Cluster of these nodes: docs/cluster.md
+# With NOTELLM_CELLS above 1, for a store of several cells.
 set -eu
 here=$(dirname "$0")
 folder=${1:-$here/secrets}
 nodes=${2:-}
+cells=${NOTELLM_CELLS:-1}
 umask 077
 mkdir -p "$folder"
 chmod 700 "$folder"
@@ -27,7 +29,11 @@ fi
 users="$here/redis/users.acl" names="gateway worker indexer ops" hashes="" scheme=redis place=redis:6379/0
 if [ -n "$nodes" ]; then
   users="$users $here/redis/cluster.acl" names="$names replica cluster" scheme=redis+cluster place=$nodes
-  hashes=";s/notellm:v1:/notellm:v1:{c00}:/g"
+  tag="{c00}"
+  [ "$cells" -eq 1 ] || tag="{c[0-9][0-9]}"
+  hashes=";s/notellm:v1:/notellm:v1:$tag:/g"
+elif [ "$cells" -gt 1 ]; then  # on one Redis, the first cell has no tag
+  hashes=";s/\(%[RW]*\)\{0,1\}~notellm:v1:\([^ ]*\)/& \1~notellm:v1:{c[0-9][0-9]}:\2/g"
 fi
 for user in $names; do
   secret=$(password)

@@ -267,6 +267,9 @@ class Settings(BaseSettings):
         description="Replicas of Redis that have to have a write before it is acknowledged; without it 1 on a cluster, "
         "else 0.",
     )
+    cells: int = Field(
+        default=1, ge=1, le=100, description="Parts of the store, each on one node; docs/cluster.md. It never changes."
+    )
     rpc_secret: SecretStr | None = Field(
         default=None,
         description="What gateways, workers and indexers prove to each other over TCP, the same for all; without it "
@@ -331,6 +334,12 @@ class Settings(BaseSettings):
                 raise ValueError("NOTELLM_WEBHOOK_URL is no http:// or https:// URL")
             if self.webhook_secret is None:
                 raise ValueError("NOTELLM_WEBHOOK_URL needs NOTELLM_WEBHOOK_SECRET; make one: openssl rand -hex 32")
+        return self
+
+    @model_validator(mode="after")
+    def _refuse_webhook_of_cells(self) -> Self:
+        if self.webhook_url is not None and self.cells > 1:
+            raise ValueError("NOTELLM_WEBHOOK_URL needs one cell yet: leave it away, or NOTELLM_CELLS at 1")
         return self
 
     @model_validator(mode="after")

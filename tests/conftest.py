@@ -6,6 +6,7 @@ from redis.asyncio import Redis
 from support.cluster import Cluster
 from support.redis import RedisServer
 
+from service.store.cells.ring import Cells, names
 from service.store.connection import open_redis
 
 # How long an example takes tells of the machine: the first text of a fresh checkout waits for tables of Unicode.
@@ -35,7 +36,7 @@ def running_cluster() -> Iterator[Cluster]:
 def cluster(running_cluster: Cluster) -> Cluster:
     """An empty Redis Cluster."""
     running_cluster.settle()
-    running_cluster.primary()("FLUSHALL")
+    running_cluster.flush()
     return running_cluster
 
 
@@ -46,3 +47,13 @@ async def redis(redis_server: RedisServer) -> AsyncIterator[Redis]:
     await client.flushall()
     yield client
     await client.aclose()
+
+
+@pytest.fixture
+async def cells(redis_server: RedisServer, redis: Redis) -> AsyncIterator[Cells[Redis]]:
+    """Three cells on it."""
+    _, *others = names(3)
+    opened = Cells.of([redis, *(open_redis(redis_server.url, cell=name) for name in others)])
+    yield opened
+    for client in opened.others:
+        await client.aclose()

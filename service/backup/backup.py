@@ -65,7 +65,11 @@ key                                 fate     why
                                              that it holds changes nothing
 ``notellm:v1:restoring``            dropped  there is no backup of half a store
 ``notellm:v1:fence``                dropped  it holds nothing
+``notellm:v1:cells``                dropped  a backup holds the notes of all cells, and may go into any number
+``notellm:v1:types``                dropped  a restore into several cells makes it of the notes
 ==================================  =======  ==================================================================
+
+Of several cells, the notes of all are in the same files.
 
 A backup is made while the service runs. Each note, with every model's predictions for it, is as of one moment between
 the beginning and the end. Every write and delete acknowledged before the beginning is in it, later ones may be. A note
@@ -75,12 +79,14 @@ The folder gets its name when all of it is on disk. Until then it is ``.<name>.u
 """
 
 import gzip
+import heapq
 import json
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -113,8 +119,9 @@ from service.backup.files import (
 )
 from service.errors import StoreUnavailable
 from service.store.attribution.readers import sync_key_of
+from service.store.cells.ring import Cells
 from service.store.connection import redis_errors
-from service.store.records import StoredFailure, StoredNote, StoredPrediction, pack_vector
+from service.store.records import StoredFailure, StoredNote, StoredPrediction, pack_vector, parse_entry_id
 from service.store.schema import ACTIVE, COUNTS, EXPOSURE, FAILED, MODELS, NOTE, READINGS, RESTORING
 
 if TYPE_CHECKING:
@@ -123,8 +130,12 @@ if TYPE_CHECKING:
 _COMPRESSION = 3
 
 
-def back_up(redis: "SyncRedis", folder: Path, checkpoint: Path | None = None) -> Manifest:
+def back_up(
+    redis: "SyncRedis", folder: Path, checkpoint: Path | None = None, others: Sequence["SyncRedis"] = ()
+) -> Manifest:
     """Write a backup into a new folder; with ``checkpoint``, the one of the active model, its files are in it.
+
+    ``others`` are the store's cells but the first.
 
     Raises:
         BackupError: if the folder exists, the checkpoint is of another model, or models changed or notes were removed
@@ -134,10 +145,10 @@ def back_up(redis: "SyncRedis", folder: Path, checkpoint: Path | None = None) ->
     """
     fingerprint = _fingerprint(checkpoint) if checkpoint else None
     with _staged(folder) as staged:
-        with redis_errors():  # one connection: a scan that goes on after a restart of Redis would miss notes
-            connection = redis.client()  # type: ignore[no-untyped-call]
-        with connection:
-            manifest = _Backup(connection, staged).write()
+        with ExitStack() as stack:
+            with redis_errors():  # one connection: a scan that goes on after a restart of Redis would miss notes
+                clients = [cell.client() for cell in (redis, *others)]  # type: ignore[no-untyped-call]
+            manifest = _Backup(Cells.of(map(stack.enter_context, clients)), staged).write()
         if checkpoint:
             if fingerprint != manifest.active:
                 raise BackupError(f"{checkpoint} is the model {fingerprint}, and {manifest.active or 'none'} is active")
@@ -151,8 +162,8 @@ def back_up(redis: "SyncRedis", folder: Path, checkpoint: Path | None = None) ->
 class _Backup:
     """One backup."""
 
-    def __init__(self, redis: "SyncRedis", folder: Path) -> None:
-        self._redis = redis
+    def __init__(self, cells: "Cells[SyncRedis]", folder: Path) -> None:
+        self._cells = cells
         self._folder = folder
         self._live = self._deleted = self._malformed = 0
         self._models: dict[str, int] = {}
@@ -171,59 +182,53 @@ class _Backup:
                 self._files[name] = stack.enter_context(gzip.open(self._folder / name, "wb", _COMPRESSION))
             for name in map(vectors_file, self._models):
                 self._files[name] = stack.enter_context((self._folder / name).open("wb"))
-            self._write_notes(expected)
+            with bar("notes", expected, "note") as progress:
+                for redis in self._cells:
+                    self._write_notes(redis, progress)
             for name, stream in STREAMS.items():
                 self._write_stream(name, stream)
             for name, kept in HASHES.items():
                 self._write_hash(name, kept)
-            self._write_exposure()
+            for redis in self._cells:
+                self._write_exposure(redis)
         models, active, _ = self._state()
         if models != self._models:
             raise BackupError("a model was registered or retired meanwhile: begin again")
         if self._live + self._deleted + self._malformed < expected:
             raise BackupError("notes were removed from Redis meanwhile, which no command of ours does")
         counts = self._live, self._deleted, self._lines
-        key = sync_key_of(self._redis).hex()
+        key = sync_key_of(self._cells.first).hex()
         return Manifest(begun_at, self._models, active, *counts, malformed=self._malformed, reader_key=key)
 
     def _state(self) -> tuple[dict[str, int], str | None, int]:
         """Models, the active one, and the number of notes and tombstones."""
-        with redis_errors(), self._redis.pipeline(transaction=True) as pipe:
-            pipe.hgetall(MODELS)
-            pipe.get(ACTIVE)
-            pipe.hmget(COUNTS, ["live", "deleted"])
-            pipe.exists(RESTORING)
-            models, active, counts, restoring = pipe.execute()
-        if restoring:
+        found = []
+        for redis in self._cells:
+            with redis_errors(), redis.pipeline(transaction=True) as pipe:
+                pipe.hgetall(MODELS)
+                pipe.get(ACTIVE)
+                pipe.hmget(COUNTS, ["live", "deleted"])
+                pipe.exists(RESTORING)
+                found.append(pipe.execute())
+        if any(restoring for *_, restoring in found):
             raise StoreUnavailable("a restore is not finished")
+        models, active, *_ = found[0]
         dims = {model.decode(): int(dim) for model, dim in sorted(models.items())}
-        return dims, active and active.decode(), sum(int(count or 0) for count in counts)
+        return dims, active and active.decode(), sum(int(count or 0) for _, _, counts, _ in found for count in counts)
 
-    def _write_notes(self, expected: int) -> None:
-        with bar("notes", expected, "note") as progress:
-            for keys in self._keys():
-                with redis_errors(), self._redis.pipeline(transaction=True) as pipe:
-                    ids = [key.removeprefix(NOTE.encode()) for key in keys]
-                    pipe.mget(keys)
-                    for model in self._models:
-                        pipe.hmget(READINGS + model, ids)
-                        pipe.hmget(FAILED + model, ids)
-                    notes, *of_models = pipe.execute()
-                self._write_records(notes)
-                for model, predictions, failures in zip(self._models, of_models[::2], of_models[1::2], strict=True):
-                    self._write_predictions(model, ids, predictions, failures)
-                progress.update(len(keys))
-
-    def _keys(self) -> Iterator[list[bytes]]:
-        cursor: Any = 0
-        while True:
-            with redis_errors():
-                page: Any = self._redis.scan(cursor, match=NOTE + "*", count=BATCH)
-            cursor, keys = page
-            if keys:
-                yield keys
-            if not cursor:
-                return
+    def _write_notes(self, redis: "SyncRedis", progress: Any) -> None:
+        for keys in _keys(redis):
+            with redis_errors(), redis.pipeline(transaction=True) as pipe:
+                ids = [key.removeprefix(NOTE.encode()) for key in keys]
+                pipe.mget(keys)
+                for model in self._models:
+                    pipe.hmget(READINGS + model, ids)
+                    pipe.hmget(FAILED + model, ids)
+                notes, *of_models = pipe.execute()
+            self._write_records(notes)
+            for model, predictions, failures in zip(self._models, of_models[::2], of_models[1::2], strict=True):
+                self._write_predictions(model, ids, predictions, failures)
+            progress.update(len(keys))
 
     def _write_records(self, records: Sequence[bytes | None]) -> None:
         for record in records:
@@ -255,30 +260,50 @@ class _Backup:
         self._write(predictions_file(model), prediction_line(note_id, predicted))
 
     def _write_stream(self, name: str, stream: str) -> None:
-        after = "-"
-        while True:
-            with redis_errors():
-                entries: Any = self._redis.xrange(stream, after, count=BATCH)
-            for entry, fields in entries:
-                self._write(name, {"entry": entry.decode()} | stream_line(stream, fields))
-            if len(entries) < BATCH:
-                return
-            after = f"({entries[-1][0].decode()}"
+        """The entries of all cells by their time, each later than the one before."""
+        last = 0, -1
+        for at, fields in heapq.merge(*(_entries(redis, stream) for redis in self._cells), key=itemgetter(0)):
+            last = at if at > last else (last[0], last[1] + 1)
+            self._write(name, {"entry": f"{last[0]}-{last[1]}"} | stream_line(stream, fields))
 
     def _write_hash(self, name: str, kept: Hash) -> None:
         with redis_errors():
-            fields: Any = self._redis.hgetall(kept.key)
+            fields: Any = self._cells.first.hgetall(kept.key)
         for field, value in fields.items():  # as they are, the number of changes with them
             self._write(name, {kept.field: field.decode(), kept.value: value.decode()})
 
-    def _write_exposure(self) -> None:
+    def _write_exposure(self, redis: "SyncRedis") -> None:
         with redis_errors():
-            for note_id, count in self._redis.hscan_iter(EXPOSURE, count=BATCH):
+            for note_id, count in redis.hscan_iter(EXPOSURE, count=BATCH):
                 self._write(SHOWN, {"id": note_id.decode(), "shown": int(count)})
 
     def _write(self, name: str, line: Line) -> None:
         self._files[name].write(orjson.dumps(line) + b"\n")
         self._lines[name] += 1
+
+
+def _keys(redis: "SyncRedis") -> Iterator[list[bytes]]:
+    cursor: Any = 0
+    while True:
+        with redis_errors():
+            page: Any = redis.scan(cursor, match=NOTE + "*", count=BATCH)
+        cursor, keys = page
+        if keys:
+            yield keys
+        if not cursor:
+            return
+
+
+def _entries(redis: "SyncRedis", stream: str) -> Iterator[tuple[tuple[int, int], dict[bytes, bytes]]]:
+    after = "-"
+    while True:
+        with redis_errors():
+            entries: Any = redis.xrange(stream, after, count=BATCH)
+        for entry, fields in entries:
+            yield parse_entry_id(entry.decode()), fields
+        if len(entries) < BATCH:
+            return
+        after = f"({entries[-1][0].decode()}"
 
 
 @contextmanager

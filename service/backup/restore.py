@@ -39,13 +39,16 @@ from service.backup.files import (
     sums,
     vectors_file,
 )
+from service.store.cells.ring import Cells
 from service.store.connection import redis_errors
 from service.store.events import REMEMBERED_S
 from service.store.records import StoredFailure, StoredNote, digest_of, parse_entry_id
 from service.store.schema import (
     ACTIVE,
+    ATTRIBUTES,
     COMPLETED,
     COUNTS,
+    DEAD,
     EVENT,
     EVENTS,
     EXPERIMENTS,
@@ -58,6 +61,7 @@ from service.store.schema import (
     READINGS,
     RESTORING,
     RULES,
+    TYPES,
     WRITES,
 )
 
@@ -138,8 +142,12 @@ class Restored:
     erased_later: int
 
 
-def restore(redis: "SyncRedis", folder: Path, deletes: Path | None = None) -> Restored:
+def restore(
+    redis: "SyncRedis", folder: Path, deletes: Path | None = None, others: Sequence["SyncRedis"] = ()
+) -> Restored:
     """Put a backup into an empty store; ``deletes`` is an audit log whose later deletes and erasures are repeated.
+
+    ``others`` are the store's cells but the first; the backup may be of any number of cells.
 
     Raises:
         BackupError: if the backup is damaged, unfinished or of a later format, the log cannot be read, or the store
@@ -149,8 +157,9 @@ def restore(redis: "SyncRedis", folder: Path, deletes: Path | None = None) -> Re
     manifest = open_backup(folder)
     later, erased = _deleted_later(deletes, manifest.begun_at) if deletes else ([], [])
     with redis_errors():
-        _begin(redis, folder)
-        work = _Restore(redis, folder, manifest)
+        cells = Cells.of((redis, *others))
+        _begin(cells, folder)
+        work = _Restore(cells, folder, manifest)
         work.notes()
         count = work.delete(later)
         for model in manifest.models:
@@ -185,47 +194,52 @@ def open_backup(folder: Path) -> Manifest:
         raise BackupError(f"{folder} cannot be restored: {error}") from None
 
 
-def _begin(redis: "SyncRedis", folder: Path) -> None:
+def _begin(cells: "Cells[SyncRedis]", folder: Path) -> None:
     name = hashlib.sha256((folder / SUMS).read_bytes()).hexdigest()
-    match redis.register_script(BEGIN)(args=[name]):
-        case 0:
-            raise BackupError("the store is not empty: stop the service, and name an empty Redis or a new state folder")
-        case -1:
-            raise BackupError(
-                "a restore of another backup was begun in this store: finish that one, or begin with an empty Redis"
-            )
+    # A run that was killed at its end may have finished other cells: the first is the last.
+    again = cells.first.get(RESTORING) == name.encode()
+    for place, redis in enumerate(cells):
+        match redis.register_script(BEGIN)(args=[name]):
+            case 0 if not (again and place):
+                raise BackupError(
+                    "the store is not empty: stop the service, and name an empty Redis or a new state folder"
+                )
+            case -1:
+                raise BackupError(
+                    "a restore of another backup was begun in this store: finish that one, or begin with an empty Redis"
+                )
+
+
+class _Cell:
+    """A cell that is filled."""
+
+    def __init__(self, redis: "SyncRedis") -> None:
+        self.redis = redis
+        self.put_notes = redis.register_script(PUT_NOTES)
+        self.put_predictions = redis.register_script(PUT_PREDICTIONS)
 
 
 class _Restore:
     """One restore; every step may be repeated."""
 
-    def __init__(self, redis: "SyncRedis", folder: Path, manifest: Manifest) -> None:
-        self._redis = redis
+    def __init__(self, cells: "Cells[SyncRedis]", folder: Path, manifest: Manifest) -> None:
+        self._cells = cells.map(_Cell)
+        self._redis = cells.first
         self._folder = folder
         self._manifest = manifest
-        self._put_notes = redis.register_script(PUT_NOTES)
-        self._put_predictions = redis.register_script(PUT_PREDICTIONS)
 
     def notes(self) -> None:
         for lines in self._batches(NOTES, "notes"):
-            self._put_notes(args=[note_of(line).encode() for line in lines])
+            for cell, own in self._split(lines, "note_id"):
+                cell.put_notes(args=[note_of(line).encode() for line in own])
 
     def delete(self, ids: Sequence[str]) -> int:
         count = 0
         for start in range(0, len(ids), BATCH):
-            records: Any = self._redis.mget([NOTE + id_ for id_ in ids[start : start + BATCH]])
-            notes = [StoredNote.decode(record) for record in records if record]
-            tombstones = [
-                StoredNote(Note(old.note.id), old.version + 1, deleted=True) for old in notes if not old.deleted
-            ]
-            with self._redis.pipeline(transaction=True) as pipe:
-                for tombstone in tombstones:
-                    for model in self._manifest.models:
-                        pipe.hdel(READINGS + model, tombstone.note.id)
-                        pipe.hdel(FAILED + model, tombstone.note.id)
-                self._put_notes(args=[tombstone.encode() for tombstone in tombstones], client=pipe)
-                pipe.execute()
-            count += len(tombstones)
+            batch = ids[start : start + BATCH]
+            count += sum(
+                self._delete(cell, [batch[place] for place in own]) for cell, own in self._cells.split(batch, str)
+            )
         return count
 
     def predictions(self, model: str) -> None:
@@ -233,35 +247,27 @@ class _Restore:
         file = self._folder / vectors_file(model)
         with _readable(file), file.open("rb") as vectors:
             for lines in self._batches(predictions_file(model), f"predictions of {model}"):
-                args: list[Any] = [model, "predictions"]
-                for line in lines:
-                    args += [line["id"], prediction_of(line, model, vectors.read(size)).encode()]
-                self._put_predictions(args=args)
+                said = [line | {"said": prediction_of(line, model, vectors.read(size)).encode()} for line in lines]
+                self._put_predictions(model, "predictions", said)
 
     def failures(self, model: str) -> None:
         for lines in self._batches(failures_file(model), f"failures of {model}"):
-            args: list[Any] = [model, "failures"]
-            for line in lines:
-                args += [line["id"], StoredFailure(line["version"], line["reason"]).encode()]
-            self._put_predictions(args=args)
+            said = [line | {"said": StoredFailure(line["version"], line["reason"]).encode()} for line in lines]
+            self._put_predictions(model, "failures", said)
 
     def stream(self, name: str, stream: str, erased: Set[str]) -> None:
-        """Entries keep their ids, so that a reader of the stream goes on at its cursor."""
-        newest: Any = self._redis.xrevrange(stream, count=1)
-        last = parse_entry_id(newest[0][0].decode()) if newest else (0, 0)
+        """Entries keep their ids, so that a reader of the stream goes on at its cursor.
+
+        Events are in the first cell, dead letters in those of their notes.
+        """
+        last = {id(cell): _newest(cell.redis, stream) for cell in self._cells}
         now_s = int(self._redis.time()[0])
         for lines in self._batches(name, stream.rpartition(":")[2]):
-            with self._redis.pipeline(transaction=True) as pipe:
-                for line in lines:
-                    at = parse_entry_id(line["entry"])
-                    if "event" in line and erased and digest_of(line["event"]["user_id"]) in erased:
-                        pipe.xdel(stream, line["entry"])  # of a try that knew no log
-                    elif at > last:
-                        pipe.xadd(stream, fields_of(line), id=line["entry"])
-                    left_s = at[0] // 1000 + REMEMBERED_S - now_s
-                    if "event" in line and left_s > 0:
-                        pipe.set(EVENT + line["event"]["event_id"], "", ex=left_s)
-                pipe.execute()
+            to_cells = [(self._cells.first, lines)]
+            if stream == DEAD:
+                to_cells = self._split([line | {"note_id": line["fields"]["id"]} for line in lines], "note_id")
+            for cell, own in to_cells:
+                self._add(cell, stream, own, last[id(cell)], now_s, erased)
 
     def erase(self, readers: Sequence[str]) -> None:
         """Tell whoever exports the events."""
@@ -275,21 +281,74 @@ class _Restore:
 
     def exposure(self) -> None:
         for lines in self._batches(SHOWN, "exposure"):
-            self._redis.hset(EXPOSURE, mapping={line["id"]: line["shown"] for line in lines})
+            for cell, own in self._split(lines, "id"):
+                cell.redis.hset(EXPOSURE, mapping={line["id"]: line["shown"] for line in own})
 
     def finish(self, deleted_later: int, erased_later: int) -> Restored:
-        with self._redis.pipeline(transaction=True) as pipe:
+        self._claim_types()
+        if self._manifest.reader_key:
+            self._redis.set(READER_KEY, bytes.fromhex(self._manifest.reader_key))
+        counts = [self._finish(cell.redis) for cell in (*self._cells.others, self._cells.first)]
+        live, deleted = (sum(int(count or 0) for count in both) for both in zip(*counts, strict=True))
+        return Restored(live, deleted, deleted_later, erased_later)
+
+    def _finish(self, redis: "SyncRedis") -> Sequence[Any]:
+        """Returns how many notes and tombstones the cell has."""
+        with redis.pipeline(transaction=True) as pipe:
             for model, dim in self._manifest.models.items():
                 pipe.hset(MODELS, model, str(dim))
-            if self._manifest.reader_key:
-                pipe.set(READER_KEY, bytes.fromhex(self._manifest.reader_key))
             if self._manifest.active:
                 pipe.set(ACTIVE, self._manifest.active)
             pipe.xadd(WRITES, {"id": ""})  # no cache can follow a stream without an entry
             pipe.delete(RESTORING, COMPLETED)
             pipe.hmget(COUNTS, ["live", "deleted"])
-            *_, (live, deleted) = pipe.execute()
-        return Restored(int(live or 0), int(deleted or 0), deleted_later, erased_later)
+            *_, counts = pipe.execute()
+        return list(counts)
+
+    def _claim_types(self) -> None:
+        """See `service.store.cells.attributes`."""
+        if len(self._cells) > 1:
+            typed: list[Any] = [field for cell in self._cells for field in cell.redis.hkeys(ATTRIBUTES)]
+            if types := {name: kind for kind, name in (field.decode().split(":", 1) for field in typed)}:
+                self._redis.hset(TYPES, mapping=types)
+
+    def _put_predictions(self, model: str, kind: str, lines: Sequence[Line]) -> None:
+        for cell, own in self._split(lines, "id"):
+            cell.put_predictions(args=[model, kind, *(word for line in own for word in (line["id"], line["said"]))])
+
+    def _delete(self, cell: _Cell, ids: Sequence[str]) -> int:
+        records: Any = cell.redis.mget([NOTE + id_ for id_ in ids])
+        notes = [StoredNote.decode(record) for record in records if record]
+        tombstones = [StoredNote(Note(old.note.id), old.version + 1, deleted=True) for old in notes if not old.deleted]
+        with cell.redis.pipeline(transaction=True) as pipe:
+            for tombstone in tombstones:
+                for model in self._manifest.models:
+                    pipe.hdel(READINGS + model, tombstone.note.id)
+                    pipe.hdel(FAILED + model, tombstone.note.id)
+            cell.put_notes(args=[tombstone.encode() for tombstone in tombstones], client=pipe)
+            pipe.execute()
+        return len(tombstones)
+
+    def _add(
+        self, cell: _Cell, stream: str, lines: Sequence[Line], last: tuple[int, int], now_s: int, erased: Set[str]
+    ) -> None:
+        """Add the entries of a stream that are later than its last one."""
+        with cell.redis.pipeline(transaction=True) as pipe:
+            for line in lines:
+                at = parse_entry_id(line["entry"])
+                if "event" in line and erased and digest_of(line["event"]["user_id"]) in erased:
+                    pipe.xdel(stream, line["entry"])  # of a try that knew no log
+                elif at > last:
+                    pipe.xadd(stream, fields_of(line), id=line["entry"])
+                left_s = at[0] // 1000 + REMEMBERED_S - now_s
+                if "event" in line and left_s > 0:
+                    pipe.set(EVENT + line["event"]["event_id"], "", ex=left_s)
+            pipe.execute()
+
+    def _split(self, lines: Sequence[Line], name: str) -> list[tuple[_Cell, list[Line]]]:
+        """The lines by the cell of the note that this field names."""
+        split = self._cells.split(lines, lambda line: str(line[name]))
+        return [(cell, [lines[place] for place in own]) for cell, own in split]
 
     def _batches(self, name: str, what: str) -> Iterator[list[Line]]:
         with (
@@ -300,6 +359,11 @@ class _Restore:
             while lines := [orjson.loads(line) for line in islice(file, BATCH)]:
                 yield lines
                 progress.update(len(lines))
+
+
+def _newest(redis: "SyncRedis", stream: str) -> tuple[int, int]:
+    newest: Any = redis.xrevrange(stream, count=1)
+    return parse_entry_id(newest[0][0].decode()) if newest else (0, 0)
 
 
 @contextmanager

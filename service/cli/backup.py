@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from service.cli.common import FILE, FOLDER, echo, store
+from service.cli.common import FILE, FOLDER, echo, store_cells
 
 
 @click.command()
@@ -25,10 +25,10 @@ def backup(folder: Path, checkpoint: Path | None) -> None:
     Example:
       notellm backup --to /backups/2026-01-31 --with-model ./checkpoint
     """
-    with store() as redis:
+    with store_cells() as cells:
         from service.backup.backup import back_up
 
-        made = back_up(redis, folder, checkpoint)
+        made = back_up(cells.first, folder, checkpoint, cells.others)
     if made.malformed:
         echo(f"notellm: {made.malformed} damaged records are not in it", err=True)
     echo(f"{made.live} notes and {made.deleted} tombstones in {folder}; models: {', '.join(made.models) or 'none'}")
@@ -57,10 +57,10 @@ def restore(folder: Path, deletes: Path | None) -> None:
     Example:
       NOTELLM_STATE_DIR=/var/lib/notellm notellm restore --from /backups/2026-01-31 --deletes audit.jsonl
     """
-    with store(make=True) as redis:
+    with store_cells(make=True) as cells:
         from service.backup.restore import restore as put_back
 
-        done = put_back(redis, folder, deletes)
+        done = put_back(cells.first, folder, deletes, cells.others)
     later = f", {done.deleted_later} of them deleted after the backup" if deletes else ""
     later += f", without {done.erased_later} readers who were erased" if done.erased_later else ""
     echo(f"{done.live} notes and {done.deleted} tombstones are back{later}; start the service")

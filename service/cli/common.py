@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from model.backend import Backend
     from service.settings import Settings
+    from service.store.cells.ring import Cells
 
 Command = Callable[..., None]
 PATH = click.Path(path_type=Path)
@@ -192,14 +193,29 @@ def _explain(error: "ValidationError") -> str:
 
 
 @contextmanager
-def store(*, make: bool = False) -> "Iterator[SyncRedis]":
-    """A client of the store; see `service.processes.local_redis.reached`. Mistakes become ClickException."""
+def store_cells(*, make: bool = False) -> "Iterator[Cells[SyncRedis]]":
+    """A client of each cell; see `service.processes.local_redis.reached`. Mistakes become ClickException."""
     settings = load_settings()
     from service.processes.local_redis import reached
-    from service.store.connection import open_sync_redis
+    from service.store.cells.size import check_size_sync
+    from service.store.cells.stores import open_sync_cells
 
-    with store_mistakes(), reached(settings, make=make) as url, open_sync_redis(url) as redis:
-        yield redis
+    with (
+        store_mistakes(),
+        reached(settings, make=make) as url,
+        open_sync_cells(url, settings.cells) as cells,
+    ):
+        check_size_sync(cells.first, len(cells))
+        yield cells
+
+
+@contextmanager
+def store(*, make: bool = False, needs_one_cell: str = "") -> "Iterator[SyncRedis]":
+    """A client of the first cell. With ``needs_one_cell``, what it names is refused where there are several."""
+    with store_cells(make=make) as cells:
+        if needs_one_cell and len(cells) > 1:
+            raise click.ClickException(f"{needs_one_cell} needs one cell yet, and this store has {len(cells)}")
+        yield cells.first
 
 
 @contextmanager

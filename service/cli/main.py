@@ -166,7 +166,7 @@ def load(notes: str, url: str, key: str | None, no_wait: bool, vectors: Path | N
       notellm load ./notes.parquet --vectors ./vectors
     """
     if vectors is not None:
-        with mistakes(), store(make=True) as redis:
+        with mistakes(), store(make=True, needs_one_cell="notellm load --vectors") as redis:
             from service.backup.vectors import load_vectors
 
             loaded: Loaded | LoadedVectors = load_vectors(redis, Path(notes), vectors)

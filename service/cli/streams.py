@@ -1,11 +1,12 @@
 """The commands about streams of Redis: events with their report, and dead letters."""
 
+import heapq
 from itertools import islice
 from pathlib import Path
 
 import click
 
-from service.cli.common import FILE, FOLDER, TIME, echo, mistakes, on_one_line, store
+from service.cli.common import FILE, FOLDER, TIME, echo, mistakes, on_one_line, store, store_cells
 
 
 @click.group()
@@ -122,10 +123,12 @@ def list_letters(limit: int | None) -> None:
     Example:
       notellm deadletters list --limit 20
     """
-    with store() as redis:
+    with store_cells() as cells:
         from service.backup.dead_letters import dead_letters
+        from service.store.records import parse_entry_id
 
-        for letter in islice(dead_letters(redis), limit):
+        letters = heapq.merge(*map(dead_letters, cells), key=lambda letter: parse_entry_id(letter.entry))
+        for letter in islice(letters, limit):
             echo(f"{letter.note_id}\t{letter.version}\t{letter.fingerprint}\t{on_one_line(letter.reason)}")
 
 
@@ -141,12 +144,16 @@ def retry(note_ids: tuple[str, ...]) -> None:
     Example:
       notellm deadletters retry travel-01
     """
-    with store() as redis:
-        from service.backup.dead_letters import dead_letters
+    with store_cells() as cells:
+        from service.backup.dead_letters import DeadLetter, dead_letters
         from service.backup.dead_letters import retry as queue_again
 
-        letters = [letter for letter in dead_letters(redis) if not note_ids or letter.note_id in note_ids]
-        queued = queue_again(redis, letters)
+        letters: list[DeadLetter] = []
+        queued = 0
+        for redis in cells:
+            own = [letter for letter in dead_letters(redis) if not note_ids or letter.note_id in note_ids]
+            queued += queue_again(redis, own)
+            letters += own
     if unknown := sorted(set(note_ids) - {letter.note_id for letter in letters}):
         raise click.ClickException(f"no dead letter of {', '.join(map(repr, unknown))}; {queued} notes are read again")
     echo(f"{queued} notes are read again, {len(letters) - queued} dead letters were out of date")

@@ -6,13 +6,15 @@ it comes and goes.
 
 import logging
 import math
+from collections.abc import Sequence
 
 from service import metrics
 from service.errors import StoreUnavailable
 from service.processes.health import Readiness
 from service.settings import SetupError
+from service.store.cluster.keys import FIRST
 from service.store.info import examine
-from service.store.requirements import UNSAFE, UNUSABLE, Report
+from service.store.requirements import UNSAFE, UNUSABLE, Report, joined
 
 log = logging.getLogger(__name__)
 
@@ -26,9 +28,10 @@ class RedisCheck:
     password. What a process cannot reach now, `Readiness.missing` says.
     """
 
-    def __init__(self, url: str, readiness: Readiness, replicas: int = 0) -> None:
-        """``replicas`` are those that writes wait for."""
+    def __init__(self, url: str, readiness: Readiness, replicas: int = 0, cells: Sequence[str] = (FIRST,)) -> None:
+        """``replicas`` are those that writes wait for. Looked at are the nodes of these cells."""
         self._url = url
+        self._cells = cells
         self._replicas = replicas
         self._readiness = readiness
         self._report = Report()
@@ -47,7 +50,12 @@ class RedisCheck:
         try:
             # What is denied once is not asked again: every time would stand in the log of Redis' ACL.
             configuration = "fsync" not in self._report.unknown
-            found = await examine(self._url, configuration=configuration, replicas=self._replicas)
+            found = joined(
+                [
+                    await examine(self._url, configuration=configuration, replicas=self._replicas, cell=cell)
+                    for cell in self._cells
+                ]
+            )
         except StoreUnavailable:
             return
         before, self._report = self._report, found

@@ -96,7 +96,9 @@ def _own_memory_bytes() -> int:
 
 
 def _age_s(cursor: str) -> float:
-    milliseconds = int(cursor.partition("-")[0])
+    """Of the last change before the cursor; of several cells it stands in front, behind the number of its cell."""
+    own = cursor.partition("-")[0]
+    milliseconds = int(own.rpartition(":")[2])
     return _since_s(milliseconds) if milliseconds else 0.0
 
 

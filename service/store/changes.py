@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from indexer.types import Change
 from service.store.connection import redis_errors
 from service.store.records import Fields, StoredFailure, StoredNote, StoredPrediction, decode_change, fields_of
-from service.store.schema import EMBEDDINGS, EXPOSURE, LUA, NOTE, READINGS
+from service.store.schema import CURSORS, EMBEDDINGS, EXPOSURE, LUA, NOTE, READINGS
 
 if TYPE_CHECKING:
     from redis import Redis as SyncRedis
@@ -111,6 +111,11 @@ class RedisChangeStream:
         """
         with redis_errors():
             return cursor == START or bool(self._redis.xrange(EMBEDDINGS, cursor, cursor, count=1))
+
+    def is_known(self) -> bool:
+        """Whether the stream is kept for this follower, since `keep`."""
+        with redis_errors():
+            return bool(self._redis.hexists(CURSORS, self._follower))
 
     def everything(self) -> tuple[str, Iterator[Change]]:
         """The newest entry's cursor, and a change for every prediction of the model for a live note.

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from service import metrics
 from service.errors import StoreUnavailable
 from service.settings import Settings, SetupError
+from service.store.cluster.keys import FIRST
 from service.store.requirements import refusal
 
 if TYPE_CHECKING:
@@ -99,22 +100,27 @@ def _wrong_in(url: str) -> str:
     return ""
 
 
-def open_redis(url: str, *, timeout_s: float = 5.0, connections: int = 64, replicas: int = 0) -> "Redis":
+def open_redis(
+    url: str, *, timeout_s: float = 5.0, connections: int = 64, replicas: int = 0, cell: str = FIRST
+) -> "Redis":
     """A client that never repeats what may have been done (a lost reply must not become a second write) nor hangs.
 
     A call waits for a free connection at most ``timeout_s``, and as long again for the answer. What is told to clients
-    as done waits for ``replicas`` (`service.store.cluster.replicas`).
+    as done waits for ``replicas`` (`service.store.cluster.replicas`). On one Redis, the keys of the first cell have no
+    tag.
     """
     from redis.asyncio import BlockingConnectionPool
     from redis.asyncio.retry import Retry
     from redis.backoff import NoBackoff
 
-    from service.store.cluster.clients import open_cell
+    from service.store.cluster.clients import open_cell, open_cell_of_one
     from service.store.cluster.replicas import StoreRedis
 
     options = _options(timeout_s) | {"retry": Retry(NoBackoff(), 0), "max_connections": connections}
     if nodes := node_urls(url):
-        client: StoreRedis = open_cell(nodes, timeout=timeout_s, **options)
+        client: StoreRedis = open_cell(nodes, cell, timeout=timeout_s, **options)
+    elif cell != FIRST:
+        client = open_cell_of_one(url, cell, timeout=timeout_s, **options)
     else:
         pool = BlockingConnectionPool.from_url(url, timeout=timeout_s, **options)
         client = cast(StoreRedis, StoreRedis.from_pool(pool))
@@ -122,17 +128,18 @@ def open_redis(url: str, *, timeout_s: float = 5.0, connections: int = 64, repli
     return client
 
 
-def open_sync_redis(url: str, *, timeout_s: float = 10.0) -> "SyncRedis":
+def open_sync_redis(url: str, *, timeout_s: float = 10.0, cell: str = FIRST) -> "SyncRedis":
     """A blocking client that never repeats anything. ``timeout_s`` must exceed every ``block_s``."""
     from redis import Redis
     from redis.backoff import NoBackoff
     from redis.retry import Retry
 
-    from service.store.cluster.clients import open_sync_cell
+    from service.store.cluster.clients import open_sync_cell, open_sync_cell_of_one
 
     options = _options(timeout_s) | {"retry": Retry(NoBackoff(), 0)}
-    nodes = node_urls(url)
-    return open_sync_cell(nodes, **options) if nodes else Redis.from_url(url, **options)
+    if nodes := node_urls(url):
+        return open_sync_cell(nodes, cell, **options)
+    return Redis.from_url(url, **options) if cell == FIRST else open_sync_cell_of_one(url, cell, **options)
 
 
 def _options(timeout_s: float) -> dict[str, Any]:

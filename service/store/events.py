@@ -128,11 +128,15 @@ class RedisEvents:
 
     async def append(self, events: Sequence[Event]) -> int:
         """See `EventLog`."""
+        return sum(await self.appended(events))
+
+    async def appended(self, events: Sequence[Event]) -> list[int]:
+        """Append the events that are new; for each whether it is, as 1 or 0. Raises StoreUnavailable."""
         if not events:
-            return 0
+            return []
         arguments = [part for event in events for part in (event.event_id, event.encode())]
         with redis_errors():
-            return sum(await self._append(args=[*REQUEST.get(), REMEMBERED_S, *arguments]))
+            return list(await self._append(args=[*REQUEST.get(), REMEMBERED_S, *arguments]))
 
     async def seen(self, user_id: str) -> list[str]:
         """See `EventLog`."""

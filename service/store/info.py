@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from redis.exceptions import NoPermissionError, ResponseError
 
 from service.errors import StoreUnavailable
+from service.store.cluster.keys import FIRST
 from service.store.connection import is_cluster, open_redis, redis_errors
 from service.store.requirements import Problem, Report, report
 from service.store.schema import ACTIVE, DEAD
@@ -47,13 +48,13 @@ async def redis_info(redis: "Redis") -> RedisInfo:
     )
 
 
-async def examine(url: str, *, configuration: bool = True, replicas: int = 0) -> Report:
+async def examine(url: str, *, configuration: bool = True, replicas: int = 0, cell: str = FIRST) -> Report:
     """The report on a Redis as a new connection finds it: one that is open already outlives a change of the password.
 
     Without ``configuration``, CONFIG is not asked. ``replicas`` are those that writes wait for. Raises StoreUnavailable
     when Redis does not answer, or not yet.
     """
-    redis = open_redis(url, timeout_s=_EXAMINE_S, connections=1)
+    redis = open_redis(url, timeout_s=_EXAMINE_S, connections=1, cell=cell)
     try:
         appendfsync = await _appendfsync(redis) if configuration else None
         found = report(await _asked(redis.info()), appendfsync, cluster=is_cluster(url), replicas=replicas)

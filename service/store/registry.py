@@ -126,6 +126,9 @@ class Registry:
         with redis_errors():
             return bool(await self._activate(args=[fingerprint]))
 
+    async def follow(self) -> None:
+        """Make the active model that of every cell; here there is one."""
+
     async def was_taken_back(self, fingerprint: str) -> bool:
         """Whether this model was active last, and had to go for its answers."""
         with redis_errors():

@@ -7,7 +7,7 @@ what is wrong and what to do, and quotes nothing of an error that may be a passw
 
 import re
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,6 +80,12 @@ def report(
     problems = (*_unusable(info, cluster=cluster), *_unsafe(info, appendfsync), *_lacking(info, replicas))
     unknown = {"fsync"} if info.get("aof_enabled") and appendfsync is None else set()
     return Report(problems, frozenset(unknown))
+
+
+def joined(reports: Sequence[Report]) -> Report:
+    """What is wrong with any of several, in the order of the first; once where it is the same."""
+    problems = dict.fromkeys(problem for report in reports for problem in report.problems)
+    return Report(tuple(problems), frozenset().union(*(report.unknown for report in reports)))
 
 
 def refusal(error: BaseException | None) -> Problem | None:

@@ -50,6 +50,8 @@ key                                 holds
 ``notellm:v1:cursors``              hash: ``<indexer>/<model>`` -> cursor of the oldest snapshot that the indexer
                                     may fall back to, and the time of its last word
 ``notellm:v1:restoring``            exists until a restore is finished: the digest of its backup
+``notellm:v1:cells``                number of cells of the store, in the first one; missing where it is one
+``notellm:v1:types``                hash: name of an attribute -> its type in all cells, see `cells.attributes`
 ``notellm:v1:fence``                empty: written behind a write that replicas have to have, see `cluster.replicas`
 ==================================  ==========================================================================
 
@@ -99,6 +101,8 @@ COUNTS = "notellm:v1:counts"
 CURSORS = "notellm:v1:cursors"
 RESTORING = "notellm:v1:restoring"
 FENCE = "notellm:v1:fence"
+CELLS = "notellm:v1:cells"
+TYPES = "notellm:v1:types"
 WORKERS = "workers"
 # A cache that is further behind starts empty, so a short stream is enough.
 WRITES_KEPT = 10_000

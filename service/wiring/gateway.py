@@ -15,9 +15,9 @@ from service.errors import StoreUnavailable
 from service.processes.health import NO_WORKER, Readiness
 from service.processes.ports import listen
 from service.settings import Settings, SetupError, reason_of
+from service.store.cells.ring import gathered
 from service.store.connection import redis_errors
-from service.store.notes import RedisStore
-from service.wiring.process import FOLLOW_EVERY_S, manifest_of, observed, setup_errors, share_secret, watched_redis
+from service.wiring.process import FOLLOW_EVERY_S, manifest_of, observed, setup_errors, share_secret, watched_cells
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from indexer.types import Searcher
     from service.keys import Keyring
     from service.recommend.workers import Drafter
+    from service.store.cells.ring import Cells
 
 _COMPLETE_EVERY_S = 5.0
 _PROBE_EVERY_S = 1.0
@@ -72,19 +73,14 @@ async def _serve(settings: Settings) -> None:
     from service.server.server import BACKLOG, GatewayServer, allow_connections
     from service.store.attribution.buffer import AnswerBuffer
     from service.store.attribution.exposure import EVERY_S as EVERY_EXPOSURE_S
-    from service.store.attribution.exposure import Exposure
-    from service.store.attribution.log import RedisAnswerLog
     from service.store.attribution.quality import Quality
     from service.store.attribution.reach import EVERY_S as EVERY_REACH_S
     from service.store.attribution.reach import ReachWatch
-    from service.store.events import RedisEvents
+    from service.store.cells import stores
     from service.store.experiments.experiments import Experiments
     from service.store.experiments.findings import Findings
     from service.store.experiments.watches import Watches
-    from service.store.hashtags.completion import Completion
-    from service.store.hashtags.vocabulary import RedisHashtags
     from service.store.idempotency import RedisAnswers
-    from service.store.registry import Registry
     from service.store.rollout import obstacle
 
     manifest = manifest_of(settings)
@@ -102,14 +98,15 @@ async def _serve(settings: Settings) -> None:
     allow_connections()
     listener = listen(settings.http.host, settings.http.port, "NOTELLM_HTTP__PORT", BACKLOG)
     with observed(settings.ops, missing, "gateway", manifest.fingerprint):
-        async with watched_redis(settings, missing, timeout_s=settings.http.write_s) as redis:
-            store = RedisStore(redis, settings.max_queue)
+        async with watched_cells(settings, missing, timeout_s=settings.http.write_s) as cells:
+            redis = cells.first
+            store = stores.note_store(cells, settings.max_queue)
             logged = settings.attribution
-            answer_log = RedisAnswerLog(redis, logged.answers, logged.days)
+            answer_log = stores.answer_log(cells, logged.answers, logged.days)
             buffer = AnswerBuffer(answer_log, logged.share)
             reach = ReachWatch(answer_log)
-            events = RedisEvents(redis, answer_log)
-            vocabulary = HashtagVocabulary(RedisHashtags(redis), settings.http.related_s)
+            events = stores.event_log(cells, answer_log)
+            vocabulary = HashtagVocabulary(stores.hashtag_store(cells), settings.http.related_s)
 
             def recommender(fingerprint: str) -> Recommender:
                 own = searcher.of(fingerprint), workers.of(fingerprint)
@@ -120,7 +117,7 @@ async def _serve(settings: Settings) -> None:
             experiments = Experiments(redis)
             assignments = Assignments(experiments.changed)
             overview = Overview(experiments.changed, Findings(redis).changed)
-            registry = Registry(redis)
+            registry = stores.registry(cells)
             quality = Quality(redis, buffer.counts)
             way_back = partial(obstacle, registry, searcher)
             guard = Guard(Watches(redis), quality, way_back, settings.guard)
@@ -147,7 +144,7 @@ async def _serve(settings: Settings) -> None:
 
             async def probe() -> None:
                 model, shards = active.fingerprint, len(settings.index.addresses)
-                missing.names = await _missing(redis, searcher.of(model), workers.of(model), shards, model)
+                missing.names = await _missing(cells, searcher.of(model), workers.of(model), shards, model)
 
             async def index_ids() -> None:
                 with contextlib.suppress(StoreUnavailable):
@@ -158,7 +155,7 @@ async def _serve(settings: Settings) -> None:
                 every(FOLLOW_EVERY_S, assignments.follow),
                 every(FOLLOW_EVERY_S, vocabulary.follow),
                 every(EVERY_OVERVIEW_S, overview.follow),
-                every(_COMPLETE_EVERY_S, Completion(redis)),
+                every(_COMPLETE_EVERY_S, stores.completion(cells)),
                 every(_COMPLETE_EVERY_S, events.complete),
                 every(_INDEX_IDS_EVERY_S, index_ids),
                 every(_PROBE_EVERY_S, probe),
@@ -166,7 +163,7 @@ async def _serve(settings: Settings) -> None:
                 every(_ANSWERS_EVERY_S, buffer.flush),
                 every(_ANSWERS_EVERY_S, quality.flush),
                 every(EVERY_GUARD_S, guard),
-                every(EVERY_EXPOSURE_S, Exposure(redis)),
+                every(EVERY_EXPOSURE_S, stores.exposure(cells)),
                 every(EVERY_REACH_S, reach),
                 every(_REPORT_EVERY_S, admission.report),
                 every(_REPORT_EVERY_S, app.state.refusals.report),
@@ -205,11 +202,11 @@ def _follow(keys: "Keyring | None") -> Callable[[], Awaitable[None]]:
 
 
 async def _missing(
-    redis: "Redis", searcher: "Searcher", drafter: "Drafter", shards: int, fingerprint: str
+    cells: "Cells[Redis]", searcher: "Searcher", drafter: "Drafter", shards: int, fingerprint: str
 ) -> list[str]:
     """What a gateway lacks to answer for the model of searcher and drafter."""
     answers, states, ready = await asyncio.gather(
-        _answers(redis), searcher.status(timeout_s=_PROBE_S), drafter.ready(timeout_s=_PROBE_S)
+        _answers(cells), searcher.status(timeout_s=_PROBE_S), drafter.ready(timeout_s=_PROBE_S)
     )
     there = {state.shard for state in states}
     for shard in range(shards):
@@ -221,11 +218,11 @@ async def _missing(
     ]
 
 
-async def _answers(redis: "Redis") -> bool:
+async def _answers(cells: "Cells[Redis]") -> bool:
     try:
         with redis_errors():
             async with asyncio.timeout(_PROBE_S):
-                await redis.ping()
+                await gathered(redis.ping() for redis in cells)
     except (StoreUnavailable, TimeoutError):
         return False
     return True

@@ -15,9 +15,7 @@ from service.processes.ports import serving_at
 from service.processes.state import make_folder
 from service.settings import Settings
 from service.store.connection import redis_url
-from service.store.info import redis_info
-from service.store.notes import RedisStore
-from service.wiring.process import FOLLOW_EVERY_S, LOOK_EVERY_S, observed, own_address, share_secret, watched_redis
+from service.wiring.process import FOLLOW_EVERY_S, LOOK_EVERY_S, observed, own_address, share_secret, watched_cells
 
 _SWITCH_S = 0.0005
 
@@ -40,9 +38,10 @@ async def _serve(settings: Settings) -> None:
     from indexer.serving.server import serve_shard
     from service.shard.indexes import Indexes
     from service.shard.store_metrics import StoreWatch
+    from service.store.cells import stores
+    from service.store.cells.ring import Cells, names
     from service.store.changes import RedisChangeStream
     from service.store.connection import open_sync_redis
-    from service.store.registry import Registry
 
     own = settings.index
     stop = stop_event()
@@ -54,7 +53,8 @@ async def _serve(settings: Settings) -> None:
     missing = Readiness("the snapshot")
 
     def stream_of(fingerprint: str) -> RedisChangeStream:
-        return RedisChangeStream(open_sync_redis(url), fingerprint, name)
+        own = Cells.of(open_sync_redis(url, cell=cell) for cell in names(settings.cells))
+        return stores.change_stream(own, fingerprint, name)
 
     with observed(settings.ops, missing, "indexer", ""):
         make_folder(own.snapshot_dir / name, "NOTELLM_INDEX__SNAPSHOT_DIR")
@@ -68,9 +68,10 @@ async def _serve(settings: Settings) -> None:
             shards=len(own.addresses),
             snapshot_every_s=own.snapshot_every_s,
         )
-        async with watched_redis(settings, missing) as redis:
-            registry = Registry(redis)
-            watch = StoreWatch(partial(redis_info, redis), registry, RedisStore(redis, settings.max_queue))
+        async with watched_cells(settings, missing) as cells:
+            registry = stores.registry(cells)
+            info, notes = partial(stores.cells_info, cells), stores.note_store(cells, settings.max_queue)
+            watch = StoreWatch(info, registry, notes)
 
             async def adjust() -> None:
                 with contextlib.suppress(StoreUnavailable):

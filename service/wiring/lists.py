@@ -5,8 +5,8 @@ from pathlib import Path
 
 from service.backup.lists import Lists, RelatedLists
 from service.settings import Settings, SetupError
-from service.store.connection import open_redis
-from service.store.notes import RedisStore
+from service.store.cells import stores
+from service.store.cells.size import check_size
 from service.wiring.process import share_secret
 
 
@@ -22,19 +22,16 @@ def write_lists(settings: Settings, path: Path, k: int) -> Lists:
 async def _write(settings: Settings, path: Path, k: int) -> Lists:
     from indexer.serving.client import ShardedSearcher
     from service.processes.state import reach
-    from service.store.registry import Registry
 
     url, shards = reach(settings)
-    redis = open_redis(url)
-    try:
-        fingerprint = await Registry(redis).active()
+    async with stores.open_cells(url, settings.cells) as cells:
+        await check_size(cells.first, len(cells))
+        fingerprint = await stores.registry(cells).active()
         if fingerprint is None:
             raise SetupError("no model answers yet: start a worker first")
-        store, searcher = RedisStore(redis, settings.max_queue), ShardedSearcher(shards, fingerprint)
+        store, searcher = stores.note_store(cells, settings.max_queue), ShardedSearcher(shards, fingerprint)
         try:
             await store.index_ids()
             return await RelatedLists(store, searcher, fingerprint, settings.http.cached_notes).write(path, k)
         finally:
             await searcher.close()
-    finally:
-        await redis.aclose()

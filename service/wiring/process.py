@@ -1,5 +1,6 @@
 """What every process begins with: its checkpoint, its address, the secret, Redis and the port for operations."""
 
+import asyncio
 import importlib.metadata
 import logging
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -13,10 +14,14 @@ from indexer.shards import replicas
 from model.network.checkpoint import CheckpointError, Manifest, described
 from service import metrics
 from service.background import every
+from service.errors import StoreUnavailable
 from service.processes.health import Readiness, operations
 from service.processes.redis_check import EVERY_S, RedisCheck
 from service.settings import OpsSettings, Settings, SetupError, is_loopback
-from service.store.connection import open_redis, redis_url, redis_wait
+from service.store.cells.ring import Cells, names
+from service.store.cells.size import check_size
+from service.store.cells.stores import open_cells
+from service.store.connection import is_cluster, redis_url, redis_wait
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -50,18 +55,34 @@ def own_address(addresses: Sequence[str], number: int, variable: str) -> str:
 
 
 @asynccontextmanager
-async def watched_redis(settings: Settings, readiness: Readiness, *, timeout_s: float = 5.0) -> "AsyncIterator[Redis]":
-    """Redis, whose settings are looked at before and every minute. Raises SetupError if they are refused."""
+async def watched_cells(
+    settings: Settings, readiness: Readiness, *, timeout_s: float = 5.0
+) -> "AsyncIterator[Cells[Redis]]":
+    """The cells of the store, whose Redis is looked at before and every minute.
+
+    Raises SetupError if one is refused, or the store has another number of cells.
+    """
     url = redis_url(settings)
     replicas = redis_wait(settings)
-    check = RedisCheck(url, readiness, replicas)
+    # On one Redis all are on it.
+    check = RedisCheck(url, readiness, replicas, names(settings.cells if is_cluster(url) else 1))
     await check.start()
-    redis = open_redis(url, timeout_s=timeout_s, replicas=replicas)
-    try:
+    async with open_cells(url, settings.cells, timeout_s=timeout_s, replicas=replicas) as cells:
+        await _agree(cells)
         async with every(EVERY_S, check.look):
-            yield redis
-    finally:
-        await redis.aclose()
+            yield cells
+
+
+async def _agree(cells: "Cells[Redis]") -> None:
+    """Waits for Redis where there are several cells: a process with another number would look for notes elsewhere."""
+    while True:
+        try:
+            return await check_size(cells.first, len(cells))
+        except StoreUnavailable as error:
+            if len(cells) == 1:
+                return None
+            log.warning("store_unavailable", extra={"reason": str(error)})
+        await asyncio.sleep(LOOK_EVERY_S)
 
 
 @contextmanager

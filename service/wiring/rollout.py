@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from service.settings import Settings
-from service.store.connection import open_redis, redis_wait
+from service.store.connection import redis_wait
 from service.wiring.process import share_secret
 
 if TYPE_CHECKING:
@@ -34,18 +34,20 @@ async def rollout(settings: Settings) -> AsyncIterator[Rollout]:
     """The service that is set, or the one that `notellm serve` runs in the state folder. Raises SetupError."""
     from indexer.serving.client import ShardedSearcher
     from service.processes.state import reach
+    from service.store.cells import stores
+    from service.store.cells.size import check_size
     from service.store.experiments.experiments import Experiments
     from service.store.experiments.findings import Findings
     from service.store.experiments.watches import Watches
-    from service.store.registry import Registry
 
     share_secret(settings)
     url, shards = reach(settings)
-    redis, searcher = open_redis(url, replicas=redis_wait(settings)), ShardedSearcher(shards, "")
+    searcher = ShardedSearcher(shards, "")
     try:
-        registry = Registry(redis)
-        kept = Experiments(redis), Watches(redis), Findings(redis)
-        yield Rollout(registry, *kept, await registry.registered(), searcher)
+        async with stores.open_cells(url, settings.cells, replicas=redis_wait(settings)) as cells:
+            await check_size(cells.first, len(cells))
+            registry, first = stores.registry(cells), cells.first
+            kept = Experiments(first), Watches(first), Findings(first)
+            yield Rollout(registry, *kept, await registry.registered(), searcher)
     finally:
         await searcher.close()
-        await redis.aclose()

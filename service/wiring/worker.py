@@ -5,11 +5,14 @@ import logging
 import os
 import socket
 import time
+from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 from model.network.checkpoint import CheckpointError, Manifest, prompt_builder
 from service import metrics, traces
 from service.background import every, on_event, stop_event, task
+from service.errors import StoreUnavailable
 from service.processes.health import Readiness
 from service.processes.ports import serving_at
 from service.processes.state import make_folder
@@ -21,13 +24,15 @@ from service.wiring.process import (
     own_address,
     setup_errors,
     share_secret,
-    watched_redis,
+    watched_cells,
 )
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
     from model.backend import Backend
+    from service.store.cells.ring import Cells
+    from service.store.registry import Registry
 
 log = logging.getLogger(__name__)
 
@@ -46,8 +51,8 @@ def run(settings: Settings) -> None:
 async def _serve(settings: Settings) -> None:
     from indexer.rpc.server import serve
     from service.experiments.way_back import EVERY_S, WayBack
+    from service.store.cells import stores
     from service.store.experiments.watches import Watches
-    from service.store.jobs import JobQueue
     from service.worker import precomputed
     from service.worker.category_sampler import CategorySampler
     from service.worker.drafts import draft_handlers
@@ -63,10 +68,10 @@ async def _serve(settings: Settings) -> None:
     missing = Readiness("the model", "redis")
     with observed(settings.ops, missing, "worker", manifest.fingerprint):
         # Redis first: the model may take minutes.
-        async with watched_redis(settings, missing) as redis:
+        async with watched_cells(settings, missing) as cells:
             opening = asyncio.create_task(asyncio.to_thread(_open_backend, settings, manifest))
             consumer = f"{socket.gethostname()}-{own.number}"
-            queue = JobQueue(redis, consumer, manifest.fingerprint, manifest.dim)
+            queue = stores.job_queue(cells, consumer, manifest.fingerprint, manifest.dim)
             known = precomputed.read(settings.checkpoint, manifest.fingerprint)
             if known:  # otherwise, a model that fails at its canaries must not be registered
                 await publish_known(queue, known, own.hashtags, until=opening.done)
@@ -84,23 +89,29 @@ async def _serve(settings: Settings) -> None:
             async with engine.running():
                 with serving_at(address, "NOTELLM_WORKER__ADDRESSES"):
                     server = await serve(address, draft_handlers(engine))
-                taking_over = task(_take_over(settings, redis, manifest.fingerprint))
-                way_back = every(EVERY_S, WayBack(manifest.fingerprint, Watches(redis).take_back))
-                async with every(LOOK_EVERY_S, look), taking_over, way_back, on_event(stop, worker.stop):
+                taking_over = task(_take_over(settings, cells, manifest.fingerprint))
+                way_back = every(EVERY_S, WayBack(manifest.fingerprint, Watches(cells.first).take_back))
+                following = every(LOOK_EVERY_S, partial(_follow, stores.registry(cells)))
+                async with every(LOOK_EVERY_S, look), taking_over, way_back, following, on_event(stop, worker.stop):
                     await worker.run()
                 await engine.drain(GRACE_S)
                 await server.close()
 
 
-async def _take_over(settings: Settings, redis: "Redis", fingerprint: str) -> None:
+async def _follow(registry: "Registry") -> None:
+    with suppress(StoreUnavailable):
+        await registry.follow()
+
+
+async def _take_over(settings: Settings, cells: "Cells[Redis]", fingerprint: str) -> None:
     from indexer.serving.client import ShardedSearcher
-    from service.store.registry import Registry
+    from service.store.cells import stores
     from service.store.rollout import take_over
 
     if settings.worker.takes_over:
         searcher = ShardedSearcher(settings.index.addresses, fingerprint)
         try:
-            await take_over(Registry(redis), searcher, fingerprint)
+            await take_over(stores.registry(cells), searcher, fingerprint)
         finally:
             await searcher.close()
 

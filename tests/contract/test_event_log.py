@@ -11,6 +11,8 @@ from redis.asyncio import Redis
 from service.errors import StoreUnavailable
 from service.store.attribution.answers import AnswerSource
 from service.store.attribution.outcomes import Outcomes
+from service.store.cells.ring import Cells
+from service.store.cells.stores import event_log
 from service.store.connection import open_redis
 from service.store.events import RedisEvents
 from service.store.interfaces import EventLog
@@ -22,9 +24,12 @@ CLICK = Event("e1", "u1", "n2", "click", 1767225600.5, "n1")
 SAVE = Event("e2", "u1", "n2", "save", 1767225601.0, None, 2.5, "a1", 3)
 
 
-@pytest.fixture(params=["memory", "redis"])
+@pytest.fixture(params=["memory", "redis", "cells"])
 def log(request: pytest.FixtureRequest) -> EventLog:
-    return MemoryEvents() if request.param == "memory" else RedisEvents(request.getfixturevalue("redis"))
+    if request.param == "memory":
+        return MemoryEvents()
+    found = request.getfixturevalue(request.param)
+    return event_log(found if request.param == "cells" else Cells.of([found]))
 
 
 async def test_an_event_counts_once(log):

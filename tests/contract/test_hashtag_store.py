@@ -13,6 +13,8 @@ from redis.asyncio import Redis
 from model.note import Note
 from model.text.suggestions import spelled
 from service.errors import AliasLoop, StoreUnavailable
+from service.store.cells.ring import Cells
+from service.store.cells.stores import hashtag_store, note_store
 from service.store.connection import open_redis
 from service.store.hashtags import vocabulary
 from service.store.hashtags.completion import Completion
@@ -27,13 +29,14 @@ from service.store.schema import COMPLETED, NEW_NOTES, NEW_TAGS, NOTE, TAG, TAG_
 Stores = tuple[NoteStore, HashtagStore]
 
 
-@pytest.fixture(params=["memory", "redis"])
+@pytest.fixture(params=["memory", "redis", "cells"])
 def stores(request: pytest.FixtureRequest) -> Stores:
     if request.param == "memory":
         store = MemoryStore()
         return store, MemoryHashtags(store)
-    redis = request.getfixturevalue("redis")
-    return RedisStore(redis, max_queue=1_000_000), RedisHashtags(redis)
+    found = request.getfixturevalue(request.param)
+    cells = found if request.param == "cells" else Cells.of([found])
+    return note_store(cells, 1_000_000), hashtag_store(cells)
 
 
 def carrying(note_id: str, *hashtags: str, days_ago: int | None = None) -> StoredNote:

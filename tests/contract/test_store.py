@@ -15,6 +15,8 @@ from indexer.types import IndexedVector
 from model.note import Note
 from model.text.suggestions import spelled
 from service.errors import NotAsExpected, QueueFull, StoreUnavailable
+from service.store.cells import stores
+from service.store.cells.ring import Cells
 from service.store.connection import open_redis
 from service.store.interfaces import Conflict, NoteStore, Suggestion, TooManyNames
 from service.store.jobs import JobQueue
@@ -32,12 +34,19 @@ KYOTO = StoredNote(
 BREAD = StoredNote(Note("n2", "Sourdough", "", ("baking",)), version=0)
 
 
-@pytest.fixture(params=["memory", "redis"])
-async def store(request: pytest.FixtureRequest, redis: Redis) -> NoteStore:
+# Of what a store of several cells promises in parts, see `test_cells`: a full queue, names at their bound, what is new.
+as_a_whole = pytest.mark.parametrize("store", ["memory", "redis"], indirect=True)
+
+
+@pytest.fixture(params=["memory", "redis", "cells"])
+async def store(request: pytest.FixtureRequest, cells: Cells[Redis]) -> NoteStore:
     if request.param == "memory":
         return MemoryStore(max_queue=3)
-    await JobQueue(redis, "w0", "m", 16).open()
-    return RedisStore(redis, max_queue=3)
+    cells = cells if request.param == "cells" else Cells.of([cells.first])
+    store = stores.note_store(cells, 3 * len(cells))
+    store.queue = stores.job_queue(cells, "w0", "m", 16)
+    await store.queue.open()
+    return store
 
 
 async def test_a_note_comes_back_as_it_was_written(store):
@@ -85,7 +94,7 @@ async def predict(store: NoteStore, redis: Redis, vector: np.ndarray = VECTOR) -
             store.predict(note_id, IndexedVector(version, vector))
         store.jobs.clear()
         return
-    queue = JobQueue(redis, "w0", "m", 16)
+    queue = getattr(store, "queue", None) or JobQueue(redis, "w0", "m", 16)
     claimed = await queue.claim(100, 0.1)
     predictions = [StoredPrediction(item.job.version, "m", vector, (("temples", 0.5),), None) for item in claimed]
     await queue.publish(list(zip(claimed, predictions, strict=True)))
@@ -138,7 +147,7 @@ async def test_where_the_version_before_failed_the_new_one_waits(store, redis, p
         store.jobs.clear()
         store.suggest("n1", Suggestion(1, "", failure="too long"))
     else:
-        queue = JobQueue(redis, "w0", "m", 16)
+        queue = store.queue
         [item] = await queue.claim(1, 1)
         if predicted:
             await queue.publish([(item, StoredPrediction(1, "m", VECTOR, (), None))])
@@ -187,6 +196,7 @@ async def test_a_note_that_comes_back_after_its_delete_waits_for_the_model(store
     assert (await store.counts("m")).queue_depth == 1
 
 
+@as_a_whole
 async def test_a_write_that_needs_no_job_is_taken_while_too_many_wait(store, redis):
     await store.put([KYOTO])
     await predict(store, redis)
@@ -230,6 +240,7 @@ def named(id_: str, *numbers: int) -> StoredNote:
     return replace(carrying(id_), attributes={f"n{number}": number for number in numbers})
 
 
+@as_a_whole
 async def test_one_name_too_many_is_refused_alone_until_another_is_free(store):
     store._max_queue = MOST_ATTRIBUTE_NAMES
     most = range(MOST_ATTRIBUTE_NAMES - 1)
@@ -338,6 +349,7 @@ async def test_a_note_that_is_not_there_or_deleted_is_at_no_version(store):
     assert not await store.delete("never", 1)
 
 
+@as_a_whole
 async def test_a_view_tells_what_was_written_since_the_one_before(store):
     nothing = await store.view(["n1"], None)
     await store.put([KYOTO])
@@ -363,6 +375,7 @@ async def test_counts_follow_writes_and_deletes(store):
     assert counts.oldest_job_s >= 0.0
 
 
+@as_a_whole
 async def test_too_many_jobs_refuse_the_whole_write_and_store_none_of_it(store):
     await store.put([KYOTO, BREAD])
 

@@ -25,6 +25,9 @@ from service.processes.local_redis import redis_binary
 from service.store import changes, events, jobs, registry
 from service.store.attribution import exposure, quality
 from service.store.attribution import log as attribution_log
+from service.store.cells import attributes, size
+from service.store.cells import events as cell_events
+from service.store.cells import registry as cell_registry
 from service.store.connection import open_redis, open_sync_redis
 from service.store.experiments import watches
 from service.store.hashtags import completion, rules
@@ -55,9 +58,22 @@ SCRIPTS = {
         rules.REMOVE_RULE,
         completion.RANK_TAGS,
         completion.COUNT_DAYS,
+        attributes.CLAIM,
+        attributes.RELEASE,
+        cell_events.COUNT_SHOWN,
+        size.AGREE,
     ],
-    "worker": [registry.ACTIVATE, watches.TAKE_BACK, jobs.REGISTER, jobs.FILL, jobs.PUBLISH, jobs.DEAD_LETTER],
-    "indexer": [changes.REFUSE, changes.KEEP, changes.LAG],
+    "worker": [
+        registry.ACTIVATE,
+        watches.TAKE_BACK,
+        jobs.REGISTER,
+        jobs.FILL,
+        jobs.PUBLISH,
+        jobs.DEAD_LETTER,
+        cell_registry.FOLLOW,
+        size.AGREE,
+    ],
+    "indexer": [changes.REFUSE, changes.KEEP, changes.LAG, size.AGREE],
 }
 
 

@@ -34,6 +34,7 @@ from service.backup import backup, files
 from service.backup.backup import back_up
 from service.backup.files import MANIFEST, SUMS, BackupError
 from service.backup.restore import restore
+from service.client import NoteLLMClient
 from service.errors import NotAsExpected, StoreUnavailable
 from service.settings import MINI
 from service.store import schema
@@ -170,6 +171,8 @@ async def use(redis: Redis, notes: int = 60) -> RedisStore:
     await RedisEvents(redis).append([Event("shown", "u1", "n30", "impression", time.time(), answer_id=answer_id)])
     await redis.set(schema.ERASING + "u3", "0-0")
     await redis.set(schema.FENCE, "")
+    await redis.set(schema.CELLS, 1)
+    await redis.hset(schema.TYPES, "price", "number")
     answers = RedisAnswerLog(redis, 10, 1)
     await answers.append([ServedAnswer("a1", time.time(), "related", MODELS[0], ["n1"], reader="u1")])
     await answers.erase("u3")
@@ -771,10 +774,13 @@ def test_a_service_that_lost_everything_answers_as_before(tmp_path):
         assert "the store is not empty: stop the service" in said
 
     shutil.rmtree(service.state)
+    service.environment["NOTELLM_CELLS"] = "3"  # it may have another number, too
     ended(command("restore", "--from", str(tmp_path / "b"), **service.environment))
     service.environment["NOTELLM_CHECKPOINT"] = str(tmp_path / "b" / "model")
     with running(service):
         wait_until(lambda: answers(service) == before)
+        with service.client() as notellm:
+            _use_cells(notellm)
         with asking(service) as http:
             assert [http.delete(f"/notes/{id_}").status_code for id_ in ("m5", "never")] == [204, 404]
             assert http.get("/notes/m5").status_code == 404
@@ -785,3 +791,32 @@ def test_a_service_that_lost_everything_answers_as_before(tmp_path):
 
     # A service that does not run can be backed up, too.
     ended(command("backup", "--to", str(tmp_path / "again"), **service.environment))
+    service.environment["NOTELLM_CELLS"] = "1"
+    said = ended(command("backup", "--to", str(tmp_path / "more"), **service.environment), 2)
+    assert "the store has 3 cells and NOTELLM_CELLS is 1: set it to 3" in said
+
+
+def _use_cells(notellm: NoteLLMClient) -> None:
+    """Each note is in one of three cells, and what is asked of all is of all."""
+    bowls = [{"note_id": f"c{number}", "title": f"Ramen, bowl {number}", "hashtags": ["Ramen"]} for number in range(12)]
+    [stored] = notellm.put_all(bowls)
+    assert stored.accepted == 12
+
+    def found(**rules: object) -> set[str]:
+        related = notellm.related("c3", k=50, duplicates="keep", **rules).items
+        return {item.note_id for item in related if item.note_id.startswith("c")}
+
+    assert notellm.patch("c3", {"category": "Food"}, wait_s=10).version == 2
+    wait_until(lambda: found() == {f"c{number}" for number in range(12)} - {"c3"})
+    notellm.delete("c5")
+    assert "c5" not in found()
+    assert notellm.hashtags("ram").items[0].notes == 11
+    viewed = [
+        {"event_id": f"e{number}", "user_id": "u", "note_id": f"c{number}", "type": "view", "ts": time.time()}
+        for number in range(3)
+    ]
+    assert notellm.record(viewed).accepted == 3
+    assert found(for_user="u") == found() - {"c0", "c1", "c2"}
+    assert [notellm.get(note_id).exposure for note_id in ("c0", "c1", "c2")] == [1, 1, 1]
+    for number in {*range(12)} - {5}:
+        notellm.delete(f"c{number}")

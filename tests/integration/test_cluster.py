@@ -16,12 +16,14 @@ from service.backup.backup import back_up
 from service.backup.files import Line, note_of
 from service.errors import StoreUnavailable
 from service.processes.state import free_port
-from service.store.cluster.keys import CELL
+from service.store.cluster.keys import FIRST, prefix
 from service.store.connection import open_redis, open_sync_redis
 from service.store.info import examine
 from service.store.notes import RedisStore
 from service.store.records import StoredNote
 from service.store.schema import ACTIVE, FENCE, NOTE
+
+CELL = prefix(FIRST)
 
 
 @pytest.fixture

@@ -17,8 +17,9 @@ from support.service import until
 
 from service.processes.local_redis import redis_binary, redis_command
 from service.processes.state import free_port
-from service.store.cluster.keys import CELL
+from service.store.cluster.keys import FIRST, prefix
 
+CELL = prefix(FIRST)
 SLOTS = 16384
 PRIMARIES = 3
 NODE_TIMEOUT_MS = 2000
@@ -124,20 +125,26 @@ class Cluster:
             node.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def primary(self) -> Node:
+    def flush(self) -> None:
+        """Remove all keys."""
+        for node in self.nodes:
+            if self._is_primary(node):
+                node("FLUSHALL")
+
+    def primary(self, cell: str = FIRST) -> Node:
         """The node that serves the cell, as the others see it too. Waits for one."""
         found: list[Node] = []
 
         def known() -> bool:
-            found[:] = [node for node in self.nodes if node.process and self._serves(node)]
+            found[:] = [node for node in self.nodes if node.process and self._serves(node, cell)]
             return len(found) == 1
 
         until(known)
         return found[0]
 
-    def replica(self) -> Node:
+    def replica(self, cell: str = FIRST) -> Node:
         """The replica of that node."""
-        own = self.primary()("CLUSTER MYID").decode()
+        own = self.primary(cell)("CLUSTER MYID").decode()
         return next(node for node in self.nodes if node.process and self._self(node)["master_id"] == own)
 
     def fail_over(self) -> None:
@@ -149,11 +156,11 @@ class Cluster:
         until(lambda: self._serves(replica))
         self._failed_over = time.monotonic()
 
-    def replace_primary(self) -> None:
+    def replace_primary(self, cell: str = FIRST) -> None:
         """kill -9 of the primary; its replica takes the cell over, and it comes back as a replica."""
-        primary = self.primary()
+        primary = self.primary(cell)
         primary.kill()
-        self.primary()
+        self.primary(cell)
         self._failed_over = time.monotonic()
         primary.start()
 
@@ -198,9 +205,9 @@ class Cluster:
         except RedisError:
             return False
 
-    def _serves(self, node: Node) -> bool:
+    def _serves(self, node: Node, cell: str = FIRST) -> bool:
         try:
-            node("EXISTS", f"{CELL}restoring")
+            node("EXISTS", f"{prefix(cell)}restoring")
         except RedisError:
             return False
         return True

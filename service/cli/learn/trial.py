@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from service.cli.common import load_settings, store
+from service.cli.common import load_settings, store, store_cells
 from service.cli.learn.lessons import Done
 from service.cli.learn.summary import summary
 from service.cli.learn.turn import Turn
@@ -164,8 +164,8 @@ def export_notes(path: Path) -> None:
     """The notes of the service, as a file."""
     from service.backup.notes import export
 
-    with store() as redis:
-        export(redis, path)
+    with store_cells() as cells:
+        export(cells, path)
 
 
 def active_model() -> str | None:

@@ -89,10 +89,14 @@ return #entries
 
 
 class RedisAnswerLog:
-    """`AnswerLog` as a stream of at most ``most`` answers, and of those of the last ``days``."""
+    """`AnswerLog` as a stream of at most ``most`` answers, and of those of the last ``days``.
 
-    def __init__(self, redis: "Redis", most: int, days: float) -> None:
+    The notes of the store are about ``cells`` times those of this cell.
+    """
+
+    def __init__(self, redis: "Redis", most: int, days: float, *, cells: int = 1) -> None:
         self._redis = redis
+        self._cells = cells
         self._most = most
         self._kept_ms = int(days * DAY_S * 1000)
         self._append = redis.register_script(APPEND)
@@ -114,7 +118,7 @@ class RedisAnswerLog:
                     forgotten, erasures, live = await pipe.execute()
                 until = {name.decode(): int(time_s) + 1 for name, time_s in forgotten.items()}
                 batch, count = await asyncio.to_thread(_packed, answers, key, until)
-                listed = await asyncio.to_thread(_listed, answers, int(live or 0))
+                listed = await asyncio.to_thread(_listed, answers, self._cells * int(live or 0))
                 own = self._most, self._kept_ms, erasures or 0
                 logged = not count or await self._append(args=[batch, count, *own, *listed])
 
@@ -125,7 +129,7 @@ class RedisAnswerLog:
         """
         times: Counter[bytes] = Counter()
         with redis_errors():
-            live = int(await self._redis.hget(COUNTS, "live") or 0)
+            live = self._cells * int(await self._redis.hget(COUNTS, "live") or 0)
             today = (await self._redis.time())[0] // DAY_S
             for day in (today, today - 1):
                 async for note_id, count in self._redis.hscan_iter(f"{LISTED}{day}:{_stands_for(live)}", count=1000):

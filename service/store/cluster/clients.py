@@ -7,7 +7,7 @@ threads do is repeated as a whole.
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from redis import ConnectionPool
 from redis import Redis as SyncRedis
@@ -29,26 +29,37 @@ from service.store.cluster.nodes import Address
 from service.store.cluster.replicas import StoreRedis
 
 T = TypeVar("T")
+C = TypeVar("C")
 
 _PAUSE_S = 0.05
 # A node that says nothing for so long is not the one.
 _ASK_S = 1.0
 
 
-def open_cell(urls: Sequence[str], **options: Any) -> "CellRedis":
-    """A client of the cell on the cluster of these nodes; see `service.store.connection.open_redis`."""
-    cell = AsyncCell(*_nodes(BlockingConnectionPool.from_url, urls, options))
+def open_cell(urls: Sequence[str], name: str, **options: Any) -> "CellRedis":
+    """A client of a cell on the cluster of these nodes; see `service.store.connection.open_redis`."""
+    cell = AsyncCell(*_nodes(BlockingConnectionPool.from_url, urls, options), name)
     kind = AsyncCellSSLConnection if _over_tls(urls) else AsyncCellConnection
-    pool = BlockingConnectionPool.from_url(urls[0], connection_class=kind, cell=cell, **options)
-    return cast(CellRedis, CellRedis.from_pool(pool))
+    return _named(
+        CellRedis, BlockingConnectionPool.from_url(urls[0], connection_class=kind, cell=cell, **options), name
+    )
 
 
-def open_sync_cell(urls: Sequence[str], **options: Any) -> "SyncCellRedis":
+def open_sync_cell(urls: Sequence[str], name: str, **options: Any) -> "SyncCellRedis":
     """The same for threads."""
-    cell = Cell(*_nodes(ConnectionPool.from_url, urls, options))
+    cell = Cell(*_nodes(ConnectionPool.from_url, urls, options), name)
     kind = CellSSLConnection if _over_tls(urls) else CellConnection
-    pool = ConnectionPool.from_url(urls[0], connection_class=kind, cell=cell, **options)
-    return cast(SyncCellRedis, SyncCellRedis.from_pool(pool))
+    return _named(SyncCellRedis, ConnectionPool.from_url(urls[0], connection_class=kind, cell=cell, **options), name)
+
+
+def open_cell_of_one(url: str, name: str, **options: Any) -> "CellRedis":
+    """A client of a cell on one Redis, beside others."""
+    return _named(CellRedis, BlockingConnectionPool.from_url(url, **options), name)
+
+
+def open_sync_cell_of_one(url: str, name: str, **options: Any) -> "SyncCellRedis":
+    """The same for threads."""
+    return _named(SyncCellRedis, ConnectionPool.from_url(url, **options), name)
 
 
 class CellRedis(StoreRedis):
@@ -58,14 +69,19 @@ class CellRedis(StoreRedis):
         super().__init__(**arguments)
         _untag_scans(self)
 
+    @property
+    def cell(self) -> str:
+        """The name in the keys."""
+        return _name_of(self)
+
     async def execute_command(self, *command: Any, **options: Any) -> Any:
         """See redis-py."""
-        own = tagged(command)
+        own = tagged(command, self.cell)
         return await self._served(lambda: super(CellRedis, self).execute_command(*own, **options))  # type: ignore[no-untyped-call]
 
     def register_script(self, script: Any) -> Any:
         """See redis-py."""
-        return super().register_script(tagged_script(script))
+        return super().register_script(tagged_script(script, self.cell))
 
     def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> "CellPipeline":
         """See redis-py."""
@@ -81,7 +97,7 @@ class CellPipeline(Pipeline):
 
     def execute_command(self, *command: Any, **options: Any) -> Any:
         """See redis-py."""
-        return super().execute_command(*tagged(command), **options)
+        return super().execute_command(*tagged(command, _name_of(self)), **options)
 
     async def execute(self, raise_on_error: bool = True) -> list[Any]:
         """See redis-py."""
@@ -101,13 +117,18 @@ class SyncCellRedis(SyncRedis):
         super().__init__(**arguments)
         _untag_scans(self)
 
+    @property
+    def cell(self) -> str:
+        """The name in the keys."""
+        return _name_of(self)
+
     def execute_command(self, *command: Any, **options: Any) -> Any:
         """See redis-py."""
-        return super().execute_command(*tagged(command), **options)  # type: ignore[no-untyped-call]
+        return super().execute_command(*tagged(command, _name_of(self)), **options)  # type: ignore[no-untyped-call]
 
     def register_script(self, script: Any) -> Any:
         """See redis-py."""
-        return super().register_script(tagged_script(script))
+        return super().register_script(tagged_script(script, self.cell))
 
     def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> "SyncCellPipeline":
         """See redis-py."""
@@ -119,7 +140,7 @@ class SyncCellPipeline(SyncPipeline):
 
     def execute_command(self, *command: Any, **options: Any) -> Any:
         """See redis-py."""
-        return super().execute_command(*tagged(command), **options)  # type: ignore[no-untyped-call]
+        return super().execute_command(*tagged(command, _name_of(self)), **options)  # type: ignore[no-untyped-call]
 
 
 async def _until_served(call: Callable[[], Awaitable[T]], pool: Any, *, whole: bool = False) -> T:
@@ -134,12 +155,24 @@ async def _until_served(call: Callable[[], Awaitable[T]], pool: Any, *, whole: b
             await asyncio.sleep(_PAUSE_S)
 
 
+def _named(kind: Callable[..., C], pool: Any, name: str) -> C:
+    """A client that owns its pool, where the name of the cell is: all that is made of the client shares it."""
+    pool.cell_name = name
+    client = kind(connection_pool=pool)
+    client.auto_close_connection_pool = True  # type: ignore[attr-defined]
+    return client
+
+
+def _name_of(client: Any) -> str:
+    return str(client.connection_pool.cell_name)
+
+
 def _untag_scans(client: Any) -> None:
     parse: Any = client.response_callbacks["SCAN"]
 
     def scan(answer: Any, **options: Any) -> tuple[int, list[bytes]]:
         cursor, keys = parse(answer, **options)
-        return cursor, untagged(keys)
+        return cursor, untagged(keys, _name_of(client))
 
     client.set_response_callback("SCAN", scan)
 

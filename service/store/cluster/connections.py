@@ -22,12 +22,10 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as ConnectionFailed
 from redis.exceptions import TimeoutError as TimedOut
 
-from service.store.cluster.keys import CELL
+from service.store.cluster.keys import FIRST, prefix
 from service.store.cluster.nodes import Address, Nodes
 from service.store.requirements import refusal
 
-# Any key of the cell.
-_ASKED = f"{CELL}restoring"
 _REFUSED = (AskError, ClusterDownError, TryAgainError)  # a MovedError is an AskError, too
 # Of a script. Those of ours begin with a look at a key that is not there, which a node refuses that gives the cell's
 # keys away or does not have them all yet: none of them stops halfway.
@@ -50,9 +48,12 @@ class NotServed(ConnectionFailed):
 class AsyncCell:
     """The nodes, for the connections of one event loop; ``connect`` makes one to a node, whatever it serves."""
 
-    def __init__(self, named: Sequence[Address], connect: Callable[[str, int], AsyncConnection]) -> None:
+    def __init__(
+        self, named: Sequence[Address], connect: Callable[[str, int], AsyncConnection], name: str = FIRST
+    ) -> None:
         self.nodes = Nodes(named)
         self._connect = connect
+        self._asked = _key_of(name)
         self._lock = asyncio.Lock()
 
     async def primary(self) -> Address:
@@ -66,7 +67,7 @@ class AsyncCell:
         connection = self._connect(*address)
         try:
             await connection.connect()  # type: ignore[no-untyped-call]
-            await connection.send_command("EXISTS", _ASKED)
+            await connection.send_command("EXISTS", self._asked)
             await connection.read_response()
         except (ConnectionFailed, TimedOut, ResponseError, OSError) as error:
             return _told(address, error)
@@ -79,9 +80,10 @@ class AsyncCell:
 class Cell:
     """The same for connections of threads."""
 
-    def __init__(self, named: Sequence[Address], connect: Callable[[str, int], Connection]) -> None:
+    def __init__(self, named: Sequence[Address], connect: Callable[[str, int], Connection], name: str = FIRST) -> None:
         self.nodes = Nodes(named)
         self._connect = connect
+        self._asked = _key_of(name)
         self._lock = threading.Lock()
 
     def primary(self) -> Address:
@@ -95,7 +97,7 @@ class Cell:
         connection = self._connect(*address)
         try:
             connection.connect()  # type: ignore[no-untyped-call]
-            connection.send_command("EXISTS", _ASKED)  # type: ignore[no-untyped-call]
+            connection.send_command("EXISTS", self._asked)  # type: ignore[no-untyped-call]
             connection.read_response()
         except (ConnectionFailed, TimedOut, ResponseError, OSError) as error:
             return _told(address, error)
@@ -185,6 +187,11 @@ class AsyncCellSSLConnection(AsyncCellConnection, AsyncSSLConnection):
 
 class CellSSLConnection(CellConnection, SSLConnection):
     """The same over TLS."""
+
+
+def _key_of(name: str) -> str:
+    """Any key of the cell."""
+    return prefix(name) + "restoring"
 
 
 def _told(by: Address, error: Exception) -> Address | None:

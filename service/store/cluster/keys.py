@@ -1,7 +1,7 @@
 """The keys of a cell, which a hash tag keeps in one slot of a cluster: ``notellm:v1:note:a`` is there
 ``notellm:v1:{c00}:note:a``.
 
-In one slot, scripts and transactions stay what they are on a single Redis. Only clients of a cluster know the tag: they
+In one slot, scripts and transactions stay what they are on a single Redis. Only clients of a cell know the tag: they
 put it into the keys of each command, and into the text of scripts, as key prefixes of other clients of Redis do.
 """
 
@@ -10,8 +10,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 PREFIX = "notellm:v1:"
-CELL = PREFIX + "{c00}:"
-_PREFIX, _CELL = PREFIX.encode(), CELL.encode()
+_PREFIX = PREFIX.encode()
+# The cell that every store has.
+FIRST = "c00"
 
 # By the words of redis-py, to whom "XGROUP CREATE" is one.
 _NO_KEY = re.compile(r"CONFIG GET|INFO|PING|SCRIPT [A-Z]+|TIME|WAIT")
@@ -22,20 +23,27 @@ _ONE_KEY = re.compile(
 _KEYS = re.compile(r"DEL|EXISTS|MGET|UNLINK")
 
 
-def tagged(command: Sequence[Any]) -> tuple[Any, ...]:
+def prefix(cell: str) -> str:
+    """What the keys of a cell begin with."""
+    return f"{PREFIX}{{{cell}}}:"
+
+
+def tagged(command: Sequence[Any], cell: str = FIRST) -> tuple[Any, ...]:
     """The command with the keys of the cell. Raises ValueError of a command, or a key, that no store of ours has."""
     first, end = _keys_of(command)
-    return (*command[:first], *map(_tagged, command[first:end]), *command[end:])
+    own = prefix(cell).encode()
+    return (*command[:first], *(_tagged(key, own) for key in command[first:end]), *command[end:])
 
 
-def tagged_script(text: str) -> str:
+def tagged_script(text: str, cell: str = FIRST) -> str:
     """A script of ours, which names its keys itself, with the keys of the cell."""
-    return text.replace(PREFIX, CELL)
+    return text.replace(PREFIX, prefix(cell))
 
 
-def untagged(keys: Iterable[bytes]) -> list[bytes]:
+def untagged(keys: Iterable[bytes], cell: str = FIRST) -> list[bytes]:
     """The keys as the store names them."""
-    return [_PREFIX + key.removeprefix(_CELL) for key in keys]
+    own = prefix(cell).encode()
+    return [_PREFIX + key.removeprefix(own) for key in keys]
 
 
 def _keys_of(command: Sequence[Any]) -> tuple[int, int]:
@@ -62,8 +70,8 @@ def _behind(word: str, command: Sequence[Any]) -> int:
     return 1 + next(place for place, part in enumerate(command) if part in (word, word.encode()))
 
 
-def _tagged(key: str | bytes) -> bytes:
+def _tagged(key: str | bytes, own: bytes) -> bytes:
     encoded = key.encode() if isinstance(key, str) else key
     if not encoded.startswith(_PREFIX):
         raise ValueError("a key without the prefix of the store")
-    return _CELL + encoded[len(_PREFIX) :]
+    return own + encoded[len(_PREFIX) :]

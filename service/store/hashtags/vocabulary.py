@@ -6,7 +6,7 @@ about as much on a vocabulary of any size.
 """
 
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from model.text.hashtags import fold
@@ -45,25 +45,30 @@ class RedisHashtags:
         """See `HashtagStore`."""
         with redis_errors():
             start = await self._place(after) if after else None
-            places = await self._places(fold(prefix), start, limit + 1)
+            places = await self.places(fold(prefix), start, limit + 1)
             items = await self._used(places[:limit])
         return HashtagPage(items, cursor_of(places[limit - 1]) if len(places) > limit else None)
 
     async def trending(self, days: int, limit: int) -> list[TrendingHashtag]:
         """See `HashtagStore`. The day begins at midnight, UTC, by Redis' clock."""
-        newest: Counter[str] = Counter()
         with redis_errors():
-            (seconds, _), live = await self._redis.time(), await self._redis.hget(COUNTS, "live")
-            last = seconds // _DAY_S
-            for first in range(last - days + 1, last + 1, _DAYS_AT_ONCE):
-                async with self._redis.pipeline(transaction=False) as pipe:
-                    for day in range(first, min(first + _DAYS_AT_ONCE, last + 1)):
-                        pipe.zrevrange(f"{NEW_TAGS}{day}", 0, MOST_OF_A_DAY, withscores=True)
-                    for counts in await pipe.execute():
-                        newest.update({tag.decode(): int(notes) for tag, notes in counts})
+            newest, live = await self.newest(days)
             newest_notes = newest.pop("", 0)
-            in_use = await self._notes_of([tag for tag, _ in common(newest)])
-        return trends(newest, in_use, newest_notes, int(live or 0), limit)
+            in_use = await self.notes_of([tag for tag, _ in common(newest)])
+        return trends(newest, in_use, newest_notes, live, limit)
+
+    async def newest(self, days: int) -> tuple[Counter[str], int]:
+        """By key, the notes of the last days that carry a hashtag, under the empty key all of these; and all notes."""
+        newest: Counter[str] = Counter()
+        (seconds, _), live = await self._redis.time(), await self._redis.hget(COUNTS, "live")
+        last = seconds // _DAY_S
+        for first in range(last - days + 1, last + 1, _DAYS_AT_ONCE):
+            async with self._redis.pipeline(transaction=False) as pipe:
+                for day in range(first, min(first + _DAYS_AT_ONCE, last + 1)):
+                    pipe.zrevrange(f"{NEW_TAGS}{day}", 0, MOST_OF_A_DAY, withscores=True)
+                for counts in await pipe.execute():
+                    newest.update({tag.decode(): int(notes) for tag, notes in counts})
+        return newest, int(live or 0)
 
     async def rules(self, revision: int | None) -> tuple[int, list[HashtagRule]] | None:
         """See `HashtagStore`. The usual call looks at one number."""
@@ -93,8 +98,8 @@ class RedisHashtags:
             tag = fold(tag)
         return minus_notes, tag
 
-    async def _places(self, prefix: str, after: Place | None, count: int) -> list[Place]:
-        """The first places behind one, of hashtags with the prefix."""
+    async def places(self, prefix: str, after: Place | None, count: int) -> list[Place]:
+        """The first places behind one, of hashtags with the folded prefix."""
         if prefix and await self._is_rare(prefix):
             named = [place async for places in self._by_letters(prefix) for place in places]
             return sorted(place for place in named if after is None or place > after)[:count]
@@ -119,7 +124,7 @@ class RedisHashtags:
             if not names:
                 return
             tags = [name.decode() for name in names]
-            notes = await self._notes_of(tags)
+            notes = await self.notes_of(tags)
             yield [(-notes[tag], tag) for tag in tags if tag in notes]
             low = b"(" + names[-1]
 
@@ -140,7 +145,8 @@ class RedisHashtags:
             yield [(int(score), tag.decode()) for tag, score in entries]
             start += BATCH
 
-    async def _notes_of(self, tags: Sequence[str]) -> dict[str, int]:
+    async def notes_of(self, tags: Sequence[str]) -> dict[str, int]:
+        """The notes that carry each of the hashtags in use, by key."""
         notes: dict[str, int] = {}
         for start in range(0, len(tags), BATCH):
             some = [*tags[start : start + BATCH]]
@@ -148,13 +154,19 @@ class RedisHashtags:
             notes |= {tag: -int(score) for tag, score in zip(some, scores, strict=True) if score is not None}
         return notes
 
-    async def _used(self, places: Sequence[Place]) -> list[UsedHashtag]:
+    async def spellings(self, tags: Iterable[str]) -> list[dict[str, int]]:
+        """For each key the spellings of live notes, most used first, with their numbers; empty where there are none."""
         async with self._redis.pipeline(transaction=False) as pipe:
-            for _, tag in places:
+            for tag in tags:
                 pipe.zrevrange(TAG + tag, 0, MOST_SPELLINGS - 1, withscores=True)
             answers = await pipe.execute()
-        spellings = (tuple((name.decode(), int(notes)) for name, notes in answer) for answer in answers)
-        return [UsedHashtag(tag, -minus, own) for (minus, tag), own in zip(places, spellings, strict=True)]
+        return [{name.decode(): int(notes) for name, notes in answer} for answer in answers]
+
+    async def _used(self, places: Sequence[Place]) -> list[UsedHashtag]:
+        spellings = await self.spellings(tag for _, tag in places)
+        return [
+            UsedHashtag(tag, -minus, tuple(own.items())) for (minus, tag), own in zip(places, spellings, strict=True)
+        ]
 
 
 def _between(prefix: str) -> tuple[bytes, bytes]:

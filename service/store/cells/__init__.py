@@ -1,0 +1,1 @@
+"""A store of several cells: the stores of one cell, by the ids of notes or all together."""
