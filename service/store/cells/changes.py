@@ -52,7 +52,7 @@ class CellChangeStream(RedisChangeStream):
         if cursor == START:
             return True
         entries = self._entries_of(cursor)
-        return len(entries) == len(self._streams) and all(
+        return sorted(cursor.split(",")) == sorted(_parts(entries)) and all(
             stream.holds(entry) and (entry != START or stream.is_known())
             for stream, entry in zip(self._streams, entries, strict=True)
         )
@@ -89,19 +89,17 @@ class CellChangeStream(RedisChangeStream):
         return changes
 
     def _entries_of(self, cursor: str) -> list[str]:
-        """The entry of each cell, in order; of another store fewer or more."""
-        if cursor == START:
-            return [START] * len(self._streams)
-        parts = sorted(
-            (int(cell or -1), entry) for cell, _, entry in (part.rpartition(":") for part in cursor.split(","))
-        )
-        return [entry for _, entry in parts]
+        """The entry of each cell, in order; the start where the cursor has none."""
+        known = {cell: entry for cell, _, entry in (part.partition(":") for part in cursor.split(",")) if entry}
+        return [known.get(str(cell), START) for cell in range(len(self._streams))]
 
 
 def _joined(entries: Sequence[str], last: int) -> str:
-    parts = [f"{cell}:{entry}" for cell, entry in enumerate(entries)]
-    return (
-        START
-        if all(entry == START for entry in entries)
-        else ",".join((parts[last], *parts[:last], *parts[last + 1 :]))
-    )
+    if all(entry == START for entry in entries):
+        return START
+    parts = _parts(entries)
+    return ",".join((parts[last], *parts[:last], *parts[last + 1 :]))
+
+
+def _parts(entries: Sequence[str]) -> list[str]:
+    return [f"{cell}:{entry}" for cell, entry in enumerate(entries)]

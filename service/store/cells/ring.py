@@ -72,7 +72,7 @@ class Cells(Generic[T]):
 
     def place_of(self, note_id: str) -> int:
         """The number of the note's cell, as `indexer.shards` divides notes among shards."""
-        return shard_of(note_id, len(self.each))
+        return shard_of(note_id, len(self.each)) if len(self.each) > 1 else 0
 
     def of_note(self, note_id: str) -> T:
         """That of the note's cell."""
