@@ -234,7 +234,9 @@ class GuardSettings(BaseModel, frozen=True, extra="forbid"):
     minutes: PositiveInt = Field(
         default=5, le=60, description="Minutes on end in each of which its answers have to be worse."
     )
-    answers: PositiveInt = Field(default=200, description="Answers in these minutes below which nothing is decided.")
+    answers: PositiveInt = Field(
+        default=200, description="Answers of the model before, in the hour before, below which nothing is decided."
+    )
     failed: PositiveFloat = Field(default=0.01, le=1, description="Share of answers that may fail beyond before.")
     empty: PositiveFloat = Field(default=0.05, le=1, description="Share of lists that may be empty beyond before.")
     slow: float = Field(

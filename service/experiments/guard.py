@@ -1,9 +1,9 @@
 """The guard over a model that was just activated: where it is clearly worse, the one before is to be active again.
 
 Worse is judged by shares of its answers, against those of the model before: of errors, of empty lists, of lists and
-suggestions that take longer, in each of the last minutes, and in all of them together by the lower end of Wilson's
-interval (Wilson 1927, https://doi.org/10.1080/01621459.1927.10502953); and by clicks since it is active, by an interval
-that holds at every look (`service.experiments.statistics`). Too few answers decide nothing.
+suggestions that take longer, in each of the last minutes, and in all of them together by a bound on chance that holds
+for any number of answers, be they five (Hoeffding 1963, https://doi.org/10.1080/01621459.1963.10500830); and by clicks
+since it is active, by an interval that holds at every look (`service.experiments.statistics`).
 """
 
 import logging
@@ -34,8 +34,9 @@ REASONS = ("failed", "empty", "slow_lists", "slow_tags", "clicks")
 _TAIL = 0.05
 # In seconds. Nobody notices what is below, however much faster the model before was.
 _QUICK_S = 0.05
-# Standard deviations: a share is above its limit by more than chance, though looked at every five seconds for a day.
-_SURE = 4.0
+# A model at its limit exceeds it by chance as far as it takes with a probability of exp(-10.4), that of four standard
+# deviations: it is looked at every five seconds for a day.
+_SURE = 10.4
 # Workers of the model before tell of themselves every two seconds.
 _WORKER_RUNS_S = 15
 _BASELINE_S, _CLICKS_S = 3600, 7 * DAY_S
@@ -79,7 +80,7 @@ def fallen(before: Baseline, minutes: Sequence[Figures], clicks: Clicks | None, 
         clicks: of its lists since it is active; None if it is too early for them.
     """
     for reason, share, limit, text in _shares(before.figures, bounds):
-        if _is_above([share(minute) for minute in minutes], limit, bounds.answers):
+        if is_above([share(minute) for minute in minutes], limit):
             bad, trials = share(reduce(add, minutes))
             return Fallen(reason, f"{text}: {bad / trials:.1%}, where {limit:.1%} are the limit")
     if clicks and _is_clicked_less(before.clicks, clicks, bounds):
@@ -139,21 +140,20 @@ def _edge_of(seconds: float) -> int:
     return min(bisect_left(EDGES, seconds), len(EDGES) - 1)
 
 
-def _is_above(minutes: Sequence[tuple[int, int]], limit: float, fewest: int) -> bool:
-    """Whether a share is above a limit in every minute, and in all of them by more than chance."""
-    bad, trials = (sum(counts) for counts in zip(*minutes, strict=True))
-    return (
-        trials >= fewest
-        and all(share[1] and share[0] / share[1] > limit for share in minutes)
-        and _low(bad, trials) > limit
-    )
+def is_above(minutes: Sequence[tuple[int, int]], limit: float) -> bool:
+    """Whether a share is above a limit in every minute, and in all of them by more than chance.
 
-
-def _low(bad: int, trials: int) -> float:
-    """The lower end of Wilson's interval of a share."""
-    share, square = bad / trials, _SURE**2 / trials
-    half = _SURE * math.sqrt(share * (1 - share) / trials + square / (4 * trials))
-    return (share + square / 2 - half) / (1 + square)
+    Of ``trials`` with a share that is at the limit, ``bad`` or more are bad with a probability of ``exp(-trials * d)``
+    at most, d the relative entropy of the share seen to the limit (Hoeffding's theorem 1).
+    """
+    bad, trials = sum(some for some, _ in minutes), sum(of for _, of in minutes)
+    if not all(of and some / of > limit for some, of in minutes):
+        return False
+    seen = bad / trials
+    entropy = seen * math.log(seen / limit)
+    if bad < trials:
+        entropy += (1 - seen) * math.log((1 - seen) / (1 - limit))
+    return trials * entropy > _SURE
 
 
 def _is_clicked_less(before: Clicks, after: Clicks, bounds: GuardSettings) -> bool:

@@ -94,7 +94,7 @@ class Answering:
 
     @property
     def _seconds(self) -> float:
-        return round(time.perf_counter() - self.started, 6)
+        return time.perf_counter() - self.started
 
 
 def answering_of(request: Request, for_user: str | None = None) -> Answering:

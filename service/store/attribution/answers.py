@@ -50,9 +50,8 @@ class AnswerSource(NamedTuple):
 
 def new_answer_id(scenario: Scenario, model: str, arm: str = "") -> str:
     """A new id, which tells its source: an event that names it can be counted without a look at the log."""
-    return ".".join(
-        [f"{random.getrandbits(64):016x}", _LETTERS[scenario], model[:_MODEL_CHARS], *([arm] if arm else ())]
-    )
+    own = f"{random.getrandbits(64):016x}.{_LETTERS[scenario]}.{model[:_MODEL_CHARS]}"
+    return f"{own}.{arm}" if arm else own
 
 
 def source_of_answer(answer_id: str) -> AnswerSource | None:
@@ -63,7 +62,7 @@ def source_of_answer(answer_id: str) -> AnswerSource | None:
 
 def pack(answers: Iterable[ServedAnswer]) -> bytes:
     """The records as one entry of the log: a compressed msgpack list of lists, their fields in order."""
-    records: bytes = msgpack.packb([tuple(answer) for answer in answers])
+    records: bytes = msgpack.packb(list(answers))  # of tuples, named or not
     return zlib.compress(records, _LEVEL)
 
 

@@ -2,6 +2,9 @@
 
 import logging
 import zlib
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import accumulate
 
 from service import metrics
 from service.errors import StoreUnavailable
@@ -11,9 +14,9 @@ from service.store.interfaces import AnswerLog
 
 log = logging.getLogger(__name__)
 
-# So few that neither the thread which packs them nor the script which stores them holds a request up: of lists of 100
-# notes some milliseconds.
-BATCH = 200
+# Answers of a batch, and notes in their lists: so few that neither the thread which packs them nor the script which
+# stores them holds a request up by more than some milliseconds, and so many that each has little of what a batch costs.
+BATCH, NOTES = 1000, 20_000
 CAPACITY = 20_000
 _HASHES = 1 << 32
 
@@ -46,7 +49,8 @@ class AnswerBuffer:
     async def flush(self) -> None:
         """Log what waits. Without the store it goes on waiting; a batch whose acknowledgment was lost comes twice."""
         while self._log and self._waiting:
-            batch, self._waiting = self._waiting[:BATCH], self._waiting[BATCH:]
+            count = _first(self._waiting)
+            batch, self._waiting = self._waiting[:count], self._waiting[count:]
             try:
                 await self._log.append(batch)
             except StoreUnavailable:
@@ -55,3 +59,9 @@ class AnswerBuffer:
                 self._waiting = batch[:room] + self._waiting
                 return
             _LOGGED.inc(len(batch))
+
+
+def _first(answers: Sequence[ServedAnswer]) -> int:
+    """How many are a batch, from the first on; one at least."""
+    notes = list(accumulate(len(answer.ids) for answer in answers[:BATCH]))
+    return max(1, bisect_right(notes, NOTES))

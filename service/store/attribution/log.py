@@ -7,11 +7,13 @@ from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+import msgpack
+
 from service.store.attribution.answers import ServedAnswer, holds, pack, unpack
 from service.store.attribution.readers import key_of, name_of
 from service.store.cluster.replicas import acknowledged
 from service.store.connection import redis_errors
-from service.store.schema import COUNTS, FORGOTTEN, LISTED, SERVED, SERVED_COUNTS, UNLESS_RESTORING
+from service.store.schema import COUNTS, FORGOTTEN, LISTED, READER_KEY, SERVED, SERVED_COUNTS, UNLESS_RESTORING
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -24,9 +26,9 @@ SAMPLED = 10_000
 _BATCHES = 64
 
 # ARGV: a batch and its number of answers, how many answers to keep, for how many milliseconds, the number of erasures
-# that its maker knew of, how many notes one counted note stands for, then ids and in how many lists of the batch they
-# stood. 0 if there were more erasures since, of readers who may be in it. Ten old entries go with each new one at most,
-# so that a bound that was lowered holds nobody up.
+# that its maker knew of, how many notes one counted note stands for, and in how many lists of the batch they stood,
+# packed: a client encodes arguments one by one. 0 if there were more erasures since, of readers who may be in it. Ten
+# old entries go with each new one at most, so that a bound that was lowered holds nobody up.
 APPEND = (
     UNLESS_RESTORING
     + f"""
@@ -41,7 +43,7 @@ for _ = 1, 10 do
   kept = redis.call('HINCRBY', '{SERVED_COUNTS}', 'answers', -tonumber(entry[2][4]))
 end
 local listed = '{LISTED}' .. math.floor(now[1] / 86400) .. ':' .. ARGV[6]
-for i = 7, #ARGV, 2 do redis.call('HINCRBY', listed, ARGV[i], ARGV[i + 1]) end
+for id, times in pairs(cmsgpack.unpack(ARGV[7])) do redis.call('HINCRBY', listed, id, times) end
 redis.call('EXPIRE', listed, {2 * DAY_S})
 return 1
 """
@@ -109,18 +111,19 @@ class RedisAnswerLog:
             return
         logged = False
         while not logged:
-            key = await key_of(self._redis)
             with redis_errors():
                 async with self._redis.pipeline(transaction=True) as pipe:
                     pipe.hgetall(FORGOTTEN)
                     pipe.hget(SERVED_COUNTS, "erasures")
                     pipe.hget(COUNTS, "live")
-                    forgotten, erasures, live = await pipe.execute()
+                    pipe.get(READER_KEY)
+                    forgotten, erasures, live, key = await pipe.execute()
                 until = {name.decode(): int(time_s) + 1 for name, time_s in forgotten.items()}
+                key = key or await key_of(self._redis)
                 batch, count = await asyncio.to_thread(_packed, answers, key, until)
-                listed = await asyncio.to_thread(_listed, answers, self._cells * int(live or 0))
+                stands_for, listed = await asyncio.to_thread(_listed, answers, self._cells * int(live or 0))
                 own = self._most, self._kept_ms, erasures or 0
-                logged = not count or await self._append(args=[batch, count, *own, *listed])
+                logged = not count or await self._append(args=[batch, count, *own, stands_for, listed])
 
     async def listed(self) -> tuple[list[int], int]:
         """In how many lists notes stood, today and yesterday (UTC), and of how many notes these are.
@@ -156,22 +159,21 @@ def _stands_for(live: int) -> int:
     return 1 << max(0, (live - 1) // SAMPLED).bit_length()
 
 
-def _listed(answers: Sequence[ServedAnswer], live: int) -> list[str | int]:
-    """How many notes each of the sample stands for, then its ids and in how many of these lists they stand."""
+def _listed(answers: Sequence[ServedAnswer], live: int) -> tuple[int, bytes]:
+    """How many notes each of the sample stands for; packed, its ids and in how many of these lists they stand."""
     stands_for = _stands_for(live)
     lists = (answer.ids for answer in answers if answer.scenario in ("related", "search"))
     times = Counter(chain.from_iterable(lists))
-    arguments: list[str | int] = [stands_for]
-    for note_id, count in times.items():
-        if zlib.crc32(note_id.encode()) % stands_for == 0:
-            arguments += (note_id, count)
-    return arguments
+    if stands_for > 1:
+        times = Counter({id_: times[id_] for id_ in times if zlib.crc32(id_.encode()) % stands_for == 0})
+    return stands_for, msgpack.packb(dict(times))
 
 
 def _packed(answers: Sequence[ServedAnswer], key: bytes, until: Mapping[str, float]) -> tuple[bytes, int]:
     """A batch of the answers, and their number, without those to readers who were erased after them."""
-    named = [answer._replace(reader=name_of(answer.reader, key)) if answer.reader else answer for answer in answers]
-    kept = [answer for answer in named if answer.time > until.get(answer.reader, 0)]
+    names = {reader: name_of(reader, key) for reader in {answer.reader for answer in answers} if reader}
+    named = [answer._replace(reader=names[answer.reader]) if answer.reader else answer for answer in answers]
+    kept = [answer for answer in named if answer.time > until.get(answer.reader, 0)] if until else named
     return pack(kept), len(kept)
 
 

@@ -1,5 +1,7 @@
 """The buffer: bounded, patient, and the same readers always."""
 
+from collections.abc import Sequence
+
 import pytest
 
 from service.store.attribution import buffer as module
@@ -21,16 +23,30 @@ def log() -> MemoryAnswerLog:
     return MemoryAnswerLog()
 
 
-async def test_answers_are_logged_in_order_in_batches(log, monkeypatch):
+@pytest.mark.parametrize(
+    ("lists", "batches"),
+    [([1] * 8, [3, 3, 2]), ([0, 5, 5, 1], [3, 1]), ([11, 9, 2, 8], [1, 1, 2]), ([10, 1], [1, 1])],
+    ids=["answers", "notes", "a list too long for any batch", "a whole batch of one"],
+)
+async def test_answers_are_logged_in_order_in_batches_of_so_many_and_of_so_many_notes(log, monkeypatch, lists, batches):
     monkeypatch.setattr(module, "BATCH", 3)
+    monkeypatch.setattr(module, "NOTES", 10)
+    sizes, append = [], log.append
+
+    async def counted(answers: Sequence[ServedAnswer]) -> None:
+        sizes.append(len(answers))
+        await append(answers)
+
+    monkeypatch.setattr(log, "append", counted)
     buffer = AnswerBuffer(log)
-    for number in range(8):
-        buffer.add(answer(number))
+    for number, notes in enumerate(lists):
+        buffer.add(answer(number)._replace(ids=["n"] * notes))
     assert ids(log) == []
 
     await buffer.flush()
 
-    assert ids(log) == [f"a{number}" for number in range(8)]
+    assert ids(log) == [f"a{number}" for number in range(len(lists))]
+    assert sizes == batches
 
 
 async def test_without_the_store_they_wait_and_those_beyond_the_capacity_are_dropped(log):
