@@ -34,9 +34,16 @@ def test_an_adapter_merged_again_is_the_checkpoint_that_was_trained(checkpoint, 
     check(HfBackend.open(tmp_path / "again"), manifest)
 
 
+def test_without_a_dtype_of_its_own_it_has_that_of_the_checkpoint(tmp_path):
+    trained = tiny_adapter(tmp_path, adapter_dtype=None, steps=1)
+    weights = load_file(trained / "adapter" / "adapter_model.safetensors")
+    assert {weight.dtype for weight in weights.values()} == {torch.bfloat16}
+
+
 def test_it_learned_something_and_is_small(checkpoint, adapter):
     weights = load_file(adapter / "adapter_model.safetensors")
-    assert all(weight.dtype == torch.bfloat16 for weight in weights.values())
+    assert {weight.dtype for weight in weights.values()} == {torch.float8_e4m3fn}
+    weights = {name: weight.float() for name, weight in weights.items()}
     assert all(weight.abs().sum() > 0 for name, weight in weights.items() if "lora_B" in name)
     size = sum(path.stat().st_size for path in adapter.iterdir())
     assert size < 0.5 * (checkpoint / "model.safetensors").stat().st_size
@@ -100,7 +107,7 @@ def test_a_merged_checkpoint_stays(adapter, tmp_path):
 @pytest.mark.parametrize("name", ["adapter_model.safetensors", "head.safetensors"])
 def test_a_file_that_is_missing_or_altered_is_named(adapter, tmp_path, name):
     weights = load_file(adapter / name)
-    save_file({key: weight + 1 for key, weight in weights.items()}, adapter / name)
+    save_file({key: torch.zeros_like(weight) for key, weight in weights.items()}, adapter / name)
     with pytest.raises(AdapterError, match=rf"{name} is not the file that was saved"):
         merge(adapter, tmp_path / "out")
     (adapter / name).unlink()
