@@ -347,7 +347,7 @@ async def test_a_page_of_100_000_hashtags_looks_at_a_part_of_them(redis: Redis, 
         await redis.zadd(TAGS, {tag: -(1 + number % 97) for number, tag in enumerate(tags)})
         await redis.zadd(TAG_NAMES, dict.fromkeys(tags, 0))
     looked_at = 0
-    notes_of, by_notes = RedisHashtags._notes_of, RedisHashtags._by_notes
+    notes_of, by_notes = RedisHashtags.notes_of, RedisHashtags._by_notes
 
     async def counted(self, tags):
         nonlocal looked_at
@@ -360,7 +360,7 @@ async def test_a_page_of_100_000_hashtags_looks_at_a_part_of_them(redis: Redis, 
             looked_at += len(places)
             yield places
 
-    monkeypatch.setattr(RedisHashtags, "_notes_of", counted)
+    monkeypatch.setattr(RedisHashtags, "notes_of", counted)
     monkeypatch.setattr(RedisHashtags, "_by_notes", counted_by_notes)
     most = {"": 1000, "t": 1000, "t9": 12_500, "t99999": 1}
     for prefix in most:
