@@ -1,6 +1,7 @@
 """The users of deploy/redis/users.acl, in a real Redis: each component gets by with its own, and with nothing more."""
 
 import json
+import os
 import re
 import signal
 import socket
@@ -17,6 +18,7 @@ from redis import Redis
 from redis.exceptions import AuthenticationError, NoPermissionError
 from redis.exceptions import ConnectionError as ConnectionFailed
 from support.cluster import Cluster
+from support.redis import RedisServer
 from support.service import NOTELLM, UNSET, until
 
 from model.note import Note
@@ -28,12 +30,14 @@ from service.store.attribution import log as attribution_log
 from service.store.cells import attributes, size
 from service.store.cells import events as cell_events
 from service.store.cells import registry as cell_registry
+from service.store.cells.ring import names
+from service.store.cluster.keys import FIRST
 from service.store.connection import open_redis, open_sync_redis
 from service.store.experiments import watches
 from service.store.hashtags import completion, rules
 from service.store.notes import RedisStore
 from service.store.records import StoredNote, StoredPrediction
-from service.store.schema import ACTIVE, WATCH
+from service.store.schema import ACTIVE, NOTE, WATCH
 from service.store.scripts import notes
 
 ROOT = Path(__file__).parent.parent.parent
@@ -372,16 +376,41 @@ async def test_on_a_cluster_each_component_gets_by_with_its_own_and_with_no_more
         cluster.close()
 
 
-async def _pass_a_note_on(urls: dict[str, str]) -> None:
+async def test_with_several_cells_on_one_redis_each_has_the_same_rights(tmp_path):
+    """An indexer that is the first to start writes the number of cells down."""
+    environment = os.environ | {"NOTELLM_CELLS": "3"}
+    subprocess.run(["sh", ROOT / "deploy/secrets.sh", tmp_path / "secrets"], env=environment, check=True)
+    passwords = {
+        user: (tmp_path / f"secrets/redis-{user}").read_text().split(":")[2].partition("@")[0] for user in SCRIPTS
+    }
+    server = RedisServer()
+    server.start()
+    urls = {user: f"unix://{user}:{password}@{server.socket}" for user, password in passwords.items()}
+    try:
+        with Redis(unix_socket_path=str(server.socket)) as client:
+            for line in (tmp_path / "secrets/redis-users").read_text().splitlines():
+                client.execute_command("ACL SETUSER", *line.split()[1:])
+        async with open_redis(urls["indexer"]) as redis:
+            await size.check_size(redis, 3)
+        for cell in names(3):
+            await _pass_a_note_on(urls, cell, replicas=0)
+            async with open_redis(urls["worker"], cell=cell) as redis:
+                with pytest.raises(NoPermissionError):
+                    await redis.set(f"{NOTE}n1", "forged")
+    finally:
+        server.close()
+
+
+async def _pass_a_note_on(urls: dict[str, str], cell: str = FIRST, replicas: int = 1) -> None:
     """From a write over the worker to an index."""
-    gateway, worker = (open_redis(urls[user], replicas=1) for user in ("gateway", "worker"))
+    gateway, worker = (open_redis(urls[user], replicas=replicas, cell=cell) for user in ("gateway", "worker"))
     [version] = await RedisStore(gateway, 10).put([StoredNote(Note("n1", f"Kyoto {time.time()}", ""), 0)])
     queue = jobs.JobQueue(worker, "w", "00000000000000aa", 4)
     await queue.open()
     [claimed] = await queue.claim(10, 0.1)
     said = StoredPrediction(version, "00000000000000aa", np.eye(4, dtype=np.float32)[0], (), None)
     assert await queue.publish([(claimed, said)]) == 1
-    with open_sync_redis(urls["indexer"]) as redis:
+    with open_sync_redis(urls["indexer"], cell=cell) as redis:
         stream = changes.RedisChangeStream(redis, "00000000000000aa")
         assert stream.read("0-0", 10, 0)[-1].version == version
         cursor, everything = stream.everything()
