@@ -1,17 +1,19 @@
 """Two models of a real click log: the first learns from the first halves of the readers' clicks, `notellm learn` makes
 the second of what they do while the first one serves.
 
-The first model has the recipe of `model/mini`. The second half of the clicks is replayed: for each, the reader is
-shown ten notes related to the one before, and the events name that answer. `notellm learn` makes a model of all this,
-and a gate judges both. Then each reader comes back for the last click, which nobody has learned from, in an experiment
-of both models; visits and drafts go on while the decision falls. The same clicks are ranked by both models, too.
+The first model has the recipe of `model/mini`. The second half of the clicks is replayed: the reader is shown ten notes
+related to the one before, for the last ``--replayed`` of them, and the events name that answer. `notellm learn`
+makes a model of all this, and a gate judges both. Then each reader comes back for the last click, which nobody has
+learned from, in an experiment of both models; visits and drafts go on while the decision falls. The same clicks are
+ranked by both models, too.
 
 ``--sabotage`` then ships a model that does harm (`support.sabotage`), as an operator can past every gate, and goes on
 with visits and drafts until the service has taken it back by itself; ``--guard`` changes its settings. With
 ``--visits 0`` there is no turn before, and the model is that of the demo. The last line is one JSON object.
 
     python tests/bench/learning.py [--data microlens50k] [--notes 4000] [--first steps=400 ...] [--set steps=150 ...]
-                                   [--visits 20000] [--sabotage slow ...] [--guard click_minutes=1 ...]
+                                   [--replayed 20000] [--visits 20000]
+                                   [--sabotage slow ...] [--guard click_minutes=1 ...]
 """
 
 import argparse
@@ -63,6 +65,7 @@ def main() -> None:
     parser.add_argument("--notes", type=int, default=4000, help="the notes that were clicked most")
     parser.add_argument("--first", action="append", default=[], help="a field of the first model's recipe")
     parser.add_argument("--set", action="append", default=[], help="a field of the second one's, as of `notellm learn`")
+    parser.add_argument("--replayed", type=int, default=20_000, help="clicks of the second half that follow a list")
     parser.add_argument("--visits", type=int, default=20_000, help="readers who come back in the experiment")
     parser.add_argument("--sabotage", action="append", default=[], choices=SABOTAGES, help="a model to be taken back")
     parser.add_argument("--guard", action="append", default=[], help="a setting of the guard, such as minutes=2")
@@ -74,20 +77,30 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         serving = first_model(folder / "first", notes, past, options.first) if options.visits else MINI
-        service, report = filled(folder, serving, notes, past)
-        if options.visits:
-            report["replay"] = replay(service.api, past.second)
-            report |= turn(service, folder, options.set, visits[: options.visits], notes)
-            second = folder / "turns" / "turn-0001" / "checkpoint"
-            report["last_clicks"] = last_clicks(serving, second, notes, visits)
-            if "over, shipped" in report["decision"]:
-                serving = second
-        if service.process.poll() is None:
-            service.stop()
-        service.environment |= guard_settings(options.guard)
-        for kind in options.sabotage:
-            report[kind] = way_back(service, folder, serving, kind, visits, notes)
+        service = Service(folder, serving)
+        try:
+            report = filled(service, notes, past)
+            if options.visits:
+                report["replay"] = replay(service.api, past.second, options.replayed)
+                report |= turn(service, folder, options.set, visits[: options.visits], notes)
+                second = folder / "turns" / "turn-0001" / "checkpoint"
+                report["last_clicks"] = last_clicks(serving, second, notes, visits)
+                print(report, file=sys.stderr)
+                if "over, shipped" in report["decision"]:
+                    serving = second
+            service.environment |= guard_settings(options.guard)
+            for kind in options.sabotage:
+                stop(service)
+                report[kind] = way_back(service, folder, serving, kind, visits, notes)
+        finally:
+            stop(service)
     print(json.dumps(report | {"minutes": round((time.monotonic() - began) / 60, 1)}))
+
+
+def stop(service: Service) -> None:
+    """If it runs."""
+    if service.process.poll() is None:
+        service.stop()
 
 
 def read(folder: Path, most: int) -> tuple[list[Note], History]:
@@ -126,16 +139,15 @@ def first_model(folder: Path, notes: Sequence[Note], past: History, fields: Sequ
     return checkpoint
 
 
-def filled(folder: Path, serving: Path, notes: Sequence[Note], past: History) -> tuple[Service, dict[str, Any]]:
-    """The service, whose model has read the notes, with the first half of the clicks."""
-    service = Service(folder, serving)
+def filled(service: Service, notes: Sequence[Note], past: History) -> dict[str, Any]:
+    """Let the service read the notes and hear of the first half of the clicks."""
     service.start()
     with service.client() as client:
         for answer in client.put_all(map(body, notes)):
             assert not answer.rejected
         until(lambda: client.status().notes.searchable == len(notes), 1800)
     events = post(service.api, (event(click.reader, click.note, "click", click.ts) for click in past.first))
-    return service, {"notes": len(notes), "old": len(past.old), "readers": len(past.last), "first": events}
+    return {"notes": len(notes), "old": len(past.old), "readers": len(past.last), "first": events}
 
 
 def turn(
@@ -200,7 +212,6 @@ def way_back(
         assert (watch.model, watch.before) == (bad, good)
         report = {"seconds": round(seconds), "reason": watch.reason, "detail": watch.detail}
         report["lists_of_it_afterwards"] = load["lists"][bad] - late
-    service.stop()
     return report | load
 
 

@@ -62,14 +62,17 @@ def seen(visit: Click, answer: dict[str, Any]) -> Iterator[Event]:
             yield event(visit.reader, item["note_id"], "click", visit.ts, **named)
 
 
-def replay(url: str, clicks: Sequence[Click]) -> dict[str, int]:
-    """Each click as an event: with the answer in whose list it stands, where a list was asked for and has it."""
+def replay(url: str, clicks: Sequence[Click], most: int) -> dict[str, int]:
+    """Each click as an event: with the answer in whose list it stands, where a list was asked for and has it.
+
+    Readers ask for ``most`` lists, for those of the last clicks.
+    """
     told = Counter(lists=0, events=0, clicks_in_lists=0)
 
     def events(client: httpx.Client) -> Iterator[Event]:
-        for click in tqdm(clicks, "replay"):
+        for number, click in enumerate(tqdm(clicks, "replay", mininterval=10)):
             done: list[Event] = []
-            if click.here not in (None, click.note):
+            if number >= len(clicks) - most and click.here not in (None, click.note):
                 done = list(seen(click, patiently(client, click)))
                 told["lists"] += 1
             named = any(one["type"] == "click" for one in done)
@@ -88,7 +91,7 @@ def visit_all(url: str, visits: Sequence[Click]) -> dict[str, Counter[str]]:
     arms: dict[str, Counter[str]] = defaultdict(Counter)
 
     def events(client: httpx.Client) -> Iterator[Event]:
-        for visit in tqdm(visits, "visits"):
+        for visit in tqdm(visits, "visits", mininterval=10):
             answer = patiently(client, visit)
             done, shown = list(seen(visit, answer)), len(answer["items"])
             arms[answer.get("arm") or "none"] += Counter(lists=1, shown=shown, clicks=len(done) - shown)

@@ -1,8 +1,9 @@
-"""The gate: the new model has to be surely better at finding related notes, and surely worse at nothing else.
+"""The gate: the new model has to be surely better at finding related notes, and may lose of nothing else.
 
 Every figure is a difference on the same pairs or notes, with the 95% interval of a paired bootstrap. "Surely" means
-that the whole interval says so. Pairs of one reader are mostly chance, and a reader of many notes makes many of them:
-they judge only where those of two readers are too few.
+that the whole interval says so. A guard falls where it is surely lower, and where more than a fifth of it is gone,
+surely or not: few notes are sure of nothing. Pairs of one reader are mostly chance, and a reader of many notes makes
+many of them: they judge only where those of two readers are too few.
 """
 
 from collections.abc import Sequence
@@ -23,6 +24,9 @@ from model.note import Note
 _SLOWER = 0.1
 # Notes with a pair of two readers from which on these pairs stand alone: then they tell a change as surely as all do.
 ENOUGH_TARGETS = 100
+# The share of a guard's figure that a new model may lose where chance may have done it, and what it may lose in any
+# case: a figure that is lower guards nothing.
+_LOST, _POINT = 0.2, 0.01
 # Notes below which a bootstrap says nothing, so that no guard falls.
 _FEWEST_NOTES = 10
 
@@ -134,9 +138,15 @@ def pairs_of(pairs: Pairs) -> str:
 
 
 def _guard(name: str, serving: NDArray[np.float64], new: NDArray[np.float64]) -> Row:
-    """A figure of which more is better, that may not surely be less."""
+    """A figure of which more is better, and of which no more than `_LOST` or `_POINT` may be lost, nor surely any."""
     of = f"{len(serving):,} notes"
     if len(serving) < _FEWEST_NOTES:
         return Row(name, None, None, None, of, "not measured")
-    change = paired_bootstrap(new, serving)
-    return Row(name, float(serving.mean()), float(new.mean()), change, of, "falls" if change.high < 0 else "holds")
+    change, before = paired_bootstrap(new, serving), float(serving.mean())
+    if change.high < 0:
+        says = "falls"
+    elif before < _POINT:
+        says = "not measured"
+    else:
+        says = "falls" if change.mean < -max(_LOST * before, _POINT) else "holds"
+    return Row(name, before, float(new.mean()), change, of, says)

@@ -156,6 +156,26 @@ def test_a_guard_over_few_notes_says_nothing():
         assert (row.says, row.of) == (says, f"{notes} notes")
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "says"),
+    [
+        ([1.0, 1.0] + [0.0] * 98, [0.0] * 100, "falls"),  # both of two: chance may have done it, and all is lost
+        ([1.0] * 5 + [0.0] * 95, [1.0] * 4 + [0.0] * 96, "holds"),  # one of five
+        ([1.0] * 10 + [0.0] * 90, [1.0] * 7 + [0.0] * 93, "falls"),  # three of ten
+        ([0.5] + [0.0] * 99, [0.0] * 100, "not measured"),  # half a point: there is nothing to lose
+        ([0.09] * 10 + [0.0] * 90, [0.0] * 100, "falls"),  # and yet it is surely gone
+        ([0.9] * 100, [0.85] * 100, "falls"),  # little, but surely
+    ],
+)
+def test_a_guard_falls_where_it_is_surely_lower_and_where_more_than_a_fifth_is_gone(before, after, says):
+    gold, hits = pairs(), np.zeros(len(pairs()))
+    serving, new = (Measured(hits, np.array(f1), *[np.empty(0)] * 2) for f1 in (before, after))
+
+    [row] = [row for row in verdict(serving, new, np.ones((3, 2)), gold, K).rows if row.name == "F1 of hashtags"]
+
+    assert row.says == says
+
+
 def test_it_is_drawn_as_a_table():
     table = format_verdict(contest(Model(knows=0.4), Model()))
 
