@@ -159,7 +159,7 @@ async def test_on_a_cluster_each_cell_is_on_a_node_of_its_own_and_the_others_out
     """Of 200 notes with a version each that was acknowledged, none is lost when the node of one cell is killed."""
     own = names(3)
     assert len({cluster.primary(name).port for name in own}) == 3
-    async with stores.open_cells(cluster.url, 3, timeout_s=2.0, replicas=1) as cells:
+    async with stores.open_cells(cluster.url, 3, replicas=1) as cells:
         await use(cells)
         store = stores.note_store(cells, 10_000)
         for name in own:
