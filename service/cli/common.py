@@ -198,7 +198,7 @@ def store_cells(*, make: bool = False) -> "Iterator[Cells[SyncRedis]]":
     settings = load_settings()
     from service.processes.local_redis import reached
     from service.store.cells.size import check_size_sync
-    from service.store.cells.stores import open_sync_cells
+    from service.wiring.stores import open_sync_cells
 
     with (
         store_mistakes(),

@@ -76,12 +76,12 @@ async def _serve(settings: Settings) -> None:
     from service.store.attribution.quality import Quality
     from service.store.attribution.reach import EVERY_S as EVERY_REACH_S
     from service.store.attribution.reach import ReachWatch
-    from service.store.cells import stores
     from service.store.experiments.experiments import Experiments
     from service.store.experiments.findings import Findings
     from service.store.experiments.watches import Watches
     from service.store.idempotency import RedisAnswers
     from service.store.rollout import obstacle
+    from service.wiring import stores
 
     manifest = manifest_of(settings)
     with setup_errors(CheckpointError):

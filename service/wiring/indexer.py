@@ -38,10 +38,10 @@ async def _serve(settings: Settings) -> None:
     from indexer.serving.server import serve_shard
     from service.shard.indexes import Indexes
     from service.shard.store_metrics import StoreWatch
-    from service.store.cells import stores
     from service.store.cells.ring import Cells, names
     from service.store.changes import RedisChangeStream
     from service.store.connection import open_sync_redis
+    from service.wiring import stores
 
     own = settings.index
     stop = stop_event()

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from service.backup.lists import Lists, RelatedLists
 from service.settings import Settings, SetupError
-from service.store.cells import stores
 from service.store.cells.size import check_size
+from service.wiring import stores
 from service.wiring.process import share_secret
 
 

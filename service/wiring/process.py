@@ -20,8 +20,8 @@ from service.processes.redis_check import EVERY_S, RedisCheck
 from service.settings import OpsSettings, Settings, SetupError, is_loopback
 from service.store.cells.ring import Cells, names
 from service.store.cells.size import check_size
-from service.store.cells.stores import open_cells
 from service.store.connection import is_cluster, redis_url, redis_wait
+from service.wiring.stores import open_cells
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis

@@ -34,11 +34,11 @@ async def rollout(settings: Settings) -> AsyncIterator[Rollout]:
     """The service that is set, or the one that `notellm serve` runs in the state folder. Raises SetupError."""
     from indexer.serving.client import ShardedSearcher
     from service.processes.state import reach
-    from service.store.cells import stores
     from service.store.cells.size import check_size
     from service.store.experiments.experiments import Experiments
     from service.store.experiments.findings import Findings
     from service.store.experiments.watches import Watches
+    from service.wiring import stores
 
     share_secret(settings)
     url, shards = reach(settings)

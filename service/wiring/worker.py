@@ -51,8 +51,8 @@ def run(settings: Settings) -> None:
 async def _serve(settings: Settings) -> None:
     from indexer.rpc.server import serve
     from service.experiments.way_back import EVERY_S, WayBack
-    from service.store.cells import stores
     from service.store.experiments.watches import Watches
+    from service.wiring import stores
     from service.worker import precomputed
     from service.worker.category_sampler import CategorySampler
     from service.worker.drafts import draft_handlers
@@ -105,8 +105,8 @@ async def _follow(registry: "Registry") -> None:
 
 async def _take_over(settings: Settings, cells: "Cells[Redis]", fingerprint: str) -> None:
     from indexer.serving.client import ShardedSearcher
-    from service.store.cells import stores
     from service.store.rollout import take_over
+    from service.wiring import stores
 
     if settings.worker.takes_over:
         searcher = ShardedSearcher(settings.index.addresses, fingerprint)

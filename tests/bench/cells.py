@@ -35,9 +35,9 @@ from model.network.checkpoint import load_manifest
 from service.client import NoteLLMClient
 from service.processes.state import free_port
 from service.settings import MINI
-from service.store.cells import stores
 from service.store.cells.size import check_size
 from service.store.records import StoredNote, StoredPrediction
+from service.wiring import stores
 
 CELLS = (1, 3, 6)
 BATCH = 500

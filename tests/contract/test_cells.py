@@ -11,7 +11,6 @@ from support.redis import RedisServer
 from model.note import Note
 from service.errors import KeyReused, QueueFull, StoreUnavailable
 from service.settings import Settings, SetupError
-from service.store.cells import stores
 from service.store.cells.ring import Cells, names
 from service.store.cells.size import check_size, check_size_sync
 from service.store.changes import START, RedisChangeStream
@@ -32,6 +31,7 @@ from service.store.schema import (
     NOTE,
     TYPES,
 )
+from service.wiring import stores
 
 MODEL = "m"
 VECTOR = np.array([0.6, 0.8], dtype=np.float32)

@@ -12,13 +12,13 @@ from service.errors import StoreUnavailable
 from service.store.attribution.answers import AnswerSource
 from service.store.attribution.outcomes import Outcomes
 from service.store.cells.ring import Cells
-from service.store.cells.stores import event_log
 from service.store.connection import open_redis
 from service.store.events import RedisEvents
 from service.store.interfaces import EventLog
 from service.store.memory import MemoryEvents
 from service.store.records import Event, digest_of
 from service.store.schema import COMPLETED, EVENTS, OUTCOMES, SEEN
+from service.wiring.stores import event_log
 
 CLICK = Event("e1", "u1", "n2", "click", 1767225600.5, "n1")
 SAVE = Event("e2", "u1", "n2", "save", 1767225601.0, None, 2.5, "a1", 3)

@@ -14,7 +14,6 @@ from model.note import Note
 from model.text.suggestions import spelled
 from service.errors import AliasLoop, StoreUnavailable
 from service.store.cells.ring import Cells
-from service.store.cells.stores import hashtag_store, note_store
 from service.store.connection import open_redis
 from service.store.hashtags import vocabulary
 from service.store.hashtags.completion import Completion
@@ -25,6 +24,7 @@ from service.store.memory import MemoryStore
 from service.store.notes import RedisStore
 from service.store.records import StoredNote
 from service.store.schema import COMPLETED, NEW_NOTES, NEW_TAGS, NOTE, TAG, TAG_NAMES, TAGS
+from service.wiring.stores import hashtag_store, note_store
 
 Stores = tuple[NoteStore, HashtagStore]
 

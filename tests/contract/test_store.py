@@ -15,7 +15,6 @@ from indexer.types import IndexedVector
 from model.note import Note
 from model.text.suggestions import spelled
 from service.errors import NotAsExpected, QueueFull, StoreUnavailable
-from service.store.cells import stores
 from service.store.cells.ring import Cells
 from service.store.connection import open_redis
 from service.store.interfaces import Conflict, NoteStore, Suggestion, TooManyNames
@@ -24,6 +23,7 @@ from service.store.memory import MemoryStore
 from service.store.notes import RedisStore
 from service.store.records import EmbedJob, StoredNote, StoredPrediction, decode_change
 from service.store.schema import ACTIVE, ATTRIBUTES, DEAD, EMBEDDINGS, IDS, JOBS, MOST_ATTRIBUTE_NAMES, NOTE, TAG
+from service.wiring import stores
 
 KYOTO = StoredNote(
     Note("n1", "Three days in Kyoto", "Temples.", ("#Travel", "京都"), "Travel", 7),

@@ -20,7 +20,6 @@ from service.backup.dead_letters import dead_letters
 from service.backup.files import BackupError
 from service.backup.notes import export
 from service.errors import StoreUnavailable
-from service.store.cells import stores
 from service.store.cells.ring import Cells, names
 from service.store.cluster.keys import prefix
 from service.store.connection import open_sync_redis
@@ -28,6 +27,7 @@ from service.store.info import examine
 from service.store.interfaces import HashtagRule
 from service.store.records import Event, StoredNote, StoredPrediction
 from service.store.schema import COMPLETED, EMBEDDINGS, JOBS, NEW_NOTES, NEW_TAGS, NOTE, RESTORING, WRITES
+from service.wiring import stores
 
 MODEL = "00000000000000aa"
 IDS = [f"n{number}" for number in range(60)]
