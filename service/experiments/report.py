@@ -76,12 +76,19 @@ def _guard(
 
 def harm(results: Results) -> list[str]:
     """What the second arm surely does worse than the first, beside its clicks, in words; it holds at every look."""
-    return [guard.says for guard in guards(results) if guard.says and guard.name != "notes"]
+    said = [guard.says for guard in guards(results) if guard.says and guard.name != "notes"]
+    return [*said, *_less_accepted(results)]
 
 
 def fallen_guards(results: Results) -> list[str]:
     """The same, and how far its lists reach, of which there is no interval."""
-    return [guard.says for guard in guards(results) if guard.says]
+    return [guard.says for guard in guards(results) if guard.says] + _less_accepted(results)
+
+
+def _less_accepted(results: Results) -> list[str]:
+    """A guard, too, though its figures stand beside those of the clicks."""
+    change = difference(*(arm.accepted for arm in results.arms))
+    return ["fewer of its hashtags are accepted"] if change is not None and change.is_less else []
 
 
 def finding(results: Results) -> Finding:

@@ -1,6 +1,7 @@
 """The report of a log: tables and a picture of what readers did with what was shown to them."""
 
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from model.evaluation.metrics import Figure
@@ -34,9 +35,14 @@ _CATALOG = "SELECT count(*) FROM {}"
 
 @dataclass(frozen=True, slots=True)
 class OnlineReport:
-    """Rates by dimension and value, the suggestions of each model, the reach of lists, what is new in the notes."""
+    """Rates by dimension and value, the suggestions of each model, the reach of lists, what is new in the notes.
+
+    ``first`` and ``last``: when the first and the last of the answers were given (UTC); None without any.
+    """
 
     answers: int
+    first: datetime | None
+    last: datetime | None
     rates: dict[str, dict[str, Rate]]
     suggested: dict[str, Suggested]
     reach: Reach | None
@@ -49,8 +55,9 @@ def online_report(
 ) -> OnlineReport:
     """Of a folder's log; see `open_log` and, for what is new to the model of ``checkpoint``, `news_of`."""
     with open_log(folder, since_s, memory) as log:
-        [(answers,)] = log.connection.execute(
-            "SELECT count(*) FROM answers WHERE scenario NOT IN ('written', 'failed')"
+        [(answers, *between)] = log.connection.execute(
+            "SELECT count(*), make_timestamp(min(ts)), make_timestamp(max(ts)) FROM answers "
+            "WHERE scenario NOT IN ('written', 'failed')"
         ).fetchall()
         times = log.connection.execute(_TIMES).fetchnumpy()["times"]
         table = "notes" if log.has_notes else "exposure"
@@ -58,12 +65,13 @@ def online_report(
         by = {dimension: rates(log, dimension) for dimension in DIMENSIONS}
         catalog = "the notes of the folder" if log.has_notes else "the notes that stand in a list or in an event"
         news = news_of(folder, checkpoint)
-        return OnlineReport(answers, by, suggested(log), reach(times, notes), catalog, news)
+        return OnlineReport(answers, *between, by, suggested(log), reach(times, notes), catalog, news)
 
 
 def format_online(report: OnlineReport) -> str:
     """The report as Markdown, shares in percent with their 95% intervals."""
-    parts = [f"{report.answers:,} answers in the log."]
+    between = f", from {report.first:%Y-%m-%d %H:%M} to {report.last:%Y-%m-%d %H:%M} UTC" if report.answers else ""
+    parts = [f"{report.answers:,} answers in the log{between}."]
     for dimension, found in report.rates.items():
         if found:
             header = [dimension, "shown", "clicked", "readers", "CTR"]

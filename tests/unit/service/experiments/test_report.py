@@ -1,7 +1,7 @@
 """The report by exported files: what is counted, and what somebody who decides by it reads."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from service.store.experiments.records import Arm, Experiment
 
 EXPERIMENT = Experiment("spread", (Arm("A", "old", {}), Arm("B", "new", {"diversity": 0.2})), ((0, 500),), 1767225600.0)
 NOTES = tuple(f"n{number}" for number in range(20))
+TAGS = ("harbor", "tram", "ferry", "tea", "bus")
 
 
 class Log:
@@ -58,6 +59,18 @@ def community(*, clicks_b: float = 0.1, readers_b: int = 150, slower_b: float = 
                 answer = log.answer(arm, f"{arm}{reader}", ids, seconds=slower * chance.uniform(0.01, 0.02))
                 for id_ in ids:
                     log.event(answer, id_, "click" if chance.random() < rate else "impression")
+    return log
+
+
+def with_writers(made: Callable[[], Log], accepted_b: float) -> Log:
+    """100 writers in each arm are suggested five hashtags twice; those in A accept half of them."""
+    log, chance = made(), np.random.default_rng(5)
+    for arm, rate in (("A", 0.5), ("B", accepted_b)):
+        for writer in range(100):
+            for _ in range(2):
+                answer = log.answer(arm, f"{arm}{writer}", TAGS, scenario="tags")
+                accepted = [tag for tag in TAGS if chance.random() < rate]
+                log.answer("", f"{arm}{writer}", accepted, scenario="written", answer_id=answer, experiment="")
     return log
 
 
@@ -138,12 +151,19 @@ def test_the_verdict_comes_first_and_says_what_to_think(made, said, tmp_path):
         (partial(community, clicks_b=0.04), 1, "take back"),
         (partial(community, slower_b=2.0), 1, "take back"),
         (partial(community, readers_b=50), 1, "take back"),
+        (partial(with_writers, partial(community, clicks_b=0.16), 0.25), 1, "take back"),
+        (partial(with_writers, partial(community, clicks_b=0.16), 0.5), 1, "ship"),
+        (partial(with_writers, community, 0.25), 1, "take back"),
         (community, 1, "wait"),
         (partial(community, notes_b=10), 1, "wait"),
         (community, 15, "take back"),
         (Log, 1, "wait"),
     ],
-    ids=["better", "late", "slow", "narrow", "worse", "harm", "broken", "none", "narrow-yet", "over", "nothing"],
+    ids=[
+        *("better", "late", "slow", "narrow", "worse", "harm", "broken"),
+        *("fewer hashtags", "as many hashtags", "fewer hashtags alone"),
+        *("none", "narrow-yet", "over", "nothing"),
+    ],
 )
 def test_what_surely_is_better_and_does_no_harm_is_shipped_and_nothing_else(made, after_days, done, tmp_path):
     decided = decide(EXPERIMENT, made().results(tmp_path), EXPERIMENT.started_at + after_days * 86_400, 14)
@@ -196,6 +216,8 @@ def test_guards_fall_for_an_arm_that_fails_is_empty_or_shows_always_the_same(tmp
         log.answer("B", f"B{reader}", [])
     assert fallen_guards(log.results(tmp_path / "one")) == ["it fails more often", "more of its lists are empty"]
 
+    writers = with_writers(community, 0.25)
+    assert fallen_guards(writers.results(tmp_path / "three")) == ["fewer of its hashtags are accepted"]
     narrow = community(notes_b=10)
     assert fallen_guards(narrow.results(tmp_path / "two")) == ["its lists reach 50% fewer notes"]
 

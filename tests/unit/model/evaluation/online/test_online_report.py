@@ -237,6 +237,15 @@ def test_the_report_says_shares_in_percent(tmp_path):
     assert "| 5 | 60.0 | 0.560 | 0 | 0.0 |" in text
 
 
+def test_the_report_says_of_which_time_it_is(tmp_path):
+    later = answer("other", "model-B-whole", ["n1"]) | {"ts": int((NOW_S + DAY_S + 3600) * 1e6)}
+
+    text = format_online(online_report(write(tmp_path / "some", answers=[*ANSWERS, later])))
+
+    assert text.startswith("5 answers in the log, from 2024-10-04 00:00 to 2024-10-05 01:00 UTC.")
+    assert format_online(online_report(write(tmp_path / "none", answers=[]))).startswith("0 answers in the log.")
+
+
 def test_figures_of_reach_are_plain_numbers_for_json():
     found = reach(np.array([3, 1, 1], dtype=np.int64), 5)
     assert found
