@@ -32,15 +32,17 @@ from service.api.routes import requests
 from service.backup.events import ANSWER_SCHEMA, SCHEMA
 from service.store.attribution.buffer import AnswerBuffer
 from service.store.attribution.log import RedisAnswerLog
+from service.store.attribution.quality import Quality
 
-# Of requests: what comes in five seconds, between two flushes, from 200 a second.
-NOTES, BLOCK, TURNS = 300, 1000, 20
+# Blocks so short that both kinds meet the same machine; a round is of 1,000 requests of each, and then of a flush, as
+# of five seconds with 200 a second.
+NOTES, BLOCK, BLOCKS, ROUNDS = 300, 50, 20, 15
 
 
 async def cost() -> dict[str, float]:
     """Microseconds of processor time a request, without and with the log, and how many times as much it is with it.
 
-    The ratio is of the sums of all blocks, with the 95% interval of a bootstrap over pairs of neighboring ones.
+    The ratio is of the sums of all rounds, with the 95% interval of a bootstrap over them.
     """
     gc.set_threshold(10_000, 1)  # as `run_gateway` has it
     server = RedisServer()
@@ -49,30 +51,40 @@ async def cost() -> dict[str, float]:
     gateway = MemoryGateway()
     await gateway.publish(*(Note(f"n{number}", f"harbor tram {number}") for number in range(NOTES)))
     buffer = gateway.app.state.buffer = AnswerBuffer(RedisAnswerLog(redis, 1_000_000, 30))
-    logs = requests.Answering.log
+    quality, logs = Quality(redis, buffer.counts), requests.Answering.log
 
     async def block(with_log: bool) -> float:
         requests.Answering.log = logs if with_log else (lambda *_, **__: f"{random.getrandbits(64):016x}")
         start = time.process_time()
         for number in range(BLOCK):
-            await get(gateway.app, f"/notes/n{number % NOTES}/related", f"k=10&for_user=u{number % 50}")
-        await buffer.flush()
-        return (time.process_time() - start) / BLOCK * 1e6
+            await get(gateway.app, f"/notes/n{number * 7 % NOTES}/related", f"k=10&for_user=u{number}")
+        return time.process_time() - start
 
-    await block(True)
-    times: dict[bool, list[float]] = {False: [], True: []}
-    for turn in range(2 * TURNS):
-        with_log = turn % 2 == turn // 2 % 2  # without, with, with, without
-        times[with_log].append(await block(with_log))
+    async def flush() -> float:
+        start = time.process_time()
+        await buffer.flush()
+        await quality.flush()
+        return time.process_time() - start
+
+    async def in_turns() -> tuple[float, float, float]:
+        taken_s = {False: 0.0, True: 0.0}
+        for number in range(2 * BLOCKS):
+            with_log = number % 2 == number // 2 % 2  # without, with, with, without
+            taken_s[with_log] += await block(with_log)
+        return taken_s[False], taken_s[True], await flush()
+
+    await in_turns()
+    rounds_R3 = np.array([await in_turns() for _ in range(ROUNDS)]) / (BLOCK * BLOCKS) * 1e6
     requests.Answering.log = logs
-    parts = await own_parts(buffer)
     await redis.aclose()
     server.close()
-    without_T, with_T = np.array(times[False]), np.array(times[True])
-    drawn = np.random.default_rng(0).integers(TURNS, size=(1000, TURNS))
-    low, high = np.quantile(with_T[drawn].sum(1) / without_T[drawn].sum(1), [0.025, 0.975])
-    found = {"without_us": without_T.mean(), "with_us": with_T.mean(), "ratio": with_T.sum() / without_T.sum()}
-    return {name: round(float(value), 4) for name, value in (found | {"low": low, "high": high} | parts).items()}
+    drawn_R = np.random.default_rng(0).integers(ROUNDS, size=(1000, ROUNDS))
+    without, request, flushed = (rounds_R3[drawn_R, column].sum(1) for column in range(3))
+    low, high = np.quantile((request + flushed) / without, [0.025, 0.975])
+    without, request, flushed = rounds_R3.mean(0)
+    found = {"without_us": without, "request_us": request - without, "flush_us": flushed}
+    found |= {"ratio": (request + flushed) / without, "low": low, "high": high}
+    return {name: round(float(value), 4) for name, value in found.items()}
 
 
 async def get(app: ASGIApp, path: str, query: str) -> None:
@@ -103,23 +115,6 @@ async def get(app: ASGIApp, path: str, query: str) -> None:
 
     await app(scope, receive, send)
     assert statuses == [200]
-
-
-async def own_parts(buffer: AnswerBuffer) -> dict[str, float]:
-    """The same taken apart: what the request does, and what the background does, a request."""
-
-    class Model:
-        fingerprint = "0123456789abcdef"
-
-    answering = requests.Answering(Model(), buffer, "u1")
-    ids = [f"n{number}" for number in range(10)]
-    start = time.process_time()
-    for _ in range(10_000):
-        answering.log("related", "0123456789abcdef", ids, note_id="n1")
-    middle = time.process_time()
-    await buffer.flush()
-    end = time.process_time()
-    return {"append_us": round((middle - start) * 100, 2), "flush_us": round((end - middle) * 100, 2)}
 
 
 def write(folder: Path, events: int) -> None:

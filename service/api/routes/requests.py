@@ -71,8 +71,8 @@ class Answering:
 
     def log(self, scenario: Scenario, digest: str, ids: Sequence[str], *, note_id: str = "", category: str = "") -> str:
         """Log an answer with these ids, in order, to rules of this digest; returns its own id, which events name."""
-        model = self.recommender.fingerprint
-        answer_id, seconds = new_answer_id(scenario, model, self.arm), self._seconds
+        model, seconds = self.recommender.fingerprint, self._seconds
+        answer_id = new_answer_id(scenario, model, self.arm)
         source = scenario, model, ids, digest, self.reader, self.experiment, self.arm
         self.buffer.add(ServedAnswer(answer_id, time.time(), *source, note_id, category, seconds))
         if scenario == "tags":
