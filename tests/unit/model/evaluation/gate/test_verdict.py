@@ -160,7 +160,8 @@ def test_a_guard_over_few_notes_says_nothing():
     ("before", "after", "says"),
     [
         ([1.0, 1.0] + [0.0] * 98, [0.0] * 100, "falls"),  # both of two: chance may have done it, and all is lost
-        ([1.0] * 5 + [0.0] * 95, [1.0] * 4 + [0.0] * 96, "holds"),  # one of five
+        ([1.0] * 10 + [0.0] * 90, [1.0] * 8 + [0.0] * 92, "holds"),  # two of ten
+        ([1.0] * 2 + [0.0] * 98, [1.0] + [0.0] * 99, "holds"),  # half, which is one point
         ([1.0] * 10 + [0.0] * 90, [1.0] * 7 + [0.0] * 93, "falls"),  # three of ten
         ([0.5] + [0.0] * 99, [0.0] * 100, "not measured"),  # half a point: there is nothing to lose
         ([0.09] * 10 + [0.0] * 90, [0.0] * 100, "falls"),  # and yet it is surely gone
