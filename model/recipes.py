@@ -54,7 +54,7 @@ class Recipe:
     compute_dtype: Literal["float32", "bfloat16"] = "bfloat16"
     saved_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     # Of LoRA's factors in the adapter, and so in what is folded in; None is `saved_dtype`.
-    adapter_dtype: Literal["float32", "bfloat16", "float16", "float8_e4m3fn"] | None = None
+    lora_dtype: Literal["float32", "bfloat16", "float16", "float8_e4m3fn"] | None = None
     seed: int = 0
 
 

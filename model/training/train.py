@@ -81,8 +81,8 @@ def train(
     base = start.base
     if base is not None:
         assert isinstance(network, NoteLLM)
-        adapter_dtype = getattr(torch, recipe.adapter_dtype or recipe.saved_dtype)
-        save_weights(out / ADAPTER_FOLDER, network, adapter_dtype)
+        lora_dtype = getattr(torch, recipe.lora_dtype or recipe.saved_dtype)
+        save_weights(out / ADAPTER_FOLDER, network, lora_dtype)
     fold_adapters(network.backbone, saved_dtype)
     trained_on = {"notes": len(notes), "pairs": len(start.training_set.pairs), **_outcome(history, start.validation)}
     save(out, network, start.tokenizer, start.special, recipe, closed, trained_on)

@@ -18,7 +18,7 @@ def tiny_adapter(folder: Path, **settings: Any) -> Path:
     """The checkpoint, in a folder with ``base.gguf`` and ``state``; its adapter (8 bits a weight) is in ``adapter``."""
     write_llama(folder / "base.gguf")
     recipe = replace(smollm2(), base_model=str(folder / "base.gguf"), steps=6, pairs_per_batch=3, dim=16, lora_rank=4)
-    recipe = replace(recipe, **{"adapter_dtype": "float8_e4m3fn", **settings})
+    recipe = replace(recipe, **{"lora_dtype": "float8_e4m3fn", **settings})
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NOTELLM_STATE_DIR", str(folder / "state"))
         train(replace(recipe, learning_rate=3e-3), NOTES, PAIRS, folder / "checkpoint")

@@ -35,7 +35,7 @@ def test_an_adapter_merged_again_is_the_checkpoint_that_was_trained(checkpoint, 
 
 
 def test_without_a_dtype_of_its_own_it_has_that_of_the_checkpoint(tmp_path):
-    trained = tiny_adapter(tmp_path, adapter_dtype=None, steps=1)
+    trained = tiny_adapter(tmp_path, lora_dtype=None, steps=1)
     weights = load_file(trained / "adapter" / "adapter_model.safetensors")
     assert {weight.dtype for weight in weights.values()} == {torch.bfloat16}
 
