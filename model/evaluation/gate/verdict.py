@@ -1,8 +1,8 @@
 """The gate: the new model has to be surely better at finding related notes, and may lose of nothing else.
 
 Every figure is a difference on the same pairs or notes, with the 95% interval of a paired bootstrap. "Surely" means
-that the whole interval says so. A guard falls where it is surely lower, and where more than a fifth of it is gone,
-surely or not: few notes are sure of nothing. Pairs of one reader are mostly chance, and a reader of many notes makes
+that the whole interval says so. A guard falls where it is surely lower, and where a hundred notes or more judge and
+more than a fifth of it is gone, surely or not. Pairs of one reader are mostly chance, and a reader of many notes makes
 many of them: they judge only where those of two readers are too few.
 """
 
@@ -24,9 +24,9 @@ from model.note import Note
 _SLOWER = 0.1
 # Notes with a pair of two readers from which on these pairs stand alone: then they tell a change as surely as all do.
 ENOUGH_TARGETS = 100
-# The share of a guard's figure that a new model may lose where chance may have done it, and what it may lose in any
-# case: a figure that is lower guards nothing.
-_LOST, _POINT = 0.2, 0.01
+# Of a guard that so many notes judge, a new model may lose a share where chance may have done it, and a point in any
+# case: a figure that is lower guards nothing. Of fewer notes chance takes more from models that are as good.
+_MANY_NOTES, _LOST, _POINT = 100, 0.2, 0.01
 # Notes below which a bootstrap says nothing, so that no guard falls.
 _FEWEST_NOTES = 10
 
@@ -138,15 +138,12 @@ def pairs_of(pairs: Pairs) -> str:
 
 
 def _guard(name: str, serving: NDArray[np.float64], new: NDArray[np.float64]) -> Row:
-    """A figure of which more is better, and of which no more than `_LOST` or `_POINT` may be lost, nor surely any."""
+    """A figure of which more is better, and of which nothing may surely be lost, nor much where many notes judge."""
     of = f"{len(serving):,} notes"
     if len(serving) < _FEWEST_NOTES:
         return Row(name, None, None, None, of, "not measured")
     change, before = paired_bootstrap(new, serving), float(serving.mean())
-    if change.high < 0:
-        says = "falls"
-    elif before < _POINT:
-        says = "not measured"
-    else:
-        says = "falls" if change.mean < -max(_LOST * before, _POINT) else "holds"
-    return Row(name, before, float(new.mean()), change, of, says)
+    lost = len(serving) >= _MANY_NOTES and change.mean < -max(_LOST * before, _POINT)
+    if before < _POINT:
+        of += ", below a point: guards little"
+    return Row(name, before, float(new.mean()), change, of, "falls" if change.high < 0 or lost else "holds")

@@ -157,24 +157,35 @@ def test_a_guard_over_few_notes_says_nothing():
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "says"),
+    ("before", "after", "says", "of"),
     [
-        ([1.0, 1.0] + [0.0] * 98, [0.0] * 100, "falls"),  # both of two: chance may have done it, and all is lost
-        ([1.0] * 10 + [0.0] * 90, [1.0] * 8 + [0.0] * 92, "holds"),  # two of ten
-        ([1.0] * 2 + [0.0] * 98, [1.0] + [0.0] * 99, "holds"),  # half, which is one point
-        ([1.0] * 10 + [0.0] * 90, [1.0] * 7 + [0.0] * 93, "falls"),  # three of ten
-        ([0.5] + [0.0] * 99, [0.0] * 100, "not measured"),  # half a point: there is nothing to lose
-        ([0.09] * 10 + [0.0] * 90, [0.0] * 100, "falls"),  # and yet it is surely gone
-        ([0.9] * 100, [0.85] * 100, "falls"),  # little, but surely
+        (
+            [1.0, 1.0] + [0.0] * 98,
+            [0.0] * 100,
+            "falls",
+            "100 notes",
+        ),  # both of two: chance may have done it, and all is lost
+        ([1.0] * 10 + [0.0] * 90, [1.0] * 8 + [0.0] * 92, "holds", "100 notes"),  # two of ten
+        ([1.0] * 2 + [0.0] * 98, [1.0] + [0.0] * 99, "holds", "100 notes"),  # half, which is one point
+        ([1.0] * 10 + [0.0] * 90, [1.0] * 7 + [0.0] * 93, "falls", "100 notes"),  # three of ten
+        ([1.0] * 10 + [0.0] * 89, [1.0] * 7 + [0.0] * 92, "holds", "99 notes"),  # the same, of too few
+        ([0.5] + [0.0] * 99, [0.0] * 100, "holds", "100 notes, below a point: guards little"),  # half a point
+        (
+            [0.09] * 10 + [0.0] * 90,
+            [0.0] * 100,
+            "falls",
+            "100 notes, below a point: guards little",
+        ),  # and yet it is surely gone
+        ([0.9] * 100, [0.85] * 100, "falls", "100 notes"),  # little, but surely
     ],
 )
-def test_a_guard_falls_where_it_is_surely_lower_and_where_more_than_a_fifth_is_gone(before, after, says):
+def test_a_guard_falls_where_it_is_surely_lower_and_where_more_than_a_fifth_is_gone(before, after, says, of):
     gold, hits = pairs(), np.zeros(len(pairs()))
     serving, new = (Measured(hits, np.array(f1), *[np.empty(0)] * 2) for f1 in (before, after))
 
     [row] = [row for row in verdict(serving, new, np.ones((3, 2)), gold, K).rows if row.name == "F1 of hashtags"]
 
-    assert row.says == says
+    assert (row.says, row.of) == (says, of)
 
 
 def test_it_is_drawn_as_a_table():
