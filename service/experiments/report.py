@@ -87,7 +87,8 @@ def fallen_guards(results: Results) -> list[str]:
 
 def _less_accepted(results: Results) -> list[str]:
     """A guard, too, though its figures stand beside those of the clicks."""
-    change = difference(*(arm.accepted for arm in results.arms))
+    first, second = results.arms
+    change = difference(first.accepted, second.accepted)
     return ["fewer of its hashtags are accepted"] if change is not None and change.is_less else []
 
 

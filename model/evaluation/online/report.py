@@ -55,7 +55,7 @@ def online_report(
 ) -> OnlineReport:
     """Of a folder's log; see `open_log` and, for what is new to the model of ``checkpoint``, `news_of`."""
     with open_log(folder, since_s, memory) as log:
-        [(answers, *between)] = log.connection.execute(
+        [(answers, first, last)] = log.connection.execute(
             "SELECT count(*), make_timestamp(min(ts)), make_timestamp(max(ts)) FROM answers "
             "WHERE scenario NOT IN ('written', 'failed')"
         ).fetchall()
@@ -65,7 +65,7 @@ def online_report(
         by = {dimension: rates(log, dimension) for dimension in DIMENSIONS}
         catalog = "the notes of the folder" if log.has_notes else "the notes that stand in a list or in an event"
         news = news_of(folder, checkpoint)
-        return OnlineReport(answers, *between, by, suggested(log), reach(times, notes), catalog, news)
+        return OnlineReport(answers, first, last, by, suggested(log), reach(times, notes), catalog, news)
 
 
 def format_online(report: OnlineReport) -> str:
