@@ -160,8 +160,10 @@ class OpsSettings(BaseModel, frozen=True, extra="forbid"):
 class WorkerSettings(BaseModel, frozen=True, extra="forbid"):
     """How a worker runs the model."""
 
-    backend: Literal["hf", "vllm"] = Field(
-        default="hf", description="What runs the network: vllm on a GPU, hf (plain transformers) elsewhere."
+    backend: Literal["auto", "hf", "openvino", "vllm"] = Field(
+        default="auto",
+        description="What runs the network: hf (plain transformers), openvino on a CPU or vllm on a GPU; auto is "
+        "openvino where it is installed and there is no GPU, else hf.",
     )
     addresses: tuple[str, ...] = Field(
         default=("127.0.0.1:9100",), description="Every worker: host:port, or the path of a unix socket."

@@ -18,9 +18,8 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from model.backend import Backend, Prediction, Prompt, Request, Timings
-from model.inference.rows import Lengths, Rows, padded_left
+from model.inference.rows import Lengths, Network, Rows, padded_left
 from model.network.checkpoint import load
-from model.network.notellm import NoteLLM
 from model.note import Note
 from model.text.grammar import Grammar, Grammars
 from model.text.outputs import Outputs, Written, prediction
@@ -36,11 +35,11 @@ class HfBackend(Backend):
     A note under way has a row for each output, so that category and hashtags are written at the same time.
     """
 
-    def __init__(self, network: NoteLLM, builder: PromptBuilder, categories: tuple[str, ...], fingerprint: str) -> None:
+    def __init__(self, network: Network, builder: PromptBuilder, categories: tuple[str, ...], fingerprint: str) -> None:
         self.fingerprint = fingerprint
         self.dim = network.dim
-        self.dtype = str(network.backbone.dtype).removeprefix("torch.")
-        self.join_tokens = _JOIN_TOKENS[network.log_scale.device.type]
+        self.dtype = str(network.dtype).removeprefix("torch.")
+        self.join_tokens = _JOIN_TOKENS[network.device.type]
         self.builder = builder
         self.timings: Timings | None = None
         self._network = network
@@ -73,7 +72,7 @@ class HfBackend(Backend):
         started = time.perf_counter()
         logits = []
         if self._texts:
-            last_R = torch.tensor([text.tokens[-1] for text in self._texts], device=self._device)
+            last_R = torch.tensor([text.tokens[-1] for text in self._texts], device=self._network.device)
             logits.append(self._network.logits(self._rows.feed(last_R[:, None])))
         decoded = time.perf_counter()
         for notes in self._joined():
@@ -118,7 +117,7 @@ class HfBackend(Backend):
             task
             for task in tasks
             if task.grammar.goes_on(task.grammar.start[None])[0]
-            and request.tokens + len(task.guidance) < self._positions
+            and request.tokens + len(task.guidance) < self._network.positions
         ]
 
     def _begin(self, notes: Sequence["_Note"]) -> list[Tensor]:
@@ -149,7 +148,7 @@ class HfBackend(Backend):
             self._rows.join(cache, lengths_N)
             self._outputs.join(task.grammar, len(notes))
             for note, length in zip(notes, lengths_N.tolist(), strict=True):
-                self._texts.append(note.begin(task, self._positions - length))
+                self._texts.append(note.begin(task, self._network.positions - length))
             logits.append(self._network.logits(states_NLH[:, -1]))
         return logits
 
@@ -159,20 +158,19 @@ class HfBackend(Backend):
         """States of sequences, or of what follows ``before_N`` tokens in a cache; and the length of each with it."""
         longest = max(map(len, sequences))
         pad = self.builder.special.pad
-        ids_NL = torch.tensor([[pad] * (longest - len(ids)) + ids for ids in sequences], device=self._device)
+        ids_NL = torch.tensor([[pad] * (longest - len(ids)) + ids for ids in sequences], device=self._network.device)
         lengths_N: Lengths = np.array([len(ids) for ids in sequences], np.int64) + before_N
-        lengths_N1 = torch.from_numpy(lengths_N).to(self._device)[:, None]
+        lengths_N1 = torch.from_numpy(lengths_N).to(self._network.device)[:, None]
         columns = longest + (cache.get_seq_length() if cache else 0)
-        positions_L = torch.arange(columns - longest, columns, device=self._device)
-        output = self._network.backbone.base_model(
-            input_ids=ids_NL,
-            attention_mask=padded_left(lengths_N1, columns),
+        positions_L = torch.arange(columns - longest, columns, device=self._network.device)
+        states_NLH = self._network.extend(
+            ids_NL,
+            padded_left(lengths_N1, columns),
             # Column -1 holds the last token of each; padding has no position.
-            position_ids=(positions_L + lengths_N1 - columns).clamp(min=0),
-            past_key_values=cache,
-            use_cache=cache is not None,
+            (positions_L + lengths_N1 - columns).clamp(min=0),
+            cache,
         )
-        return output.last_hidden_state, lengths_N
+        return states_NLH, lengths_N
 
     def _give_vectors(self, notes: Sequence["_Note"], states_NH: Tensor) -> None:
         """From the states before [EMB], which are the notes' (section 4.3)."""
@@ -199,15 +197,6 @@ class HfBackend(Backend):
         order_R = self._rows.keep(going_R)
         self._outputs.keep(order_R)
         self._texts = [self._texts[row] for row in order_R]
-
-    @property
-    def _positions(self) -> int:
-        positions: int = self._network.backbone.config.max_position_embeddings
-        return positions
-
-    @property
-    def _device(self) -> torch.device:
-        return self._network.log_scale.device
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,16 +1,17 @@
 """Opens a checkpoint with the backend that runs it."""
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from model.backend import Backend
-from model.network.checkpoint import load_manifest
+from model.network.checkpoint import load, load_manifest, read_object
 
 if TYPE_CHECKING:
     import torch
 
-BACKENDS = ("hf", "vllm")
+BACKENDS = ("auto", "hf", "openvino", "vllm")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +34,11 @@ class Runtime:
 
 
 def open_backend(name: str, checkpoint: Path, runtime: Runtime | None = None) -> Backend:
-    """Open a checkpoint with the named backend.
+    """Open a checkpoint with the named backend; ``auto`` is openvino on a CPU where it is installed, else hf.
 
     Raises:
         ValueError: for an unknown name. CheckpointError (a ValueError) when the checkpoint cannot be used.
+        ModuleNotFoundError: if a package is missing that this backend needs.
     """
     if name not in BACKENDS:
         raise ValueError(f"unknown backend {name!r}; known: {', '.join(BACKENDS)}")
@@ -51,6 +53,8 @@ def open_backend(name: str, checkpoint: Path, runtime: Runtime | None = None) ->
 
     if runtime.threads:
         torch.set_num_threads(runtime.threads)
+    if name == "openvino" or (name == "auto" and _runs_on_openvino(checkpoint, dtype)):
+        return _open_openvino(checkpoint, dtype, runtime.threads)
     return HfBackend.open(checkpoint, dtype)
 
 
@@ -80,6 +84,22 @@ def gpu_memory() -> int:
     import torch
 
     return torch.cuda.memory_reserved() if torch.cuda.is_available() else 0
+
+
+def _runs_on_openvino(checkpoint: Path, dtype: str) -> bool:
+    if default_device().type == "cuda" or find_spec("openvino") is None:
+        return False
+    from model.inference.openvino import ARCHITECTURES, PRECISIONS
+
+    return read_object(checkpoint / "config.json").get("model_type") in ARCHITECTURES and dtype in PRECISIONS
+
+
+def _open_openvino(checkpoint: Path, dtype: str, threads: int) -> Backend:
+    from model.inference.hf import HfBackend
+    from model.inference.openvino import CompiledNetwork
+
+    network, builder, manifest = load(checkpoint)
+    return HfBackend(CompiledNetwork(network, dtype, threads), builder, manifest.categories, manifest.fingerprint)
 
 
 def _open_vllm(checkpoint: Path, runtime: Runtime, fingerprint: str, dtype: str) -> Backend:

@@ -4,15 +4,13 @@ Shapes: R rows, C columns of the cache, T tokens fed at once, H hidden. Padding 
 same column, so that one token more is one column more for all of them.
 """
 
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from transformers import Cache, DynamicCache, DynamicLayer
-
-from model.network.notellm import NoteLLM
 
 # There before they are needed, since moving the whole cache costs as much as a step: columns for longer sequences that
 # join and for tokens to come, and rows.
@@ -21,13 +19,29 @@ _SPARE_LEFT, _SPARE_RIGHT, _SPARE_ROWS = 16, 64, 8
 Lengths = NDArray[np.int64]
 
 
+class Network(Protocol):
+    """What generating asks of a network; see `model.network.notellm.NoteLLM`, and `model.inference.openvino`."""
+
+    @property
+    def dim(self) -> int: ...
+    @property
+    def device(self) -> torch.device: ...
+    @property
+    def dtype(self) -> torch.dtype: ...
+    @property
+    def positions(self) -> int: ...
+    def extend(self, ids_NT: Tensor, mask_NC: Tensor, positions_NT: Tensor, cache: Cache | None) -> Tensor: ...
+    def embedding(self, hidden_NH: Tensor) -> Tensor: ...
+    def logits(self, hidden_TH: Tensor) -> Tensor: ...
+
+
 class Rows:
     """Begun sequences of different length; `feed` appends to all of them.
 
     Memory is that of the rows at the longest one's length, and a little more; it is given back when no row is left.
     """
 
-    def __init__(self, network: NoteLLM) -> None:
+    def __init__(self, network: Network) -> None:
         self._network = network
         self._lengths_R: Lengths = np.zeros(0, np.int64)
         self._end = 0  # the column behind the last tokens
@@ -74,21 +88,19 @@ class Rows:
         for layer in self._layers:
             layer.rows, layer.start, layer.stop = len(self), self._end - longest, self._end
         lengths_R1 = torch.from_numpy(self._lengths_R).to(self._device)[:, None]
-        output = self._network.backbone.base_model(
-            input_ids=ids_RT,
-            attention_mask=padded_left(lengths_R1 + tokens, longest + tokens),
-            position_ids=lengths_R1 + torch.arange(tokens, device=self._device),
-            past_key_values=Cache(layers=self._layers),
-            use_cache=True,
+        states_RTH = self._network.extend(
+            ids_RT,
+            padded_left(lengths_R1 + tokens, longest + tokens),
+            lengths_R1 + torch.arange(tokens, device=self._device),
+            Cache(layers=self._layers),
         )
         self._end += tokens
         self._lengths_R = self._lengths_R + tokens
-        states_RH: Tensor = output.last_hidden_state[:, -1]
-        return states_RH
+        return states_RTH[:, -1]
 
     @property
     def _device(self) -> torch.device:
-        return self._network.log_scale.device
+        return self._network.device
 
     def _reserve(self, rows: int, longest: int, more: int) -> None:
         """Room for so many rows, for a longest one that ends where all end, and for more columns behind that end."""

@@ -11,6 +11,7 @@ from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
+    Cache,
     PreTrainedConfig,
     PreTrainedModel,
 )
@@ -44,6 +45,22 @@ class NoteLLM(nn.Module):
         """Size of the note embedding, D."""
         return self.head.out_features
 
+    @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+        return self.log_scale.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision that it computes in."""
+        return self.backbone.dtype
+
+    @property
+    def positions(self) -> int:
+        """Tokens that a sequence has at most."""
+        positions: int = self.backbone.config.max_position_embeddings
+        return positions
+
     def forward(self, chunks: Sequence[Chunk]) -> tuple[Tensor, Tensor]:
         """Embeddings of every note of the chunks, in their order, shape (N, D), and the summed generation loss.
 
@@ -67,6 +84,20 @@ class NoteLLM(nn.Module):
         Attention is causal, so padding on the right changes nothing to its left and needs no mask.
         """
         states: Tensor = self.backbone.base_model(input_ids=ids_NL, use_cache=False).last_hidden_state
+        return states
+
+    def extend(self, ids_NT: Tensor, mask_NC: Tensor, positions_NT: Tensor, cache: Cache | None) -> Tensor:
+        """Hidden states of T more tokens of each sequence, shape (N, T, H); their keys and values go into the cache.
+
+        ``mask_NC``: 1 for tokens and 0 for padding, in the columns of the cache and the T new ones.
+        """
+        states: Tensor = self.backbone.base_model(
+            input_ids=ids_NT,
+            attention_mask=mask_NC,
+            position_ids=positions_NT,
+            past_key_values=cache,
+            use_cache=cache is not None,
+        ).last_hidden_state
         return states
 
     def states(self, chunk: Chunk) -> Tensor:

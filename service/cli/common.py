@@ -83,7 +83,8 @@ def runtime_options(command: Command) -> Command:
     """What runs a model, and how; for `open_model`."""
     options = [
         click.option(
-            "--backend", type=click.Choice(["hf", "vllm"]), default="hf", show_default=True, help="What runs the model."
+            "--backend", type=click.Choice(["auto", "hf", "openvino", "vllm"]), default="auto", show_default=True,
+            help="What runs the model; auto is openvino where it is installed and there is no GPU, else hf.",
         ),
         click.option(
             "--dtype", type=click.Choice(["auto", "float32", "bfloat16", "float16"]), default="auto", show_default=True,
@@ -140,9 +141,14 @@ def mistakes() -> Iterator[None]:
         yield
     except ModuleNotFoundError as error:
         package = (error.name or str(error)).partition(".")[0]
-        extra = {"vllm": "vllm", "gguf": "smollm2", "pyspark": "spark", "py4j": "spark", "ray": "ray"}.get(
-            package, "train"
-        )
+        extra = {
+            "vllm": "vllm",
+            "openvino": "openvino",
+            "gguf": "smollm2",
+            "pyspark": "spark",
+            "py4j": "spark",
+            "ray": "ray",
+        }.get(package, "train")
         raise click.ClickException(
             f"{package} is not installed; this command needs: pip install 'notellm[{extra}]'"
         ) from error

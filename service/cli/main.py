@@ -53,8 +53,9 @@ def cli() -> None:
     "--samples", is_flag=True, help="Load the sample notes once everything is ready; with keys, NOTELLM_KEY is one."
 )
 @click.option(
-    "--backend", type=click.Choice(["hf", "vllm"]),
-    help="What runs the model: vllm needs its package and pays on a GPU. Default: NOTELLM_WORKER__BACKEND, or hf.",
+    "--backend", type=click.Choice(["auto", "hf", "openvino", "vllm"]),
+    help="What runs the model: vllm needs its package and pays on a GPU, openvino needs its package. Default: "
+    "NOTELLM_WORKER__BACKEND, or auto, which is openvino where it is installed and there is no GPU, else hf.",
 )  # fmt: skip
 def serve(samples: bool, backend: str | None) -> None:
     """Run the whole service on this machine.

@@ -16,11 +16,13 @@ from support.tiny import NOTES
 from model.backend import Backend
 from model.inference import golden
 from model.inference.hf import HfBackend
+from model.inference.open import Runtime
+from model.inference.open import open_backend as open_any
 from model.network.checkpoint import load, load_manifest
 from model.text.hashtags import clean_tag
 
 # vLLM has an environment of its own: `make vllm-test` runs this file there.
-BACKENDS = ["hf", "vllm"] if find_spec("vllm") else ["hf"]
+BACKENDS = ["hf", "openvino", *(["vllm"] if find_spec("vllm") else [])]
 # Four notes at once, 64 tokens a step, and a cache of 576: prompts are cut, run with others that are being written,
 # and have to make room for each other.
 TIGHT = {"max_num_batched_tokens": 64, "max_num_seqs": 4, "num_gpu_blocks_override": 18}
@@ -35,8 +37,8 @@ CASES = [
 
 
 def open_backend(name: str, checkpoint: Path, work: Path, options: dict[str, Any]) -> Backend:
-    if name == "hf":
-        return HfBackend.open(checkpoint)
+    if name != "vllm":
+        return open_any(name, checkpoint, Runtime("float32", threads=1))
     from support.engine import open_vllm
 
     return open_vllm(checkpoint, work, options)

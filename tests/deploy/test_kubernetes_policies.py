@@ -312,7 +312,7 @@ def threads_fit_the_cpus(manifests: Manifests) -> Iterator[str]:
         settings, cores = settings_of(environment), quantity(container["resources"]["limits"]["cpu"])
         wanted = {
             "gateway": 1,
-            "worker": settings.worker.threads if settings.worker.backend == "hf" else 1,
+            "worker": 1 if settings.worker.backend == "vllm" else settings.worker.threads,
             "indexer": settings.index.threads,
         }.get(workload.component, int(environment.get("OMP_NUM_THREADS", "1")))
         if not 0 < wanted <= cores:

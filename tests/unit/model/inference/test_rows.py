@@ -6,22 +6,29 @@ import torch
 from support.tiny import tiny_base
 from transformers import DynamicCache
 
+from model.inference.openvino import CompiledNetwork
 from model.inference.rows import Rows
 from model.network.notellm import NoteLLM
 
 
-@pytest.mark.parametrize("shape", ["llama", "qwen2", "opt", "bert"])
+@pytest.mark.parametrize(
+    ("shape", "is_compiled"),
+    [(shape, False) for shape in ("llama", "qwen2", "opt", "bert")]
+    + [(shape, True) for shape in ("llama", "mistral", "qwen2", "qwen3", "opt")],
+)
 @torch.inference_mode()
-def test_states_are_those_of_each_sequence_alone_while_rows_come_go_and_move(shape):
+def test_states_are_those_of_each_sequence_alone_while_rows_come_go_and_move(shape, is_compiled):
     torch.manual_seed(0)
     network = NoteLLM(tiny_base(shape, seed=3).backbone, dim=8).eval()
     random = np.random.default_rng(1)
-    rows, sequences = Rows(network), []
+    run = CompiledNetwork(network, "float32", threads=1) if is_compiled else network
+    rows, sequences = Rows(run), []
 
     def join(*lengths: int) -> None:
         for length in lengths:
             cache, ids = DynamicCache(), random.integers(3, 300, length).tolist()
-            network.backbone.base_model(input_ids=torch.tensor([ids]), past_key_values=cache, use_cache=True)
+            columns_NC = torch.arange(length)[None]
+            run.extend(torch.tensor([ids]), torch.ones_like(columns_NC), columns_NC, cache)
             rows.join(cache, np.array([length]))
             sequences.append(ids)
 
