@@ -163,7 +163,7 @@ class WorkerSettings(BaseModel, frozen=True, extra="forbid"):
     backend: Literal["auto", "hf", "openvino", "vllm"] = Field(
         default="auto",
         description="What runs the network: hf (plain transformers), openvino on a CPU or vllm on a GPU; auto is "
-        "openvino where it is installed and there is no GPU, else hf.",
+        "openvino where it is installed and a CPU computes in float32, else hf.",
     )
     addresses: tuple[str, ...] = Field(
         default=("127.0.0.1:9100",), description="Every worker: host:port, or the path of a unix socket."

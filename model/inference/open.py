@@ -34,7 +34,8 @@ class Runtime:
 
 
 def open_backend(name: str, checkpoint: Path, runtime: Runtime | None = None) -> Backend:
-    """Open a checkpoint with the named backend; ``auto`` is openvino on a CPU where it is installed, else hf.
+    """Open a checkpoint with the named backend; ``auto`` is openvino on a CPU, in float32, where it is installed and
+    was tried with such a network, and hf elsewhere.
 
     Raises:
         ValueError: for an unknown name. CheckpointError (a ValueError) when the checkpoint cannot be used.
@@ -53,7 +54,7 @@ def open_backend(name: str, checkpoint: Path, runtime: Runtime | None = None) ->
 
     if runtime.threads:
         torch.set_num_threads(runtime.threads)
-    if name == "openvino" or (name == "auto" and _runs_on_openvino(checkpoint, dtype)):
+    if name == "openvino" or (name == "auto" and _pays_on_openvino(checkpoint, dtype)):
         return _open_openvino(checkpoint, dtype, runtime.threads)
     return HfBackend.open(checkpoint, dtype)
 
@@ -86,12 +87,13 @@ def gpu_memory() -> int:
     return torch.cuda.memory_reserved() if torch.cuda.is_available() else 0
 
 
-def _runs_on_openvino(checkpoint: Path, dtype: str) -> bool:
-    if default_device().type == "cuda" or find_spec("openvino") is None:
+def _pays_on_openvino(checkpoint: Path, dtype: str) -> bool:
+    # In bfloat16 it gains little; see docs/decisions/103.
+    if default_device().type == "cuda" or dtype != "float32" or find_spec("openvino") is None:
         return False
-    from model.inference.openvino import ARCHITECTURES, PRECISIONS
+    from model.inference.openvino import ARCHITECTURES
 
-    return read_object(checkpoint / "config.json").get("model_type") in ARCHITECTURES and dtype in PRECISIONS
+    return read_object(checkpoint / "config.json").get("model_type") in ARCHITECTURES
 
 
 def _open_openvino(checkpoint: Path, dtype: str, threads: int) -> Backend:

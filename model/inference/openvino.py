@@ -22,7 +22,7 @@ from model.network.notellm import NoteLLM, output_layer
 # Where this package is there, which it asks for, OpenVINO tells its makers of every import and conversion.
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
-import openvino as ov
+import openvino as ov  # noqa: E402  # by now nobody is told
 
 ARCHITECTURES = frozenset({"llama", "mistral", "opt", "qwen2", "qwen3"})
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}

@@ -53,7 +53,8 @@ class NoteLLM(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """The precision that it computes in."""
-        return self.backbone.dtype
+        dtype: torch.dtype = self.backbone.dtype
+        return dtype
 
     @property
     def positions(self) -> int:

@@ -84,7 +84,7 @@ def runtime_options(command: Command) -> Command:
     options = [
         click.option(
             "--backend", type=click.Choice(["auto", "hf", "openvino", "vllm"]), default="auto", show_default=True,
-            help="What runs the model; auto is openvino where it is installed and there is no GPU, else hf.",
+            help="What runs the model; auto is openvino where it is installed and a CPU computes in float32, else hf.",
         ),
         click.option(
             "--dtype", type=click.Choice(["auto", "float32", "bfloat16", "float16"]), default="auto", show_default=True,

@@ -55,7 +55,7 @@ def cli() -> None:
 @click.option(
     "--backend", type=click.Choice(["auto", "hf", "openvino", "vllm"]),
     help="What runs the model: vllm needs its package and pays on a GPU, openvino needs its package. Default: "
-    "NOTELLM_WORKER__BACKEND, or auto, which is openvino where it is installed and there is no GPU, else hf.",
+    "NOTELLM_WORKER__BACKEND, or auto, which is openvino where it is installed and a CPU computes in float32, else hf.",
 )  # fmt: skip
 def serve(samples: bool, backend: str | None) -> None:
     """Run the whole service on this machine.

@@ -1,12 +1,12 @@
 """Drafts beside a backlog: how fast a worker gets through stored notes, and how long clients wait for drafts meanwhile.
 
-    python tests/bench/drafts.py [--models mini tiny] [--backend hf] [--notes 2000] [--callers 0 1 16 64] [--rounds 1]
+    python tests/bench/drafts.py [--models mini tiny] [--backends hf openvino] [--notes 2000] [--callers 0 1 16 64] [--rounds 1]
         [--checkouts before=/path after=/path]
 
 A worker with a Redis of its own has a backlog of notes, as long as the paper's limits let them be, and so many callers
 ask for one draft after the other until the backlog is done. ``tiny`` is a Llama with random weights, whose lists of
-hashtags are cut after 16 tokens. Checkouts of the project take turns in processes of their own, so that both see the
-same machine. For each number of callers:
+hashtags are cut after 16 tokens. Checkouts of the project, and backends, take turns in processes of their own, so that
+all see the same machine. For each number of callers:
 
     notes_per_s, cpu_s_per_note    of the backlog; the processor's time is that of drafts, too
     drafts_per_s, p50, p99         of the drafts, in seconds
@@ -42,27 +42,28 @@ BATCH_TOKENS, HASHTAGS = 4096, 5
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=["mini"], choices=["mini", "tiny", "100m"])
-    parser.add_argument("--backend", default="hf", choices=["hf", "vllm"])
+    parser.add_argument("--backends", nargs="+", default=["hf"], choices=["hf", "openvino", "vllm"])
     parser.add_argument("--notes", type=int, default=2000)
     parser.add_argument("--callers", type=int, nargs="+", default=[0, 1, 16, 64])
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--checkouts", nargs="+", default=[f"after={CHECKOUT}"], help="name=folder")
-    parser.add_argument("--one", help=argparse.SUPPRESS)
+    parser.add_argument("--one", nargs=2, metavar=("MODEL", "BACKEND"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
-        print(json.dumps(asyncio.run(measure(arguments.one, arguments))))
+        print(json.dumps(asyncio.run(measure(*arguments.one, arguments))))
         return
     report: dict[str, dict[str, list[object]]] = {}
     for model, _ in itertools.product(arguments.models, range(arguments.rounds)):
-        for name, folder in (checkout.split("=") for checkout in arguments.checkouts):
-            figures = in_own_process(model, folder, arguments)
-            report.setdefault(model, {}).setdefault(name, []).append(figures)
-            print(model, name, json.dumps(figures), flush=True)
+        checkouts = [checkout.split("=") for checkout in arguments.checkouts]
+        for (name, folder), backend in itertools.product(checkouts, arguments.backends):
+            figures = in_own_process(model, backend, folder, arguments)
+            report.setdefault(model, {}).setdefault(f"{name} {backend}", []).append(figures)
+            print(model, name, backend, json.dumps(figures), flush=True)
     print(json.dumps(report))
 
 
-def in_own_process(model: str, folder: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    command = [sys.executable, __file__, "--one", model, "--backend", arguments.backend]
+def in_own_process(model: str, backend: str, folder: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    command = [sys.executable, __file__, "--one", model, backend]
     command += ["--notes", str(arguments.notes), "--callers", *map(str, arguments.callers)]
     environment = {**os.environ, "BENCH_CHECKOUT": folder, "PYTHONPATH": folder}
     answer = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
@@ -70,7 +71,7 @@ def in_own_process(model: str, folder: str, arguments: argparse.Namespace) -> di
     return figures
 
 
-async def measure(model: str, arguments: argparse.Namespace) -> dict[str, object]:
+async def measure(model: str, backend: str, arguments: argparse.Namespace) -> dict[str, object]:
     from support.llamas import long_notes, random_checkpoint
     from support.redis import RedisServer
 
@@ -86,7 +87,7 @@ async def measure(model: str, arguments: argparse.Namespace) -> dict[str, object
             checkpoint = random_checkpoint(Path(folder) / model, model)
             TagGrammar.max_tokens = LIST_TOKENS  # type: ignore[method-assign, assignment]
         runtime = Runtime("float32", serving_dir=Path(folder) / "serving")
-        bench = Bench(open_backend(arguments.backend, checkpoint, runtime), server.url)
+        bench = Bench(open_backend(backend, checkpoint, runtime), server.url)
         try:
             notes = long_notes(arguments.notes * len(arguments.callers) + 1000)
             drafts, stored = itertools.cycle(notes[:1000]), notes[1000:]

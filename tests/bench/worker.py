@@ -47,7 +47,7 @@ CASES = ("embed", "both_one", "both_two", "all_one", "all_three", "plain", "draf
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--backends", nargs="+", default=["hf", "vllm"], choices=["hf", "vllm"])
+    parser.add_argument("--backends", nargs="+", default=["hf", "vllm"], choices=["hf", "openvino", "vllm"])
     parser.add_argument("--models", nargs="+", default=["llama", "mini"], choices=["llama", "mini"])
     parser.add_argument("--notes", type=int, default=128, help="notes at once")
     parser.add_argument("--rounds", type=int, default=1, help="how often each case has its turn; the best counts")
@@ -76,7 +76,8 @@ def measure(model: str, name: str, arguments: argparse.Namespace) -> dict[str, o
     dtype = arguments.dtype if arguments.dtype != "auto" else {"llama": "bfloat16", "mini": "float32"}[model]
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = MINI if model == "mini" else random_checkpoint(Path(folder) / "llama", "100m")
-        cases = Hf(checkpoint, dtype) if name == "hf" else Vllm(checkpoint, Path(folder) / "serving", dtype)
+        make = {"hf": Hf, "openvino": OpenVino, "vllm": Vllm}[name]
+        cases = make(checkpoint, dtype, Path(folder) / "serving")
         prompts = cases.backend.tokenize(long_notes(arguments.notes))
         cases.all_one(prompts[:4])
         seconds = {case: [] for case in CASES if hasattr(cases, case)}
@@ -184,7 +185,7 @@ class Cases:
 
 
 class Hf(Cases):
-    def __init__(self, checkpoint: Path, dtype: str) -> None:
+    def __init__(self, checkpoint: Path, dtype: str, _: Path) -> None:
         from model.inference.hf import HfBackend
 
         super().__init__(HfBackend.open(checkpoint, dtype))
@@ -207,8 +208,15 @@ class Hf(Cases):
         backbone.generate(input_ids=ids, attention_mask=mask, do_sample=False, pad_token_id=0, **tokens)
 
 
+class OpenVino(Cases):
+    def __init__(self, checkpoint: Path, dtype: str, _: Path) -> None:
+        from model.inference.open import Runtime, open_backend
+
+        super().__init__(open_backend("openvino", checkpoint, Runtime(dtype)))
+
+
 class Vllm(Cases):
-    def __init__(self, checkpoint: Path, serving: Path, dtype: str) -> None:
+    def __init__(self, checkpoint: Path, dtype: str, serving: Path) -> None:
         from model.inference.vllm import VllmBackend
         from model.inference.vllm_checkpoint import write_serving
 

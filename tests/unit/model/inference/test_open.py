@@ -53,14 +53,14 @@ def network_of(name: str, checkpoint: Path, dtype: str = "auto") -> type:
 def test_on_a_cpu_a_network_is_compiled_where_openvino_is_installed_and_knows_it(checkpoints, monkeypatch):
     assert network_of("auto", checkpoints["opt"]) is CompiledNetwork
     assert network_of("auto", checkpoints["bert"]) is NoteLLM
-    assert network_of("auto", checkpoints["opt"], "float16") is NoteLLM
+    assert network_of("auto", checkpoints["opt"], "bfloat16") is NoteLLM
     assert network_of("hf", checkpoints["opt"]) is NoteLLM
     monkeypatch.setattr(opening, "find_spec", lambda name: None)
     assert network_of("auto", checkpoints["opt"]) is NoteLLM
 
 
 def test_nothing_else_runs_where_openvino_was_asked_for(checkpoints):
-    with pytest.raises(CheckpointError, match="OpenVINO was not tried with a bert, but with llama, .*; use hf"):
+    with pytest.raises(CheckpointError, match=r"OpenVINO was not tried with a bert, but with llama, .*; use hf"):
         open_backend("openvino", checkpoints["bert"])
     with pytest.raises(CheckpointError, match="computes in float32 or bfloat16 on a CPU, not in float16"):
         open_backend("openvino", checkpoints["opt"], Runtime("float16"))

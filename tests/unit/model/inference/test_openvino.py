@@ -2,7 +2,6 @@ import subprocess
 import sys
 
 import numpy as np
-import pytest
 import torch
 from support.checkpoint import tiny_checkpoint
 from support.tiny import NOTES, tiny_base
