@@ -1,7 +1,7 @@
 """Drafts beside a backlog: how fast a worker gets through stored notes, and how long clients wait for drafts meanwhile.
 
-    python tests/bench/drafts.py [--models mini tiny] [--backends hf openvino] [--notes 2000] [--callers 0 1 16 64] [--rounds 1]
-        [--checkouts before=/path after=/path]
+    python tests/bench/drafts.py [--models mini tiny] [--backends hf openvino] [--notes 2000] [--callers 0 1 16 64]
+        [--rounds 1] [--checkouts before=/path after=/path]
 
 A worker with a Redis of its own has a backlog of notes, as long as the paper's limits let them be, and so many callers
 ask for one draft after the other until the backlog is done. ``tiny`` is a Llama with random weights, whose lists of
