@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import Cache, DynamicCache, PreTrainedModel
 
 from model.network.checkpoint import CheckpointError
-from model.network.notellm import NoteLLM, output_layer
+from model.network.notellm import NoteLLM, output_layer, quiet_transformers
 
 # Where this package is there, which it asks for, OpenVINO tells its makers of every import and conversion.
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
@@ -135,7 +135,7 @@ class _Compiled:
     """A module as a compiled function of tensors, of any sizes; ``example`` tells their number and types."""
 
     def __init__(self, module: nn.Module, example: tuple[Tensor, ...], dtype: str, threads: int) -> None:
-        with torch.inference_mode(), warnings.catch_warnings():
+        with torch.inference_mode(), warnings.catch_warnings(), quiet_transformers():
             warnings.simplefilter("ignore")  # of the tracer, of what transformers checks in Python
             traced = ov.convert_model(module, example_input=example)
         settings = {"INFERENCE_PRECISION_HINT": PRECISIONS[dtype], "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}

@@ -178,7 +178,7 @@ def add_embedding_token(backbone: PreTrainedModel, vocabulary: int) -> None:
 
 @contextlib.contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Silence transformers' bars, and its long report that a base encoder has no output layer yet."""
+    """Silence the bars of transformers and its reports: a base encoder has no output layer yet, a network no loss."""
     level = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()

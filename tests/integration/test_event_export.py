@@ -63,14 +63,14 @@ async def test_the_live_notes_are_a_file_as_training_reads_it_with_the_exposure_
     await store.delete("n01")
     await RedisEvents(redis).append([event(1, note="n00", kind="impression"), event(2, note="b", kind="impression")])
 
-    assert notes.export(client, tmp_path / "notes.parquet") == 40
+    assert notes.export([client], tmp_path / "notes.parquet") == 40
 
     found = {note.id: note for note in load_notes(tmp_path / "notes.parquet")}
     assert list(found) == sorted({note.id for note in written} - {"n01"})
     assert (found["b"], found["n00"].exposure) == (whole, 1)
     client.set(RESTORING, "1")
     with pytest.raises(StoreUnavailable):
-        notes.export(client, tmp_path / "half.parquet")
+        notes.export([client], tmp_path / "half.parquet")
 
 
 async def test_events_come_once_each_and_as_they_were(redis, client, tmp_path):

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from signal import SIGKILL, SIGTERM, Signals
@@ -175,6 +176,14 @@ class Cluster:
         source, target = self.primary(), self.another_primary()
         self.announce_move(source, target)
         self.finish_move(source, target, pause_s)
+
+    def spread(self, cells: Sequence[str]) -> None:
+        """Move the slot of the first of the cells to a primary that serves none of the others, if it is on none."""
+        source, taken = self.primary(), {self.primary(cell).port for cell in cells[1:]}
+        if source.port in taken:
+            target = next(node for node in self.nodes if self._is_primary(node) and node.port not in taken)
+            self.announce_move(source, target)
+            self.finish_move(source, target, 0)
 
     def announce_move(self, source: Node, target: Node) -> None:
         """The first step: from now on both nodes send away who asks for a key that is not there."""
