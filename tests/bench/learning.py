@@ -56,7 +56,7 @@ DATA = Path(os.environ.get("NOTELLM_DATA_DIR", Path(__file__).parents[2].parent 
 HOLDOUT = "0.1"
 KS = (10, 100)
 # Lists and drafts of the model before, to compare with.
-BEFORE, BEFORE_DRAFTS = 3000, 250
+BEFORE, BEFORE_DRAFTS = 3000, 210
 
 
 def main() -> None:
@@ -211,6 +211,7 @@ def way_back(
         assert watch is not None
         assert (watch.model, watch.before) == (bad, good)
         report = {"seconds": round(seconds), "reason": watch.reason, "detail": watch.detail}
+        load["per_minute"] = {name: round(60 * load[name][bad] / seconds, 1) for name in ("lists", "drafts")}
         report["lists_of_it_afterwards"] = load["lists"][bad] - late
     return report | load
 

@@ -16,8 +16,8 @@ from tqdm import tqdm
 from model.note import Note
 
 SHOWN, AT_ONCE = 10, 1000
-# Between two visits of one reader after the other.
-_PAUSE_S = 0.01
+# Between two visits of one reader after the other, and between two drafts of an author.
+_PAUSE_S, _THINKS_S = 0.01, 1.0
 _TRIES = 30
 
 Event = dict[str, Any]
@@ -107,17 +107,20 @@ def traffic(url: str, visits: Sequence[Click], notes: Sequence[Note], drafters: 
     """Visits, and drafts of ``drafters`` authors, during the block: errors, and lists, clicks and drafts by model.
 
     A model's list for a note is always the same, as no note is written: one that differs is ``mixed``, of two models.
+    Of two notes with the same text either may stand in it. Lists that say that a shard was silent are ``degraded``.
     ``arms`` are the lists by arm and model: each arm has one.
     """
     report: dict[str, Any] = {
         "errors": Counter(),
         "mixed": 0,
+        "degraded": 0,
         "lists": Counter(),
         "arms": Counter(),
         "clicks": Counter(),
         "drafts": Counter(),
     }
-    known: dict[tuple[str | None, str], list[str]] = {}
+    texts = {note.id: (note.title, note.content) for note in notes}
+    known: dict[tuple[str | None, str], list[tuple[str, str]]] = {}
     over = threading.Event()
 
     def read() -> None:
@@ -135,7 +138,11 @@ def traffic(url: str, visits: Sequence[Click], notes: Sequence[Note], drafters: 
                     ids, model = [item["note_id"] for item in answer["items"]], answer["model"]
                     report["lists"][model] += 1
                     report["arms"][f"{answer.get('arm') or 'none'}: {model}"] += 1
-                    report["mixed"] += known.setdefault((visit.here, model), ids) != ids
+                    if answer["degraded"]:  # a shard was silent
+                        report["degraded"] += 1
+                    else:
+                        said = [texts[id_] for id_ in ids]
+                        report["mixed"] += known.setdefault((visit.here, model), said) != said
                     done = list(seen(visit, answer))
                     report["clicks"][model] += len(done) - len(ids)
                     events += done
@@ -144,7 +151,7 @@ def traffic(url: str, visits: Sequence[Click], notes: Sequence[Note], drafters: 
     def write() -> None:
         with httpx.Client(base_url=url, timeout=60) as client:
             for number, note in enumerate(cycle(notes)):
-                if over.is_set():
+                if over.wait(_THINKS_S):
                     return
                 draft = {"title": note.title, "content": f"{note.content} {number}"}
                 answer = _answer(report, lambda draft=draft: client.post("/notes/tags", json=draft))
