@@ -93,7 +93,8 @@ def _pays_on_openvino(checkpoint: Path, dtype: str) -> bool:
         return False
     from model.inference.openvino import ARCHITECTURES
 
-    return read_object(checkpoint / "config.json").get("model_type") in ARCHITECTURES
+    config = checkpoint / "config.json"  # a checkpoint without it is refused when it is loaded
+    return config.is_file() and read_object(config).get("model_type") in ARCHITECTURES
 
 
 def _open_openvino(checkpoint: Path, dtype: str, threads: int) -> Backend:

@@ -123,7 +123,7 @@ def begun(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ({"--notes-per-part": "0"}, "0 is not in the range"),
         ({"--shard": "4/4"}, "give I/N with 0 <= I < N"),
         ({"--shard": "1"}, "give I/N with 0 <= I < N"),
-        ({"--backend": "onnx"}, "'onnx' is not one of 'hf', 'vllm'"),
+        ({"--backend": "onnx"}, "'onnx' is not one of 'auto', 'hf', 'openvino', 'vllm'"),
     ],
 )
 def test_a_mistake_is_one_line(checkpoint: Path, begun: Path, changed: dict[str, str], said: str):
