@@ -19,6 +19,8 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
             prometheus.start()
             load(service)
             prometheus.until(lambda: prometheus.query(f"sum(notellm_index_notes) > {NOTES}"))
+            with service.client() as notellm:  # a rate is a change between scrapes, and the load may lie between two
+                notellm.put("last", {"title": "A harbour at noon"}, wait_s=10)
             prometheus.until(lambda: prometheus.query("count(notellm_index_recall >= 0) == 2"))
             time.sleep(3)  # three scrapes more, so that a rate has something to go by
             yield Watched(service, prometheus)
