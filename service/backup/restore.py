@@ -260,14 +260,13 @@ class _Restore:
 
         Events are in the first cell, dead letters in those of their notes.
         """
-        last = {id(cell): _newest(cell.redis, stream) for cell in self._cells}
         now_s = int(self._redis.time()[0])
         for lines in self._batches(name, stream.rpartition(":")[2]):
             to_cells = [(self._cells.first, lines)]
             if stream == DEAD:
                 to_cells = self._split([line | {"note_id": line["fields"]["id"]} for line in lines], "note_id")
             for cell, own in to_cells:
-                self._add(cell, stream, own, last[id(cell)], now_s, erased)
+                self._add(cell, stream, own, now_s, erased)
 
     def erase(self, readers: Sequence[str]) -> None:
         """Tell whoever exports the events."""
@@ -329,10 +328,9 @@ class _Restore:
             pipe.execute()
         return len(tombstones)
 
-    def _add(
-        self, cell: _Cell, stream: str, lines: Sequence[Line], last: tuple[int, int], now_s: int, erased: Set[str]
-    ) -> None:
+    def _add(self, cell: _Cell, stream: str, lines: Sequence[Line], now_s: int, erased: Set[str]) -> None:
         """Add the entries of a stream that are later than its last one."""
+        last = _newest(cell.redis, stream)
         with cell.redis.pipeline(transaction=True) as pipe:
             for line in lines:
                 at = parse_entry_id(line["entry"])
