@@ -4,7 +4,7 @@ from collections.abc import Iterator
 import pytest
 from support.prometheus import Prometheus
 from support.service import Service, running
-from support.watched import NOTES, Watched, load, targets
+from support.watched import NOTES, Watched, load, targets, write_until_promises_are_measured
 
 from service.settings import MINI
 
@@ -19,8 +19,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
             prometheus.start()
             load(service)
             prometheus.until(lambda: prometheus.query(f"sum(notellm_index_notes) > {NOTES}"))
-            with service.client() as notellm:  # a rate is a change between scrapes, and the load may lie between two
-                notellm.put("last", {"title": "A harbour at noon"}, wait_s=10)
+            write_until_promises_are_measured(service, prometheus)
             prometheus.until(lambda: prometheus.query("count(notellm_index_recall >= 0) == 2"))
             time.sleep(3)  # three scrapes more, so that a rate has something to go by
             yield Watched(service, prometheus)

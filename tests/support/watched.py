@@ -1,8 +1,9 @@
 """The demo under the eyes of a Prometheus, made once for all tests that look at it."""
 
+import math
 import time
 from dataclasses import dataclass
-from itertools import islice
+from itertools import count, islice
 
 import httpx
 import pytest
@@ -12,8 +13,10 @@ from support.service import Service
 from model.data.samples.generate import sample_notes
 from service.client import Refused
 
+WINDOWS = ("5m", "30m", "1h", "6h", "3d")
 NOTES = 120
 LOAD_S = 120
+PROMISES = [f"notellm:{name}:ratio_rate{window}" for name in ("freshness_late", "errors") for window in WINDOWS]
 
 
 @dataclass
@@ -59,3 +62,21 @@ def load(service: Service, notes: int = NOTES) -> None:
         notellm.put("copy", {"title": "A harbour at dusk"}, wait_s=10)
         notellm.put("copy", {"title": "A harbour at dusk", "category": "Travel"}, wait_s=10)
         notellm.put("last", {"title": "A harbour at dawn"}, wait_s=10)
+
+
+def promises(prometheus: Prometheus) -> list[float]:
+    """The share of writes or requests that broke each promise over each window; NaN where nothing changed in it."""
+    samples = [sample for name in PROMISES for sample in prometheus.query(name)]
+    return [float(sample["value"][1]) for sample in samples]
+
+
+def write_until_promises_are_measured(service: Service, prometheus: Prometheus) -> None:
+    """A rate is a change between two scrapes, and on a slow machine the whole load may lie between two."""
+    times = count()
+    with service.client() as notellm:
+
+        def measured() -> bool:
+            notellm.put("last", {"title": f"A harbour at noon, picture {next(times)}"}, wait_s=10)
+            return len(promises(prometheus)) == len(PROMISES) and not any(map(math.isnan, promises(prometheus)))
+
+        prometheus.until(measured)
