@@ -23,7 +23,8 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, Field, StringConstraints, ValidationError, model_validator
 
 from service import metrics
-from service.settings import ANY_ORIGIN, Settings, SetupError
+from service.setting_groups import ANY_ORIGIN
+from service.settings import Settings, SetupError
 
 log = logging.getLogger(__name__)
 

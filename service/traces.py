@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from indexer.rpc import trace
-from service.settings import SetupError, is_loopback
+from service.setting_groups import is_loopback
+from service.settings import SetupError
 
 if TYPE_CHECKING:  # workers and indexers have no starlette
     from starlette.types import ASGIApp, Message, Receive, Scope, Send

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 from service import metrics
 from service.errors import StoreUnavailable
 from service.experiments.statistics import Counts, difference
-from service.settings import GuardSettings
+from service.setting_groups import GuardSettings
 from service.store.attribution.figures import EDGES, SLOT_S, Clicks, Figures, Times
 from service.store.experiments.watch import Watch
 

@@ -14,7 +14,8 @@ from typing import ClassVar, Final
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from service.processes.ports import address_of, binding
-from service.settings import OpsSettings, SetupError, reason_of
+from service.setting_groups import OpsSettings
+from service.settings import SetupError, reason_of
 
 JSON: Final = "application/json"
 _POLL_S = 0.1  # how long `stop` may have to wait

@@ -25,7 +25,8 @@ from service.processes.health import NO_WORKER, Readiness, readiness_at
 from service.processes.local_redis import redis_binary, redis_command
 from service.processes.redis_check import RedisCheck
 from service.processes.state import Place, close_to_others, free_port, lock_state, runtime_folder, usable
-from service.settings import Settings, SetupError, is_loopback, reason_of
+from service.setting_groups import is_loopback
+from service.settings import Settings, SetupError, reason_of
 from service.store.connection import redis_url
 
 READY = """

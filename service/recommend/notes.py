@@ -19,7 +19,7 @@ from service.errors import BadRequest, NotAsExpected, NoteNotFound, StoreUnavail
 from service.recommend.note_cache import NoteCache
 from service.recommend.seeds import Seeds
 from service.recommend.vocabulary import HashtagRules, HashtagVocabulary
-from service.settings import HttpSettings
+from service.setting_groups import HttpSettings
 from service.store.interfaces import Expected, NoteStore, Refusal, Suggestion
 from service.store.records import StoredNote, fields_of
 

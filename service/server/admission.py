@@ -23,7 +23,7 @@ from service.api.responses import error_body
 from service.errors import NoteLLMError, Overloaded, RateLimited, TimedOut, UnsupportedMedia
 from service.keys import Key, Keyring
 from service.server.gunzip import Gunzip
-from service.settings import LimitSettings
+from service.setting_groups import LimitSettings
 
 _SENDS_BODY = frozenset({"POST", "PUT", "PATCH"})
 _BODY_GRACE_S = 2.0

@@ -17,7 +17,8 @@ from service.background import every
 from service.errors import StoreUnavailable
 from service.processes.health import Readiness, operations
 from service.processes.redis_check import EVERY_S, RedisCheck
-from service.settings import OpsSettings, Settings, SetupError, is_loopback
+from service.setting_groups import OpsSettings, is_loopback
+from service.settings import Settings, SetupError
 from service.store.cells.ring import Cells, names
 from service.store.cells.size import check_size
 from service.store.connection import is_cluster, redis_url, redis_wait

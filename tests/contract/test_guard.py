@@ -10,7 +10,7 @@ from support.aging import grow_older
 
 from service.experiments.guard import Guard
 from service.experiments.way_back import WayBack
-from service.settings import GuardSettings
+from service.setting_groups import GuardSettings
 from service.store.attribution.answers import new_answer_id
 from service.store.attribution.figures import SLOT_S, AnswerCounts
 from service.store.attribution.quality import Quality

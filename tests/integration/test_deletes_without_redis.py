@@ -17,7 +17,8 @@ from service.api.app import create_app
 from service.recommend.memory import FINGERPRINT, WordDrafter, bag_of_words
 from service.recommend.recommender import Recommender
 from service.recommend.vocabulary import HashtagVocabulary
-from service.settings import HttpSettings, IndexSettings, Settings
+from service.setting_groups import HttpSettings, IndexSettings
+from service.settings import Settings
 from service.store.connection import open_redis
 from service.store.events import RedisEvents
 from service.store.hashtags.vocabulary import RedisHashtags

@@ -26,7 +26,8 @@ from service.api.app import create_app
 from service.recommend.recommender import Recommender
 from service.recommend.vocabulary import HashtagVocabulary
 from service.recommend.workers import WorkerPool
-from service.settings import HttpSettings, IndexSettings, Settings
+from service.setting_groups import HttpSettings, IndexSettings
+from service.settings import Settings
 from service.store.events import RedisEvents
 from service.store.hashtags.vocabulary import RedisHashtags
 from service.store.idempotency import RedisAnswers

@@ -36,7 +36,8 @@ from service.recommend.active_model import ActiveModel
 from service.recommend.recommender import Recommender
 from service.recommend.vocabulary import HashtagVocabulary
 from service.recommend.workers import WorkerPool
-from service.settings import GuardSettings, HttpSettings, IndexSettings, Settings
+from service.setting_groups import GuardSettings, HttpSettings, IndexSettings
+from service.settings import Settings
 from service.store.attribution.answers import ServedAnswer
 from service.store.attribution.buffer import AnswerBuffer
 from service.store.attribution.log import RedisAnswerLog

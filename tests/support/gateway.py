@@ -10,7 +10,8 @@ from service.keys import Keyring
 from service.recommend.memory import FINGERPRINT, WordDrafter, bag_of_words
 from service.recommend.recommender import Recommender
 from service.recommend.vocabulary import HashtagVocabulary
-from service.settings import HttpSettings, IndexSettings, Settings
+from service.setting_groups import HttpSettings, IndexSettings
+from service.settings import Settings
 from service.store.attribution.buffer import AnswerBuffer
 from service.store.attribution.memory import MemoryAnswerLog
 from service.store.hashtags.memory import MemoryHashtags

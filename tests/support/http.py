@@ -14,7 +14,7 @@ from starlette.types import ASGIApp
 
 from service.server.admission import Admission
 from service.server.server import GatewayServer
-from service.settings import LimitSettings
+from service.setting_groups import LimitSettings
 
 
 @dataclass(frozen=True)

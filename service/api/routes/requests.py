@@ -25,7 +25,7 @@ from service.errors import (
 )
 from service.keys import Key
 from service.recommend.recommender import Recommender
-from service.settings import HttpSettings
+from service.setting_groups import HttpSettings
 from service.store.attribution.answers import Scenario, ServedAnswer, new_answer_id
 from service.store.attribution.buffer import AnswerBuffer
 from service.store.interfaces import Answer, Answers

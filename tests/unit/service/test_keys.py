@@ -14,7 +14,8 @@ import pytest
 from prometheus_client import REGISTRY
 
 from service.keys import Keyring, KeysError, create_key, load_keys, open_keyring, revoke_key
-from service.settings import HttpSettings, Settings, SetupError
+from service.setting_groups import HttpSettings
+from service.settings import Settings, SetupError
 
 
 @pytest.fixture

@@ -10,7 +10,8 @@ import pytest
 from pydantic import SecretStr
 
 from indexer.rpc import secret
-from service.settings import IndexSettings, Settings, WorkerSettings
+from service.setting_groups import IndexSettings, WorkerSettings
+from service.settings import Settings
 from service.wiring.process import share_secret
 
 

@@ -16,7 +16,8 @@ from service.cli.main import cli
 from service.contract.examples import EXAMPLES
 from service.processes.serve import roles
 from service.processes.state import Place
-from service.settings import MINI, IndexSettings, Settings
+from service.setting_groups import IndexSettings
+from service.settings import MINI, Settings
 
 HEAVY = ("torch", "transformers", "faiss", "fastapi", "pydantic", "redis", "numpy", "pyarrow")
 

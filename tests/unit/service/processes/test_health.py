@@ -8,7 +8,8 @@ import pytest
 from prometheus_client import parser
 
 from service.processes.health import OpsServer, Readiness, operations, readiness_at
-from service.settings import OpsSettings, SetupError
+from service.setting_groups import OpsSettings
+from service.settings import SetupError
 
 
 @pytest.fixture

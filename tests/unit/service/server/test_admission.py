@@ -20,7 +20,7 @@ from model.note import Note
 from service.api.auth import KINDS
 from service.keys import Keyring, create_key
 from service.server.admission import Admission, Bucket, due_s
-from service.settings import LimitSettings
+from service.setting_groups import LimitSettings
 
 NOTE = json.dumps({"title": "Harbor tram"}).encode()
 JSON = b"Content-Type: application/json"

@@ -9,7 +9,7 @@ from support.http import Answer, ask, exchange, listening, parse
 
 from service.keys import Keyring, create_key
 from service.server.admission import Admission
-from service.settings import LimitSettings
+from service.setting_groups import LimitSettings
 
 APP, OTHER = "https://app.example", "https://other.example"
 EXPOSED = {"ETag", "X-Request-ID", "Retry-After"}

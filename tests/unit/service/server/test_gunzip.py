@@ -11,7 +11,7 @@ from support.http import Answer, exchange, listening, parse
 
 from service.server.admission import Admission
 from service.server.gunzip import Gunzip
-from service.settings import LimitSettings
+from service.setting_groups import LimitSettings
 
 NOTE = json.dumps({"title": "Harbor tram", "content": "京都 " * 100}).encode()
 PACKED = gzip.compress(NOTE)
