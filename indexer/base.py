@@ -4,10 +4,7 @@ Legend: N queries, M rows, D dimension, K hits.
 """
 
 import math
-import mmap
-import tempfile
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -17,10 +14,11 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer.low_priority import run_low_priority, throttle
+from indexer.low_priority import run_low_priority
 from indexer.recipes import FLAT, SAMPLE_PER_LIST, IndexRecipe
 from indexer.rows.bitmap import Flags, flags, live_rows, packed
 from indexer.rows.liveness import EXACT_UP_TO, Selection
+from indexer.rows.store import Bytes, build_store, empty_store
 from indexer.types import Floats, Ints
 
 # The stubs that come with FAISS know neither keyword parameters nor arrays as arguments.
@@ -34,7 +32,6 @@ _faiss.cvar.distance_compute_blas_query_bs = 1024
 
 # ``scores_NK`` (cosines, best first) and ``rows_NK`` of a search; a cell without a hit has score -inf.
 Ranked = tuple[Floats, Ints]
-Bytes = NDArray[np.uint8]
 
 CHUNK_ROWS = 16_384
 # If up to this share of the rows is selected, only lists that hold some of them are probed, and at first at most so
@@ -50,7 +47,6 @@ MANY = 4
 COPIED_ROWS = 2_048
 # With more columns than so many times k, it is faster to partition them first and to sort only the best.
 PARTITION_ABOVE = 4
-SCRATCH_PREFIX = "scratch-"
 
 
 class Vectors(Protocol):
@@ -321,7 +317,7 @@ def build_base(recipe: IndexRecipe, vectors_MD: Vectors, scratch: Path | None = 
     ivf = _faiss.index_factory(sample_MD.shape[1], recipe.name, faiss.METRIC_INNER_PRODUCT)
     _cluster_on_gpu(ivf)
     run_low_priority(ivf.train, sample_MD)
-    encoder = _empty_store(sample_MD.shape[1])
+    encoder = empty_store(sample_MD.shape[1])
 
     def added() -> Iterator[Bytes]:
         for start in range(0, len(vectors_MD), CHUNK_ROWS):
@@ -339,40 +335,6 @@ def _cluster_on_gpu(ivf: Any) -> None:
         lists = _faiss.extract_index_ivf(ivf)
         lists.clustering_index = _faiss.index_cpu_to_all_gpus(_faiss.IndexFlatL2(lists.d))
         lists.referenced_objects = [lists.clustering_index]  # FAISS does not own it
-
-
-def build_store(pieces: Iterable[Bytes], folder: Path | None) -> Any:
-    """A store of float16 vectors from pieces of their bytes, shape (rows, 2 D).
-
-    With a folder, it is mapped from a file there that vanishes with the process: the system may drop its pages.
-    Python maps it: FAISS unmaps hundreds of MB with the GIL held, 10 ms without a search.
-    """
-    if folder is None:
-        return _store_over(np.concatenate(list(pieces)))
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=folder, prefix=SCRATCH_PREFIX) as file:
-        for codes_MB in pieces:
-            start_s = time.perf_counter()
-            file.write(codes_MB.data)
-            throttle(start_s)
-        file.flush()
-        mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    return _store_over(np.frombuffer(mapping, dtype=np.uint8).reshape(-1, codes_MB.shape[1]))
-
-
-def _store_over(codes_MB: Bytes) -> Any:
-    """A store over this memory, which is not copied."""
-    store = _empty_store(codes_MB.shape[1] // 2)
-    no_owner = _faiss.MaybeOwnedVectorUInt8().owner
-    store.codes = _faiss.MaybeOwnedVectorUInt8.create_view(faiss.swig_ptr(codes_MB), codes_MB.size, no_owner)
-    store.ntotal = len(codes_MB)
-    store.referenced_objects = [codes_MB]
-    return store
-
-
-def map_store(path: Path) -> Any:
-    """A store mapped from a file."""
-    return _faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
 
 
 def write_index(index: Any, write: Callable[[Any], Any]) -> None:
@@ -394,10 +356,6 @@ def write_index(index: Any, write: Callable[[Any], Any]) -> None:
     del buffered  # writes the rest
     if failures:
         raise failures[0]
-
-
-def _empty_store(dim: int) -> Any:
-    return _faiss.IndexScalarQuantizer(dim, _faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
 
 
 def _sample(rows: int, count: int) -> Any:

@@ -37,7 +37,7 @@ import msgpack
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer.base import SCRATCH_PREFIX, Base, FlatBase, IvfBase, map_store, write_index
+from indexer.base import Base, FlatBase, IvfBase, write_index
 from indexer.index import Contents, VectorIndex
 from indexer.low_priority import throttle
 from indexer.recipes import IndexRecipe
@@ -45,6 +45,7 @@ from indexer.rows.columns import Column, Columns
 from indexer.rows.id_cells import Ids
 from indexer.rows.packed_fields import PackedFields
 from indexer.rows.rows import Entries, Rows
+from indexer.rows.store import SCRATCH_PREFIX, map_store
 
 log = logging.getLogger(__name__)
 

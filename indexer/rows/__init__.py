@@ -1,1 +1,1 @@
-"""Rows of an index in arrays: ids, versions, fields, which are alive or hidden, and tombstones."""
+"""Rows of an index in arrays: ids, versions, fields, vectors, which are alive or hidden, and tombstones."""
