@@ -1,7 +1,7 @@
 """Notes that were embedded without the service, into its store with their vectors: no worker reads them again."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,18 +13,21 @@ from pydantic import ValidationError
 
 from model.data.notes import LabeledNote
 from model.inference.bulk.load import BulkError, BulkLoad, embedded_notes, finished_load
-from model.note import Note
 from model.progress import bar
 from service.api.records import note_records
 from service.api.validation import explain
 from service.contract.notes import BulkNoteIn
+from service.store.cells.attributes import SyncAttributeTypes
 from service.store.connection import redis_errors
-from service.store.records import StoredPrediction, pack_vector
+from service.store.interfaces import Refusal
+from service.store.records import StoredNote, StoredPrediction, pack_vector
 from service.store.schema import LUA, MODELS
 from service.store.scripts.notes import PUT_NOTE, refusal
 
 if TYPE_CHECKING:
     from redis import Redis as SyncRedis
+
+    from service.store.cells.ring import Cells
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -87,7 +90,7 @@ class LoadedVectors:
         return "\n".join(lines)
 
 
-def load_vectors(redis: "SyncRedis", source: Path, folder: Path) -> LoadedVectors:
+def load_vectors(cells: "Cells[SyncRedis]", source: Path, folder: Path) -> LoadedVectors:
     """Put notes and what `notellm embed` wrote for them into the store; a repeated call changes nothing.
 
     The notes have no suggestions of their own. Other registered models read them as they read any.
@@ -105,32 +108,53 @@ def load_vectors(redis: "SyncRedis", source: Path, folder: Path) -> LoadedVector
         ThreadPoolExecutor(1) as preparing,
         ThreadPoolExecutor(1) as storing,
     ):
-        put = redis.register_script(PUT_PREDICTED)
-        prepared = _one_ahead(preparing, lambda batch: _prepared(load.fingerprint, *batch), _batches(redis, load))
-        stored = _one_ahead(storing, lambda batch: (batch, put(args=batch.args) if batch.sent else [0]), prepared)
-        for batch, outcome in stored:
-            _count(done, batch, outcome)
+        store = _Store(cells)
+        prepared = _one_ahead(preparing, lambda batch: _prepared(load.fingerprint, *batch), _batches(cells, load))
+        for batch, new, refused in _one_ahead(storing, lambda batch: (batch, *store.put(batch)), prepared):
+            _count(done, batch, new, refused)
             progress.update(batch.size)
     return done
 
 
 @dataclass(frozen=True, slots=True)
 class _Batch:
-    """Notes of one script, and its arguments; of the notes that the contract does not take, why."""
+    """Notes of one script, which are of one cell, with its arguments for each; those that the contract refuses."""
 
     size: int
-    sent: list[Note]
-    args: list[Any]
-    refused: list[tuple[Note, str]]
+    model: str
+    records: list[StoredNote]
+    args: list[tuple[Any, ...]]
+    refused: list[tuple[str, str]]
 
 
-def _batches(redis: "SyncRedis", load: BulkLoad) -> Iterator[tuple[list[LabeledNote], NDArray[np.float32]]]:
+class _Store:
+    """The cells, and in each the script that stores."""
+
+    def __init__(self, cells: "Cells[SyncRedis]") -> None:
+        self._puts = cells.map(lambda redis: redis.register_script(PUT_PREDICTED))
+        self._types = SyncAttributeTypes(cells)
+
+    def put(self, batch: _Batch) -> tuple[int, dict[int, Refusal]]:
+        """Returns how many predictions were not there before, and of the notes that were refused their places."""
+        refused = self._types.refusals(batch.records) if len(self._puts) > 1 else {}
+        kept = [place for place in range(len(batch.records)) if place not in refused]
+        if not kept:
+            return 0, refused
+        put = self._puts.of_note(batch.records[0].note.id)
+        args = [batch.model, int(time.time() * 1000), *(word for place in kept for word in batch.args[place])]
+        new, *refusals = put(args=args)
+        return int(new), refused | {kept[int(place)]: refusal(why) for place, *why in refusals}
+
+
+def _batches(cells: "Cells[SyncRedis]", load: BulkLoad) -> Iterator[tuple[list[LabeledNote], NDArray[np.float32]]]:
     for part, (notes, vectors_ND) in enumerate(embedded_notes(load)):
         if not part:
-            _open(redis, load, vectors_ND.shape[1])
-        for start in range(0, len(notes), _BATCH):
-            batch = slice(start, start + _BATCH)
-            yield notes[batch], vectors_ND[batch]
+            for redis in cells:
+                _open(redis, load, vectors_ND.shape[1])
+        for _, own in cells.split(notes, lambda labeled: labeled.note.id):
+            for start in range(0, len(own), _BATCH):
+                batch = own[start : start + _BATCH]
+                yield [notes[place] for place in batch], vectors_ND[batch]
 
 
 def _one_ahead(pool: ThreadPoolExecutor, step: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
@@ -159,28 +183,29 @@ def _prepared(model: str, notes: Sequence[LabeledNote], vectors_ND: NDArray[np.f
     checked, refused = [], []
     for labeled, vector in zip(notes, vectors_ND, strict=True):
         try:
-            checked.append((labeled.note, _checked(labeled), vector))
+            checked.append((_checked(labeled), vector))
         except ValidationError as error:
-            refused.append((labeled.note, explain(error)))
-    args: list[Any] = [model, int(time.time() * 1000)]
-    for record, (_, _, vector) in zip(note_records([body for _, body, _ in checked]), checked, strict=True):
-        args += [record.encode(), StoredPrediction(0, model, vector, (), None).encode(), pack_vector(vector)]
-    return _Batch(len(notes), [note for note, _, _ in checked], args, refused)
+            refused.append((labeled.note.id, explain(error)))
+    records = note_records([body for body, _ in checked])
+    args = [
+        (record.encode(), StoredPrediction(0, model, vector, (), None).encode(), pack_vector(vector))
+        for record, (_, vector) in zip(records, checked, strict=True)
+    ]
+    return _Batch(len(notes), model, records, args, refused)
 
 
-def _count(done: LoadedVectors, batch: _Batch, outcome: Sequence[Any]) -> None:
-    for note, problem in batch.refused:
-        _reject(done, note, problem)
-    new, *refusals = outcome
-    done.new += int(new)
-    done.notes += len(batch.sent) - len(refusals)
-    for place, *why in refusals:
-        _reject(done, batch.sent[int(place)], str(refusal(why)))
+def _count(done: LoadedVectors, batch: _Batch, new: int, refused: Mapping[int, Refusal]) -> None:
+    for note_id, problem in batch.refused:
+        _reject(done, note_id, problem)
+    done.new += new
+    done.notes += len(batch.records) - len(refused)
+    for place, why in sorted(refused.items()):
+        _reject(done, batch.records[place].note.id, str(why))
 
 
-def _reject(done: LoadedVectors, note: Note, problem: str) -> None:
+def _reject(done: LoadedVectors, note_id: str, problem: str) -> None:
     done.rejected += 1
-    done.problems = (*done.problems, f"{' '.join(note.id.splitlines())[:128]}: {problem}")[:_SHOWN]
+    done.problems = (*done.problems, f"{' '.join(note_id.splitlines())[:128]}: {problem}")[:_SHOWN]
 
 
 def _checked(labeled: LabeledNote) -> BulkNoteIn:

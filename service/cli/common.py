@@ -216,11 +216,9 @@ def store_cells(*, make: bool = False) -> "Iterator[Cells[SyncRedis]]":
 
 
 @contextmanager
-def store(*, make: bool = False, needs_one_cell: str = "") -> "Iterator[SyncRedis]":
-    """A client of the first cell. With ``needs_one_cell``, what it names is refused where there are several."""
-    with store_cells(make=make) as cells:
-        if needs_one_cell and len(cells) > 1:
-            raise click.ClickException(f"{needs_one_cell} needs one cell yet, and this store has {len(cells)}")
+def store() -> "Iterator[SyncRedis]":
+    """A client of the first cell."""
+    with store_cells() as cells:
         yield cells.first
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from service.cli.backup import backup, restore
-from service.cli.common import FOLDER, echo, load_settings, mistakes, store
+from service.cli.common import FOLDER, echo, load_settings, mistakes, store_cells
 from service.cli.data import convert, pairs, samples
 from service.cli.embed import embed
 from service.cli.evaluate import calibrate, cases, evaluate
@@ -167,10 +167,10 @@ def load(notes: str, url: str, key: str | None, no_wait: bool, vectors: Path | N
       notellm load ./notes.parquet --vectors ./vectors
     """
     if vectors is not None:
-        with mistakes(), store(make=True, needs_one_cell="notellm load --vectors") as redis:
+        with mistakes(), store_cells(make=True) as cells:
             from service.backup.vectors import load_vectors
 
-            loaded: Loaded | LoadedVectors = load_vectors(redis, Path(notes), vectors)
+            loaded: Loaded | LoadedVectors = load_vectors(cells, Path(notes), vectors)
     else:
         with mistakes():
             from service.cli.load import LoadError, load_source, send

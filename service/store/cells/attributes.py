@@ -5,7 +5,7 @@ written with them, and given back when another type, or one name too many, is wa
 writers who want an unused name with two types at the same moment, both may get it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from service.store.cells.ring import Cells, gathered
@@ -15,6 +15,7 @@ from service.store.records import StoredNote
 from service.store.schema import ATTRIBUTES, MOST_ATTRIBUTE_NAMES, TYPES, UNLESS_RESTORING
 
 if TYPE_CHECKING:
+    from redis import Redis as SyncRedis
     from redis.asyncio import Redis
 
 # ARGV: names and types. Claims what nobody has; for each the type that it has now, empty where there is no room for it.
@@ -57,34 +58,71 @@ class AttributeTypes:
         """The names of the attributes that live notes carry, with their types."""
         with redis_errors():
             typed: list[list[Any]] = await gathered(redis.hkeys(ATTRIBUTES) for redis in self._cells)
-        return {name: kind for some in typed for kind, name in (field.decode().split(":", 1) for field in some)}
+        return carried_types(typed)
 
     async def refusals(self, notes: Sequence[StoredNote]) -> dict[int, Refusal]:
         """By their places, the notes that cannot be stored with these attributes; those of the others are claimed."""
-        wanted: dict[str, str] = {}
-        for note in notes:
-            wanted = {name: _type_of(value) for name, value in note.attributes.items()} | wanted
-        if not wanted:
+        if not (wanted := _wanted(notes)):
             return {}
         with redis_errors():
-            known = await self._claimed(wanted)
-            if known != wanted:
-                await self._release_unused()
-                known = await self._claimed(wanted)
-        refused = {place: _refusal(note, known) for place, note in enumerate(notes)}
-        return {place: why for place, why in refused.items() if why}
+            known = await self._claim(args=_words(wanted))
+            if _known(wanted, known) != wanted:
+                claimed: Any = await self._cells.first.hgetall(TYPES)
+                await self._release(args=_words(_unused(claimed, await self.carried())))
+                known = await self._claim(args=_words(wanted))
+        return _refusals(notes, _known(wanted, known))
 
-    async def _claimed(self, wanted: Mapping[str, str]) -> dict[str, str]:
-        types: Any = await self._claim(args=[word for pair in wanted.items() for word in pair])
-        return {name: known.decode() for name, known in zip(wanted, types, strict=True)}
 
-    async def _release_unused(self) -> None:
-        claimed: Any = await self._cells.first.hgetall(TYPES)
-        carried = await self.carried()
-        types = {name.decode(): known.decode() for name, known in claimed.items()}
-        unused = [word for pair in types.items() if pair[0] not in carried for word in pair]
-        if unused:
-            await self._release(args=unused)
+class SyncAttributeTypes:
+    """The same for commands."""
+
+    def __init__(self, cells: "Cells[SyncRedis]") -> None:
+        self._cells = cells
+        self._claim = cells.first.register_script(CLAIM)
+        self._release = cells.first.register_script(RELEASE)
+
+    def refusals(self, notes: Sequence[StoredNote]) -> dict[int, Refusal]:
+        """See `AttributeTypes`."""
+        if not (wanted := _wanted(notes)):
+            return {}
+        with redis_errors():
+            known: Any = self._claim(args=_words(wanted))
+            if _known(wanted, known) != wanted:
+                claimed: Any = self._cells.first.hgetall(TYPES)
+                typed: list[Any] = [redis.hkeys(ATTRIBUTES) for redis in self._cells]
+                self._release(args=_words(_unused(claimed, carried_types(typed))))
+                known = self._claim(args=_words(wanted))
+        return _refusals(notes, _known(wanted, known))
+
+
+def carried_types(fields: Iterable[Iterable[bytes]]) -> dict[str, str]:
+    """Names of attributes with their types, by the fields of `ATTRIBUTES` in each cell."""
+    return {name: kind for some in fields for kind, name in (field.decode().split(":", 1) for field in some)}
+
+
+def _wanted(notes: Sequence[StoredNote]) -> dict[str, str]:
+    wanted: dict[str, str] = {}
+    for note in notes:
+        wanted = {name: _type_of(value) for name, value in note.attributes.items()} | wanted
+    return wanted
+
+
+def _words(types: Mapping[str, str]) -> list[str]:
+    return [word for pair in types.items() for word in pair]
+
+
+def _known(wanted: Mapping[str, str], types: Sequence[bytes]) -> dict[str, str]:
+    return {name: known.decode() for name, known in zip(wanted, types, strict=True)}
+
+
+def _unused(claimed: Mapping[bytes, bytes], carried: Mapping[str, str]) -> dict[str, str]:
+    types = {name.decode(): kind.decode() for name, kind in claimed.items()}
+    return {name: kind for name, kind in types.items() if name not in carried}
+
+
+def _refusals(notes: Sequence[StoredNote], known: Mapping[str, str]) -> dict[int, Refusal]:
+    refused = {place: _refusal(note, known) for place, note in enumerate(notes)}
+    return {place: why for place, why in refused.items() if why}
 
 
 def _type_of(value: object) -> str:
