@@ -24,6 +24,8 @@ class Recipe:
     alpha: float  # weight of the generation loss, eq. (4)
     hashtag_share: float = 0.4  # r: share of a batch that generates hashtags, the rest categories
     dim: int = 128
+    trained_dim: int = 0  # numbers of an embedding while it is trained; its principal `dim` are kept. 0 is `dim`
+    centered: bool = False  # at the end, take the mean of the training notes out of all embeddings
     tau: float = 3.0  # initial log of the similarity's scale, eq. (2)
     title_tokens: int = 20
     content_tokens: int = 80
@@ -56,6 +58,11 @@ class Recipe:
     # Of LoRA's factors in the adapter, and so in what is folded in; None is `saved_dtype`.
     lora_dtype: Literal["float32", "bfloat16", "float16", "float8_e4m3fn"] | None = None
     seed: int = 0
+
+    @property
+    def width(self) -> int:
+        """Numbers of an embedding while it is trained."""
+        return self.trained_dim or self.dim
 
 
 # Settings that change how a run is computed and not what it learns: a run that goes on may change them.

@@ -35,6 +35,12 @@ class SentenceBert(nn.Module):
         size: int = self.backbone.config.hidden_size
         return size
 
+    @torch.no_grad()
+    def center(self, mean_H: Tensor) -> None:
+        """Take this much out of every embedding: out of the bias of the last layer norm, which all tokens share."""
+        *_, last = (module for module in self.backbone.modules() if isinstance(module, nn.LayerNorm))
+        last.bias.sub_(mean_H)
+
     def forward(self, chunks: Sequence[Chunk]) -> tuple[Tensor, Tensor]:
         """Embeddings of every note of the chunks, in their order, and no generation loss."""
         emb_ND = torch.cat([self._chunk(chunk) for chunk in chunks])

@@ -204,6 +204,7 @@ def _sentence_bert(base: Recipe, encoder: str) -> Recipe:
         _without_csft(base, "sentence-bert", "bare"),
         base_model=encoder,
         architecture="encoder",
+        trained_dim=0,
         learning_rate=min(base.learning_rate, ENCODER_RATE),
         teacher=None,
     )

@@ -23,7 +23,7 @@ from model.recipes import Recipe
 from model.text.prompt import BARE, EOL, SHARED, PromptBuilder, SpecialIds
 from model.training.distributed import Ranks, spread
 from model.training.examples import Batch, Sampling
-from model.training.head_init import follow_teacher
+from model.training.head import follow_teacher
 from model.training.loop import fit
 from model.training.state import RUN, TrainingState, run_identity
 from model.training.step import Losses, Step

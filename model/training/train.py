@@ -22,14 +22,15 @@ from model.recipes import Recipe
 from model.text.prompt import TEMPLATES, PromptBuilder, SpecialIds
 from model.text.vocabulary import check_outputs
 from model.training.distributed import Ranks, Strategy, gather_weights, spread
-from model.training.examples import TrainingSet
-from model.training.head_init import follow_teacher, whiten_head
+from model.training.examples import Examples, TrainingSet
+from model.training.head import center, follow_teacher, whiten_head
 from model.training.loop import SAVE_EVERY, fit
 from model.training.state import RUN, History, Pairs, TrainingState, run_identity
 from model.training.step import Losses, Step
 from model.training.teacher import principal_components, teacher_vectors
 from model.training.validation import NAME, Validation, split_off
 
+_CENTERED_NOTES = 2048  # whose mean is taken out of embeddings
 _LAST = 20  # steps averaged for the figures in the checkpoint
 
 
@@ -72,12 +73,15 @@ def train(
         step = Step(spread(network, ranks, strategy, recipe.compute_dtype), recipe, ranks, start.teacher_ND)
         state = TrainingState(out / RUN, run_identity(recipe, notes, pairs), ranks)
         history = fit(network, start.training_set, step, state, save_every, start.validation)
+        emb_ND = _some_embeddings(step, start.training_set, len(notes)) if recipe.centered else None
         saved_dtype = getattr(torch, recipe.saved_dtype)
         # Adapters have to be folded in before anything is rounded.
         gather_weights(network.backbone, ranks, None if recipe.lora_rank else saved_dtype)
         gather_weights(network, ranks)
     if not ranks.first:
         return None, history.losses
+    if emb_ND is not None:
+        center(network, emb_ND.to(network.log_scale.device), recipe.dim)
     base = start.base
     if base is not None:
         assert isinstance(network, NoteLLM)
@@ -100,6 +104,12 @@ def _refuse_mistakes(recipe: Recipe, pairs: Pairs, ranks: Ranks) -> None:
         raise ValueError(
             f"dim={recipe.dim} is more than vLLM can serve, which gives {MOST_DIMENSIONS} numbers a note at most; "
             f"set dim={MOST_DIMENSIONS} or less"
+        )
+    if recipe.trained_dim and not recipe.centered:
+        raise ValueError("trained_dim is what embeddings have before they are centered; set centered=true")
+    if 0 < recipe.trained_dim < recipe.dim:
+        raise ValueError(
+            f"trained_dim={recipe.trained_dim} is less than dim={recipe.dim}; 0 trains as many as are kept"
         )
     batch = min(recipe.pairs_per_batch, len(pairs)) if pairs else recipe.pairs_per_batch
     if batch % ranks.world:
@@ -157,7 +167,8 @@ def _decoder(recipe: Recipe, notes: Sequence[Note], pairs: Pairs, categories: Se
     add_embedding_token(base.backbone, base.tokenizer.get_vocab_size())
     if recipe.gradient_checkpointing:
         base.backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    network = NoteLLM(base.backbone, recipe.dim, recipe.tau)
+    continued = (Path(recipe.base_model) / HEAD).is_file()  # a trained head has as many numbers as it is saved with
+    network = NoteLLM(base.backbone, recipe.dim if continued else recipe.width, recipe.tau)
     template = TEMPLATES[recipe.template]
     builder = PromptBuilder(base.tokenizer, special, template, recipe.title_tokens, recipe.content_tokens)
     if recipe.generative:
@@ -166,15 +177,20 @@ def _decoder(recipe: Recipe, notes: Sequence[Note], pairs: Pairs, categories: Se
     teacher_ND = None
     if recipe.teacher is not None:
         vectors_NH = teacher_vectors(recipe.teacher, notes, recipe)
-        teacher_ND = torch.from_numpy(principal_components(vectors_NH, recipe.dim))
+        teacher_ND = torch.from_numpy(principal_components(vectors_NH, network.dim))
         follow_teacher(network, training_set, teacher_ND, recipe.hide_hashtags)
-    elif (Path(recipe.base_model) / HEAD).is_file():
+    elif continued:
         start_head(Path(recipe.base_model), network)
     elif recipe.whitened_head:
         whiten_head(network, training_set, recipe.hide_hashtags)
     if recipe.lora_rank:
         add_adapters(network.backbone, recipe.lora_rank)
     return _Start(network, base.tokenizer, special, training_set, teacher_ND=teacher_ND, base=frozen)
+
+
+def _some_embeddings(step: Step, examples: Examples, notes: int) -> Tensor:
+    """Embeddings of notes from all over the training set, float32, the same on every rank."""
+    return step.embed(examples, range(0, notes, -(-notes // _CENTERED_NOTES))).float()
 
 
 def _outcome(history: History, validation: Validation | None) -> dict[str, Any]:

@@ -22,8 +22,9 @@ from transformers import (
 
 from model.inference.sentence_encoder import SentenceEncoder
 from model.network.checkpoint import CheckpointError, load
+from model.network.chunk import Chunk
 from model.network.minilm import minilm_folder
-from model.network.sentence_bert import open_encoder
+from model.network.sentence_bert import SentenceBert, open_encoder
 from model.note import Note
 from model.recipes import small
 from model.training.train import train
@@ -83,6 +84,29 @@ def test_any_encoder_is_a_mean_over_its_own_tokens(family, tmp_path):
         with torch.inference_mode():
             mean = network(**tokenizer(text, return_tensors="pt")).last_hidden_state[0].mean(dim=0)
         np.testing.assert_allclose(vector, torch.nn.functional.normalize(mean, dim=0).numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert"])
+def test_centered_every_embedding_has_as_much_less(family, tmp_path):
+    encoder = open_encoder(str(encoder_of(family, tmp_path)))
+    network = SentenceBert(encoder.backbone, encoder.special.pad).eval()
+    prompts = encoder.builder(20, 80).prompts([Note("a", "北京的咖啡馆"), Note("b", "旅行")])
+    chunk = Chunk.of_prompts(prompts, encoder.special.pad)
+    with torch.inference_mode():
+        before, _ = network([chunk])
+        network.center(before.mean(dim=0))
+        after, _ = network([chunk])
+    torch.testing.assert_close(after, before - before.mean(dim=0), atol=1e-5, rtol=0)
+
+
+def test_centered_it_trains_to_embeddings_around_zero(tmp_path):
+    train(replace(RECIPE, centered=True, compute_dtype="float32", saved_dtype="float32"), NOTES, PAIRS, tmp_path)
+    encoder = open_encoder(str(tmp_path))
+    network = SentenceBert(encoder.backbone, encoder.special.pad).eval()
+    chunk = Chunk.of_prompts(encoder.builder(20, 80).prompts(NOTES), encoder.special.pad)
+    with torch.inference_mode():
+        mean = network([chunk])[0].mean(dim=0)
+    torch.testing.assert_close(mean, torch.zeros_like(mean), atol=1e-4, rtol=0)
 
 
 def test_it_opens_without_dropout_and_without_a_pooling_layer(tmp_path):

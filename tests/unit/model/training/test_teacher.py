@@ -11,7 +11,7 @@ from model.network.notellm import NoteLLM, add_embedding_token
 from model.recipes import small
 from model.text.prompt import SHARED, PromptBuilder
 from model.training.examples import TrainingSet
-from model.training.head_init import follow_teacher, paired_states
+from model.training.head import follow_teacher, paired_states
 from model.training.teacher import principal_components, teacher_vectors
 
 

@@ -10,6 +10,7 @@ import model.training.loop
 import model.training.state
 import model.training.train
 from model.network.checkpoint import CheckpointError, load, load_manifest
+from model.network.chunk import Chunk
 from model.recipes import RECIPES, Recipe, mini, paper, small
 from model.text.vocabulary import VocabularyError
 from model.training.loop import TrainingError
@@ -52,6 +53,49 @@ def test_both_losses_fall(recipe, tmp_path):
 def test_as_many_passes_over_the_pairs_as_epochs_when_no_steps_are_given(recipe, tmp_path):
     _, history = train(replace(recipe, steps=0, epochs=3), NOTES, PAIRS, tmp_path)
     assert len(history) == 3 * (len(PAIRS) // 3)
+
+
+def embeddings(folder: Path) -> torch.Tensor:
+    """Of the notes, not normalized."""
+    network, builder, _ = load(folder)
+    chunk = Chunk.of_prompts(builder.prompts(NOTES), builder.special.pad)
+    with torch.inference_mode():
+        return network.embedding(network.states(chunk))
+
+
+def test_a_centered_head_keeps_what_tells_notes_apart_in_fewer_numbers(recipe, tmp_path):
+    recipe = replace(recipe, compute_dtype="float32", saved_dtype="float32", hide_hashtags=0.0)
+    train(replace(recipe, dim=24), NOTES, PAIRS, tmp_path / "wide")
+    manifest, _ = train(replace(recipe, trained_dim=24, centered=True), NOTES, PAIRS, tmp_path / "narrow")
+    assert manifest is not None
+    wide, narrow = embeddings(tmp_path / "wide"), embeddings(tmp_path / "narrow")
+
+    assert (manifest.dim, narrow.shape[1]) == (16, 16)
+    assert wide.mean(dim=0).norm() > 0.1
+    torch.testing.assert_close(narrow.mean(dim=0), torch.zeros(16), atol=1e-4, rtol=0)
+    # Six notes differ in five directions, so that sixteen keep all of it.
+    apart = wide - wide.mean(dim=0)
+    torch.testing.assert_close(narrow @ narrow.T, apart @ apart.T, atol=1e-3, rtol=1e-3)
+
+
+def test_a_training_from_a_narrowed_head_goes_on_with_it(recipe, tmp_path):
+    recipe = replace(recipe, trained_dim=24, centered=True)
+    train(recipe, NOTES, PAIRS, tmp_path / "first")
+    manifest, _ = train(replace(recipe, base_model=str(tmp_path / "first")), NOTES, PAIRS, tmp_path / "second")
+    assert manifest is not None
+    assert manifest.dim == 16
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"trained_dim": 24}, "trained_dim is what embeddings have before they are centered; set centered=true"),
+        ({"trained_dim": 8, "centered": True}, "trained_dim=8 is less than dim=16; 0 trains as many as are kept"),
+    ],
+)
+def test_numbers_of_an_embedding_that_do_not_fit_are_refused(recipe, changes, message, tmp_path):
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        train(replace(recipe, **changes), NOTES, PAIRS, tmp_path)
 
 
 def test_a_checkpoint_gives_back_what_was_trained(recipe, tmp_path):
