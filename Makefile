@@ -121,7 +121,8 @@ smollm2: $(VENV)/.dev-installed $(VENV)/.smollm2-weights ## Train model/smollm2 
 	$(BIN)/notellm pairs build/samples --out build/pairs.parquet --holdout 0.1
 	$(BIN)/notellm train build/samples --pairs build/pairs.parquet --recipe smollm2 --out build/smollm2 \
 	  --set lora_rank=8 --set learning_rate=1e-3 --set pairs_per_batch=12 --set content_tokens=60 --set alpha=1.0 \
-	  --set hashtag_share=0.6 --set recompute=false --set lora_dtype=float8_e4m3fn
+	  --set hashtag_share=0.6 --set recompute=false --set lora_dtype=float8_e4m3fn \
+	  --set trained_dim=0 --set centered=false
 	$(BIN)/notellm calibrate build/smollm2 --data build/samples --holdout 0.1 --out model/reports/smollm2
 	$(BIN)/notellm samples --out build/samples --predict build/smollm2
 	mkdir -p model/smollm2 && cp build/smollm2/adapter/* build/smollm2/predictions.msgpack.gz model/smollm2/
