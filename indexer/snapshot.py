@@ -115,13 +115,13 @@ class Snapshots:
             leftover.unlink()
         for name in self._candidates():
             try:
-                manifest, files = _load(self._folder / name)
+                manifest = _manifest(self._folder / name)
+                if foreign := self._differs_in(manifest):  # before the files, which another format may call otherwise
+                    log.warning("snapshot_refused", extra={"snapshot": name, "differs_in": foreign})
+                    continue
+                files = _load(self._folder / name, manifest)
             except (_Damaged, OSError) as error:
                 log.warning("snapshot_damaged", extra={"snapshot": name, "reason": str(error)})
-                continue
-            foreign = [key for key, value in self._identity.items() if manifest.get(key) != value]
-            if foreign:
-                log.warning("snapshot_refused", extra={"snapshot": name, "differs_in": foreign})
                 continue
             contents = _contents(manifest, files, self._folder / name)
             self._base = contents.base, name
@@ -159,8 +159,14 @@ class Snapshots:
         """
         for name in reversed(self._names()):
             with contextlib.suppress(_Damaged, OSError):
-                return str(_manifest(self._folder / name)["cursor"])
+                manifest = _manifest(self._folder / name)
+                if not self._differs_in(manifest):
+                    return str(manifest["cursor"])
         return None
+
+    def _differs_in(self, manifest: Mapping[str, Any]) -> list[str]:
+        """What makes it a snapshot of another format, model or shard."""
+        return [key for key, value in self._identity.items() if manifest.get(key) != value]
 
     def _names(self) -> list[str]:
         """Names of the snapshots, whole or damaged, newest first."""
@@ -218,9 +224,8 @@ def _manifest(folder: Path) -> dict[str, Any]:
     return parsed
 
 
-def _load(folder: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """The manifest and the files of a snapshot, verified; the store, which is mapped, is not among them."""
-    manifest = _manifest(folder)
+def _load(folder: Path, manifest: Mapping[str, Any]) -> dict[str, bytes]:
+    """The files of a snapshot, verified; the store, which is mapped, is not among them."""
     files = {}
     for name, digest in manifest["files"].items():
         with (folder / name).open("rb") as file:
@@ -231,7 +236,7 @@ def _load(folder: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
                 actual = sha256(files[name])
         if actual.hexdigest() != digest:
             raise _Damaged(name)
-    return manifest, files
+    return files
 
 
 def _description(contents: Contents) -> dict[str, Any]:

@@ -137,7 +137,10 @@ def read_manifest(raw: Mapping[str, Any], path: Path) -> Manifest:
         CheckpointError: naming its file, when it is not valid.
     """
     if raw.get("format") != FORMAT:
-        raise CheckpointError(f"{path} has format {repr(raw.get('format'))[:20]}, this version reads {FORMAT}")
+        raise CheckpointError(
+            f"{path} has format {repr(raw.get('format'))[:20]}, this version reads {FORMAT}: install the release that "
+            "made it"
+        )
     fields = {name: value for name, value in raw.items() if name != "format"}
     if isinstance(raw.get("recipe"), dict):
         fields["recipe"] = _recipe(raw["recipe"])
@@ -147,7 +150,10 @@ def read_manifest(raw: Mapping[str, Any], path: Path) -> Manifest:
     except (ValueError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{path} is not valid: {error}") from None
     if manifest.recipe.template not in TEMPLATES:
-        raise CheckpointError(f"{path} is not valid: this version knows no template {manifest.recipe.template[:40]!r}")
+        raise CheckpointError(
+            f"{path} is not valid: this version knows no template {manifest.recipe.template[:40]!r}; install the "
+            "release that made it"
+        )
     _check_fingerprint(manifest, path)
     return manifest
 

@@ -64,6 +64,7 @@ key                                 fate     why
 ``notellm:v1:answer:<digest>``      dropped  one may acknowledge a write that the backup lacks; repeated, a write
                                              that it holds changes nothing
 ``notellm:v1:restoring``            dropped  there is no backup of half a store
+``notellm:v1:format``               dropped  a restore writes the format of its own release
 ``notellm:v1:fence``                dropped  it holds nothing
 ``notellm:v1:cells``                dropped  a backup holds the notes of all cells, and may go into any number
 ``notellm:v1:types``                dropped  a restore into several cells makes it of the notes

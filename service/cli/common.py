@@ -203,6 +203,7 @@ def store_cells(*, make: bool = False) -> "Iterator[Cells[SyncRedis]]":
     """A client of each cell; see `service.processes.local_redis.reached`. Mistakes become ClickException."""
     settings = load_settings()
     from service.processes.local_redis import reached
+    from service.store.cells.format import check_format_sync
     from service.store.cells.size import check_size_sync
     from service.wiring.stores import open_sync_cells
 
@@ -211,6 +212,7 @@ def store_cells(*, make: bool = False) -> "Iterator[Cells[SyncRedis]]":
         reached(settings, make=make) as url,
         open_sync_cells(url, settings.cells) as cells,
     ):
+        check_format_sync(cells.first)
         check_size_sync(cells.first, len(cells))
         yield cells
 

@@ -49,12 +49,9 @@ class RedisCheck:
         """Look once; call it periodically. While Redis does not answer, it is taken to be as it was."""
         try:
             # What is denied once is not asked again: every time would stand in the log of Redis' ACL.
-            configuration = "fsync" not in self._report.unknown
+            denied = self._report.unknown
             found = joined(
-                [
-                    await examine(self._url, configuration=configuration, replicas=self._replicas, cell=cell)
-                    for cell in self._cells
-                ]
+                [await examine(self._url, denied=denied, replicas=self._replicas, cell=cell) for cell in self._cells]
             )
         except StoreUnavailable:
             return

@@ -1,6 +1,6 @@
 """Redis' own figures, for an indexer's metrics, and the report on it for every process."""
 
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Mapping, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -9,8 +9,8 @@ from redis.exceptions import NoPermissionError, ResponseError
 from service.errors import StoreUnavailable
 from service.store.cluster.keys import FIRST
 from service.store.connection import is_cluster, open_redis, redis_errors
-from service.store.requirements import Problem, Report, report
-from service.store.schema import ACTIVE, DEAD
+from service.store.requirements import Problem, Report, joined, report, written_in
+from service.store.schema import ACTIVE, DEAD, FORMAT
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -48,20 +48,22 @@ async def redis_info(redis: "Redis") -> RedisInfo:
     )
 
 
-async def examine(url: str, *, configuration: bool = True, replicas: int = 0, cell: str = FIRST) -> Report:
+async def examine(url: str, *, denied: Set[str] = frozenset(), replicas: int = 0, cell: str = FIRST) -> Report:
     """The report on a Redis as a new connection finds it: one that is open already outlives a change of the password.
 
-    Without ``configuration``, CONFIG is not asked. ``replicas`` are those that writes wait for. Raises StoreUnavailable
-    when Redis does not answer, or not yet.
+    What the causes in ``denied`` depend on is not asked. ``replicas`` are those that writes wait for. Raises
+    StoreUnavailable when Redis does not answer, or not yet.
     """
     redis = open_redis(url, timeout_s=_EXAMINE_S, connections=1, cell=cell)
     try:
-        appendfsync = await _appendfsync(redis) if configuration else None
+        appendfsync = None if "fsync" in denied else await _appendfsync(redis)
         found = report(await _asked(redis.info()), appendfsync, cluster=is_cluster(url), replicas=replicas)
         if not found.unusable:
             with redis_errors():
                 await redis.get(ACTIVE)
                 await redis.register_script("return 1")()
+            kept: Any = None if "format" in denied else await _asked(redis.mget([FORMAT]))
+            found = joined([found, written_in(kept and kept[0], denied=kept is None)])
     except StoreUnavailable as error:
         if not error.cause:
             raise

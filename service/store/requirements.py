@@ -11,7 +11,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-UNUSABLE = ("password", "right", "database", "certificate", "protocol", "sentinel", "cluster", "replica", "version")
+from service.store.schema import STORE_FORMAT
+
+UNUSABLE = (
+    "password",
+    "right",
+    "database",
+    "certificate",
+    "protocol",
+    "sentinel",
+    "cluster",
+    "replica",
+    "version",
+    "format",
+)
 UNSAFE = ("eviction", "persistence", "fsync", "replicas")
 OLDEST = (6, 2)
 
@@ -25,6 +38,8 @@ _LINES = {
     "sentinel": "NOTELLM_REDIS_URL names a Sentinel: name the primary that it watches, or a proxy that follows it",
     "cluster": "NOTELLM_REDIS_URL names a Redis Cluster as if it were one Redis: write redis+cluster://HOST:PORT,HOST:PORT",
     "replica": "NOTELLM_REDIS_URL names a replica, which takes no writes: name its primary",
+    "format": f"the store is of a newer release; this one reads format {STORE_FORMAT}: install the newer one, or "
+    "restore a backup of before the upgrade into an empty store",
 }
 _NO_CLUSTER = "NOTELLM_REDIS_URL names a Redis Cluster, and what answers is one Redis: write redis://HOST:PORT"
 _NOT_GIVEN = "Redis asks for a password, and NOTELLM_REDIS_URL has none"
@@ -80,6 +95,13 @@ def report(
     problems = (*_unusable(info, cluster=cluster), *_unsafe(info, appendfsync), *_lacking(info, replicas))
     unknown = {"fsync"} if info.get("aof_enabled") and appendfsync is None else set()
     return Report(problems, frozenset(unknown))
+
+
+def written_in(kept: bytes | None, *, denied: bool = False) -> Report:
+    """The report on a store that says this of its format."""
+    if denied:
+        return Report(unknown=frozenset({"format"}))
+    return Report() if kept in (None, b"%d" % STORE_FORMAT) else Report((Problem("format", _LINES["format"]),))
 
 
 def joined(reports: Sequence[Report]) -> Report:

@@ -52,6 +52,7 @@ key                                 holds
 ``notellm:v1:restoring``            exists until a restore is finished: the digest of its backup
 ``notellm:v1:cells``                number of cells of the store, in the first one; missing where it is one
 ``notellm:v1:types``                hash: name of an attribute -> its type in all cells, see `cells.attributes`
+``notellm:v1:format``               number of the format of all this, see `STORE_FORMAT`; missing where it is 1
 ``notellm:v1:fence``                empty: written behind a write that replicas have to have, see `cluster.replicas`
 ==================================  ==========================================================================
 
@@ -100,9 +101,13 @@ COMPLETED = "notellm:v1:completed"
 COUNTS = "notellm:v1:counts"
 CURSORS = "notellm:v1:cursors"
 RESTORING = "notellm:v1:restoring"
+FORMAT = "notellm:v1:format"
 FENCE = "notellm:v1:fence"
 CELLS = "notellm:v1:cells"
 TYPES = "notellm:v1:types"
+# Of keys and records. A release that writes what those before would misread gives the store a higher one first; they
+# then refuse it. What they pass over or read as missing, as every change so far, needs none.
+STORE_FORMAT = 1
 WORKERS = "workers"
 # A cache that is further behind starts empty, so a short stream is enough.
 WRITES_KEPT = 10_000

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from service.backup.lists import Lists, RelatedLists
 from service.settings import Settings, SetupError
+from service.store.cells.format import check_format
 from service.store.cells.size import check_size
 from service.wiring import stores
 from service.wiring.process import share_secret
@@ -25,6 +26,7 @@ async def _write(settings: Settings, path: Path, k: int) -> Lists:
 
     url, shards = reach(settings)
     async with stores.open_cells(url, settings.cells) as cells:
+        await check_format(cells.first)
         await check_size(cells.first, len(cells))
         fingerprint = await stores.registry(cells).active()
         if fingerprint is None:

@@ -34,6 +34,7 @@ async def rollout(settings: Settings) -> AsyncIterator[Rollout]:
     """The service that is set, or the one that `notellm serve` runs in the state folder. Raises SetupError."""
     from indexer.serving.client import ShardedSearcher
     from service.processes.state import reach
+    from service.store.cells.format import check_format
     from service.store.cells.size import check_size
     from service.store.experiments.experiments import Experiments
     from service.store.experiments.findings import Findings
@@ -45,6 +46,7 @@ async def rollout(settings: Settings) -> AsyncIterator[Rollout]:
     searcher = ShardedSearcher(shards, "")
     try:
         async with stores.open_cells(url, settings.cells, replicas=redis_wait(settings)) as cells:
+            await check_format(cells.first)
             await check_size(cells.first, len(cells))
             registry, first = stores.registry(cells), cells.first
             kept = Experiments(first), Watches(first), Findings(first)

@@ -171,6 +171,7 @@ async def use(redis: Redis, notes: int = 60) -> RedisStore:
     await RedisEvents(redis).append([Event("shown", "u1", "n30", "impression", time.time(), answer_id=answer_id)])
     await redis.set(schema.ERASING + "u3", "0-0")
     await redis.set(schema.FENCE, "")
+    await redis.set(schema.FORMAT, schema.STORE_FORMAT)
     await redis.set(schema.CELLS, 1)
     await redis.hset(schema.TYPES, "price", "number")
     answers = RedisAnswerLog(redis, 10, 1)
