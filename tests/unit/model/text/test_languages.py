@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from model.data.samples.generate import sample_notes
-from model.text.languages import LANGUAGES, _detector, detect_language, detect_languages
+from model.text.languages import LANGUAGES, _detector, _looked_closely, detect_language, detect_languages
 
 CLEAR = {
     "en": "How to make the best sourdough bread at home",
@@ -35,6 +35,23 @@ CLEAR = {
 def test_a_clear_text_has_its_language_as_a_title_or_as_a_content(language, text):
     assert detect_language(text, "") == detect_language("", text) == language
     assert language in LANGUAGES
+
+
+OTHERS = {
+    "af": "Hoe om goeie suurdeegbrood tuis in jou eie kombuis te bak",
+    "ca": "Com fer un bon pa de massa mare a casa amb ingredients senzills",
+    "is": "Hvernig á að baka gott súrdeigsbrauð heima í eldhúsinu",
+    "lt": "Kaip namuose iškepti gerą raugintos tešlos duoną",
+    "mr": "घरी चांगला ब्रेड कसा बनवायचा ते आज आपण पाहूया",
+    "sk": "Ako upiecť dobrý kváskový chlieb doma v obyčajnej rúre",
+    "sw": "Jinsi ya kutengeneza mkate mzuri nyumbani kwa viungo rahisi",
+}
+
+
+@pytest.mark.parametrize(("language", "text"), OTHERS.items())
+def test_a_text_of_another_language_is_not_taken_for_a_relative(language, text):
+    assert language not in LANGUAGES
+    assert detect_language(text, "") is None
 
 
 @pytest.mark.parametrize(
@@ -76,10 +93,20 @@ def test_a_clear_beginning_tells_what_the_whole_would():
         for best, *_ in _detector().compute_language_confidence_values_in_parallel([text[:200] for text in texts])
     ]
 
-    differ = sum(
-        found != one for found, one in zip(detect_languages([("", text) for text in texts]), whole, strict=True)
-    )
+    differ = sum((found or None) != one for found, one in zip(_looked_closely(texts), whole, strict=True))
     assert differ <= len(texts) // 100
+
+
+def test_two_detectors_are_right_as_often_as_the_slower_one_alone():
+    texts = [("en", f"{note.title}\n{note.content}"[:200]) for note in sample_notes()[::8]]
+    texts += [(own, f"{text}. {other}. {text}") for own, text in CLEAR.items() for other in (CLEAR["en"], text)]
+    alone = sum(
+        own == found for (own, _), found in zip(texts, _looked_closely([text for _, text in texts]), strict=True)
+    )
+    both = sum(own == detect_language("", text) for own, text in texts)
+
+    assert both > alone
+    assert both >= 0.96 * len(texts)
 
 
 def test_many_are_detected_as_each_alone_in_order():
