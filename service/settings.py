@@ -142,12 +142,6 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
-    def _refuse_webhook_of_cells(self) -> Self:
-        if self.webhook_url is not None and self.cells > 1:
-            raise ValueError("NOTELLM_WEBHOOK_URL needs one cell yet: leave it away, or NOTELLM_CELLS at 1")
-        return self
-
-    @model_validator(mode="after")
     def _refuse_unknown_names(self) -> Self:
         known = set(environment_names())
         for name in os.environ:

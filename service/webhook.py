@@ -17,7 +17,7 @@ import orjson
 
 from service import metrics
 from service.errors import StoreUnavailable
-from service.store.webhook.notices import Batch, Notice, RedisNotices, time_of, without
+from service.store.webhook.notices import Batch, Notice, RedisNotices, without
 
 if TYPE_CHECKING:
     import httpx
@@ -78,10 +78,10 @@ class Webhook:
         if batch.notices and not await self._post(batch.notices):
             return False
         await self._notices.tell(batch.told)
-        return batch.more
+        return bool(batch.more)
 
     async def _findable(self, batch: Batch) -> Batch:
-        """The batch up to the first note that its shard does not have yet; without those that none will have."""
+        """The batch, of each cell up to the first note that its shard lacks yet; without those that none will have."""
         changes = [one for one in batch.notices if one.type == "note.searchable"]
         if not changes:
             return batch
@@ -91,12 +91,15 @@ class Webhook:
         if not missing:
             return batch
         all_answer = len(await searcher.status(timeout_s=_LOOKUP_S)) == self._shards
-        gone = set()
+        gone, waiting = set(), set()
         for one in missing:
-            if not all_answer or batch.now_ms / 1000 - time_of(one.entry).timestamp() < _PATIENCE_S:
-                batch = without(batch, one.entry)
-                break
-            gone.add(one.id)
+            if one.cell in waiting:
+                continue
+            if not all_answer or batch.now_ms / 1000 - one.time.timestamp() < _PATIENCE_S:
+                batch = without(batch, one)
+                waiting.add(one.cell)
+            else:
+                gone.add(one.id)
         batch.notices[:] = [one for one in batch.notices if one.id not in gone]
         return batch
 

@@ -131,12 +131,8 @@ if TYPE_CHECKING:
 _COMPRESSION = 3
 
 
-def back_up(
-    redis: "SyncRedis", folder: Path, checkpoint: Path | None = None, others: Sequence["SyncRedis"] = ()
-) -> Manifest:
+def back_up(cells: "Cells[SyncRedis]", folder: Path, checkpoint: Path | None = None) -> Manifest:
     """Write a backup into a new folder; with ``checkpoint``, the one of the active model, its files are in it.
-
-    ``others`` are the store's cells but the first.
 
     Raises:
         BackupError: if the folder exists, the checkpoint is of another model, or models changed or notes were removed
@@ -148,8 +144,8 @@ def back_up(
     with _staged(folder) as staged:
         with ExitStack() as stack:
             with redis_errors():  # one connection: a scan that goes on after a restart of Redis would miss notes
-                clients = [cell.client() for cell in (redis, *others)]  # type: ignore[no-untyped-call]
-            manifest = _Backup(Cells.of(map(stack.enter_context, clients)), staged).write()
+                clients = cells.map(lambda redis: redis.client())  # type: ignore[no-untyped-call]
+            manifest = _Backup(clients.map(stack.enter_context), staged).write()
         if checkpoint:
             if fingerprint != manifest.active:
                 raise BackupError(f"{checkpoint} is the model {fingerprint}, and {manifest.active or 'none'} is active")

@@ -39,7 +39,7 @@ from service.backup.files import (
     sums,
     vectors_file,
 )
-from service.store.cells.ring import Cells
+from service.store.cells.attributes import carried_types
 from service.store.connection import redis_errors
 from service.store.events import REMEMBERED_S
 from service.store.records import StoredFailure, StoredNote, digest_of, parse_entry_id
@@ -67,6 +67,8 @@ from service.store.schema import (
 
 if TYPE_CHECKING:
     from redis import Redis as SyncRedis
+
+    from service.store.cells.ring import Cells
 
 # ARGV: the backup. Every write of the service leaves one of these keys. 1: go on; 0: not empty; -1: another restore.
 BEGIN = (
@@ -142,12 +144,10 @@ class Restored:
     erased_later: int
 
 
-def restore(
-    redis: "SyncRedis", folder: Path, deletes: Path | None = None, others: Sequence["SyncRedis"] = ()
-) -> Restored:
+def restore(cells: "Cells[SyncRedis]", folder: Path, deletes: Path | None = None) -> Restored:
     """Put a backup into an empty store; ``deletes`` is an audit log whose later deletes and erasures are repeated.
 
-    ``others`` are the store's cells but the first; the backup may be of any number of cells.
+    The backup may be of another number of cells.
 
     Raises:
         BackupError: if the backup is damaged, unfinished or of a later format, the log cannot be read, or the store
@@ -157,7 +157,6 @@ def restore(
     manifest = open_backup(folder)
     later, erased = _deleted_later(deletes, manifest.begun_at) if deletes else ([], [])
     with redis_errors():
-        cells = Cells.of((redis, *others))
         _begin(cells, folder)
         work = _Restore(cells, folder, manifest)
         work.notes()
@@ -307,8 +306,9 @@ class _Restore:
     def _claim_types(self) -> None:
         """See `service.store.cells.attributes`."""
         if len(self._cells) > 1:
-            typed: list[Any] = [field for cell in self._cells for field in cell.redis.hkeys(ATTRIBUTES)]
-            if types := {name: kind for kind, name in (field.decode().split(":", 1) for field in typed)}:
+            typed: list[Any] = [cell.redis.hkeys(ATTRIBUTES) for cell in self._cells]
+            types: dict[Any, Any] = dict(carried_types(typed))
+            if types:
                 self._redis.hset(TYPES, mapping=types)
 
     def _put_predictions(self, model: str, kind: str, lines: Sequence[Line]) -> None:

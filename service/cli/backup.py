@@ -28,7 +28,7 @@ def backup(folder: Path, checkpoint: Path | None) -> None:
     with store_cells() as cells:
         from service.backup.backup import back_up
 
-        made = back_up(cells.first, folder, checkpoint, cells.others)
+        made = back_up(cells, folder, checkpoint)
     if made.malformed:
         echo(f"notellm: {made.malformed} damaged records are not in it", err=True)
     echo(f"{made.live} notes and {made.deleted} tombstones in {folder}; models: {', '.join(made.models) or 'none'}")
@@ -60,7 +60,7 @@ def restore(folder: Path, deletes: Path | None) -> None:
     with store_cells(make=True) as cells:
         from service.backup.restore import restore as put_back
 
-        done = put_back(cells.first, folder, deletes, cells.others)
+        done = put_back(cells, folder, deletes)
     later = f", {done.deleted_later} of them deleted after the backup" if deletes else ""
     later += f", without {done.erased_later} readers who were erased" if done.erased_later else ""
     echo(f"{done.live} notes and {done.deleted} tombstones are back{later}; start the service")

@@ -167,7 +167,7 @@ async def _serve(settings: Settings) -> None:
                 every(EVERY_REACH_S, reach),
                 every(_REPORT_EVERY_S, admission.report),
                 every(_REPORT_EVERY_S, app.state.refusals.report),
-                _webhook(settings, redis, searcher),
+                _webhook(settings, cells, searcher),
             ):
                 await server.serve(sockets=[listener])
             await buffer.flush()
@@ -176,7 +176,7 @@ async def _serve(settings: Settings) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _webhook(settings: Settings, redis: "Redis", searcher: "ShardedSearcher") -> AsyncIterator[None]:
+async def _webhook(settings: Settings, cells: "Cells[Redis]", searcher: "ShardedSearcher") -> AsyncIterator[None]:
     """Tells the webhook during the block, if there is one."""
     if settings.webhook_url is None or settings.webhook_secret is None:
         yield
@@ -188,7 +188,7 @@ async def _webhook(settings: Settings, redis: "Redis", searcher: "ShardedSearche
 
     url, secret = settings.webhook_url.get_secret_value(), settings.webhook_secret.get_secret_value()
     async with httpx.AsyncClient(timeout=_WEBHOOK_S) as client:
-        webhook = Webhook(url, secret, RedisNotices(redis), searcher.of, len(settings.index.addresses), client)
+        webhook = Webhook(url, secret, RedisNotices(cells), searcher.of, len(settings.index.addresses), client)
         async with every(EVERY_S, webhook):
             yield
 

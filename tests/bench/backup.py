@@ -25,6 +25,7 @@ from support.redis import RedisServer
 from model.note import Note
 from service.backup.backup import back_up
 from service.backup.restore import restore
+from service.store.cells.ring import Cells
 from service.store.connection import open_redis, open_sync_redis
 from service.store.jobs import JobQueue
 from service.store.notes import RedisStore
@@ -53,10 +54,10 @@ def measure(notes: int) -> dict[str, float]:
             kept = used_bytes(server)
             log_bytes = size(server.folder / "appendonlydir")
             folder = Path(name) / "backup"
-            backup_s = timed(lambda: back_up(redis, folder))
+            backup_s = timed(lambda: back_up(Cells.of([redis]), folder))
             other.start()
             target = open_sync_redis(other.url)
-            restore_s = timed(lambda: restore(target, folder))
+            restore_s = timed(lambda: restore(Cells.of([target]), folder))
             redis.delete(READINGS + MODEL)
             without_readings = used_bytes(server)
             return {

@@ -10,7 +10,7 @@ from support.redis import RedisServer
 
 from model.note import Note
 from service.errors import KeyReused, QueueFull, StoreUnavailable
-from service.settings import Settings, SetupError
+from service.settings import SetupError
 from service.store.cells.ring import Cells, names
 from service.store.cells.size import check_size, check_size_sync
 from service.store.changes import START, RedisChangeStream
@@ -112,12 +112,6 @@ async def test_a_store_of_one_cell_does_not_become_one_of_several(redis):
     with pytest.raises(SetupError, match="the store has 1 cell and NOTELLM_CELLS is 3: set it to 1, or move"):
         await check_size(redis, 3)
     assert not await redis.exists(CELLS)
-
-
-def test_what_needs_one_cell_says_so(monkeypatch):
-    monkeypatch.setenv("NOTELLM_CELLS", "3")
-    with pytest.raises(ValueError, match="NOTELLM_WEBHOOK_URL needs one cell yet"):
-        Settings(webhook_url="http://h/x", webhook_secret="s" * 40)
 
 
 class TestJobs:

@@ -42,6 +42,7 @@ from service.store.attribution.answers import ServedAnswer, new_answer_id
 from service.store.attribution.figures import AnswerCounts
 from service.store.attribution.log import RedisAnswerLog
 from service.store.attribution.quality import Quality
+from service.store.cells.ring import Cells
 from service.store.changes import RedisChangeStream
 from service.store.connection import open_sync_redis
 from service.store.events import RedisEvents
@@ -189,7 +190,7 @@ async def use(redis: Redis, notes: int = 60) -> RedisStore:
     counts = AnswerCounts()
     counts.failed(MODELS[0])
     await Quality(redis, counts).flush()
-    notices = RedisNotices(redis)
+    notices = RedisNotices(Cells.of([redis]))
     assert await notices.hold()
     await notices.tell((await notices.read()).told)
     await Completion(redis)()
@@ -227,10 +228,10 @@ async def test_every_key_of_a_store_in_use_is_in_the_table(redis, source):
 
 async def test_what_is_restored_is_what_was_there_to_the_byte(redis, source, target, tmp_path):
     await use(redis)
-    manifest = back_up(source, tmp_path / "b")
+    manifest = back_up(Cells.of([source]), tmp_path / "b")
     before = contents(source)
 
-    restored = restore(target, tmp_path / "b")
+    restored = restore(Cells.of([target]), tmp_path / "b")
 
     assert contents(target) == before
     assert (restored.live, restored.deleted) == (manifest.live, manifest.deleted) == (45, 15)
@@ -254,16 +255,16 @@ async def test_a_reader_who_was_erased_stays_so_also_in_a_store_of_before(
     log = RedisEvents(redis)
     await log.append([Event(f"{user}{n}", user, f"n{n}", "view", time.time()) for user in "abc" for n in range(3)])
     await log.erase("a")
-    back_up(source, tmp_path / "b")
+    back_up(Cells.of([source]), tmp_path / "b")
     answered = {"event": "write", "method": "DELETE", "status": 204, "time": "2999-01-01T00:00:00.000Z"}
     lines = [answered | {"erased": [digest_of("b")]}, answered | {"erased": [digest_of("c")], "status": 503}]
     (tmp_path / "audit").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
     monkeypatch.setattr("service.backup.restore._Restore.finish", ends)
     with pytest.raises(StoreUnavailable):
-        restore(target, tmp_path / "b")
+        restore(Cells.of([target]), tmp_path / "b")
     monkeypatch.undo()
-    assert restore(target, tmp_path / "b", tmp_path / "audit").erased_later == 1
+    assert restore(Cells.of([target]), tmp_path / "b", tmp_path / "audit").erased_later == 1
 
     client = Redis.from_url(elsewhere.url)
     restored = RedisEvents(client)
@@ -282,8 +283,8 @@ async def test_a_tombstone_goes_on_to_count_versions_and_no_earlier_state_comes_
     redis, source, elsewhere, target, tmp_path
 ):
     await use(redis)
-    back_up(source, tmp_path / "b")
-    restore(target, tmp_path / "b")
+    back_up(Cells.of([source]), tmp_path / "b")
+    restore(Cells.of([target]), tmp_path / "b")
 
     client = Redis.from_url(elsewhere.url)
     store = RedisStore(client, 1000)
@@ -298,8 +299,8 @@ async def test_a_tombstone_goes_on_to_count_versions_and_no_earlier_state_comes_
 
 async def test_the_next_worker_queues_what_it_has_not_read_and_nothing_else(redis, source, elsewhere, target, tmp_path):
     store = await use(redis)
-    back_up(source, tmp_path / "b")
-    restore(target, tmp_path / "b")
+    back_up(Cells.of([source]), tmp_path / "b")
+    restore(Cells.of([target]), tmp_path / "b")
 
     client = Redis.from_url(elsewhere.url)
     for model in MODELS:
@@ -313,7 +314,7 @@ async def test_the_next_worker_queues_what_it_has_not_read_and_nothing_else(redi
 
 async def test_the_files_can_be_read_without_us(redis, source, tmp_path):
     await use(redis)
-    back_up(source, tmp_path / "b")
+    back_up(Cells.of([source]), tmp_path / "b")
 
     subprocess.run(["sha256sum", "--quiet", "-c", SUMS], cwd=tmp_path / "b", check=True)
     with gzip.open(tmp_path / "b" / "notes.jsonl.gz") as lines:
@@ -330,7 +331,7 @@ async def test_the_files_can_be_read_without_us(redis, source, tmp_path):
 
 async def test_any_flipped_byte_of_any_file_is_noticed_before_anything_is_written(redis, source, target, tmp_path):
     await use(redis)
-    back_up(source, tmp_path / "b")
+    back_up(Cells.of([source]), tmp_path / "b")
 
     files = sorted(path for path in (tmp_path / "b").iterdir())
     assert len(files) == 2 + 6 + 3 * len(MODELS)
@@ -339,17 +340,17 @@ async def test_any_flipped_byte_of_any_file_is_noticed_before_anything_is_writte
         for place in (0, len(whole) // 2, len(whole) - 1):
             file.write_bytes(whole[:place] + bytes([whole[place] ^ 0x20]) + whole[place + 1 :])
             with pytest.raises(BackupError, match="is damaged, restore another one"):
-                restore(target, tmp_path / "b")
+                restore(Cells.of([target]), tmp_path / "b")
         file.write_bytes(whole)
     (tmp_path / "b" / "dead.jsonl.gz").unlink()
     with pytest.raises(BackupError, match=re.escape("not as written: dead.jsonl.gz")):
-        restore(target, tmp_path / "b")
+        restore(Cells.of([target]), tmp_path / "b")
     assert target.keys() == []
 
 
 async def test_a_backup_of_a_later_format_is_refused(redis, source, target, tmp_path):
     await use(redis)
-    back_up(source, tmp_path / "b")
+    back_up(Cells.of([source]), tmp_path / "b")
     manifest = json.loads((tmp_path / "b" / MANIFEST).read_bytes())
     (tmp_path / "b" / MANIFEST).write_text(
         json.dumps(manifest | {"format": files.FORMAT + 1, "notellm": "9.1", "new": 1})
@@ -358,7 +359,7 @@ async def test_a_backup_of_a_later_format_is_refused(redis, source, target, tmp_
 
     said = rf"was made by notellm 9\.1 in format {files.FORMAT + 1}, and this one reads up to {files.FORMAT}"
     with pytest.raises(BackupError, match=said):
-        restore(target, tmp_path / "b")
+        restore(Cells.of([target]), tmp_path / "b")
 
 
 @pytest.mark.parametrize(
@@ -370,7 +371,7 @@ async def test_a_backup_of_a_later_format_is_refused(redis, source, target, tmp_
 )
 async def test_a_backup_of_an_older_format_has_less_and_is_restored(format_, missing, redis, source, target, tmp_path):
     await use(redis)
-    back_up(source, tmp_path / "b")
+    back_up(Cells.of([source]), tmp_path / "b")
     manifest = json.loads((tmp_path / "b" / MANIFEST).read_bytes())
     for name in missing:
         (tmp_path / "b" / name).unlink()
@@ -379,7 +380,7 @@ async def test_a_backup_of_an_older_format_has_less_and_is_restored(format_, mis
     (tmp_path / "b" / MANIFEST).write_text(json.dumps(manifest | {"format": format_}))
     (tmp_path / "b" / SUMS).write_text(files.sums(tmp_path / "b"))
 
-    restore(target, tmp_path / "b")
+    restore(Cells.of([target]), tmp_path / "b")
 
     lost = {files.HASHES[name].key for name in missing - {files.SHOWN}} | {schema.EXPOSURE, schema.READER_KEY}
     assert contents(target) == {key: value for key, value in contents(source).items() if family(key) not in lost}
@@ -387,7 +388,7 @@ async def test_a_backup_of_an_older_format_has_less_and_is_restored(format_, mis
 
 async def test_a_store_that_holds_anything_is_refused_and_left_as_it_is(redis, source, elsewhere, target, tmp_path):
     await use(redis)
-    back_up(source, tmp_path / "b")
+    back_up(Cells.of([source]), tmp_path / "b")
     client = Redis.from_url(elsewhere.url)
 
     async def worker() -> None:
@@ -406,26 +407,26 @@ async def test_a_store_that_holds_anything_is_refused_and_left_as_it_is(redis, s
         await somebody()
         before = contents(target)
         with pytest.raises(BackupError, match="the store is not empty"):
-            restore(target, tmp_path / "b")
+            restore(Cells.of([target]), tmp_path / "b")
         assert contents(target) == before
         wiped(target)
     await client.aclose()
-    restore(target, tmp_path / "b")
+    restore(Cells.of([target]), tmp_path / "b")
     with pytest.raises(BackupError, match="the store is not empty"):
-        restore(target, tmp_path / "b")
+        restore(Cells.of([target]), tmp_path / "b")
 
 
 async def test_half_a_store_takes_no_writes_and_only_the_same_backup(
     redis, source, elsewhere, target, tmp_path, monkeypatch
 ):
     store = await use(redis)
-    back_up(source, tmp_path / "b")
+    back_up(Cells.of([source]), tmp_path / "b")
     before = contents(source)
     await store.put([note(99)])
-    back_up(source, tmp_path / "later")
+    back_up(Cells.of([source]), tmp_path / "later")
     monkeypatch.setattr("service.backup.restore.PUT_PREDICTIONS", "return redis.error_reply('READONLY enough')")
     with pytest.raises(StoreUnavailable):
-        restore(target, tmp_path / "b")
+        restore(Cells.of([target]), tmp_path / "b")
     monkeypatch.undo()
 
     client = Redis.from_url(elsewhere.url)
@@ -440,15 +441,15 @@ async def test_half_a_store_takes_no_writes_and_only_the_same_backup(
         with pytest.raises(StoreUnavailable):
             await refused()
     with pytest.raises(StoreUnavailable):
-        back_up(target, tmp_path / "half")
+        back_up(Cells.of([target]), tmp_path / "half")
     with pytest.raises(BackupError, match="a restore of another backup was begun"):
-        restore(target, tmp_path / "later")
+        restore(Cells.of([target]), tmp_path / "later")
 
     monkeypatch.setattr("service.backup.restore._Restore.finish", ends)
     with pytest.raises(StoreUnavailable):
-        restore(target, tmp_path / "b")
+        restore(Cells.of([target]), tmp_path / "b")
     monkeypatch.undo()
-    restore(target, tmp_path / "b")
+    restore(Cells.of([target]), tmp_path / "b")
     assert contents(target) == before
     assert await half.put([note(1)])
     await client.aclose()
@@ -458,7 +459,7 @@ async def test_deletes_of_the_audit_log_that_came_later_are_done_again(redis, so
     store = await use(redis)
     line = {"event": "write", "method": "DELETE", "route": "/notes/{note_id}", "status": 204, "time": ""}
     early = line | {"time": "2026-01-31T12:00:00.123Z", "notes": ["n40"]}
-    back_up(source, tmp_path / "b")
+    back_up(Cells.of([source]), tmp_path / "b")
     later = [
         line | {"time": "9026-01-31T12:00:00.123Z", "notes": ["n41"]},
         line | {"time": "9026-01-31T12:00:00.124Z", "notes": ["n42"], "status": 503},
@@ -470,9 +471,9 @@ async def test_deletes_of_the_audit_log_that_came_later_are_done_again(redis, so
 
     monkeypatch.setattr("service.backup.restore._Restore.finish", ends)
     with pytest.raises(StoreUnavailable):  # somebody forgot the log, and thought of it in time
-        restore(target, tmp_path / "b")
+        restore(Cells.of([target]), tmp_path / "b")
     monkeypatch.undo()
-    assert restore(target, tmp_path / "b", tmp_path / "audit").deleted_later == 1
+    assert restore(Cells.of([target]), tmp_path / "b", tmp_path / "audit").deleted_later == 1
     await store.delete("n41")
     assert contents(target) == contents(source)
 
@@ -481,15 +482,15 @@ async def test_deletes_of_the_audit_log_that_came_later_are_done_again(redis, so
 async def test_a_log_that_is_none_is_named_with_its_line_before_anything_is_written(
     redis, source, target, tmp_path, text
 ):
-    back_up(source, tmp_path / "b")
+    back_up(Cells.of([source]), tmp_path / "b")
     (tmp_path / "audit").write_text(text)
 
     if text:
         with pytest.raises(BackupError, match=r"audit line 1 is none of an audit log"):
-            restore(target, tmp_path / "b", tmp_path / "audit")
+            restore(Cells.of([target]), tmp_path / "b", tmp_path / "audit")
         assert target.keys() == []
     else:
-        restore(target, tmp_path / "b", tmp_path / "audit")
+        restore(Cells.of([target]), tmp_path / "b", tmp_path / "audit")
 
 
 async def test_what_was_acknowledged_before_is_in_it_whatever_is_written_meanwhile(
@@ -529,11 +530,11 @@ async def test_what_was_acknowledged_before_is_in_it_whatever_is_written_meanwhi
     monkeypatch.setattr(backup._Backup, "_write_records", slowly)
     writing = asyncio.create_task(write())
     prediction = asyncio.create_task(_keep_reading(redis, stop))
-    await asyncio.to_thread(back_up, source, tmp_path / "b")
+    await asyncio.to_thread(back_up, Cells.of([source]), tmp_path / "b")
     stop.set()
     assert await writing > 100
     await prediction
-    restore(target, tmp_path / "b")
+    restore(Cells.of([target]), tmp_path / "b")
 
     client = Redis.from_url(elsewhere.url)
     restored = RedisStore(client, 10)
@@ -561,14 +562,14 @@ async def _keep_reading(redis: Redis, stop: asyncio.Event) -> None:
 async def test_of_a_note_that_stands_in_it_twice_the_later_version_counts(redis, source, target, tmp_path):
     """Redis' SCAN may show a key again: the files of a run and of a later one, joined, are such a backup."""
     store = await use(redis)
-    back_up(source, tmp_path / "early")
+    back_up(Cells.of([source]), tmp_path / "early")
     await store.put([note(number, "later") for number in range(26, 40)])
     await read_all(redis, MODELS[0], bad="n27")
     await store.put([note(28, "later still")])
     for number in range(40, 50):
         await store.delete(f"n{number}")
     await store.put([note(number, "back again") for number in range(12, 18)])
-    back_up(source, tmp_path / "b")
+    back_up(Cells.of([source]), tmp_path / "b")
     manifest = json.loads((tmp_path / "b" / MANIFEST).read_bytes())
     for file in (tmp_path / "b").iterdir():
         if file.name.startswith(("notes", "readings", "vectors", "failures")):
@@ -576,7 +577,7 @@ async def test_of_a_note_that_stands_in_it_twice_the_later_version_counts(redis,
     (tmp_path / "b" / MANIFEST).write_text(json.dumps(manifest))
     (tmp_path / "b" / SUMS).write_text(files.sums(tmp_path / "b"))
 
-    restore(target, tmp_path / "b")
+    restore(Cells.of([target]), tmp_path / "b")
 
     assert contents(target) == contents(source)
 
@@ -598,7 +599,7 @@ async def test_a_redis_that_restarts_meanwhile_ends_the_backup_and_leaves_no_fol
 
     monkeypatch.setattr(backup._Backup, "_write_predictions", restarted)
     with pytest.raises(StoreUnavailable):
-        back_up(client, tmp_path / "b")
+        back_up(Cells.of([client]), tmp_path / "b")
     assert not (tmp_path / "b").exists()
     client.close()
 
@@ -658,7 +659,7 @@ async def test_indexers_that_hold_a_later_time_build_anew_what_was_restored(
 ):
     """The wiped Redis is another one here, and the folders of the indexes are those of the time after the backup."""
     store = await use(redis)
-    back_up(source, tmp_path / "b")
+    back_up(Cells.of([source]), tmp_path / "b")
     indexers = Indexers(tmp_path, redis_server.url, shards=1)
     searcher = ShardedSearcher(indexers.addresses, MODELS[0])
     await store.put([note(number, "after the backup") for number in range(30, 50)])
@@ -668,7 +669,7 @@ async def test_indexers_that_hold_a_later_time_build_anew_what_was_restored(
     await until(lambda: _is_there(tmp_path / "snapshots" / "shard-0" / MODELS[0] / "CURRENT"))
     indexers.end(0)
 
-    restore(target, tmp_path / "b")
+    restore(Cells.of([target]), tmp_path / "b")
     indexers.environment["NOTELLM_REDIS_URL"] = elsewhere.url
     indexers.start(0)
     try:
@@ -693,8 +694,8 @@ async def holds(searcher: ShardedSearcher, id_: str, title: str) -> bool:
 
 async def test_a_restored_suggestion_is_the_one_that_was_given(redis, source, elsewhere, target, tmp_path):
     await use(redis)
-    back_up(source, tmp_path / "b")
-    restore(target, tmp_path / "b")
+    back_up(Cells.of([source]), tmp_path / "b")
+    restore(Cells.of([target]), tmp_path / "b")
 
     client = Redis.from_url(elsewhere.url)
     said = await RedisStore(client, 10).suggestion("n31", MODELS[0])

@@ -114,7 +114,7 @@ async def test_a_store_becomes_several_cells_and_one_again_wherever_the_restore_
     with ExitStack() as stack:
         source, back = (stack.enter_context(open_sync_redis(server.url)) for server in (redis_server, others[1]))
         target = stack.enter_context(stores.open_sync_cells(others[0].url, 3))
-        back_up(source, tmp_path / "one")
+        back_up(Cells.of([source]), tmp_path / "one")
         before, kept = contents(source), await seen(Cells.of([redis]))
 
         finish, ends = restoring._Restore._finish, iter([0, 1, 2])
@@ -130,10 +130,10 @@ async def test_a_store_becomes_several_cells_and_one_again_wherever_the_restore_
         for end in ends:
             left = [None] * end
             with pytest.raises(StoreUnavailable, match="it ended"):
-                restoring.restore(target.first, tmp_path / "one", others=target.others)
+                restoring.restore(target, tmp_path / "one")
             assert target.first.exists(RESTORING)
         monkeypatch.undo()
-        restored = restoring.restore(target.first, tmp_path / "one", others=target.others)
+        restored = restoring.restore(target, tmp_path / "one")
 
         assert (restored.live, restored.deleted) == (54, 6)
         assert all(cell.hlen("notellm:v1:counts") for cell in target)
@@ -147,11 +147,11 @@ async def test_a_store_becomes_several_cells_and_one_again_wherever_the_restore_
         )
         assert export(target, tmp_path / "notes.parquet") == 54
         with pytest.raises(BackupError, match="the store is not empty"):
-            restoring.restore(target.first, tmp_path / "one", others=target.others)
+            restoring.restore(target, tmp_path / "one")
 
-        manifest = back_up(target.first, tmp_path / "three", others=target.others)
+        manifest = back_up(target, tmp_path / "three")
         assert (manifest.live, manifest.deleted, manifest.malformed) == (54, 6, 0)
-        restoring.restore(back, tmp_path / "three")
+        restoring.restore(Cells.of([back]), tmp_path / "three")
         assert contents(back) == before
 
 

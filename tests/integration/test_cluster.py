@@ -16,6 +16,7 @@ from service.backup.backup import back_up
 from service.backup.files import Line, note_of
 from service.errors import StoreUnavailable
 from service.processes.state import free_port
+from service.store.cells.ring import Cells
 from service.store.cluster.keys import FIRST, prefix
 from service.store.connection import open_redis, open_sync_redis
 from service.store.info import examine
@@ -146,7 +147,7 @@ async def test_a_store_moves_into_a_cluster_by_backup_and_restore_whatever_fails
         await store.put([note(number) for number in range(first, first + 500)])
     await store.delete("n7")
     with open_sync_redis(redis_server.url) as source:
-        back_up(source, tmp_path / "backup")
+        back_up(Cells.of([source]), tmp_path / "backup")
     faults, tries, lines = {500: cluster.fail_over, 1500: cluster.replace_primary}, 0, 0
 
     def counted(line: Line) -> StoredNote:
@@ -160,7 +161,7 @@ async def test_a_store_moves_into_a_cluster_by_backup_and_restore_whatever_fails
         tries += 1
         with open_sync_redis(cluster.url) as target:
             try:
-                restored = restoring.restore(target, tmp_path / "backup")
+                restored = restoring.restore(Cells.of([target]), tmp_path / "backup")
                 break
             except StoreUnavailable as error:
                 assert not error.cause  # noqa: PT017 - it passes by itself
@@ -170,7 +171,7 @@ async def test_a_store_moves_into_a_cluster_by_backup_and_restore_whatever_fails
     ids = [f"n{number}" for number in range(3000)]
     assert await RedisStore(client, 100_000).get(ids) == await store.get(ids)
     with open_sync_redis(cluster.url) as target:  # the way back
-        manifest = back_up(target, tmp_path / "back")
+        manifest = back_up(Cells.of([target]), tmp_path / "back")
     assert (manifest.live, manifest.deleted, manifest.malformed) == (2999, 1, 0)
 
 

@@ -4,8 +4,9 @@ import base64
 import hmac
 import json
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from itertools import pairwise
+from itertools import islice, pairwise
 from threading import Thread
 from typing import Any
 
@@ -17,12 +18,14 @@ from indexer.serving.memory import MemorySearcher
 from model.inference.hashing import DIM, text_vector
 from model.note import Note
 from service import metrics
-from service.store.jobs import JobQueue
+from service.store.cells.ring import Cells
+from service.store.jobs import Claimed
 from service.store.notes import RedisStore
 from service.store.records import StoredNote, StoredPrediction
 from service.store.schema import ACTIVE, DEAD, EMBEDDINGS, WEBHOOK_HOLDER
 from service.store.webhook.notices import LIMIT, RedisNotices
 from service.webhook import FIRST_WAIT_S, GIVE_UP_S, LONGEST_WAIT_S, Webhook
+from service.wiring import stores
 
 MODEL, OTHER, SECRET = "m", "m2", "s" * 32
 
@@ -69,8 +72,9 @@ def receiver() -> Iterator[Receiver]:
 class Community:
     """A store, what its shards hold, and gateways that tell the receiver; their clock is ``now``."""
 
-    def __init__(self, redis: Redis, client: httpx.AsyncClient, url: str) -> None:
-        self.redis = redis
+    def __init__(self, cells: Cells[Redis], client: httpx.AsyncClient, url: str) -> None:
+        self.cells = cells
+        self.redis = cells.first
         self.now = 1000.0
         self.shards = MemorySearcher(2, MODEL)
         self._client = client
@@ -78,14 +82,16 @@ class Community:
         self.gateway = self.another_gateway()
 
     def another_gateway(self) -> Webhook:
-        notices = RedisNotices(self.redis)
+        notices = RedisNotices(self.cells)
         return Webhook(self._url, SECRET, notices, lambda _: self.shards, 2, self._client, lambda: self.now)
 
     async def write(self, *ids: str, indexed: bool = True) -> None:
-        await RedisStore(self.redis, 10_000).put([StoredNote(Note(note_id, "A title"), 0) for note_id in ids])
-        queue = JobQueue(self.redis, "w", MODEL, DIM)
+        await stores.note_store(self.cells, 10_000).put([StoredNote(Note(note_id, "A title"), 0) for note_id in ids])
+        queue = stores.job_queue(self.cells, "w", MODEL, DIM)
         await queue.open()
-        claimed = await queue.claim(len(ids), 0.01)
+        claimed: list[Claimed] = []
+        while len(claimed) < len(ids):
+            claimed += await queue.claim(len(ids), 0.01)
         said = [
             (one, StoredPrediction(one.job.version, MODEL, text_vector(one.job.note_id), (), None)) for one in claimed
         ]
@@ -99,15 +105,29 @@ class Community:
 
     async def fail(self, note_id: str) -> None:
         fields = {"id": note_id, "version": 3, "fingerprint": MODEL, "reason": "the text is empty"}
-        await self.redis.xadd(DEAD, fields)
+        await self.cells.of_note(note_id).xadd(DEAD, fields)
+
+
+@asynccontextmanager
+async def begun(cells: Cells[Redis], receiver: Receiver) -> AsyncIterator[Community]:
+    """One that is told of what happens from now on."""
+    await cells.first.set(ACTIVE, MODEL)
+    async with httpx.AsyncClient(timeout=0.5) as client:
+        community = Community(cells, client, receiver.url)
+        await community.gateway()
+        yield community
 
 
 @pytest.fixture
 async def community(redis: Redis, receiver: Receiver) -> AsyncIterator[Community]:
-    await redis.set(ACTIVE, MODEL)
-    async with httpx.AsyncClient(timeout=0.5) as client:
-        community = Community(redis, client, receiver.url)
-        await community.gateway()  # from now on
+    async with begun(Cells.of([redis]), receiver) as community:
+        yield community
+
+
+@pytest.fixture
+async def wide(cells: Cells[Redis], receiver: Receiver) -> AsyncIterator[Community]:
+    """One of three cells."""
+    async with begun(cells, receiver) as community:
         yield community
 
 
@@ -153,7 +173,7 @@ async def test_one_request_has_all_and_is_signed(community, receiver):
 async def test_a_new_webhook_hears_nothing_of_the_past(redis, receiver):
     await redis.set(ACTIVE, MODEL)
     async with httpx.AsyncClient() as client:
-        community = Community(redis, client, receiver.url)
+        community = Community(Cells.of([redis]), client, receiver.url)
         await community.write("old")
         await community.gateway()
         await community.write("new")
@@ -224,7 +244,7 @@ async def test_waits_grow_and_after_an_hour_it_goes_on_with_what_is_next(communi
         before = len(receiver.heard)
         await community.gateway()
         asked += [community.now - start] * (len(receiver.heard) - before)
-        community.now += 1
+        community.now += 1 if len(asked) < 11 else 20
     await community.write("n2")
     await community.gateway()  # fails once, and is not dropped with those before
     community.now += LONGEST_WAIT_S
@@ -289,3 +309,68 @@ async def test_changes_of_other_models_fields_and_deletes_are_not_told(community
     await community.gateway()
 
     assert [(event["type"], event["version"]) for event in receiver.events()] == [("note.searchable", 1)]
+
+
+class TestCells:
+    """A store of three cells."""
+
+    def ids(self, cells: Cells[Redis], cell: int, count: int = 1) -> list[str]:
+        """Notes of a cell."""
+        of_cell = (note_id for note_id in (f"n{number}" for number in range(1000)) if cells.place_of(note_id) == cell)
+        return list(islice(of_cell, count))
+
+    async def test_what_happens_in_any_cell_is_told_once_though_entries_have_the_same_name(self, wide, receiver):
+        written = [note_id for cell in range(3) for note_id in self.ids(wide.cells, cell)]
+        await wide.write(*written)
+        for cell, redis in enumerate(wide.cells):
+            fields = {"id": self.ids(wide.cells, cell)[0], "version": 3, "fingerprint": MODEL, "reason": "empty"}
+            await redis.xadd(DEAD, fields, id="9999999999999-0")
+        await wide.gateway()
+        await wide.gateway()
+
+        events = receiver.events()
+        told = sorted((event["type"], event["note_id"]) for event in events)
+        assert told == sorted((kind, one) for kind in ("note.failed", "note.searchable") for one in written)
+        assert len({event["id"] for event in events}) == len(events) == 6
+        assert len(receiver.heard) == 1
+
+    async def test_another_gateway_goes_on_in_each_cell_where_the_one_before_was_killed(self, wide, receiver):
+        [first], [second], [third, later] = (self.ids(wide.cells, cell, 1 + cell // 2) for cell in range(3))
+        await wide.write(first, third)
+        await wide.gateway()
+        receiver.status = 0
+        await wide.write(second, later)
+        await wide.gateway()  # the receiver hears it, and the gateway ends before it knows
+        await wide.redis.delete(WEBHOOK_HOLDER)
+        receiver.status = 204
+        await wide.another_gateway()()
+
+        told = [[event["note_id"] for event in json.loads(body)["events"]] for _, body in receiver.heard]
+        assert list(map(sorted, told)) == [sorted([first, third]), sorted([second, later]), sorted([second, later])]
+        assert receiver.heard[1][0]["webhook-id"] == receiver.heard[2][0]["webhook-id"]
+
+    async def test_a_note_that_its_shard_lacks_holds_up_its_cell_alone_and_the_next_model(self, wide, receiver):
+        [waits, behind], [other] = self.ids(wide.cells, 1, 2), self.ids(wide.cells, 2)
+        await wide.write(waits, indexed=False)
+        await wide.write(behind)
+        await wide.write(other)
+        await wide.fail(behind)
+        await wide.redis.set(ACTIVE, OTHER)
+        await wide.gateway()
+        assert [(event["type"], event["note_id"]) for event in receiver.events()] == [
+            ("note.searchable", other),
+            ("note.failed", behind),
+        ]
+        wide.index((waits, 1))
+        await wide.gateway()
+
+        assert [event.get("note_id") for event in receiver.events()[2:]] == [waits, behind, None]
+
+    async def test_a_cell_with_much_to_tell_is_told_of_while_another_one_waits(self, wide, receiver):
+        [waits], many = self.ids(wide.cells, 0), self.ids(wide.cells, 1, 2 * LIMIT)
+        await wide.write(waits, indexed=False)
+        await wide.write(*many)
+        await wide.gateway()
+
+        assert [event["note_id"] for event in receiver.events()] == many
+        assert {len(json.loads(body)["events"]) for _, body in receiver.heard[:-1]} == {LIMIT // 3}
