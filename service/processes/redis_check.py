@@ -7,6 +7,7 @@ it comes and goes.
 import logging
 import math
 from collections.abc import Sequence
+from functools import partial
 
 from service import metrics
 from service.errors import StoreUnavailable
@@ -50,9 +51,8 @@ class RedisCheck:
         try:
             # What is denied once is not asked again: every time would stand in the log of Redis' ACL.
             denied = self._report.unknown
-            found = joined(
-                [await examine(self._url, denied=denied, replicas=self._replicas, cell=cell) for cell in self._cells]
-            )
+            ask = partial(examine, denied=denied, replicas=self._replicas, cells=len(self._cells))
+            found = joined([await ask(self._url, cell=cell) for cell in self._cells])
         except StoreUnavailable:
             return
         before, self._report = self._report, found

@@ -1,6 +1,6 @@
 """Redis' own figures, for an indexer's metrics, and the report on it for every process."""
 
-from collections.abc import Awaitable, Mapping, Set
+from collections.abc import Awaitable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -9,7 +9,7 @@ from redis.exceptions import NoPermissionError, ResponseError
 from service.errors import StoreUnavailable
 from service.store.cluster.keys import FIRST
 from service.store.connection import is_cluster, open_redis, redis_errors
-from service.store.requirements import Problem, Report, joined, report, written_in
+from service.store.requirements import APPENDFSYNC, FULL_COVERAGE, Problem, Report, joined, report, written_in
 from service.store.schema import ACTIVE, DEAD, FORMAT
 
 if TYPE_CHECKING:
@@ -48,16 +48,20 @@ async def redis_info(redis: "Redis") -> RedisInfo:
     )
 
 
-async def examine(url: str, *, denied: Set[str] = frozenset(), replicas: int = 0, cell: str = FIRST) -> Report:
+async def examine(
+    url: str, *, denied: Set[str] = frozenset(), replicas: int = 0, cell: str = FIRST, cells: int = 1
+) -> Report:
     """The report on a Redis as a new connection finds it: one that is open already outlives a change of the password.
 
-    What the causes in ``denied`` depend on is not asked. ``replicas`` are those that writes wait for. Raises
-    StoreUnavailable when Redis does not answer, or not yet.
+    What the causes in ``denied`` depend on is not asked. ``replicas`` are those that writes wait for; ``cell`` is one of
+    so many ``cells`` on a cluster. Raises StoreUnavailable when Redis does not answer, or not yet.
     """
     redis = open_redis(url, timeout_s=_EXAMINE_S, connections=1, cell=cell)
     try:
-        appendfsync = None if "fsync" in denied else await _appendfsync(redis)
-        found = report(await _asked(redis.info()), appendfsync, cluster=is_cluster(url), replicas=replicas)
+        names = (APPENDFSYNC, FULL_COVERAGE) if cells > 1 else (APPENDFSYNC,)
+        settings = None if denied & {"fsync", "coverage"} else await _settings(redis, names)
+        info = await _asked(redis.info())
+        found = report(info, settings, cluster=is_cluster(url), replicas=replicas, cells=cells)
         if not found.unusable:
             with redis_errors():
                 await redis.get(ACTIVE)
@@ -76,9 +80,15 @@ async def examine(url: str, *, denied: Set[str] = frozenset(), replicas: int = 0
         await redis.aclose()
 
 
-async def _appendfsync(redis: "Redis") -> str | None:
-    found: Mapping[Any, Any] = await _asked(redis.config_get("appendfsync")) or {}
-    return next((_text(value) for name, value in found.items() if _text(name) == "appendfsync"), None)
+async def _settings(redis: "Redis", names: Sequence[str]) -> dict[str, str] | None:
+    """One by one, for Redis 6 gives only one at a time; None once one may not be asked."""
+    found: dict[str, str] = {}
+    for name in names:
+        answer: Mapping[Any, Any] | None = await _asked(redis.config_get(name))
+        if answer is None:
+            return None
+        found |= {_text(known): _text(value) for known, value in answer.items()}
+    return found
 
 
 async def _asked(answer: Awaitable[T]) -> T | None:

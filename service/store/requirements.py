@@ -1,8 +1,9 @@
 """What a Redis must be, and what is wrong with the one that is there: the only module that knows these rules.
 
 `UNUSABLE` are the causes for which nothing of the service works, so that a process refuses to start. With an `UNSAFE`
-one it starts: what was acknowledged may be lost or, without replicas that writes wait for, nothing is. Every line says
-what is wrong and what to do, and quotes nothing of an error that may be a password or the text of a note.
+one it starts: what was acknowledged may be lost, without replicas that writes wait for nothing is, or one cell that
+ends takes the others along. Every line says what is wrong and what to do, and quotes nothing of an error that may be a
+password or the text of a note.
 """
 
 import re
@@ -25,8 +26,9 @@ UNUSABLE = (
     "version",
     "format",
 )
-UNSAFE = ("eviction", "persistence", "fsync", "replicas")
+UNSAFE = ("eviction", "persistence", "fsync", "replicas", "coverage")
 OLDEST = (6, 2)
+APPENDFSYNC, FULL_COVERAGE = "appendfsync", "cluster-require-full-coverage"
 
 REMEDY = "give it the rights that deploy/redis/users.acl lists"
 _LINES = {
@@ -82,19 +84,31 @@ class Report:
 
 
 def report(
-    info: Mapping[str, Any] | None, appendfsync: str | None, *, cluster: bool = False, replicas: int = 0
+    info: Mapping[str, Any] | None,
+    settings: Mapping[str, str] | None,
+    *,
+    cluster: bool = False,
+    replicas: int = 0,
+    cells: int = 1,
 ) -> Report:
-    """The report on a Redis of which this is INFO and this its ``appendfsync``; None where they may not be asked.
+    """The report on a Redis of which this is INFO and these are its settings; None where they may not be asked.
 
-    It has to be part of a cluster or not, and writes wait for so many of its replicas.
+    It has to be part of a cluster or not, and writes wait for so many of its replicas; so many ``cells`` are on the
+    cluster.
     """
     if info is None:
         return Report(unknown=frozenset((*UNSAFE, "sentinel", "cluster", "replica", "version")))
     if info.get("redis_mode") == "sentinel":  # it has none of the other figures
         return Report((Problem("sentinel", _LINES["sentinel"]),))
-    problems = (*_unusable(info, cluster=cluster), *_unsafe(info, appendfsync), *_lacking(info, replicas))
-    unknown = {"fsync"} if info.get("aof_enabled") and appendfsync is None else set()
-    return Report(problems, frozenset(unknown))
+    known = settings or {}
+    problems = (
+        *_unusable(info, cluster=cluster),
+        *_unsafe(info, known.get(APPENDFSYNC)),
+        *_lacking(info, replicas),
+        *_uncovered(known, cells),
+    )
+    asked = {"fsync": (APPENDFSYNC, info.get("aof_enabled")), "coverage": (FULL_COVERAGE, cells > 1)}
+    return Report(problems, frozenset(cause for cause, (name, counts) in asked.items() if counts and name not in known))
 
 
 def written_in(kept: bytes | None, *, denied: bool = False) -> Report:
@@ -177,6 +191,15 @@ def _lacking(info: Mapping[str, Any], replicas: int) -> Iterator[Problem]:
             "replicas",
             f"Redis has {there} replicas and NOTELLM_REDIS_WAIT demands {replicas}, so that no write is acknowledged: "
             "bring replicas back, or set it lower",
+        )
+
+
+def _uncovered(settings: Mapping[str, str], cells: int) -> Iterator[Problem]:
+    if cells > 1 and settings.get(FULL_COVERAGE) == "yes":
+        yield Problem(
+            "coverage",
+            f"Redis refuses the writes of all cells while one has no primary ({FULL_COVERAGE} yes): set it to no on "
+            "every node",
         )
 
 

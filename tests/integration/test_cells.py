@@ -20,6 +20,8 @@ from service.backup.dead_letters import dead_letters
 from service.backup.files import BackupError
 from service.backup.notes import export
 from service.errors import StoreUnavailable
+from service.processes.health import Readiness
+from service.processes.redis_check import RedisCheck
 from service.store.cells.ring import Cells, names
 from service.store.cluster.keys import prefix
 from service.store.connection import open_sync_redis
@@ -27,6 +29,7 @@ from service.store.info import examine
 from service.store.interfaces import HashtagRule
 from service.store.records import Event, StoredNote, StoredPrediction
 from service.store.schema import COMPLETED, EMBEDDINGS, JOBS, NEW_NOTES, NEW_TAGS, NOTE, RESTORING, WRITES
+from service.store.webhook.notices import RedisNotices
 from service.wiring import stores
 
 MODEL = "00000000000000aa"
@@ -81,6 +84,20 @@ async def seen(cells: Cells[Redis]) -> list[Any]:
         await store.spellings(["KYOTO", "t3", "never"]),
         (pages, await hashtags.rules(None)),
     ]
+
+
+async def told(cells: Cells[Redis], notices: RedisNotices) -> set[tuple[Any, Any]]:
+    """Notes and versions of which a webhook hears once a worker has read them all."""
+    queue = stores.job_queue(cells, "w1", MODEL, 4)
+    await queue.open()
+    while claimed := await queue.claim(100, 0.1):
+        said = (StoredPrediction(item.job.version, MODEL, np.eye(4, dtype=np.float32)[0], (), None) for item in claimed)
+        await queue.publish(list(zip(claimed, said, strict=True)))
+    heard: set[tuple[Any, Any]] = set()
+    while (batch := await notices.read()).notices:
+        heard |= {(one.data["note_id"], one.data["version"]) for one in batch.notices}
+        await notices.tell(batch.told)
+    return heard
 
 
 @pytest.fixture
@@ -162,7 +179,8 @@ async def test_on_a_cluster_each_cell_is_on_a_node_of_its_own_and_the_others_out
     assert len({cluster.primary(name).port for name in own}) == 3
     async with stores.open_cells(cluster.url, 3, replicas=1) as cells:
         await use(cells)
-        store = stores.note_store(cells, 10_000)
+        store, notices = stores.note_store(cells, 10_000), RedisNotices(cells)
+        await notices.tell((await notices.read()).told)
         for name in own:
             keys = [key.decode() for key in cluster.primary(name)("KEYS", "*")]
             assert {key.partition("}")[0] + "}:" for key in keys} == {prefix(name)}
@@ -192,4 +210,13 @@ async def test_on_a_cluster_each_cell_is_on_a_node_of_its_own_and_the_others_out
         assert all(record and record.version >= written[record.note.id] for record in found)
         assert len({cluster.primary(name).port for name in own}) == 3
         assert sum(refused[cell] for cell in (0, 2)) == 0
-        assert [(await examine(cluster.url, replicas=1, cell=name)).problems for name in own] == [()] * 3
+        assert await told(cells, notices) >= {(record.note.id, record.version) for record in found if record}
+        assert [(await examine(cluster.url, replicas=1, cell=name, cells=3)).problems for name in own] == [()] * 3
+        for node in cluster.nodes:
+            node("CONFIG SET", "cluster-require-full-coverage", "yes")
+        readiness = Readiness()
+        await RedisCheck(cluster.url, readiness, 1, own).start()
+        for node in cluster.nodes:
+            node("CONFIG SET", "cluster-require-full-coverage", "no")
+        [warning] = readiness.warnings
+        assert "set it to no on every node" in warning

@@ -18,7 +18,7 @@ from redis.exceptions import ConnectionError as ConnectionFailed
 
 from service.errors import StoreUnavailable
 from service.store.connection import redis_errors
-from service.store.requirements import UNSAFE, UNUSABLE, refusal, report
+from service.store.requirements import FULL_COVERAGE, UNSAFE, UNUSABLE, refusal, report
 
 SAFE = {
     "redis_mode": "standalone",
@@ -29,10 +29,12 @@ SAFE = {
     "maxmemory_policy": "noeviction",
     "aof_enabled": 1,
 }
+CLUSTERED = {"cluster_enabled": 1, "redis_mode": "cluster"}
+ALWAYS = {"appendfsync": "always"}
 
 
-def causes(*, appendfsync: str | None = "always", **info: object) -> list[str]:
-    return [problem.cause for problem in report(SAFE | info, appendfsync).problems]
+def causes(*, appendfsync: str = "always", **info: object) -> list[str]:
+    return [problem.cause for problem in report(SAFE | info, {"appendfsync": appendfsync}).problems]
 
 
 @pytest.mark.parametrize(
@@ -66,20 +68,23 @@ def test_what_is_wrong_is_named_by_its_cause(info, expected):
 @pytest.mark.parametrize(
     ("info", "wanted", "expected"),
     [
-        ({"cluster_enabled": 1, "redis_mode": "cluster"}, {"cluster": True}, []),
+        (CLUSTERED, {"cluster": True}, []),
         ({}, {"cluster": True}, ["cluster"]),
         ({"connected_slaves": 1}, {"replicas": 1}, []),
         ({"connected_slaves": 1}, {"replicas": 2}, ["replicas"]),
         ({}, {"replicas": 1}, ["replicas"]),
+        (CLUSTERED, {"cluster": True, "cells": 3, "settings": ALWAYS | {FULL_COVERAGE: "no"}}, []),
+        (CLUSTERED, {"cluster": True, "cells": 3, "settings": ALWAYS | {FULL_COVERAGE: "yes"}}, ["coverage"]),
+        (CLUSTERED, {"cluster": True, "settings": ALWAYS | {FULL_COVERAGE: "yes"}}, []),
     ],
 )
 def test_a_cluster_and_replicas_that_the_settings_name_have_to_be_there(info, wanted, expected):
-    assert [problem.cause for problem in report(SAFE | info, "always", **wanted).problems] == expected
+    assert [problem.cause for problem in report(SAFE | info, **({"settings": ALWAYS} | wanted)).problems] == expected
 
 
 def test_what_nothing_works_on_is_unusable_and_what_may_lose_notes_is_not():
-    assert report(SAFE | {"maxmemory": 1, "maxmemory_policy": "allkeys-lru"}, "always").unusable == ""
-    assert "replica" in report(SAFE | {"role": "slave"}, "always").unusable
+    assert report(SAFE | {"maxmemory": 1, "maxmemory_policy": "allkeys-lru"}, ALWAYS).unusable == ""
+    assert "replica" in report(SAFE | {"role": "slave"}, ALWAYS).unusable
     assert set(UNUSABLE).isdisjoint(UNSAFE)
 
 
@@ -89,11 +94,13 @@ def test_what_may_not_be_asked_is_unknown_and_no_problem():
     assert (silent.problems, silent.unusable) == ((), "")
     assert silent.unknown >= set(UNSAFE)
     assert report(SAFE, None).unknown == {"fsync"}
-    assert report(SAFE, "always").unknown == set()
+    assert report(SAFE, ALWAYS).unknown == set()
+    assert report(SAFE, ALWAYS, cells=3).unknown == {"coverage"}
+    assert report(SAFE, None, cells=3).unknown == {"fsync", "coverage"}
 
 
 def test_figures_that_a_relative_of_redis_leaves_out_are_no_problem():
-    assert report({}, "always").problems == ()
+    assert report({}, ALWAYS).problems == ()
 
 
 @pytest.mark.parametrize(
