@@ -350,9 +350,9 @@ class TestCells:
         assert receiver.heard[1][0]["webhook-id"] == receiver.heard[2][0]["webhook-id"]
 
     async def test_a_note_that_its_shard_lacks_holds_up_its_cell_alone_and_the_next_model(self, wide, receiver):
-        [waits, behind], [other] = self.ids(wide.cells, 1, 2), self.ids(wide.cells, 2)
-        await wide.write(waits, indexed=False)
-        await wide.write(behind)
+        [absent], [waits, behind], [other] = (self.ids(wide.cells, cell, 1 + cell % 2) for cell in range(3))
+        for note_id in (waits, behind, absent):
+            await wide.write(note_id, indexed=False)
         await wide.write(other)
         await wide.fail(behind)
         await wide.redis.set(ACTIVE, OTHER)
@@ -361,10 +361,12 @@ class TestCells:
             ("note.searchable", other),
             ("note.failed", behind),
         ]
-        wide.index((waits, 1))
+        wide.index((waits, 1), (behind, 1))
+        await wide.gateway()
+        wide.index((absent, 1))
         await wide.gateway()
 
-        assert [event.get("note_id") for event in receiver.events()[2:]] == [waits, behind, None]
+        assert [event.get("note_id") for event in receiver.events()[2:]] == [waits, behind, absent, None]
 
     async def test_a_cell_with_much_to_tell_is_told_of_while_another_one_waits(self, wide, receiver):
         [waits], many = self.ids(wide.cells, 0), self.ids(wide.cells, 1, 2 * LIMIT)
