@@ -53,8 +53,8 @@ async def examine(
 ) -> Report:
     """The report on a Redis as a new connection finds it: one that is open already outlives a change of the password.
 
-    What the causes in ``denied`` depend on is not asked. ``replicas`` are those that writes wait for; ``cell`` is one of
-    so many ``cells`` on a cluster. Raises StoreUnavailable when Redis does not answer, or not yet.
+    What the causes in ``denied`` depend on is not asked. ``replicas`` are those that writes wait for; ``cell`` is one
+    of so many ``cells`` on a cluster. Raises StoreUnavailable when Redis does not answer, or not yet.
     """
     redis = open_redis(url, timeout_s=_EXAMINE_S, connections=1, cell=cell)
     try:
