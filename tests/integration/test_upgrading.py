@@ -36,6 +36,7 @@ from service.processes.redis_check import RedisCheck
 from service.settings import MINI, Settings, SetupError
 from service.store.attribution.exposure import Exposure
 from service.store.attribution.readers import name_of, sync_key_of
+from service.store.cells.ring import Cells
 from service.store.changes import RedisChangeStream
 from service.store.connection import open_sync_redis
 from service.store.events import RedisEvents
@@ -190,7 +191,7 @@ async def older(request: pytest.FixtureRequest, redis: Redis, client: SyncRedis,
         await older_store(redis)
     else:
         older_backup(tmp_path / "backup")
-        assert restore(client, tmp_path / "backup").live == 2
+        assert restore(Cells.of([client]), tmp_path / "backup").live == 2
     return str(request.param)
 
 
@@ -254,10 +255,10 @@ async def test_what_is_written_in_an_older_store_is_the_next_version(redis):
 
 async def test_an_upgraded_store_is_backed_up_and_restored_as_what_it_was(redis, client, tmp_path):
     await older_store(redis)
-    back_up(client, tmp_path / "again")
+    back_up(Cells.of([client]), tmp_path / "again")
     await redis.flushall()
 
-    restore(client, tmp_path / "again")
+    restore(Cells.of([client]), tmp_path / "again")
 
     assert await RedisStore(redis, 10).get(["n1", "n2", "n3"]) == [KYOTO, TEA, GONE]
     assert await redis.get("notellm:v1:note:n1") == NOTES["n1"]
@@ -335,7 +336,7 @@ async def test_a_backup_of_a_newer_release_is_refused_before_anything_is_written
     (tmp_path / "backup/SHA256SUMS").write_text(files.sums(tmp_path / "backup"))
 
     with pytest.raises(backup.BackupError, match=r"made by notellm 9\.1 in format \d, .* install that version$"):
-        restore(client, tmp_path / "backup")
+        restore(Cells.of([client]), tmp_path / "backup")
     assert await redis.keys() == []
 
 
