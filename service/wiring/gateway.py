@@ -150,25 +150,28 @@ async def _serve(settings: Settings) -> None:
                 with contextlib.suppress(StoreUnavailable):
                     await store.index_ids()
 
-            async with (
-                every(FOLLOW_EVERY_S, active.follow),
-                every(FOLLOW_EVERY_S, assignments.follow),
-                every(FOLLOW_EVERY_S, vocabulary.follow),
-                every(EVERY_OVERVIEW_S, overview.follow),
-                every(_COMPLETE_EVERY_S, stores.completion(cells)),
-                every(_COMPLETE_EVERY_S, events.complete),
-                every(_INDEX_IDS_EVERY_S, index_ids),
-                every(_PROBE_EVERY_S, probe),
-                every(_KEYS_EVERY_S, _follow(keys)),
-                every(_ANSWERS_EVERY_S, buffer.flush),
-                every(_ANSWERS_EVERY_S, quality.flush),
-                every(EVERY_GUARD_S, guard),
-                every(EVERY_EXPOSURE_S, stores.exposure(cells)),
-                every(EVERY_REACH_S, reach),
-                every(_REPORT_EVERY_S, admission.report),
-                every(_REPORT_EVERY_S, app.state.refusals.report),
-                _webhook(settings, cells, searcher),
-            ):
+            # A stack: of so many in one statement the compilers of Python 3.12.0 and 3.12.1 crash, and pip with them.
+            async with contextlib.AsyncExitStack() as background:
+                for period_s, work in (
+                    (FOLLOW_EVERY_S, active.follow),
+                    (FOLLOW_EVERY_S, assignments.follow),
+                    (FOLLOW_EVERY_S, vocabulary.follow),
+                    (EVERY_OVERVIEW_S, overview.follow),
+                    (_COMPLETE_EVERY_S, stores.completion(cells)),
+                    (_COMPLETE_EVERY_S, events.complete),
+                    (_INDEX_IDS_EVERY_S, index_ids),
+                    (_PROBE_EVERY_S, probe),
+                    (_KEYS_EVERY_S, _follow(keys)),
+                    (_ANSWERS_EVERY_S, buffer.flush),
+                    (_ANSWERS_EVERY_S, quality.flush),
+                    (EVERY_GUARD_S, guard),
+                    (EVERY_EXPOSURE_S, stores.exposure(cells)),
+                    (EVERY_REACH_S, reach),
+                    (_REPORT_EVERY_S, admission.report),
+                    (_REPORT_EVERY_S, app.state.refusals.report),
+                ):
+                    await background.enter_async_context(every(period_s, work))
+                await background.enter_async_context(_webhook(settings, cells, searcher))
                 await server.serve(sockets=[listener])
             await buffer.flush()
             await searcher.close()
