@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Self
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -27,19 +28,23 @@ from service.deadlines import Deadline
 from service.errors import IndexUnavailable, NoteNotFound, NotePending
 from service.recommend.note_cache import NoteCache
 from service.recommend.query import SCORE_DIGITS, RelatedQuery
+from service.recommend.ranking import RelatedNote
 from service.recommend.related import Neighborhood, Origins, RelatedNotes
 from service.recommend.seeds import Seeds
 from service.settings import SetupError
 from service.store.interfaces import NoteStore
 
 PAGE = 1_000
-# Searches under way, which travel in frames of up to 64: the shards have work while lists are made of their hits.
-AT_ONCE = 256
+# Notes whose lists are made together, and how often so many are under way: the shards search for some of a page while
+# the lists of others are made.
+TOGETHER, AT_ONCE = 256, 2
 TIMEOUT_S = 10.0
 SCHEMA = pa.schema(
     [("note_id", pa.string()), ("related_ids", pa.list_(pa.string())), ("scores", pa.list_(pa.float32()))]
 )
 PROGRESS = b"notellm"
+
+Row = tuple[str, Sequence[RelatedNote]]
 
 
 class ListsError(SetupError):
@@ -123,8 +128,8 @@ class RelatedLists:
         page = await self._store.page(so_far.last, PAGE)
         note_ids = [record.note.id for record in page.records if not record.hidden]
         await self._seeds.prefetch(note_ids, TIMEOUT_S)
-        found = await asyncio.gather(*(self._related(note_id, so_far.k) for note_id in note_ids))
-        rows = [(note_id, related) for note_id, related in zip(note_ids, found, strict=True) if related]
+        calls = (self._related(note_ids[at : at + TOGETHER], so_far.k) for at in range(0, len(note_ids), TOGETHER))
+        rows = [row for part in await asyncio.gather(*calls) for row in part]
         lists = replace(
             so_far,
             notes=so_far.notes + len(rows),
@@ -136,15 +141,20 @@ class RelatedLists:
         publish(staged, path)
         return lists
 
-    async def _related(self, note_id: str, k: int) -> RelatedNotes | None:
-        """None for a note that is not searchable, or was deleted meanwhile."""
+    async def _related(self, note_ids: Sequence[str], k: int) -> list[Row]:
+        """The lists of these notes, without those that are not searchable, or were deleted meanwhile."""
         async with self._under_way:
-            try:
-                related = await self._neighborhood.of_notes(Origins([note_id]), RelatedQuery(k), Deadline(TIMEOUT_S))
-            except (NoteNotFound, NotePending):
-                return None
-            except IndexUnavailable as error:
-                raise ListsError(f"{error}: the same command goes on when it does") from error
+            found = await self._neighborhood.of_cached(note_ids, RelatedQuery(k), Deadline(TIMEOUT_S))
+            lists = [(note_id, found.get(note_id) or await self._alone(note_id, k)) for note_id in note_ids]
+        return [(note_id, related.notes) for note_id, related in lists if related]
+
+    async def _alone(self, note_id: str, k: int) -> RelatedNotes | None:
+        try:
+            related = await self._neighborhood.of_notes(Origins([note_id]), RelatedQuery(k), Deadline(TIMEOUT_S))
+        except (NoteNotFound, NotePending):
+            return None
+        except IndexUnavailable as error:
+            raise ListsError(f"{error}: the same command goes on when it does") from error
         if related.degraded:
             raise ListsError(
                 f"only {related.shards_ok} of {related.shards_total} shards, or not the store, answered in time: "
@@ -153,13 +163,13 @@ class RelatedLists:
         return related
 
 
-def _table(rows: Sequence[tuple[str, RelatedNotes]]) -> pa.Table:
-    columns = (
-        [note_id for note_id, _ in rows],
-        [[note.note_id for note in related.notes] for _, related in rows],
-        [[round(note.score, SCORE_DIGITS) for note in related.notes] for _, related in rows],
-    )
-    return pa.table([pa.array(column, field.type) for column, field in zip(columns, SCHEMA, strict=True)], SCHEMA)
+def _table(rows: Sequence[Row]) -> pa.Table:
+    """Flat columns and where each list begins: a list of lists would be looked through number by number."""
+    starts = pa.array(np.cumsum([0, *(len(notes) for _, notes in rows)], dtype=np.int32))
+    ids = pa.array([note.note_id for _, notes in rows for note in notes], pa.string())
+    scores = np.round([note.score for _, notes in rows for note in notes], SCORE_DIGITS).astype(np.float32)
+    lists = [pa.ListArray.from_arrays(starts, values) for values in (ids, pa.array(scores))]
+    return pa.table([pa.array([note_id for note_id, _ in rows], pa.string()), *lists], SCHEMA)
 
 
 def _metadata(lists: Lists) -> dict[bytes, bytes]:

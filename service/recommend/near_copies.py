@@ -23,6 +23,7 @@ NEAR = 0.8
 # estimate with a standard error below 0.03.
 LARGEST_SKETCH = 256
 
+_FIRST = np.array([True])
 _TAG = re.compile(r"#\w+")
 _WORD = re.compile(rf"[{CJK}]|[^\W_{CJK}]+")
 _WORDS = 3
@@ -58,7 +59,9 @@ class Fingerprint:
         letters_W = np.fromiter(map(len, words), np.uint64, len(words))
         letters_G = letters_W[:-2] + letters_W[1:-1] + letters_W[2:]
         # Both in one number: the hash in its low half, in the high one what orders by descending letters.
-        keys = np.unique(((_MOST_LETTERS - letters_G) << _HIGH) | hashes_G)
+        keys = ((_MOST_LETTERS - letters_G) << _HIGH) | hashes_G
+        keys.sort()
+        keys = keys[np.concatenate((_FIRST, keys[1:] != keys[:-1]))]  # np.unique takes three times as long
         hashes = keys.astype(np.uint32)
         if len(keys) > LARGEST_SKETCH:
             hashes = hashes[hashes <= np.partition(hashes, LARGEST_SKETCH - 1)[LARGEST_SKETCH - 1]]

@@ -8,12 +8,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
 
 from indexer.filters.expression import Expression, Not, OneOf, all_of
-from indexer.types import Floats, Searcher, SearchResult
+from indexer.types import Floats, Hits, Searcher, SearchResult
 from model.inference.abstention import is_abstention
 from service.deadlines import Deadline
 from service.errors import BadRequest, IndexUnavailable
@@ -69,6 +70,20 @@ class Neighbors(NamedTuple):
     complete: bool
 
 
+class _Search(NamedTuple):
+    """The search that a query needs: near a unit vector, without the seeds, of which the first are ``positives``."""
+
+    vector: Floats
+    query: RelatedQuery
+    seeds: Sequence[Seed] = ()
+    positives: int = 0
+
+    @property
+    def origins(self) -> list[NoteSummary]:
+        """Summaries of the positives, as the seeds have them."""
+        return [seed.summary for seed in self.seeds[: self.positives] if seed.summary]
+
+
 class _Found(NamedTuple):
     """Ranked search hits. ``positives`` are the current summaries of the notes that the search started from.
 
@@ -116,9 +131,35 @@ class Neighborhood:
         if found.is_outdated:
             # The caches were out of date, or a note was written during the search.
             found = await self._from(origins, query, deadline, cached=False)
-        result = found.result
-        if not result.shards_ok:
+        if not found.result.shards_ok:
             raise IndexUnavailable("no shard of the index answers")
+        return await self._related(found, query, deadline)
+
+    async def of_cached(
+        self, note_ids: Sequence[str], query: RelatedQuery, deadline: Deadline
+    ) -> dict[str, RelatedNotes]:
+        """What `of_notes` says of each of these notes alone, with one request to the store for all of them.
+
+        Those are missing for which it would look again, or raise: a vector is not cached, a cache is out of date, a
+        search has to be wider, a shard or the store does not answer.
+        """
+        seeds = [seed for note_id in note_ids if (seed := self._seeds.cached(note_id))]
+        searches = [_Search(seed.indexed.vector, query, [seed], 1) for seed in seeds]
+        results = await asyncio.gather(*(self._hits(search, query.candidates, deadline) for search in searches))
+        ids = list(dict.fromkeys(chain(note_ids, *(result.hits.ids for result in results))))
+        summaries = dict(zip(ids, await self._cache.get_or_none(ids) or (), strict=False))
+        if not summaries:
+            return {}
+        answers = {}
+        for seed, search, result in zip(seeds, searches, results, strict=True):
+            found = self._checked(search, result, list(map(summaries.__getitem__, (seed.note_id, *result.hits.ids))))
+            is_whole = result.shards_ok == result.shards_total and not found.is_outdated
+            if is_whole and _is_enough(found.ranked.notes, query, result.hits, query.candidates):
+                answers[seed.note_id] = await self._related(found, query, deadline)
+        return answers
+
+    async def _related(self, found: _Found, query: RelatedQuery, deadline: Deadline) -> RelatedNotes:
+        result = found.result
         notes = await self._cut(found.ranked.notes, query, deadline)
         return RelatedNotes(
             found.positives,
@@ -133,7 +174,7 @@ class Neighborhood:
 
     async def of_vector(self, vector: Floats, query: RelatedQuery, deadline: Deadline) -> Neighbors:
         """The notes near a draft; none when no shard answers."""
-        found = await self._nearest(vector, query, deadline)
+        found = await self._nearest(_Search(vector, query), deadline)
         notes = await self._cut(found.ranked.notes, query, deadline)
         return Neighbors(notes, complete=found.hydrated and found.result.shards_ok > 0)
 
@@ -145,46 +186,49 @@ class Neighborhood:
         if origins.text is not None:
             vectors.append(origins.text)
         negatives = [seed.indexed.vector for seed in seeds[len(positives) :]]
-        return await self._nearest(_between(vectors, negatives), query, deadline, seeds, len(positives))
+        return await self._nearest(_Search(_between(vectors, negatives), query, seeds, len(positives)), deadline)
 
-    async def _nearest(
-        self, vector: Floats, query: RelatedQuery, deadline: Deadline, seeds: Sequence[Seed] = (), positives: int = 0
-    ) -> _Found:
+    async def _nearest(self, search: _Search, deadline: Deadline) -> _Found:
         """As many notes as the query wants, if so many live notes pass, in its order, without the seeds.
 
         The index may still hold notes whose delete was acknowledged, or know older fields of them. They are dropped
         here, and so are near copies; notes from further away may have better scores. When that leaves too few the
         search is repeated wider, a bounded number of times.
         """
-        own = [seed.note_id for seed in seeds]
-        origins = [seed.summary for seed in seeds[:positives] if seed.summary]
-        passing = _filter(query, origins)
-        says_nothing = is_abstention(vector)
+        query, own = search.query, [seed.note_id for seed in search.seeds]
         count = query.candidates
         for _ in range(1 + _WIDENINGS):
-            result = await self._searcher.search(
-                vector, count, (*query.exclude, *own), filter=passing, timeout_s=deadline.share_s()
-            )
-            ids, cosines = result.hits
-            summaries = await self._cache.get_or_none([*own, *ids])
-            hits = zip(ids, cosines, strict=True)
-            if summaries is None:
-                bare = [RelatedNote(id_, cosine, None) for id_, cosine in hits if self._cache.is_certain(id_, passing)]
-                return _Found(Ranked(bare, []), result, [], is_outdated=False, is_stale=False, hydrated=False)
-            current, found_summaries = summaries[: len(own)], summaries[len(own) :]
-            live = zip(hits, found_summaries, strict=True)
-            notes = [RelatedNote(*hit, summary) for hit, summary in live if summary and not summary.hidden]
-            if passing:
-                notes = [note for note in notes if note.summary and passing.matches(note.summary.fields)]
-            if says_nothing:
-                notes = []
-            found = ranked(notes, query, origins, self._popularity_weight, self._clock())
-            if len(ids) < count or _is_enough(found.notes, query, cosines[-1]) or count == query.most_candidates:
+            result = await self._hits(search, count, deadline)
+            found = self._checked(search, result, await self._cache.get_or_none([*own, *result.hits.ids]))
+            if not found.hydrated or _is_enough(found.ranked.notes, query, result.hits, count):
                 break
             count = min(count * _WIDER, query.most_candidates)
+        return found
+
+    async def _hits(self, search: _Search, count: int, deadline: Deadline) -> SearchResult:
+        exclude = (*search.query.exclude, *(seed.note_id for seed in search.seeds))
+        passing = _filter(search.query, search.origins)
+        return await self._searcher.search(search.vector, count, exclude, filter=passing, timeout_s=deadline.share_s())
+
+    def _checked(self, search: _Search, result: SearchResult, summaries: Sequence[NoteSummary | None] | None) -> _Found:
+        """The hits that may be shown, ranked. ``summaries`` are those of the seeds and of the hits, as of now."""
+        (ids, cosines), query, seeds, origins = result.hits, search.query, search.seeds, search.origins
+        passing = _filter(query, origins)
+        if summaries is None:
+            hits = zip(ids, cosines, strict=True)
+            bare = [RelatedNote(id_, cosine, None) for id_, cosine in hits if self._cache.is_certain(id_, passing)]
+            return _Found(Ranked(bare, []), result, [], is_outdated=False, is_stale=False, hydrated=False)
+        current = summaries[: len(seeds)]
+        live = zip(ids, cosines, summaries[len(seeds) :], strict=True)
+        notes = [RelatedNote(id_, cosine, summary) for id_, cosine, summary in live if summary and not summary.hidden]
+        if passing:
+            notes = [note for note in notes if note.summary and passing.matches(note.summary.fields)]
+        if is_abstention(search.vector):
+            notes = []
+        found = ranked(notes, query, origins, self._popularity_weight, self._clock())
         is_outdated = any(map(_was_written, seeds, current))
         is_stale = any(one and one.version > seed.indexed.version for one, seed in zip(current, seeds, strict=True))
-        known = [one for one in current[:positives] if one]
+        known = [one for one in current[: search.positives] if one]
         return _Found(found, result, known, is_outdated, is_stale, hydrated=True)
 
     async def _cut(self, notes: list[RelatedNote], query: RelatedQuery, deadline: Deadline) -> list[RelatedNote]:
@@ -231,9 +275,11 @@ def _values(summaries: Sequence[NoteSummary], name: str) -> tuple[str, ...]:
     return tuple({str(summary.fields[name]): None for summary in summaries if name in summary.fields})
 
 
-def _is_enough(notes: Sequence[RelatedNote], query: RelatedQuery, cosine: float) -> bool:
-    """Whether no note further away than this cosine can be wanted."""
-    best = query.best_score(cosine)
+def _is_enough(notes: Sequence[RelatedNote], query: RelatedQuery, hits: Hits, count: int) -> bool:
+    """Whether a search for so many brought all that can be wanted, or as many as it may."""
+    if len(hits.ids) < count or count == query.most_candidates:
+        return True
+    best = query.best_score(hits.scores[-1])
     if not query.is_high_enough(best):
         return True
     return len(notes) >= query.wanted and (not query.rescores or notes[query.wanted - 1].score >= best)

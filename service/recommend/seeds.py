@@ -48,7 +48,7 @@ class Seeds:
         version is in the index), StoreUnavailable (neither store nor index knows a note) and IndexUnavailable: the
         error of the first note that has one, with its place in the request if ``places`` say it.
         """
-        known = [self._cached(note_id) if cached else None for note_id in note_ids]
+        known = [self.cached(note_id) if cached else None for note_id in note_ids]
         if all(known):
             return [seed for seed in known if seed]
         calls = (self._fetched(note_id, deadline) for note_id, seed in zip(note_ids, known, strict=True) if not seed)
@@ -68,16 +68,17 @@ class Seeds:
         for note_id in versions.keys() & vectors.keys():
             self._vectors.put(note_id, IndexedVector(versions[note_id], vectors[note_id]))
 
+    def cached(self, note_id: str) -> Seed | None:
+        """The seed as the caches have it, maybe out of date; None where they lack it, or know it to be."""
+        summary, [indexed] = self._cache.peek(note_id), self._vectors.use([note_id])
+        return Seed(note_id, summary, indexed) if summary and indexed and summary.version == indexed.version else None
+
     async def lookup(self, note_id: str, timeout_s: float) -> IndexedVector | ShardUnavailable | None:
         """The note's vector from its own shard; the error as a value."""
         try:
             return await self._searcher.lookup(note_id, timeout_s=timeout_s)
         except ShardUnavailable as error:
             return error
-
-    def _cached(self, note_id: str) -> Seed | None:
-        summary, [indexed] = self._cache.peek(note_id), self._vectors.use([note_id])
-        return Seed(note_id, summary, indexed) if summary and indexed and summary.version == indexed.version else None
 
     async def _fetched(self, note_id: str, deadline: Deadline) -> Seed:
         summaries, indexed = await asyncio.gather(

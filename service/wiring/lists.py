@@ -1,6 +1,7 @@
 """`notellm export related`, beside a service: from its notes, and from the index of the model that answers."""
 
 import asyncio
+import gc
 from pathlib import Path
 
 from service.backup.lists import Lists, RelatedLists
@@ -16,8 +17,13 @@ def write_lists(settings: Settings, path: Path, k: int) -> Lists:
     import uvloop
 
     share_secret(settings)
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_write(settings, path, k))
+    # 20,000 lists leave a hundred objects in cycles: the collector walked over all cached notes a fifth of the time.
+    gc.disable()
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(_write(settings, path, k))
+    finally:
+        gc.enable()
 
 
 async def _write(settings: Settings, path: Path, k: int) -> Lists:

@@ -114,3 +114,49 @@ async def test_with_all_shards_down_or_the_store_as_well_there_is_no_answer():
     store.down = True
     with pytest.raises(IndexUnavailable, match="neither the store nor the shard"):
         await neighborhood.of_notes(Origins(["n2"]), alike(5), Deadline(5.0))
+
+
+async def many() -> tuple[Neighborhood, Searcher, MemoryStore, list[str]]:
+    """Warm, with the ids of 24 notes, which share a word with every third."""
+    store, searcher = MemoryStore(), Searcher()
+    notes = [Note(f"n{number:02}", f"harbor{number % 3} boat{number}") for number in range(24)]
+    await store.put([StoredNote(note, 0) for note in notes])
+    for note in notes:
+        searcher.put(note.id, 1, bag_of_words(note))
+    warm, ids = neighborhood(store, NoteCache(store, 100, 1.0), searcher, 100), [note.id for note in notes]
+    for note_id in ids:
+        await warm.of_notes(Origins([note_id]), alike(2), Deadline(5.0))
+    return warm, searcher, store, ids
+
+
+@pytest.mark.parametrize("rules", [{}, {"diversity": 0.4}, {"min_score": 0.3}, {"half_life_days": 3.0}])
+async def test_lists_made_together_are_those_of_each_note_with_one_request_to_the_store(rules):
+    warm, _, store, ids = await many()
+    query = alike(3, **rules)
+    each = {note_id: await warm.of_notes(Origins([note_id]), query, Deadline(5.0)) for note_id in ids}
+    views = store.views
+
+    assert await warm.of_cached([*ids, "unknown"], query, Deadline(5.0)) == each
+    assert store.views == views + 1
+    assert len({tuple(note.note_id for note in related.notes) for related in each.values()}) > 12
+
+
+async def test_lists_made_together_leave_out_what_has_to_be_looked_at_again():
+    warm, searcher, store, ids = await many()
+    await store.put([StoredNote(Note("n00", "harbor0 again"), 0)])
+    await store.delete("n01")
+
+    made = await warm.of_cached(ids, alike(2), Deadline(5.0))
+    assert made.keys() == {*ids} - {"n00", "n01"}
+    shown = {note.note_id: note.summary for related in made.values() for note in related.notes}
+    assert "n01" not in shown
+    assert shown["n00"].version == 2
+
+    # Six of seven neighbors are hidden, and the index has not heard of it: a wider search is needed.
+    await store.put([StoredNote(Note(note_id, "harbor2"), 0, hidden=True) for note_id in ids[5::3]])
+    assert "n02" not in await warm.of_cached(["n02"], alike(2), Deadline(5.0))
+    assert "n03" in await warm.of_cached(["n03"], alike(2), Deadline(5.0))
+    searcher.down = {0}
+    assert await warm.of_cached(ids, alike(2), Deadline(5.0)) == {}
+    searcher.down, store.down = set(), True
+    assert await warm.of_cached(ids, alike(2), Deadline(5.0)) == {}
