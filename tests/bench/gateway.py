@@ -5,9 +5,11 @@ seeded generator of the index's benchmark, texts are words by Zipf's law, no two
 nearly every note is asked for. The two routes take turns, and figures are medians over the turns. The last line is one
 JSON object, latencies in milliseconds; machines can be compared by the ratios, whose figures are of the same turn.
 
-    python tests/bench/gateway.py [--notes 100000] [--seconds 3] [--rounds 5] [--alike]
+    python tests/bench/gateway.py [--notes 100000] [--seconds 3] [--rounds 5] [--alike | --filters]
 
-With ``--alike`` all notes say the same but for two words: the worst case of the search for near copies.
+With ``--alike`` all notes say the same but for two words: the worst case of the search for near copies. With
+``--filters``, related with a category, a filter and a language take turns with related without any, k 10 at 16
+connections.
 """
 
 import argparse
@@ -23,9 +25,10 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import numpy as np
@@ -52,6 +55,13 @@ from service.store.schema import ACTIVE, EMBEDDINGS, JOBS, MODELS
 
 CONNECTIONS = (1, 16, 64)
 KS = (10, 100)
+# By what they let pass: an eighth, about a hundredth, a half.
+FILTERS = {
+    "category": "category=Food",
+    "filter": "filter=" + quote('exposure = 0 AND hashtags IN ["tag7", "tag8"]', safe=""),
+    "language": "language=same",
+}
+LANGUAGES = ("de", "en")
 SHARDS = 2
 LOADED_AT_ONCE = 1000
 WARM_UP_RUN_S, WARM_UP_S = 5, 120
@@ -105,7 +115,9 @@ def main() -> None:
     parser.add_argument("--notes", type=int, default=100_000, help="size of the store")
     parser.add_argument("--seconds", type=int, default=3, help="length of each run")
     parser.add_argument("--rounds", type=int, default=5, help="turns that each route takes")
-    parser.add_argument("--alike", action="store_true", help="notes that share most of their phrases")
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument("--alike", action="store_true", help="notes that share most of their phrases")
+    kind.add_argument("--filters", action="store_true", help="related with filters, beside related without")
     options = parser.parse_args()
     if shutil.which("wrk") is None:
         sys.exit("wrk is not installed: apt-get install wrk")
@@ -113,7 +125,9 @@ def main() -> None:
         folder = Path(name)
         bearer = f"Authorization: Bearer {create_key(folder / 'keys.json', ['read'])[1]}"
         with stack(folder, options.notes, bearer, alike=options.alike) as url:
-            print(json.dumps(measure(Load(url, folder, options.notes, bearer), options.seconds, options.rounds)))
+            load = Load(url, folder, options.notes, bearer)
+            measured = measure_filters if options.filters else measure
+            print(json.dumps(measured(load, options.seconds, options.rounds)))
 
 
 @dataclass(frozen=True)
@@ -199,15 +213,21 @@ async def fill(url: str, notes: int, *, alike: bool) -> None:
     vectors = clustered(notes, 1, max(1, notes // ROWS_OF_A_CLUSTER))
     assert vectors.shape[1] == load_manifest(MINI).dim == DIM
     for start in tqdm(range(0, notes, LOADED_AT_ONCE), "fill", unit_scale=LOADED_AT_ONCE):
-        batch = [note(number, alike=alike) for number in range(start, min(start + LOADED_AT_ONCE, notes))]
-        versions = await store.put([StoredNote(one, 0, detected="") for one in batch])
+        numbers = range(start, min(start + LOADED_AT_ONCE, notes))
+        batch = [StoredNote(note(one, alike=alike), 0, language=LANGUAGES[one // 2 % 2]) for one in numbers]
+        versions = await store.put(batch)
         pipe = redis.pipeline(transaction=True)
         for one, version, vector in zip(batch, versions, vectors[start:], strict=False):
-            fields = {"category": one.category} if one.category else {}
-            pipe.xadd(EMBEDDINGS, encode_change(Change("", one.id, version, fingerprint, vector, fields=fields)))
+            change = encode_change(Change("", one.note.id, version, fingerprint, vector))
+            pipe.xadd(EMBEDDINGS, change | {b"note": without_text(one)})
         await pipe.execute()
     await redis.delete(JOBS + fingerprint)  # there is no worker
     await redis.aclose()
+
+
+def without_text(stored: StoredNote) -> bytes:
+    """A note as the stream carries it for filters."""
+    return replace(stored, note=replace(stored.note, title="", content="")).encode()
 
 
 def note(number: int, *, alike: bool = False) -> Note:
@@ -267,6 +287,30 @@ def measure(load: Load, seconds: int, rounds: int) -> dict[str, object]:
             }
             print(f"k={k} connections={connections}: {runs[connections]}", file=sys.stderr)
         report[f"k={k}"] = {"body_bytes": size} | runs
+    return report
+
+
+def measure_filters(load: Load, seconds: int, rounds: int) -> dict[str, object]:
+    """Throughput and latency of related with each of `FILTERS`, in turns with related without."""
+    connections, path = 16, "/notes/%d/related?k=10"
+    filtered = {name: f"{path}&{query}" for name, query in FILTERS.items()}
+    for name, asked in filtered.items():
+        assert len(ask(load.url, asked.replace("%d", "0"), load.bearer).json()["items"]) == 10, name
+    warm_up(load, path)
+    turns = [
+        {
+            name: load.run(asked.replace("%", "%%").replace("%%d", "%d"), connections, seconds)
+            for name, asked in {"related": path, **filtered}.items()
+        }
+        for _ in range(rounds)
+    ]
+    report: dict[str, object] = {"notes": load.notes, "shards": SHARDS, "connections": connections}
+    for name in turns[0]:
+        report[name] = medians([turn[name] for turn in turns]) | {
+            "share_of_related": round(
+                statistics.median(turn[name]["per_second"] / turn["related"]["per_second"] for turn in turns), 3
+            )
+        }
     return report
 
 

@@ -1,9 +1,9 @@
 """What `notellm load --vectors` costs the command, Redis and the shards, and when all notes can be found.
 
-A running service of two shards and the mini model gets notes of 100 words with four of 500 hashtags, and clustered
-vectors in the folder that `notellm embed` would have written. Processor time is in microseconds a note, of all threads.
-The shards go on after the command: theirs is counted until every note is searchable, with training and snapshots of
-this time. Everything shares the machine. The last line is one JSON object.
+A running service of two shards and the mini model gets notes of 100 words, from passages of the samples, with four of
+500 hashtags, and clustered vectors in the folder that `notellm embed` would have written. Processor time is in
+microseconds a note, of all threads. The shards go on after the command: theirs is counted until every note is
+searchable, with training and snapshots of this time. Everything shares the machine. The last line is one JSON object.
 
     python tests/bench/loading.py [--notes 100000]
 """
@@ -53,7 +53,7 @@ def main() -> None:
 def prepare(folder: Path, count: int) -> tuple[Path, Path]:
     """The file of notes, and the folder of their vectors."""
     draw = random.Random(0)
-    words = sorted({word for note in sample_notes() for word in note.content.split()})
+    words = [word for note in sample_notes() for word in note.content.split()]
     tags = [f"tag{number}" for number in range(TAGS)]
     source = folder / "notes.parquet"
     kinds = {"note_id": pa.string(), "title": pa.string(), "content": pa.string(), "hashtags": pa.list_(pa.string())}
@@ -62,8 +62,8 @@ def prepare(folder: Path, count: int) -> tuple[Path, Path]:
             rows = [
                 {
                     "note_id": f"n{number}",
-                    "title": " ".join(draw.choices(words, k=6)),
-                    "content": " ".join(draw.choices(words, k=WORDS - 6)),
+                    "title": " ".join(passage(words, draw, 6)),
+                    "content": " ".join(passage(words, draw, WORDS - 6)),
                     "hashtags": draw.sample(tags, TAGS_A_NOTE),
                 }
                 for number in range(start, min(start + A_PART, count))
@@ -74,6 +74,12 @@ def prepare(folder: Path, count: int) -> tuple[Path, Path]:
         with writing(load, part, notes) as write:
             write(clustered(len(notes), part + 1, max(1, count // ROWS_OF_A_CLUSTER)))
     return source, folder / "vectors"
+
+
+def passage(words: list[str], draw: random.Random, count: int) -> list[str]:
+    """So many words in the order of somebody's sentences, by which their language is known."""
+    start = draw.randrange(len(words) - count)
+    return words[start : start + count]
 
 
 def measure(service: Service, source: Path, vectors: Path, count: int) -> dict[str, Any]:
