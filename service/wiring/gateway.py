@@ -150,7 +150,7 @@ async def _serve(settings: Settings) -> None:
                 with contextlib.suppress(StoreUnavailable):
                     await store.index_ids()
 
-            # A stack: of so many in one statement the compilers of Python 3.12.0 and 3.12.1 crash, and pip with them.
+            # A stack: of so many in one statement the compiler of Python 3.12.1 crashes, and pip with it.
             async with contextlib.AsyncExitStack() as background:
                 for period_s, work in (
                     (FOLLOW_EVERY_S, active.follow),
