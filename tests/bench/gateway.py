@@ -55,7 +55,7 @@ from service.store.schema import ACTIVE, EMBEDDINGS, JOBS, MODELS
 
 CONNECTIONS = (1, 16, 64)
 KS = (10, 100)
-# By what they let pass: an eighth, about a hundredth, a half.
+# By what they let pass: an eighth, one or two in a hundred, a half.
 FILTERS = {
     "category": "category=Food",
     "filter": "filter=" + quote('exposure = 0 AND hashtags IN ["tag7", "tag8"]', safe=""),
