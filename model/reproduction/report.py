@@ -155,7 +155,8 @@ def _statement(report: Report) -> str:
         f"t = {rules['top']}{window}.",
         f"Training: recipe {facts['recipe']} on {facts['base_model']}, {steps} of {facts['pairs_per_batch']} "
         f"{'ordered' if facts['ordered'] else 'unordered'} pairs, drawn from {facts['training_pairs']:,} with "
-        f"{facts['pairs_min_users']} users or more; seeds {seeds}.",
+        f"{facts['pairs_min_users']} users or more; seeds {seeds}."
+        + (" Every trained row is centered." if facts.get("centered") else ""),  # a plan of before has no word of it
         f"Question: {_question(pool, 'notes, those of training too' if facts['whole_pool'] else 'test notes')}",
         "In brackets: 95% intervals by a bootstrap over targets (over notes for categories and hashtags)."
         + (

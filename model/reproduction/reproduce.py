@@ -123,6 +123,7 @@ def _statement(request: Request, data: Data, split: Split) -> dict[str, Any]:
         "steps": recipe.steps,
         "epochs": recipe.epochs,
         "pairs_per_batch": recipe.pairs_per_batch,
+        "centered": recipe.centered,
         "seeds": list(request.seeds),
     }
 

@@ -329,6 +329,9 @@ def test_the_statement_says_what_was_measured(saved):
     later = format_report(replace(build_report(saved.out, KS), statement=STATEMENT | {"start": 7, "whole_pool": True}))
     assert "first seen from 7 on" in later
     assert "among 91 notes, those of training too" in later
+    centered = format_report(replace(build_report(saved.out, KS), statement=STATEMENT | {"centered": True}))
+    assert "seeds 0. Every trained row is centered." in centered
+    assert "centered" not in text
     for part in (
         "sample",
         "300 notes",
