@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 
@@ -71,17 +71,22 @@ class Neighbors(NamedTuple):
 
 
 class _Search(NamedTuple):
-    """The search that a query needs: near a unit vector, without the seeds, of which the first are ``positives``."""
+    """The search that a query needs: near a unit vector, without the seeds, of which the first are ``positives``.
+
+    ``origins``: summaries of the positives, as the seeds have them; ``passing``: the filter that comes of them.
+    """
 
     vector: Floats
     query: RelatedQuery
-    seeds: Sequence[Seed] = ()
-    positives: int = 0
+    seeds: Sequence[Seed]
+    positives: int
+    origins: Sequence[NoteSummary]
+    passing: Expression | None
 
-    @property
-    def origins(self) -> list[NoteSummary]:
-        """Summaries of the positives, as the seeds have them."""
-        return [seed.summary for seed in self.seeds[: self.positives] if seed.summary]
+    @classmethod
+    def of(cls, vector: Floats, query: RelatedQuery, seeds: Sequence[Seed] = (), positives: int = 0) -> Self:
+        origins = [seed.summary for seed in seeds[:positives] if seed.summary]
+        return cls(vector, query, seeds, positives, origins, _filter(query, origins))
 
 
 class _Found(NamedTuple):
@@ -144,7 +149,7 @@ class Neighborhood:
         search has to be wider, a shard or the store does not answer.
         """
         seeds = [seed for note_id in note_ids if (seed := self._seeds.cached(note_id))]
-        searches = [_Search(seed.indexed.vector, query, [seed], 1) for seed in seeds]
+        searches = [_Search.of(seed.indexed.vector, query, [seed], 1) for seed in seeds]
         results = await asyncio.gather(*(self._hits(search, query.candidates, deadline) for search in searches))
         ids = list(dict.fromkeys(chain(note_ids, *(result.hits.ids for result in results))))
         summaries = dict(zip(ids, await self._cache.get_or_none(ids) or (), strict=False))
@@ -174,7 +179,7 @@ class Neighborhood:
 
     async def of_vector(self, vector: Floats, query: RelatedQuery, deadline: Deadline) -> Neighbors:
         """The notes near a draft; none when no shard answers."""
-        found = await self._nearest(_Search(vector, query), deadline)
+        found = await self._nearest(_Search.of(vector, query), deadline)
         notes = await self._cut(found.ranked.notes, query, deadline)
         return Neighbors(notes, complete=found.hydrated and found.result.shards_ok > 0)
 
@@ -186,7 +191,7 @@ class Neighborhood:
         if origins.text is not None:
             vectors.append(origins.text)
         negatives = [seed.indexed.vector for seed in seeds[len(positives) :]]
-        return await self._nearest(_Search(_between(vectors, negatives), query, seeds, len(positives)), deadline)
+        return await self._nearest(_Search.of(_between(vectors, negatives), query, seeds, len(positives)), deadline)
 
     async def _nearest(self, search: _Search, deadline: Deadline) -> _Found:
         """As many notes as the query wants, if so many live notes pass, in its order, without the seeds.
@@ -207,13 +212,13 @@ class Neighborhood:
 
     async def _hits(self, search: _Search, count: int, deadline: Deadline) -> SearchResult:
         exclude = (*search.query.exclude, *(seed.note_id for seed in search.seeds))
-        passing = _filter(search.query, search.origins)
-        return await self._searcher.search(search.vector, count, exclude, filter=passing, timeout_s=deadline.share_s())
+        return await self._searcher.search(
+            search.vector, count, exclude, filter=search.passing, timeout_s=deadline.share_s()
+        )
 
     def _checked(self, search: _Search, result: SearchResult, summaries: Sequence[NoteSummary | None] | None) -> _Found:
         """The hits that may be shown, ranked. ``summaries`` are those of the seeds and of the hits, as of now."""
-        (ids, cosines), query, seeds, origins = result.hits, search.query, search.seeds, search.origins
-        passing = _filter(query, origins)
+        (ids, cosines), seeds, passing = result.hits, search.seeds, search.passing
         if summaries is None:
             hits = zip(ids, cosines, strict=True)
             bare = [RelatedNote(id_, cosine, None) for id_, cosine in hits if self._cache.is_certain(id_, passing)]
@@ -225,7 +230,7 @@ class Neighborhood:
             notes = [note for note in notes if note.summary and passing.matches(note.summary.fields)]
         if is_abstention(search.vector):
             notes = []
-        found = ranked(notes, query, origins, self._popularity_weight, self._clock())
+        found = ranked(notes, search.query, search.origins, self._popularity_weight, self._clock())
         is_outdated = any(map(_was_written, seeds, current))
         is_stale = any(one and one.version > seed.indexed.version for one, seed in zip(current, seeds, strict=True))
         known = [one for one in current[: search.positives] if one]
